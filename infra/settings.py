@@ -1,0 +1,111 @@
+"""Settings: one typed class, filled from `FORYOU_*` variables, then from a TOML file, then from the defaults here.
+
+The file is `foryou.toml` in the working directory, or the one named by `FORYOU_CONFIG`. This module imports nothing else
+of the house, so that flows and workers can read it where their processes begin.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+HOUR_MS = 3_600_000
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the text is one line that says which, why and what would be right."""
+
+
+class Settings(BaseSettings):
+    """Everything that differs between one deployment and another."""
+
+    model_config = SettingsConfigDict(env_prefix="FORYOU_", extra="forbid", frozen=True)
+
+    kafka: str = Field("127.0.0.1:9092", description="bootstrap servers, host:port[,host:port…]")
+    kafka_options: dict[str, str] = Field(
+        {}, description="further librdkafka options as JSON, such as security.protocol, sasl.username, ssl.ca.location"
+    )
+    redis: str = Field(
+        "redis://127.0.0.1:6379/0",
+        pattern=r"^(redis|rediss|unix)://",
+        description="redis://[user:password@]host:port/db; rediss:// for TLS",
+    )
+    redis_cluster: bool = Field(False, description="the address is that of a Redis Cluster node")
+    partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that are created")
+    replication_factor: int = Field(1, ge=1, le=7, description="replicas of topics that are created")
+    session_timeout_ms: int = Field(10_000, ge=1_000, le=300_000, description="of the workers' consumer group")
+    group_prefix: str = Field(
+        "foryou", min_length=1, description="consumer groups are called PREFIX.flows.posts and so on"
+    )
+
+    clock: Literal["wall", "log"] = Field(
+        "wall", description="wall: service; log: a replay, time is the newest event's"
+    )
+    max_post_age_ms: int = Field(48 * HOUR_MS, ge=1, description="older posts are no candidates and are forgotten")
+    future_tolerance_ms: int = Field(300_000, ge=0, description="events further ahead of the wall clock are refused")
+
+    model: str = Field("nano", description="the model configuration, one of phoenix.configs.CONFIGS")
+    model_seed: int = Field(20_260_721, ge=0, description="seeds the parameters where there is no checkpoint")
+
+    parameters: str = Field(
+        "foryou", description="the preset of weights and limits, one of feed_worker.parameters.PRESETS"
+    )
+    feed_size: int = Field(35, ge=1, le=200, description="posts in a feed whose request names no size")
+    feed_ttl_s: int = Field(86_400, ge=1, description="how long a feed stays in Redis")
+    deadline_ms: int = Field(30_000, ge=1, description="a request older than this is answered `expired`")
+    max_batch: int = Field(16, ge=1, le=256, description="feed requests computed together at most")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the TOML file."""
+        path = Path(os.environ.get("FORYOU_CONFIG", "foryou.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+    def environment(self) -> dict[str, str]:
+        """These settings as `FORYOU_*` variables, for the processes of a stack."""
+        dumped = {name: getattr(self, name) for name in type(self).model_fields}
+        import json
+
+        return {
+            f"FORYOU_{name.upper()}": json.dumps(value)
+            if isinstance(value, dict)
+            else str(value).lower()
+            if isinstance(value, bool)
+            else str(value)
+            for name, value in dumped.items()
+        }
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: one line for each mistake.
+
+    """
+    path = os.environ.get("FORYOU_CONFIG")
+    if path and not Path(path).is_file():
+        raise SettingsError(f"FORYOU_CONFIG names {path}, which is not a file; unset it or create the file")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_line(detail) for detail in error.errors())) from None
+    except ValueError as error:  # a TOML file or a JSON value that cannot be parsed
+        raise SettingsError(str(error)) from None
+
+
+def _line(detail: Any) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return f"unknown setting {name!r}; known are {', '.join(Settings.model_fields)}"
+    return f"FORYOU_{name.upper()} ({field.description}): {detail['msg']}, not {detail['input']!r}"

@@ -1,0 +1,68 @@
+"""Ids: what an app publishes is an integer or a string; inside, every id is an int64.
+
+A string is mapped by one documented hash (XXH3-64 of its UTF-8 bytes, the top bit cleared, 0 replaced by 1), so that
+any process, in any language, comes to the same number. Nothing decodes time or anything else from an id.
+"""
+
+from functools import lru_cache
+from typing import Annotated
+
+import msgspec
+import xxhash
+
+MAX_ID = 2**63 - 1
+MAX_ID_BYTES = 255
+_FORBIDDEN = r"[{}\s\x00-\x1f\x7f-\x9f]"
+
+PublishedId = (
+    Annotated[int, msgspec.Meta(ge=1, le=MAX_ID, description="an integer id")]
+    | Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            max_length=MAX_ID_BYTES,
+            pattern=rf"^(?!.*{_FORBIDDEN})",
+            description="a UUID, a DID, a URI …: 1 to 255 bytes without braces, spaces or control characters",
+        ),
+    ]
+)
+"""An id as an app publishes it."""
+
+
+def id64(published: int | str) -> int:
+    """The int64 that stands for a published id inside the system.
+
+    An integer, or a string of ASCII digits, is itself; any other string is hashed to 63 bits.
+
+    Raises:
+        ValueError: for what no app may publish: integers outside 1 … 2⁶³−1, over-long strings.
+
+    """
+    if type(published) is int:
+        if 0 < published <= MAX_ID:
+            return published
+        raise ValueError(f"id {published} is outside 1 … 2^63-1")
+    return _string_id64(published)
+
+
+@lru_cache(maxsize=1 << 16)
+def _string_id64(published: str) -> int:
+    if published.isascii() and published.isdigit():
+        return id64(int(published))
+    encoded = published.encode()
+    if not 0 < len(encoded) <= MAX_ID_BYTES:
+        raise ValueError(f"an id of {len(encoded)} bytes; 1 to {MAX_ID_BYTES} are allowed")
+    return xxhash.xxh3_64_intdigest(encoded) & MAX_ID or 1
+
+
+def published_form(published: int | str) -> str:
+    """The one text form of a published id: what stands in Redis keys and in JSON that readers get."""
+    if isinstance(published, str) and not (published.isascii() and published.isdigit()):
+        return published
+    return str(int(published))
+
+
+def string_form(published: int | str) -> str | None:
+    """The published form where the int64 alone cannot give it back (a hashed string), else None."""
+    form = published_form(published)
+    return None if form.isdigit() and form.isascii() else form
