@@ -1,9 +1,10 @@
 """Settings: one typed class, filled from `FORYOU_*` variables, then from a TOML file, then from the defaults here.
 
-The file is `foryou.toml` in the working directory, or the one named by `FORYOU_CONFIG`. This module imports nothing else
-of the house, so that flows and workers can read it where their processes begin.
+The file is `foryou.toml` in the working directory, or the one named by `FORYOU_CONFIG`. This module imports nothing
+else of the house, so that flows and workers can read it where their processes begin.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -72,16 +73,10 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """These settings as `FORYOU_*` variables, for the processes of a stack."""
-        dumped = {name: getattr(self, name) for name in type(self).model_fields}
-        import json
-
+        values = {name: getattr(self, name) for name in type(self).model_fields}
         return {
-            f"FORYOU_{name.upper()}": json.dumps(value)
-            if isinstance(value, dict)
-            else str(value).lower()
-            if isinstance(value, bool)
-            else str(value)
-            for name, value in dumped.items()
+            f"FORYOU_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
         }
 
 

@@ -1,0 +1,20 @@
+"""OONRetweetReplyFilter: out of network, only originals and quotes."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.candidates import Candidates
+from feed_worker.components import Filter
+from feed_worker.query import Query
+from thunder_ingest.events import REPLY, REPOST
+
+
+class OONRetweetReplyFilter(Filter):
+    """Drops replies and reposts by accounts that the viewer does not follow, and replies that answer nothing."""
+
+    def keep(self, _query: Query, candidates: Candidates) -> NDArray[np.bool_]:
+        """Originals and quotes, and what else comes from the network."""
+        kind = candidates.posts.kind
+        secondary = (kind == REPLY) | (kind == REPOST)
+        orphaned = (kind == REPLY) & (candidates.posts.in_reply_to_post_id == 0)
+        return np.asarray((candidates.in_network | ~secondary) & ~orphaned)

@@ -1,0 +1,17 @@
+"""PreviouslyServedFilter: the next feed differs from the last."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.candidates import Candidates
+from feed_worker.components import Filter
+from feed_worker.filters.previously_seen import touches
+from feed_worker.query import Query
+
+
+class PreviouslyServedFilter(Filter):
+    """Drops what the viewer's earlier feeds held a moment ago (`served_window_ms`, `served_max`), seen or not."""
+
+    def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
+        """Posts that were not just served, nor what they show or answer."""
+        return ~touches(query.served, candidates)

@@ -1,0 +1,30 @@
+"""RelatedPostsHydrator: what candidates show or answer."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+from feed_worker.candidates import Candidates
+from feed_worker.components import Hydrator
+from feed_worker.query import Query
+from feed_worker.related import related_of, with_content_of_sources
+from thunder_ingest.post_store import PostStore
+
+
+class RelatedPostsHydrator(Hydrator):
+    """Authors, labels and restrictions of reposted, quoted and answered posts; the content of reposts.
+
+    Required: blocks and labels reach through reposts, quotes and replies. A repost is filtered and scored by what it
+    shows: it gets its source's text, photos and video.
+    """
+
+    required: ClassVar[bool] = True
+
+    def __init__(self, store: PostStore) -> None:
+        self._store = store
+
+    def hydrate(self, _query: Query, candidates: Candidates) -> Candidates:
+        """Set `related`, and the content columns of reposts."""
+        with self._store.lock:
+            related = related_of(self._store, candidates.posts)
+            posts = with_content_of_sources(self._store, candidates.posts)
+        return replace(candidates.with_related(related), posts=posts)

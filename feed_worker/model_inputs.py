@@ -1,0 +1,93 @@
+"""What the models are asked with: histories and candidates of a batch, padded to one shape.
+
+Glossary of shapes:
+
+    B: queries of the batch
+    H: history positions that the model reads, newest last, right-aligned
+    C: candidates of the query that has most
+    T: text tokens of a post that the model reads
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.candidates import Candidates
+from feed_worker.query import Query
+from phoenix.configs import ModelConfig
+from phoenix.inputs import CandidateInputs, History
+from thunder_ingest.events import ACTIONS
+from thunder_ingest.history import POSITION
+from thunder_ingest.post_store import PostStore
+from thunder_ingest.user_entries import surface_code
+
+_BITS: Final = np.arange(len(ACTIONS), dtype=np.uint32)
+
+
+def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) -> History:
+    """The newest positions of each viewer, with the text of those posts that are still stored."""
+    positions, mask = _padded(queries, config.history)
+    now_ms = np.array([query.now_ms for query in queries], np.int64)[:, np.newaxis]
+    age_ms = np.where(mask, np.maximum(now_ms - positions["at"], 0), 0)
+    return History(
+        user_id=np.array([query.user_id for query in queries], np.int64),
+        post_id=positions["post_id"],
+        author_id=positions["author_id"],
+        tokens=_tokens(store, positions["post_id"], config.tokens),
+        actions=(positions["actions"][..., np.newaxis] >> _BITS & 1).astype(np.bool_),
+        dwell_ms=positions["dwell_ms"].astype(np.float32),
+        age_ms=age_ms.astype(np.float32),
+        surface=positions["surface"],
+        mask=mask,
+    )
+
+
+def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], config: ModelConfig) -> CandidateInputs:
+    """The first `max_candidates` of each query; a repost is asked about as the post that is read."""
+    scored = [
+        each.take(np.arange(min(len(each), query.parameters.max_candidates)))
+        for query, each in zip(queries, candidates, strict=True)
+    ]
+    width = max(map(len, scored))
+    ages = [np.maximum(query.now_ms - each.posts.created_at, 0) for query, each in zip(queries, scored, strict=True)]
+    return CandidateInputs(
+        post_id=_stacked([each.original_id for each in scored], width),
+        author_id=_stacked([each.original_author_id for each in scored], width),
+        tokens=_stacked([each.posts.tokens[:, : config.tokens] for each in scored], width),
+        video_ms=_stacked([each.posts.video_ms for each in scored], width),
+        photos=_stacked([each.posts.photos for each in scored], width),
+        age_ms=_stacked(ages, width),
+        surface=np.array([surface_code(query.request.surface) for query in queries], np.uint8),
+        mask=_stacked([np.ones(len(each), np.bool_) for each in scored], width),
+    )
+
+
+def _padded(queries: Sequence[Query], length: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """POSITION records [B, H] and which of them are any."""
+    positions = np.zeros((len(queries), length), POSITION)
+    mask = np.zeros((len(queries), length), np.bool_)
+    for row, query in enumerate(queries):
+        newest = query.viewer.positions[-length:]
+        if len(newest):
+            positions[row, -len(newest) :] = newest
+            mask[row, -len(newest) :] = True
+    return positions, mask
+
+
+def _tokens(store: PostStore, post_ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+    """[B, H, T] the first tokens of posts, 0 where a post is not stored."""
+    tokens = np.zeros((*post_ids.shape, length), np.uint32)
+    with store.lock:
+        rows = store.rows_of(post_ids)
+        tokens[rows >= 0] = store.columns(rows[rows >= 0]).tokens[:, :length]
+    return tokens
+
+
+def _stacked(columns: Sequence[NDArray[Any]], width: int) -> NDArray[Any]:
+    """Columns [n, …] of different lengths as one array [B, C, …], padded with zeros."""
+    stacked = np.zeros((len(columns), width, *columns[0].shape[1:]), columns[0].dtype)
+    for row, column in enumerate(columns):
+        stacked[row, : len(column)] = column
+    return stacked

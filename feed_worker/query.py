@@ -1,0 +1,78 @@
+"""The query: one feed request on its way through the pipeline, with what is known about its viewer."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.parameters import Parameters
+from thunder_ingest.events import FeedRequest
+from thunder_ingest.ids import id64
+from thunder_ingest.user_state import UserState
+
+NO_IDS: NDArray[np.int64] = np.zeros(0, np.int64)
+
+
+@dataclass(slots=True, kw_only=True)
+class Query:
+    """One request; query hydrators fill in what stands below the required fields.
+
+    Attributes:
+        request: as it was published.
+        user_id: the viewer.
+        user_form: the viewer's id as it was published, the form that keys and documents have.
+        now_ms: the time that every rule about age goes by.
+        deadline_at: later than this the request is answered `expired`, without work.
+        size: posts wanted at most.
+        parameters: the preset that ranks this feed.
+        user: the viewer's state; None until it is hydrated.
+        seen: sorted unique post ids that the viewer has seen, the request's own list included.
+        served: sorted unique post ids served to the viewer a moment ago.
+        found: candidates from the sources asked so far; a later source may stand back where there are enough.
+        degradations: optional components that failed or had nothing to work with, as the feed will name them.
+
+    """
+
+    request: FeedRequest
+    user_id: int
+    user_form: str
+    now_ms: int
+    deadline_at: int
+    size: int
+    parameters: Parameters
+    user: UserState | None = None
+    seen: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
+    served: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
+    found: int = 0
+    degradations: list[str] = field(default_factory=list)
+
+    @property
+    def viewer(self) -> UserState:
+        """The viewer's state.
+
+        Raises:
+            LookupError: it has not been hydrated; no component may then act as if nobody were blocked.
+
+        """
+        if self.user is None:
+            raise LookupError("the viewer's state has not been read")
+        return self.user
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether an answer would come too late."""
+        return self.now_ms > self.deadline_at
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the viewer has done anything that taste could be read from."""
+        return self.user is not None and len(self.user.positions) > 0
+
+    @property
+    def known_ids(self) -> NDArray[np.int64]:
+        """Sorted unique ids of posts that need not be fetched: the viewer has seen them or was just served them."""
+        return np.union1d(self.seen, self.served)
+
+    def requested_seen_ids(self) -> NDArray[np.int64]:
+        """The ids that the app says are seen."""
+        return np.array([id64(published) for published in self.request.seen_ids or ()], np.int64)

@@ -1,0 +1,40 @@
+"""UserStateHydrator: the viewer's history, graph, muted keywords, seen and served posts."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.components import QueryHydrator
+from feed_worker.query import Query
+from thunder_ingest.redis_form import UserStates
+from thunder_ingest.user_state import UserState
+
+
+class UserStateHydrator(QueryHydrator):
+    """Reads all viewers of a batch in one round trip. Required: without it nobody knows who is blocked.
+
+    What counts as served a moment ago is decided by the times of requests: only feeds of *earlier* requests count, so
+    that a request that is computed twice, because a worker died in between, is not robbed of what it asked for.
+    """
+
+    required: ClassVar[bool] = True
+
+    def __init__(self, users: UserStates) -> None:
+        self._users = users
+
+    def hydrate(self, queries: Sequence[Query]) -> None:
+        """Set `user`, `seen` and `served`."""
+        states = self._users.read([query.user_form for query in queries])
+        for query, state in zip(queries, states, strict=True):
+            query.seen = np.union1d(state.seen, query.requested_seen_ids())
+            query.served = _served_before(query, state)
+            query.user = state
+
+
+def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
+    age_ms = query.request.at - state.served_at
+    recent = np.flatnonzero((age_ms > 0) & (age_ms <= query.parameters.served_window_ms))
+    newest = recent[np.argsort(age_ms[recent], kind="stable")][: query.parameters.served_max]
+    return np.unique(state.served_ids[newest])

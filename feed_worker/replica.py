@@ -1,0 +1,123 @@
+"""The worker's copy of what the flows derive: posts, counts and vectors, replicated from their topics into memory."""
+
+import logging
+import threading
+import time
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from phoenix.index import VectorIndex
+from thunder_ingest.post_store import PostStore
+
+from infra.clock import Clock
+from infra.kafka import Outage, consumer_config, group, partitions_of
+from infra.settings import Settings
+from thunder_ingest.events import unpack_counts, unpack_embedding, unpack_post
+
+import numpy as np  # isort: skip
+
+log = logging.getLogger(__name__)
+
+TOPICS = ("thunder-posts", "post-embeddings", "post-counts")
+POLL_S = 0.02
+EXPIRE_EVERY_S = 5.0
+
+
+class Replica:
+    """Reads the three topics whole, in a thread of its own, and goes on reading; belongs to no consumer group."""
+
+    def __init__(self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock) -> None:
+        self._store, self._index, self._clock = store, index, clock
+        self._outage = Outage("Kafka", settings.kafka)
+        self._consumer = Consumer(consumer_config(settings, group(settings, "replica"), self._outage))
+        self._ends = self._assign(partitions_of(settings, TOPICS))
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
+        self._expired_at = time.monotonic()
+        self.caught_up = threading.Event()
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stopping.set()
+        self._thread.join()
+        self._consumer.close()
+
+    def _assign(self, partitions: dict[str, list[int]]) -> dict[tuple[str, int], int]:
+        parts = [TopicPartition(topic, part, OFFSET_BEGINNING) for topic in TOPICS for part in partitions[topic]]
+        self._consumer.assign(parts)
+        ends = {(part.topic, part.partition): self._consumer.get_watermark_offsets(part, timeout=10) for part in parts}
+        return {part: high for part, (low, high) in ends.items() if high > low}
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._step()
+        except BaseException as error:  # the worker's own thread ends the process and says why
+            self.failure = error
+            self.caught_up.set()
+            raise
+
+    def _step(self) -> None:
+        messages = [message for message in self._consumer.consume(5_000, POLL_S) if _usable(message)]
+        if messages:
+            self._outage.ends()
+            self._apply(messages)
+        elif not self.caught_up.is_set() and self._reached():
+            self.caught_up.set()
+        if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
+            self._expired_at = time.monotonic()
+            self._store.expire(self._clock.now_ms())
+
+    def _reached(self) -> bool:
+        positions = self._consumer.position([TopicPartition(*part) for part in self._ends])
+        return all(part.offset >= self._ends[part.topic, part.partition] for part in positions)
+
+    def _apply(self, messages: list[Message]) -> None:
+        by_topic: dict[str, dict[int, bytes | None]] = {topic: {} for topic in TOPICS}
+        for message in messages:  # of several records of one key only the last counts
+            by_topic[message.topic() or ""][int(message.key() or 0)] = _value(message)
+        self._apply_posts(by_topic["thunder-posts"])
+        self._apply_vectors(by_topic["post-embeddings"])
+        self._store.apply_counts([unpack_counts(value) for value in by_topic["post-counts"].values() if value])
+
+    def _apply_posts(self, records: dict[int, bytes | None]) -> None:
+        posts = [unpack_post(value) for value in records.values() if value]
+        gone = [post_id for post_id, value in records.items() if value is None]
+        gone += [post.post_id for post in posts if not post.is_live]
+        live = [post for post in posts if post.is_live]
+        if gone:
+            # out of the index first: what the store does not know is never shown, what it knows must be right
+            self._index.remove(np.array(gone, np.int64))
+            self._store.remove(gone)
+        if live:
+            self._store.apply(live)
+            self._clock.observe(max(post.created_at for post in live))
+
+    def _apply_vectors(self, records: dict[int, bytes | None]) -> None:
+        gone = [post_id for post_id, value in records.items() if value is None]
+        if gone:
+            self._index.remove(np.array(gone, np.int64))
+        by_version: dict[str, list[tuple[int, bytes]]] = {}
+        for value in filter(None, records.values()):
+            record = unpack_embedding(value)
+            by_version.setdefault(record.model_version, []).append((record.post_id, record.vector))
+        for version, pairs in by_version.items():
+            ids = np.array([post_id for post_id, _ in pairs], np.int64)
+            vectors = np.frombuffer(b"".join(vector for _, vector in pairs), "<f4").reshape(len(pairs), -1)
+            self._index.upsert(ids, vectors, version)
+
+
+def _value(message: Message) -> bytes | None:
+    value = message.value()
+    return value.encode() if isinstance(value, str) else value
+
+
+def _usable(message: Message) -> bool:
+    error = message.error()
+    if error is not None and not error.retriable():
+        raise KafkaException(error)
+    return error is None

@@ -1,0 +1,42 @@
+"""AuthorDiversityScorer: many voices."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.candidates import Candidates
+from feed_worker.components import Scorer
+from feed_worker.parameters import Parameters
+from feed_worker.query import Query
+
+
+class AuthorDiversityScorer(Scorer):
+    """Each further post of an author counts less: `(1 - floor) * decay ** k + floor` for the k-th, by score, from 0.
+
+    Counted over the whole scored pool, as published. But an author is who wrote what is read: the published rule counts
+    reposts for the reposting account, so that five accounts can fill a feed with one author's posts.
+    """
+
+    def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
+        """Set `diversity`."""
+        return [
+            each.with_columns(diversity=_multipliers(each, query.parameters))
+            for query, each in zip(queries, candidates, strict=True)
+        ]
+
+
+def _multipliers(candidates: Candidates, parameters: Parameters) -> NDArray[np.float64]:
+    floor = parameters.author_diversity_floor
+    places = _places(candidates.original_author_id, candidates.ranking())
+    return (1 - floor) * parameters.author_diversity_decay ** places.astype(np.float64) + floor
+
+
+def _places(authors: NDArray[np.int64], ranking: NDArray[np.intp]) -> NDArray[np.intp]:
+    """[n] how many posts of the same author rank above each."""
+    by_author = ranking[np.argsort(authors[ranking], kind="stable")]
+    starts = np.flatnonzero(np.diff(authors[by_author], prepend=-1))
+    lengths = np.diff(starts, append=len(authors))
+    places = np.empty(len(authors), np.intp)
+    places[by_author] = np.arange(len(authors)) - np.repeat(starts, lengths)
+    return places

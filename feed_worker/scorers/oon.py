@@ -1,0 +1,31 @@
+"""OONScorer: the network comes first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.candidates import Candidates
+from feed_worker.components import Scorer
+from feed_worker.query import Query
+from thunder_ingest.events import REPLY, REPOST
+
+
+class OONScorer(Scorer):
+    """Multiplies the score of out-of-network posts by `oon_factor`, after all else.
+
+    With `oon_factor_for_replies` replies and reposts from the network get it too.
+    """
+
+    def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
+        """Set `oon`."""
+        return [
+            each.with_columns(oon=_multipliers(query, each)) for query, each in zip(queries, candidates, strict=True)
+        ]
+
+
+def _multipliers(query: Query, candidates: Candidates) -> NDArray[np.float64]:
+    lowered = ~candidates.in_network
+    if query.parameters.oon_factor_for_replies:
+        lowered |= (candidates.posts.kind == REPLY) | (candidates.posts.kind == REPOST)
+    return np.where(lowered, query.parameters.oon_factor, 1.0)

@@ -1,0 +1,24 @@
+"""TopKSelector: the best by score."""
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.candidates import Candidates
+from feed_worker.components import Selector
+from feed_worker.query import Query
+
+
+class TopKSelector(Selector):
+    """Takes `top_k` for a feed of `result_size`, more for a larger one, so that filters after it leave enough.
+
+    Ties break by time, then by id, never by the order of arrival, so that the same state gives the same feed. Posts
+    without predictions come after all others.
+    """
+
+    required: ClassVar[bool] = True
+
+    def select(self, query: Query, candidates: Candidates) -> NDArray[np.intp]:
+        """Best first."""
+        return candidates.ranking()[: query.parameters.selected_for(query.size)]

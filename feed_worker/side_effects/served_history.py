@@ -1,0 +1,20 @@
+"""ServedHistory: remembers what was served, so that the next feed differs."""
+
+from collections.abc import Sequence
+
+from feed_worker.components import SideEffect
+from feed_worker.run import Result
+from thunder_ingest.redis_form import UserStates
+
+
+class ServedHistory(SideEffect):
+    """Appends the feed's posts to the viewer's state, once for a request however often it is computed."""
+
+    def __init__(self, users: UserStates) -> None:
+        self._users = users
+
+    def run(self, results: Sequence[Result]) -> None:
+        """Write the post ids of each result, under the time of its request."""
+        for result in results:
+            request, post_ids = result.query.request, result.candidates.posts.post_id.tolist()
+            self._users.add_served(result.query.user_form, post_ids, request.at, request.request_id)

@@ -1,0 +1,50 @@
+"""PhoenixRetrievalSource: posts from anywhere that resemble what the viewer engaged with."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.candidates import Candidates
+from feed_worker.components import Source
+from feed_worker.membership import contains
+from feed_worker.model_inputs import history_of
+from feed_worker.query import Query
+from phoenix.index import VectorIndex
+from phoenix.serving import Phoenix
+from thunder_ingest.post_store import PostStore
+
+OVERFETCH = 2
+"""What a viewer has seen resembles their history most: twice as many are looked up, so that enough remain."""
+
+
+class PhoenixRetrievalSource(Source):
+    """The nearest posts to the viewer's vector, from the index, exact; vectors of one model version only.
+
+    Viewers without a history have no vector, and requests for the network alone no use for one. What has left the post
+    store since it was embedded is no candidate. Unlike the published one this source leaves out seen and served posts,
+    so that they take no other post's place.
+    """
+
+    def __init__(self, store: PostStore, index: VectorIndex, model: Phoenix) -> None:
+        self._store, self._index, self._model = store, index, model
+
+    def enable(self, query: Query) -> bool:
+        """Where there is a history to go by."""
+        return query.has_history and not query.request.in_network_only
+
+    def fetch(self, queries: Sequence[Query]) -> list[Candidates]:
+        """At most `retrieval_max` for each query, the most similar first."""
+        history = history_of(queries, self._store, self._model.config)
+        vectors = self._model.embed_users(history)
+        k = OVERFETCH * max(query.parameters.retrieval_max for query in queries)
+        ids, scores = self._index.search(vectors, k, self._model.version)
+        return [self._found(*found) for found in zip(queries, ids, scores, strict=True)]
+
+    def _found(self, query: Query, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:
+        limit = query.parameters.retrieval_max
+        with self._store.lock:
+            rows = self._store.rows_of(ids)
+            usable = np.flatnonzero((rows >= 0) & ~contains(query.known_ids, ids))[:limit]
+            posts = self._store.columns(rows[usable])
+        return Candidates.of(posts, "phoenix_retrieval", scores[usable].astype(np.float32))

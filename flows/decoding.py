@@ -1,0 +1,48 @@
+"""From raw messages to events: what cannot be used becomes a dead letter, whole, with the reason and where it stood."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from confluent_kafka import Message
+
+from flows.kafka import Batch
+from infra.clock import Clock
+from infra.dead_letters import dead_letter
+from infra.kafka import Record
+from infra.settings import Settings
+from thunder_ingest.events import Event, Refused, decode
+
+
+class Decoded(NamedTuple):
+    """A batch after decoding: its events with the messages they came in, and the refused ones as records."""
+
+    batch: Batch
+    events: Sequence[tuple[Any, Message]]
+    refused: list[Record]
+
+
+class Decoder:
+    """Decodes and validates batches; moves the clock along with the events."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._tolerance_ms = settings.future_tolerance_ms
+        self._clock = clock
+
+    def __call__(self, batch: Batch) -> Decoded:
+        """Split a batch into events and dead letters, in order."""
+        events: list[tuple[Event, Message]] = []
+        refused: list[Record] = []
+        latest_ms = time.time_ns() // 1_000_000 + self._tolerance_ms
+        for message in batch.messages:
+            try:
+                event = decode(batch.topic, message.value())
+                if event.at > latest_ms:
+                    raise Refused(f"`at` is {(event.at - latest_ms) / 1000:,.0f} s too far in the future - at `$.at`")
+            except Refused as reason:
+                refused.append(dead_letter(message, reason))
+            else:
+                events.append((event, message))
+        if events:
+            self._clock.observe(max(event.at for event, _ in events))
+        return Decoded(batch, events, refused)

@@ -1,0 +1,153 @@
+"""engagements, social-graph ▸ Redis `user:{id}` and post-counts; refused messages ▸ dead-letters.
+
+Run with `python -m bytewax.run flows.engagements -r DIR -s 1 -b 0`. A user's state in Redis is a set of small entries
+that a reader joins, the last writer by event time winning, so that writing an entry twice changes nothing. The counts
+per post are sums, which a replay would double: they are Bytewax state, snapshotted together with the offsets.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import bytewax.operators as op
+import redis
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.operators import StatefulBatchLogic
+from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
+from thunder_ingest.redis_form import UserStates
+from thunder_ingest.user_state import UserUpdate, updates_of
+
+from flows.decoding import Decoded, Decoder
+from flows.kafka import Batch, KafkaSink, KafkaSource, start, stopping
+from infra.clock import clock_of
+from infra.kafka import Record, exit_now
+from infra.redis import Patience, Stopped, connect
+from infra.settings import Settings
+from thunder_ingest.counts import Change, CountTable, changes_of
+from thunder_ingest.events import key_of_id, pack
+
+COUNT_SHARDS = 64  # few enough that a snapshot is some large objects, not a million small ones
+EMIT_EVERY = timedelta(seconds=1)
+
+
+class UserWrites(NamedTuple):
+    """What a batch adds to users' states; `suffix` names the batch, so that a replay writes the same fields again."""
+
+    updates: list[UserUpdate]
+    suffix: str
+
+
+def user_writes(decoded: Decoded) -> UserWrites:
+    """Turn events into entries of users' states."""
+    if not decoded.events:
+        return UserWrites([], "")
+    updates = [update for event, _ in decoded.events for update in updates_of(event)]
+    topic, partition, messages = decoded.batch
+    return UserWrites(updates, f"{topic[0]}{partition}-{messages[0].offset()}")
+
+
+def count_changes(decoded: Decoded) -> list[tuple[str, Change]]:
+    """Sum a batch's engagements by post, keyed by shard."""
+    return [(f"{change.post_id % COUNT_SHARDS:02}", change) for change in changes_of(e for e, _ in decoded.events)]
+
+
+class Totals(StatefulBatchLogic[Change, list[Record], Any]):
+    """The running totals of the posts of a shard, written at most once a second for each post."""
+
+    def __init__(self, table: CountTable) -> None:
+        self._table = table
+        self._emit_at: datetime | None = None
+
+    def on_batch(self, values: list[Change]) -> tuple[list[list[Record]], bool]:
+        """Add changes; what changed is written at the next notification."""
+        self._table.add(values)
+        if self._emit_at is None:
+            self._emit_at = datetime.now(UTC) + EMIT_EVERY
+        return [], StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[list[list[Record]], bool]:
+        """Write the totals that have changed since the last time."""
+        self._emit_at = None
+        return [self._records()], StatefulBatchLogic.RETAIN
+
+    def on_eof(self) -> tuple[list[list[Record]], bool]:
+        """Write what is left before the process ends."""
+        return [self._records()], StatefulBatchLogic.RETAIN
+
+    def notify_at(self) -> datetime | None:
+        """When to write next."""
+        return self._emit_at
+
+    def snapshot(self) -> Any:
+        """An immutable copy for the recovery store."""
+        return self._table.snapshot()
+
+    def _records(self) -> list[Record]:
+        return [Record("post-counts", key_of_id(record.post_id), pack(record)) for record in self._table.drain()]
+
+
+def totals(max_age_ms: int) -> Callable[[Any | None], Totals]:
+    """What builds a shard's totals, anew or from the recovery store."""
+    return lambda snapshot: Totals(CountTable(max_age_ms, snapshot))
+
+
+class UserSink(DynamicSink[UserWrites]):
+    """Writes users' states to Redis."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> "_UserWriter":
+        """Connect a worker, waiting while Redis is away."""
+        patience = Patience(self._settings, stopping)
+        return _UserWriter(UserStates(patience.run(lambda: connect(self._settings))), patience)
+
+
+class _UserWriter(StatelessSinkPartition[UserWrites]):
+    def __init__(self, users: UserStates, patience: Patience) -> None:
+        self._users, self._patience = users, patience
+
+    def write_batch(self, items: list[UserWrites]) -> None:
+        for updates, suffix in items:
+            if updates:
+                self._append(updates, suffix)
+
+    def _append(self, updates: list[UserUpdate], suffix: str) -> None:
+        try:
+            self._patience.run(lambda: self._users.append(updates, suffix))
+        except (Stopped, redis.AuthenticationError) as error:
+            exit_now(error)
+
+
+def build_flow(
+    engagements: Source[Batch],
+    graph: Source[Batch],
+    users: Sink[UserWrites],
+    records: Sink[list[Record]],
+    decode: Decoder,
+    max_age_ms: int,
+) -> Dataflow:
+    """Lay out the steps."""
+    flow = Dataflow("engagements")
+    both = op.merge("both", op.input("engagements", flow, engagements), op.input("social-graph", flow, graph))
+    decoded = op.map("decode", both, decode)
+    op.output("users", op.map("user-writes", decoded, user_writes), users)
+    op.output("dead-letters", op.map("refused", decoded, lambda each: each.refused), records)
+    changes = op.flat_map("count", decoded, count_changes)
+    op.output("post-counts", op.key_rm("unkey", op.stateful_batch("totals", changes, totals(max_age_ms))), records)
+    return flow
+
+
+def flow() -> Dataflow:
+    """The flow on the servers of the settings."""
+    settings = start(["engagements", "social-graph", "post-counts", "dead-letters"])
+    name = "flows.engagements"
+    return build_flow(
+        KafkaSource(settings, "engagements", name),
+        KafkaSource(settings, "social-graph", name),
+        UserSink(settings),
+        KafkaSink(settings),
+        Decoder(settings, clock_of(settings.clock)),
+        settings.max_post_age_ms,
+    )

@@ -1,0 +1,168 @@
+"""Bytewax's way into and out of Kafka.
+
+Bytewax's own connectors are not used: its sink loses messages silently (no delivery callback, the result of `flush` is
+unused) and flushes every item, its source hands over single items and tells no consumer group how far a flow has come.
+Here an item of a dataflow is a whole batch, a sink returns when its batch is delivered, and a source commits, for
+those who watch the lag, the offsets of epochs that have been finished. What a flow resumes from is Bytewax's recovery
+store, never the group.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from infra.kafka import (
+    DeliveryFailed,
+    Outage,
+    Publisher,
+    Record,
+    consumer_config,
+    exit_now,
+    group,
+    partitions_of,
+    wait_for_topics,
+)
+from infra.settings import Settings, SettingsError, load
+
+log = logging.getLogger(__name__)
+
+BATCH_MESSAGES = 2_000
+IDLE = timedelta(milliseconds=5)
+TICK_S = 1.0
+
+stopping = threading.Event()
+"""Set on SIGTERM and SIGINT: sources end, the last epoch is finished and snapshotted, the process exits 0."""
+
+
+class Batch(NamedTuple):
+    """Consecutive messages of one partition; empty about once a second while nothing comes, so that time passes."""
+
+    topic: str
+    partition: int
+    messages: Sequence[Message]
+
+
+class KafkaSource(FixedPartitionedSource[Batch, int]):
+    """The messages of a topic, a batch an item, its partitions spread over the workers; resumes at exact offsets."""
+
+    def __init__(self, settings: Settings, topic: str, flow: str) -> None:
+        self._settings, self._topic, self._flow = settings, topic, flow
+
+    def list_parts(self) -> list[str]:
+        """Name the partitions of the topic: keys of the recovery store."""
+        return [f"{self._topic}-{part}" for part in partitions_of(self._settings, [self._topic])[self._topic]]
+
+    def build_part(self, _step_id: str, for_part: str, resume_state: int | None) -> "_Partition":
+        """Start to read a partition at the offset that the recovery store gives, else at its beginning."""
+        topic, _, partition = for_part.rpartition("-")
+        return _Partition(self._settings, self._flow, TopicPartition(topic, int(partition)), resume_state)
+
+
+class _Partition(StatefulSourcePartition[Batch, int]):
+    def __init__(self, settings: Settings, flow: str, part: TopicPartition, next_offset: int | None) -> None:
+        self._outage = Outage("Kafka", settings.kafka)
+        self._consumer = Consumer(consumer_config(settings, group(settings, flow), self._outage))
+        self._topic, self._partition = part.topic, part.partition
+        self._next = next_offset
+        self._finished: int | None = None
+        start = OFFSET_BEGINNING if next_offset is None else next_offset
+        self._consumer.assign([TopicPartition(part.topic, part.partition, start)])
+        self._ticked = 0.0
+        self._idle = False
+
+    def next_batch(self) -> list[Batch]:
+        if stopping.is_set():
+            raise StopIteration
+        messages = [message for message in self._consumer.consume(BATCH_MESSAGES, 0.001) if self._usable(message)]
+        self._idle = not messages
+        if messages:
+            self._outage.ends()
+            self._next = (messages[-1].offset() or 0) + 1
+        elif time.monotonic() - self._ticked < TICK_S:
+            return []
+        self._ticked = time.monotonic()
+        return [Batch(self._topic, self._partition, messages)]
+
+    def next_awake(self) -> datetime | None:
+        return datetime.now(UTC) + IDLE if self._idle else None
+
+    def snapshot(self) -> int | None:  # type: ignore[override]  # None: nothing was read yet
+        # Bytewax closes an epoch before it snapshots the next one, so what the last snapshot covered is written
+        if self._finished is not None:
+            self._commit(self._finished)
+        self._finished = self._next
+        return self._next
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _usable(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
+            log.warning("%s-%d: %s", self._topic, self._partition, error.str())
+        elif not error.retriable():
+            raise KafkaException(error)
+        return False
+
+    def _commit(self, offset: int) -> None:
+        self._consumer.commit(
+            offsets=[TopicPartition(self._topic, self._partition, offset)],
+            asynchronous=True,
+        )
+
+
+class KafkaSink(DynamicSink[list[Record]]):
+    """Writes records to the topics that they name; an item is a list of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> "_Writer":
+        """Open a producer for a worker."""
+        return _Writer(Publisher(self._settings))
+
+
+class _Writer(StatelessSinkPartition[list[Record]]):
+    """1. hand over every record; 2. wait for their delivery; 3. return, so that the epoch may close."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def write_batch(self, items: list[list[Record]]) -> None:
+        if not any(items):
+            return
+        for records in items:
+            self._publisher.publish(records)
+        try:
+            self._publisher.flush(stopping.is_set)
+        except DeliveryFailed as error:
+            exit_now(error)
+
+
+def start(topics: Sequence[str]) -> Settings:
+    """Begin a flow's process: logging, signals, settings, and its topics, waited for while no broker answers.
+
+    Returns:
+        the settings; a mistake in them, or a missing topic, ends the process with one line.
+
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+    try:
+        settings = load()
+        wait_for_topics(settings, topics, stopping)
+    except (SettingsError, LookupError) as error:
+        raise SystemExit(str(error)) from None
+    return settings

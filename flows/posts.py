@@ -1,0 +1,93 @@
+"""posts ▸ thunder-posts: every post as it is served now, compacted by post id; refused messages ▸ dead-letters.
+
+Run with `python -m bytewax.run flows.posts -r DIR -s 1 -b 0`. The flow's state is the changelog that it writes: a
+starting process reads it back, and joining an event twice changes nothing, so that a replay from an older offset, or
+from the beginning, leads to the same changelog.
+"""
+
+import time
+from collections.abc import Callable
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+from thunder_ingest.posts import PostTable, changelog
+
+from flows.decoding import Decoded, Decoder
+from flows.kafka import Batch, KafkaSink, KafkaSource, start
+from infra.clock import Clock, clock_of
+from infra.dead_letters import dead_letter
+from infra.kafka import Record, read_to_end
+from infra.settings import Settings
+from thunder_ingest.events import Post, Refused
+
+EXPIRE_EVERY_S = 5.0
+
+
+class Apply:
+    """Joins post events into the table of posts and writes what changed."""
+
+    def __init__(self, table: PostTable, clock: Clock, restore: Callable[[PostTable], None]) -> None:
+        self._table, self._clock, self._restore = table, clock, restore
+        self._restored = False
+        self._expired_at = time.monotonic()
+
+    def __call__(self, decoded: Decoded) -> list[Record]:
+        """The changelog records and dead letters of a batch."""
+        if not self._restored:
+            self._restore(self._table)
+            self._restored = True
+        records = list(decoded.refused)
+        now_ms = self._clock.now_ms()
+        changed: dict[int, Post] = {}  # of several changes to one post in a batch only the last is worth a record
+        for event, message in decoded.events:
+            try:
+                post = self._table.apply(event, now_ms)
+            except Refused as reason:
+                records.append(dead_letter(message, reason))
+            else:
+                if post is not None:
+                    changed[post.post_id] = post
+        records += [_record(post) for post in changed.values()]
+        return records + self._expired(now_ms)
+
+    def _expired(self, now_ms: int) -> list[Record]:
+        if time.monotonic() - self._expired_at < EXPIRE_EVERY_S:
+            return []
+        self._expired_at = time.monotonic()
+        return [Record("thunder-posts", b"%d" % post.post_id, None) for post in self._table.expire(now_ms)]
+
+
+def _record(post: Post) -> Record:
+    return Record("thunder-posts", *changelog(post))
+
+
+def build_flow(source: Source[Batch], sink: Sink[list[Record]], decode: Decoder, apply: Apply) -> Dataflow:
+    """Lay out the steps."""
+    flow = Dataflow("posts")
+    batches = op.input("posts", flow, source)
+    decoded = op.map("decode", batches, decode)
+    records = op.map("apply", decoded, apply)
+    op.output("thunder-posts", records, sink)
+    return flow
+
+
+def restore_from(settings: Settings) -> Callable[[PostTable], None]:
+    """What fills the table from the changelog."""
+
+    def restore(table: PostTable) -> None:
+        for messages in read_to_end(settings, "thunder-posts"):
+            for message in messages:
+                table.restore(message.value(), message.headers())
+
+    return restore
+
+
+def flow() -> Dataflow:
+    """The flow on the servers of the settings."""
+    settings = start(["posts", "thunder-posts", "dead-letters"])
+    clock = clock_of(settings.clock)
+    apply = Apply(PostTable(settings.max_post_age_ms), clock, restore_from(settings))
+    source = KafkaSource(settings, "posts", "flows.posts")
+    return build_flow(source, KafkaSink(settings), Decoder(settings, clock), apply)

@@ -1,0 +1,255 @@
+"""The port to Kafka: connection options, waiting for a broker that is away, delivery that is checked.
+
+Imports nothing of the house but the settings, so that flows and workers may use it.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+from infra.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Headers: TypeAlias = list[tuple[str, str | bytes | None]]
+
+FLOW_GROUPS = {
+    "flows.posts": ("posts",),
+    "flows.engagements": ("engagements", "social-graph"),
+    "flows.embeddings": ("thunder-posts",),
+}
+"""The flows and the topics that each reads; its consumer group is `group(settings, flow)`."""
+
+
+class BrokerUnreachable(ConnectionError):
+    """No broker answers at the address of the settings."""
+
+
+class TopicMissing(LookupError):
+    """A topic that is needed does not exist."""
+
+
+class DeliveryFailed(RuntimeError):
+    """The broker refused a message for good."""
+
+
+class Record(NamedTuple):
+    """A message to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+
+
+def group(settings: Settings, name: str) -> str:
+    """The consumer group of a flow or of the workers."""
+    return f"{settings.group_prefix}.{name}"
+
+
+class Outage:
+    """Says once that a server is away, and once that it is back."""
+
+    def __init__(self, what: str, address: str) -> None:
+        self._what, self._address = what, address
+        self._away = False
+        self._lock = threading.Lock()
+
+    def begins(self, reason: object) -> None:
+        """The server does not answer."""
+        with self._lock:
+            if not self._away:
+                self._away = True
+                log.warning("%s at %s is away (%s); waiting for it", self._what, self._address, reason)
+
+    def ends(self) -> None:
+        """The server answers."""
+        with self._lock:
+            if self._away:
+                self._away = False
+                log.warning("%s at %s is back", self._what, self._address)
+
+
+_AWAY = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
+
+
+def options(settings: Settings, outage: Outage | None = None) -> dict[str, Any]:
+    """What every client of the broker is given; SASL and TLS pass through from the settings."""
+    outage = outage or Outage("Kafka", settings.kafka)
+
+    def on_error(error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            outage.begins(error.str())
+        elif error.code() not in _AWAY:
+            log.error("Kafka at %s: %s", settings.kafka, error.str())
+
+    return {
+        "bootstrap.servers": settings.kafka,
+        "error_cb": on_error,
+        "log_level": 2,  # what matters comes through error_cb, once
+        "reconnect.backoff.max.ms": 1_000,
+        **settings.kafka_options,
+    }
+
+
+def consumer_config(settings: Settings, group_id: str, outage: Outage | None = None) -> dict[str, Any]:
+    """Options of a consumer that commits by hand and starts at the earliest message."""
+    return {
+        "group.id": group_id,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": 50,
+        "queued.max.messages.kbytes": 16_384,
+        "session.timeout.ms": settings.session_timeout_ms,
+        "heartbeat.interval.ms": settings.session_timeout_ms // 4,
+        **options(settings, outage),
+    }
+
+
+def producer_config(settings: Settings, outage: Outage | None = None) -> dict[str, Any]:
+    """Options of a producer that neither loses nor doubles nor gives up on a message."""
+    return {
+        "enable.idempotence": True,
+        "message.timeout.ms": 0,
+        "message.max.bytes": 4_000_000,
+        "linger.ms": 2,
+        "compression.type": "lz4",
+        **options(settings, outage),
+    }
+
+
+class Publisher:
+    """A producer whose failures cannot be overlooked: `flush` returns when all is delivered, or raises."""
+
+    def __init__(self, settings: Settings, **overrides: Any) -> None:
+        self._outage = Outage("Kafka", settings.kafka)
+        self._failed: list[KafkaError] = []
+        # successes need no callback: it would cost a quarter of the throughput
+        extra = {"on_delivery": self._on_failure, "delivery.report.only.error": True}
+        self._producer = Producer(producer_config(settings, self._outage) | extra | overrides)
+
+    def publish(self, records: Iterable[Record]) -> None:
+        """Hand records over; waits where the producer's queue is full."""
+        for topic, key, value, headers in records:
+            while True:
+                try:
+                    self._producer.produce(topic, key=key, value=value, headers=headers or [])
+                    break
+                except BufferError:
+                    self._producer.poll(0.05)
+
+    def flush(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Wait until everything handed over is delivered, however long the broker is away.
+
+        Raises:
+            DeliveryFailed: a message was refused for good, or `stopping` became true first.
+
+        """
+        while remaining := self._producer.flush(1.0):
+            self._outage.begins(f"{remaining} messages wait")
+            if stopping():
+                raise DeliveryFailed(f"stopped while {remaining} messages were undelivered; they will be written again")
+        if self._failed:
+            raise DeliveryFailed("; ".join(sorted({error.str() for error in self._failed})))
+        self._outage.ends()
+
+    def _on_failure(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            self._failed.append(error)
+
+
+def partitions_of(settings: Settings, topics: Iterable[str], timeout_s: float = 5.0) -> dict[str, list[int]]:
+    """The partitions of topics, asked once.
+
+    Raises:
+        BrokerUnreachable: naming the address.
+        TopicMissing: naming the topics and what creates them.
+
+    """
+    probe = Consumer(consumer_config(settings, group(settings, "probe")))
+    try:
+        known = probe.list_topics(timeout=timeout_s).topics
+    except KafkaException as error:
+        reason = error.args[0].str()
+        raise BrokerUnreachable(
+            f"no Kafka broker answers at {settings.kafka} ({reason}): start one with `foryou up`, or name yours in "
+            "FORYOU_KAFKA"
+        ) from None
+    finally:
+        probe.close()
+    missing = [topic for topic in topics if topic not in known or not known[topic].partitions]
+    if missing:
+        raise TopicMissing(
+            f"Kafka at {settings.kafka} has no topic {', '.join(missing)}: create them with `foryou topics --create`"
+        )
+    return {topic: sorted(known[topic].partitions) for topic in topics}
+
+
+def wait_for_topics(settings: Settings, topics: Iterable[str], stopping: threading.Event) -> dict[str, list[int]]:
+    """The partitions of topics, waiting as long as no broker answers; raises `TopicMissing` like `partitions_of`."""
+    topics = tuple(topics)
+    outage = Outage("Kafka", settings.kafka)
+    while not stopping.is_set():
+        try:
+            found = partitions_of(settings, topics)
+        except BrokerUnreachable as error:
+            outage.begins(error)
+            stopping.wait(1.0)
+        else:
+            outage.ends()
+            return found
+    raise SystemExit(0)
+
+
+def read_to_end(settings: Settings, topic: str, idle_s: float = 0.3) -> Iterator[list[Message]]:
+    """Everything that stands in a topic now, in batches, whatever its partitions; belongs to no group.
+
+    The end is where each partition's watermark is reached *and* nothing more comes for `idle_s`: the embedded broker
+    gives the start of the last batch for the high watermark.
+    """
+    consumer = Consumer(consumer_config(settings, group(settings, "reader")))
+    try:
+        parts = [TopicPartition(topic, part, OFFSET_BEGINNING) for part in partitions_of(settings, [topic])[topic]]
+        consumer.assign(parts)
+        ends = {part.partition: consumer.get_watermark_offsets(part, timeout=10)[1] for part in parts}
+        yield from _until(consumer, topic, ends, idle_s)
+    finally:
+        consumer.close()
+
+
+def _until(consumer: Consumer, topic: str, ends: dict[int, int], idle_s: float) -> Iterator[list[Message]]:
+    reached = dict.fromkeys(ends, 0)
+    while True:
+        messages = [message for message in consumer.consume(5_000, idle_s) if message.error() is None]
+        for message in messages:
+            reached[message.partition() or 0] = (message.offset() or 0) + 1
+        if messages:
+            yield messages
+        elif all(_position(consumer, topic, part, reached[part]) >= end for part, end in ends.items()):
+            return
+
+
+def _position(consumer: Consumer, topic: str, partition: int, reached: int) -> int:
+    # compaction leaves gaps, and a partition may be empty above its first offset: the consumer's own word counts too
+    low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+    position: int = consumer.position([TopicPartition(topic, partition)])[0].offset
+    return max(reached, position, low)
+
+
+def exit_now(reason: object) -> None:
+    """End this process at once: whatever was not finished is done again from the log by the next one."""
+    log.error("%s", reason)
+    logging.shutdown()
+    os._exit(1)

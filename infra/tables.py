@@ -1,0 +1,115 @@
+"""How feeds, explanations, topics and checks look on a terminal."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from feed_worker.feed import Explanation, Feed, FeedItem, Reason
+from infra.kafka_admin import TopicState
+from infra.topics import TOPICS
+
+PIPED_WIDTH = 140
+TEXT_WIDTH = 46
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that does not squeeze tables into 80 columns where nobody looks at a terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else PIPED_WIDTH)
+
+
+def feed_table(
+    feed: Feed,
+    title: str = "",
+    *,
+    text_of: Callable[[str], str] | None = None,
+    name_of: Callable[[str], str] = lambda author: author,
+) -> Table:
+    """A feed, a row an item; `text_of` and `name_of` tell a post's text and an author's name where they are known."""
+    table = Table(title=title or f"user {feed.user_id}: {feed.status}", title_justify="left", caption=_caption(feed))
+    table.add_column("#", justify="right")
+    table.add_column("post", no_wrap=True)
+    table.add_column("author", no_wrap=True)
+    if text_of:
+        table.add_column("text", max_width=TEXT_WIDTH, no_wrap=True)
+    table.add_column("source", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("top reasons")
+    for item in feed.items:
+        text = [text_of(item.post_id)] if text_of else []
+        cells = [str(item.rank), item.post_id, name_of(item.author_id), *text, _source(item), f"{item.score:.4f}"]
+        table.add_row(*map(_plain, cells), ", ".join(map(_reason, item.reasons)))
+    return table
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[").replace("\n", " ")
+
+
+def _caption(feed: Feed) -> str:
+    degraded = f"; degraded: {', '.join(feed.degradations)}" if feed.degradations else ""
+    return _plain(f"model {feed.model_version}, parameters {feed.parameters}{degraded}")
+
+
+def _source(item: FeedItem) -> str:
+    kind = "" if item.kind == "original" else f" ({item.kind})"
+    return f"{item.source}{kind}"
+
+
+def _reason(reason: Reason) -> str:
+    if reason.action == "dwell_time":
+        return f"dwell {reason.probability / 1000:.1f} s"
+    return f"{reason.action} {reason.probability:.1%}"
+
+
+def funnel_table(explanation: Explanation) -> Table:
+    """Where the candidates came from and where they went."""
+    table = Table(title=f"user {_plain(explanation.user_id)}: from candidates to a feed", title_justify="left")
+    for column in ("stage", "component"):
+        table.add_column(column)
+    for column in ("in", "out", "ms"):
+        table.add_column(column, justify="right")
+    for step in explanation.funnel:
+        took = explanation.timings_ms.get(step.name)
+        table.add_row(step.stage, step.name, str(step.entered), str(step.left), "" if took is None else f"{took:.1f}")
+    return table
+
+
+def arithmetic_table(explanation: Explanation) -> Table:
+    """How the scores of the items come about."""
+    table = Table(title="score = (terms + offset) x author diversity x out-of-network", title_justify="left")
+    table.add_column("#", justify="right")
+    table.add_column("post", no_wrap=True)
+    table.add_column("largest terms")
+    for column in ("terms", "offset", "diversity", "network", "score"):
+        table.add_column(column, justify="right")
+    for item in explanation.items:
+        largest = sorted(item.terms.items(), key=lambda term: -abs(term[1]))[:3]
+        numbers = (item.combined, item.offset, item.author_diversity, item.out_of_network, item.score)
+        terms = ", ".join(f"{action} {value:+.4f}" for action, value in largest)
+        table.add_row(str(item.rank), _plain(item.post_id), terms, *(f"{number:.4f}" for number in numbers))
+    return table
+
+
+def topics_table(states: Iterable[TopicState]) -> Table:
+    """The topics, what stands in them, and what is wrong with them."""
+    table = Table()
+    for column in ("topic", "key", "retention", "content", "partitions"):
+        table.add_column(column)
+    for state in states:
+        topic = TOPICS[state.name]
+        there = f"[red]{state.problem}[/red]" if state.problem else str(state.partitions)
+        table.add_row(topic.name, topic.key, topic.policy, topic.content, there)
+    return table
+
+
+def counts_table(title: str, counts: Mapping[str, int | str]) -> Table:
+    """Names and figures."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in counts.items():
+        table.add_row(_plain(name), f"{value:,}" if isinstance(value, int) else value)
+    return table

@@ -1,0 +1,143 @@
+"""The sizes of the models, as data. A configuration's name is what `FORYOU_MODEL` chooses."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """One size of both models.
+
+    Attributes:
+        name: what settings call it, and the beginning of a model version.
+        dim: width of the residual stream, D.
+        layers: transformer blocks.
+        heads: query heads; `kv_heads` divides it.
+        kv_heads: key/value heads, shared by groups of query heads.
+        head_dim: width of a head, even.
+        widening: of the feed-forward layers, before gating takes its third off.
+        history: positions of the action history that are read, H; the newest ones.
+        tokens: text tokens of a post that are read, T; the first ones.
+        table_dim: width of the ranker's hashed embedding tables.
+        embed_dim: width of the two-tower vectors and of that model's tables, E.
+        user_rows: rows of the users' table, row 0 included; the same for the next three.
+        post_rows: of the posts' table.
+        author_rows: of the authors' tables.
+        token_rows: of the text tokens' tables.
+        batch_buckets: numbers of viewers that serving compiles for, ascending.
+        candidate_buckets: numbers of candidates per viewer that are scored by one call, ascending.
+        post_buckets: numbers of posts that are embedded by one call, ascending.
+
+    """
+
+    name: str
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    widening: int = 2
+    history: int
+    tokens: int
+    table_dim: int
+    embed_dim: int
+    user_rows: int
+    post_rows: int
+    author_rows: int
+    token_rows: int
+    batch_buckets: tuple[int, ...] = (1, 4, 16)
+    candidate_buckets: tuple[int, ...] = (128, 512)
+    post_buckets: tuple[int, ...] = (16, 512)
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads or self.head_dim % 2:
+            raise ValueError(f"{self.name}: kv_heads must divide heads, and head_dim be even")
+        for buckets in (self.batch_buckets, self.candidate_buckets, self.post_buckets):
+            if not buckets or list(buckets) != sorted({*buckets}) or buckets[0] < 1:
+                raise ValueError(f"{self.name}: buckets must be positive and ascending, not {buckets}")
+
+
+NANO: Final = ModelConfig(
+    name="nano",
+    dim=64,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    history=64,
+    tokens=32,
+    table_dim=32,
+    embed_dim=64,
+    user_rows=20_000,
+    post_rows=50_000,
+    author_rows=20_000,
+    token_rows=65_536,
+)
+"""For two CPU cores: demos, tests, laptops."""
+
+SMALL: Final = ModelConfig(
+    name="small",
+    dim=128,
+    layers=4,
+    heads=4,
+    kv_heads=2,
+    head_dim=32,
+    history=128,
+    tokens=64,
+    table_dim=64,
+    embed_dim=128,
+    user_rows=200_000,
+    post_rows=500_000,
+    author_rows=200_000,
+    token_rows=200_000,
+)
+"""For a server's CPUs, or a small accelerator."""
+
+BASE: Final = ModelConfig(
+    name="base",
+    dim=512,
+    layers=4,
+    heads=8,
+    kv_heads=2,
+    head_dim=64,
+    history=512,
+    tokens=64,
+    table_dim=128,
+    embed_dim=256,
+    user_rows=2_000_000,
+    post_rows=5_000_000,
+    author_rows=1_000_000,
+    token_rows=500_000,
+    candidate_buckets=(256, 1_536),
+    post_buckets=(64, 2_048),
+)
+"""For one accelerator."""
+
+LARGE: Final = ModelConfig(
+    name="large",
+    dim=1_024,
+    layers=8,
+    heads=16,
+    kv_heads=4,
+    head_dim=64,
+    history=1_024,
+    tokens=64,
+    table_dim=256,
+    embed_dim=512,
+    user_rows=10_000_000,
+    post_rows=10_000_000,
+    author_rows=5_000_000,
+    token_rows=1_000_000,
+    candidate_buckets=(256, 1_536),
+    post_buckets=(64, 2_048),
+)
+"""For an accelerator with 80 GB and more: the tables take 28 GB."""
+
+CONFIGS: Final[dict[str, ModelConfig]] = {config.name: config for config in (NANO, SMALL, BASE, LARGE)}
+
+
+def config_named(name: str) -> ModelConfig:
+    """The configuration of that name; raises ValueError, naming those there are."""
+    if name not in CONFIGS:
+        raise ValueError(f"no model configuration {name!r}; there are {', '.join(CONFIGS)}")
+    return CONFIGS[name]

@@ -1,0 +1,155 @@
+"""What the models are asked with: raw columns as callers have them, and the hashed rows that the device gets.
+
+Glossary of shapes:
+
+    B: viewers of a batch
+    H: history positions, newest last; shorter histories are right-aligned
+    C: candidates of each viewer
+    n: posts
+    T: text tokens of a post, padded with 0
+    A: the 19 actions
+    K: hashed rows per id
+
+Nothing here knows about buckets: `serving` pads and cuts. Ids are hashed on the host, because JAX has no 64-bit
+integers by default, and because hashing there overlaps with the device's work.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float32, Int32, Int64, Real, UInt8, UInt32
+
+from phoenix.configs import ModelConfig
+from phoenix.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_rows
+
+SURFACES: Final = 16
+LOG_BUCKETS: Final = 16
+PHOTO_BUCKETS: Final = 8
+_DWELL_UNIT_MS: Final = 250
+_AGE_UNIT_MS: Final = 60_000
+_VIDEO_UNIT_MS: Final = 500
+
+
+class History(NamedTuple):
+    """Viewers and what they did, as callers have it."""
+
+    user_id: Int64[np.ndarray, " B"]
+    post_id: Int64[np.ndarray, "B H"]
+    author_id: Int64[np.ndarray, "B H"]
+    tokens: UInt32[np.ndarray, "B H T"]  # 0 where the text is no longer known
+    actions: Bool[np.ndarray, "B H 19"]  # all False: seen and passed over
+    dwell_ms: Float32[np.ndarray, "B H"]
+    age_ms: Float32[np.ndarray, "B H"]  # of the action, when the feed is asked for
+    surface: UInt8[np.ndarray, "B H"]  # below SURFACES
+    mask: Bool[np.ndarray, "B H"]  # False: no position
+
+
+class CandidateInputs(NamedTuple):
+    """Candidates of each viewer, as callers have them."""
+
+    post_id: Int64[np.ndarray, "B C"]
+    author_id: Int64[np.ndarray, "B C"]
+    tokens: UInt32[np.ndarray, "B C T"]
+    video_ms: Int32[np.ndarray, "B C"]
+    photos: Int32[np.ndarray, "B C"]
+    age_ms: Int64[np.ndarray, "B C"]  # of the post
+    surface: UInt8[np.ndarray, " B"]  # where the feed will be shown
+    mask: Bool[np.ndarray, "B C"]  # False: no candidate
+
+
+class PostInputs(NamedTuple):
+    """Posts for the candidate tower: what is known of a post before anyone has seen it, so no post id."""
+
+    author_id: Int64[np.ndarray, " n"]
+    tokens: UInt32[np.ndarray, "n T"]
+    video_ms: Int32[np.ndarray, " n"]
+    photos: Int32[np.ndarray, " n"]
+
+
+class HistoryRows(NamedTuple):
+    """A `History` as rows of embedding tables."""
+
+    user: Int32[Array, "B K"]
+    post: Int32[Array, "B H K"]
+    author: Int32[Array, "B H K"]
+    tokens: Int32[Array, "B H T"]
+    actions: Bool[Array, "B H A"]
+    dwell: Int32[Array, "B H"]
+    age: Int32[Array, "B H"]
+    surface: Int32[Array, "B H"]
+    mask: Bool[Array, "B H"]
+
+
+class CandidateRows(NamedTuple):
+    """`CandidateInputs` as rows of embedding tables."""
+
+    post: Int32[Array, "B C K"]
+    author: Int32[Array, "B C K"]
+    tokens: Int32[Array, "B C T"]
+    video: Int32[Array, "B C"]
+    photos: Int32[Array, "B C"]
+    age: Int32[Array, "B C"]
+    surface: Int32[Array, " B"]
+
+
+class PostRows(NamedTuple):
+    """`PostInputs` as rows of embedding tables."""
+
+    author: Int32[Array, "n K"]
+    tokens: Int32[Array, "n T"]
+    video: Int32[Array, " n"]
+    photos: Int32[Array, " n"]
+
+
+def history_rows(config: ModelConfig, history: History) -> HistoryRows:
+    """Hash and bucket histories of whatever H and T; the newest `config.history` positions and first tokens are read."""
+    kept = slice(-config.history, None)
+    return HistoryRows(
+        user=hash_rows(history.user_id, config.user_rows, seed=USER_SEED),
+        post=hash_rows(history.post_id[:, kept], config.post_rows, seed=POST_SEED),
+        author=hash_rows(history.author_id[:, kept], config.author_rows, seed=AUTHOR_SEED),
+        tokens=_token_rows(config, history.tokens[:, kept]),
+        actions=history.actions[:, kept],
+        dwell=log_bucket(history.dwell_ms[:, kept], _DWELL_UNIT_MS),
+        age=log_bucket(history.age_ms[:, kept], _AGE_UNIT_MS),
+        surface=history.surface[:, kept].astype(np.int32),
+        mask=history.mask[:, kept],
+    )
+
+
+def candidate_rows(config: ModelConfig, candidates: CandidateInputs) -> CandidateRows:
+    """Hash and bucket candidates of whatever C and T."""
+    return CandidateRows(
+        post=hash_rows(candidates.post_id, config.post_rows, seed=POST_SEED),
+        author=hash_rows(candidates.author_id, config.author_rows, seed=AUTHOR_SEED),
+        tokens=_token_rows(config, candidates.tokens),
+        video=log_bucket(candidates.video_ms, _VIDEO_UNIT_MS),
+        photos=np.clip(candidates.photos, 0, PHOTO_BUCKETS - 1).astype(np.int32),
+        age=log_bucket(candidates.age_ms, _AGE_UNIT_MS),
+        surface=candidates.surface.astype(np.int32),
+    )
+
+
+def post_rows(config: ModelConfig, posts: PostInputs) -> PostRows:
+    """Hash and bucket posts of whatever n and T."""
+    return PostRows(
+        author=hash_rows(posts.author_id, config.author_rows, seed=AUTHOR_SEED),
+        tokens=_token_rows(config, posts.tokens),
+        video=log_bucket(posts.video_ms, _VIDEO_UNIT_MS),
+        photos=np.clip(posts.photos, 0, PHOTO_BUCKETS - 1).astype(np.int32),
+    )
+
+
+def log_bucket(values: Real[np.ndarray, "..."], unit: float) -> Int32[np.ndarray, "..."]:
+    """Which doubling of `unit` a value lies in: 0 below one unit, 1 below two, 2 below four, at most LOG_BUCKETS−1."""
+    _, exponent = np.frexp(np.maximum(values.astype(np.float64) / unit, 0.0))  # exact, where a logarithm might not be
+    return np.clip(exponent, 0, LOG_BUCKETS - 1).astype(np.int32)
+
+
+def _token_rows(config: ModelConfig, tokens: UInt32[np.ndarray, "*n T"]) -> Int32[np.ndarray, "*n T"]:
+    """One row per token: a text has so many that collisions of single ones do not matter."""
+    read = tokens[..., : config.tokens]
+    rows = hash_rows(read, config.token_rows, hashes=1, seed=TOKEN_SEED)[..., 0]
+    missing = config.tokens - rows.shape[-1]
+    return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)]) if missing else rows

@@ -1,0 +1,125 @@
+"""The ranker: the probability of each action, and the dwell time, if this viewer is shown this post.
+
+Glossary of shapes:
+
+    B: viewers of a batch
+    H: history positions, newest last, older ones to the left
+    S: positions of the prefix, 1 + H: the viewer, then the history
+    C: candidates of each viewer
+    T: text tokens of a post
+    K: hashed rows of an id
+    D: width of the model
+    A: the 19 actions
+
+From top to bottom: ids, text, actions and the rest are looked up and summed into one token per viewer, history position
+and candidate; the transformer lets candidates look at the viewer and the history, never at each other; a linear head
+reads the actions off each candidate. No feature says how well a candidate suits a viewer: that is for attention to find.
+
+Untrained, it predicts plausible base rates: the head's bias is their log-odds, and its weights are small.
+"""
+
+from typing import Final
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from phoenix.actions import ACTION_COUNT, BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS, log_odds
+from phoenix.configs import ModelConfig
+from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, CandidateRows, HistoryRows
+from phoenix.layers import HashedId, HashTable, linear, uniform
+from phoenix.transformer import Prefix, Transformer
+
+_HEAD_GAIN: Final = 0.3
+"""An untrained prediction lies within about this many logits of its base rate."""
+
+
+class Ranker(hk.Module):
+    """Scores candidates; the methods share all parameters."""
+
+    def __init__(self, config: ModelConfig, name: str = "ranker") -> None:
+        super().__init__(name)
+        self._config = config
+        self._users = HashedId(config.user_rows, config.table_dim, config.dim, name="users")
+        self._posts = HashedId(config.post_rows, config.table_dim, config.dim, name="posts")
+        self._authors = HashedId(config.author_rows, config.table_dim, config.dim, name="authors")
+        self._tokens = HashTable(config.token_rows, config.table_dim, name="tokens")
+        self._text = linear(config.dim, config.table_dim, name="text", gain=2.0)  # a mean of tokens is short
+        self._actions = linear(config.dim, ACTION_COUNT, name="actions")
+        self._dwell = HashTable(LOG_BUCKETS, config.dim, name="dwell")
+        self._age = HashTable(LOG_BUCKETS, config.dim, name="age")
+        self._post_age = HashTable(LOG_BUCKETS, config.dim, name="post_age")
+        self._video = HashTable(LOG_BUCKETS, config.dim, name="video")
+        self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos")
+        self._surface = HashTable(SURFACES, config.dim, name="surface")
+        self._transformer = Transformer(config)
+        self._head = hk.Linear(ACTION_COUNT, w_init=uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
+
+    def __call__(self, history: HistoryRows, candidates: CandidateRows) -> Float[Array, "B C A"]:
+        """Logits in one pass, as training wants them; `encode` and `score` give the same."""
+        prefix, positions, mask = self._prefix_tokens(history)
+        return self._head(self._transformer(prefix, positions, mask, self._candidate_tokens(candidates)))
+
+    def encode(self, history: HistoryRows) -> Prefix:
+        """What candidates attend to, once for a viewer however many candidates there are."""
+        return self._transformer.encode(*self._prefix_tokens(history))[1]
+
+    def score(self, prefix: Prefix, candidates: CandidateRows) -> Float[Array, "B C A"]:
+        """Predictions for candidates: 18 probabilities, then the dwell time in ms."""
+        logits = self._head(self._transformer.attend(self._candidate_tokens(candidates), prefix))
+        return predictions(logits)
+
+    def _prefix_tokens(
+        self, history: HistoryRows
+    ) -> tuple[Float[Array, "B S D"], Int[Array, " S"], Bool[Array, "B S"]]:
+        """The tokens of the viewer and the history, their positions and which of them there are."""
+        viewer = self._users(history.user)[:, None]
+        positions = jnp.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
+        return (
+            jnp.concatenate([viewer, self._history_tokens(history)], axis=1),
+            jnp.concatenate([jnp.array([-self._config.history]), positions]),
+            jnp.pad(history.mask, [(0, 0), (1, 0)], constant_values=True),
+        )
+
+    def _history_tokens(self, history: HistoryRows) -> Float[Array, "B H D"]:
+        return (
+            self._posts(history.post)
+            + self._authors(history.author)
+            + self._text(self._tokens.mean(history.tokens))
+            + self._actions(signed(history.actions))
+            + self._dwell(history.dwell)
+            + self._age(history.age)
+            + self._surface(history.surface)
+        )
+
+    def _candidate_tokens(self, candidates: CandidateRows) -> Float[Array, "B C D"]:
+        return (
+            self._posts(candidates.post)
+            + self._authors(candidates.author)
+            + self._text(self._tokens.mean(candidates.tokens))
+            + self._post_age(candidates.age)
+            + self._video(candidates.video)
+            + self._photos(candidates.photos)
+            + self._surface(candidates.surface)[:, None]
+        )
+
+
+def signed(actions: Bool[Array, "B H A"]) -> Float[Array, "B H A"]:
+    """+1 for what was done and -1 for what was not; all 0 where nothing was, so that passing over has no actions."""
+    done = actions.astype(jnp.float32)
+    return (2.0 * done - 1.0) * jnp.max(done, axis=-1, keepdims=True)
+
+
+def predictions(logits: Float[Array, "B C A"]) -> Float[Array, "B C A"]:
+    """Logits as what they stand for: 18 probabilities, then the dwell time in ms, up to MAX_DWELL_MS."""
+    probabilities = jax.nn.sigmoid(logits)
+    return jnp.concatenate([probabilities[..., :-1], probabilities[..., -1:] * MAX_DWELL_MS], axis=-1)
+
+
+def _base(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """The head's first bias: with it alone the base rates are predicted."""
+    rates = np.append(BASE_RATES, np.float32(BASE_DWELL_MS / MAX_DWELL_MS))
+    return jnp.asarray(log_odds(rates), dtype).reshape(shape)

@@ -1,0 +1,197 @@
+"""The trunk of both models: a pre-norm transformer whose candidates cannot see each other.
+
+Glossary of shapes:
+
+    B: viewers of a batch
+    S: positions of the prefix: what is known of a viewer (a user token where there is one, then the history)
+    C: candidates of each viewer
+    D: width of the residual stream
+    N: key/value heads
+    G: query heads that share one key/value head
+    d: width of a head
+
+The prefix attends to itself both ways. A candidate attends to the prefix and to itself. So the prefix's keys and values
+do not depend on candidates: `encode` computes them once, and `attend` scores against them as many candidates, in as
+many calls, as there are. `__call__` is the same in one pass over prefix and candidates under a mask.
+
+Positions count from the newest history item, which is at 0 however long the history is; all candidates are at 1.
+"""
+
+from typing import Final, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from phoenix.configs import ModelConfig
+from phoenix.layers import linear, norm
+
+_ROPE_BASE: Final = 10_000.0
+_MASKED: Final = -1e30
+_CANDIDATE_POSITION: Final = 1
+
+
+class KeysValues(NamedTuple):
+    """What one block's attention remembers of the prefix."""
+
+    keys: Float[Array, "B S N d"]
+    values: Float[Array, "B S N d"]
+
+
+class Prefix(NamedTuple):
+    """All that candidates need to know of a viewer."""
+
+    blocks: tuple[KeysValues, ...]
+    mask: Bool[Array, "B S"]
+
+
+def candidate_isolation(prefix_mask: Bool[Array, "B S"], candidates: int) -> Bool[Array, "B S+C S+C"]:
+    """Who may attend to whom: everyone to the prefix's valid positions, a candidate to itself besides."""
+    batch, length = prefix_mask.shape
+    to_prefix = jnp.broadcast_to(prefix_mask[:, None, :], (batch, length + candidates, length))
+    to_itself = jnp.concatenate([jnp.zeros((length, candidates), bool), jnp.eye(candidates, dtype=bool)])
+    return jnp.concatenate([to_prefix, jnp.broadcast_to(to_itself[None], (batch, *to_itself.shape))], axis=-1)
+
+
+def rotate(heads: Float[Array, "B L ... d"], positions: Int[Array, " L"]) -> Float[Array, "B L ... d"]:
+    """Rotary position embedding: turns pairs of features by angles in proportion to the position."""
+    half = heads.shape[-1] // 2
+    frequencies = _ROPE_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions.astype(jnp.float32)[:, None] * frequencies[None, :]
+    angles = angles.reshape(1, len(positions), *(1,) * (heads.ndim - 3), half)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    left, right = heads[..., :half], heads[..., half:]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+class Attention(hk.Module):
+    """Grouped-query attention, queries and keys normalised."""
+
+    def __init__(self, config: ModelConfig, name: str) -> None:
+        super().__init__(name)
+        self._groups = (config.kv_heads, config.heads // config.kv_heads, config.head_dim)
+        kv_width, width = config.kv_heads * config.head_dim, config.heads * config.head_dim
+        self._query = linear(width, config.dim, name="query")
+        self._key = linear(kv_width, config.dim, name="key")
+        self._value = linear(kv_width, config.dim, name="value")
+        self._out = linear(config.dim, width, name="out", gain=(2 * config.layers) ** -0.5)
+        self._query_norm, self._key_norm = norm("query_norm"), norm("key_norm")
+
+    def project(
+        self, x: Float[Array, "B L D"], positions: Int[Array, " L"]
+    ) -> tuple[Float[Array, "B L N G d"], KeysValues]:
+        """Queries, keys and values of some positions."""
+        kv_heads, groups, width = self._groups
+        queries = self._query(x).reshape(*x.shape[:2], kv_heads, groups, width)
+        keys = self._key(x).reshape(*x.shape[:2], kv_heads, width)
+        values = self._value(x).reshape(*x.shape[:2], kv_heads, width)
+        rotated = rotate(self._query_norm(queries), positions) * width**-0.5
+        return rotated, KeysValues(rotate(self._key_norm(keys), positions), values)
+
+    def over(
+        self, queries: Float[Array, "B L N G d"], seen: KeysValues, mask: Bool[Array, "B #L S"]
+    ) -> Float[Array, "B L D"]:
+        """Attend to what the mask allows."""
+        logits = jnp.einsum("blngd,bsnd->bngls", queries, seen.keys)
+        weights = jax.nn.softmax(jnp.where(mask[:, None, None], logits, _MASKED), axis=-1)
+        return self._merge(jnp.einsum("bngls,bsnd->blngd", weights, seen.values))
+
+    def over_prefix_and_self(
+        self, queries: Float[Array, "B C N G d"], prefix: KeysValues, mask: Bool[Array, "B S"], own: KeysValues
+    ) -> Float[Array, "B C D"]:
+        """Attend to the prefix, and each query to its own key: candidates, isolated without a C by C mask."""
+        logits = jnp.einsum("bcngd,bsnd->bngcs", queries, prefix.keys)
+        to_prefix = jnp.where(mask[:, None, None, None], logits, _MASKED)
+        to_self = jnp.einsum("bcngd,bcnd->bngc", queries, own.keys)[..., None]
+        weights = jax.nn.softmax(jnp.concatenate([to_prefix, to_self], axis=-1), axis=-1)
+        from_prefix = jnp.einsum("bngcs,bsnd->bcngd", weights[..., :-1], prefix.values)
+        return self._merge(from_prefix + jnp.einsum("bngc,bcnd->bcngd", weights[..., -1], own.values))
+
+    def _merge(self, heads: Float[Array, "B L N G d"]) -> Float[Array, "B L D"]:
+        return self._out(heads.reshape(*heads.shape[:2], -1))
+
+
+class FeedForward(hk.Module):
+    """Gated: gelu(x W) ⊙ x V, then back to the width."""
+
+    def __init__(self, config: ModelConfig, name: str) -> None:
+        super().__init__(name)
+        hidden = -(-(config.widening * config.dim * 2 // 3) // 8) * 8  # as many weights as without a gate
+        self._gate = linear(hidden, config.dim, name="gate")
+        self._up = linear(hidden, config.dim, name="up")
+        self._down = linear(config.dim, hidden, name="down", gain=(2 * config.layers) ** -0.5)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Transform each position by itself."""
+        return self._down(jax.nn.gelu(self._gate(x)) * self._up(x))
+
+
+class Block(hk.Module):
+    """Attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, name: str) -> None:
+        super().__init__(name)
+        self._attention_norm, self._attention = norm("attention_norm"), Attention(config, "attention")
+        self._feed_forward_norm, self._feed_forward = norm("feed_forward_norm"), FeedForward(config, "feed_forward")
+
+    def over_itself(
+        self, x: Float[Array, "B L D"], positions: Int[Array, " L"], mask: Bool[Array, "B #L L"]
+    ) -> tuple[Float[Array, "B L D"], KeysValues]:
+        """One block over positions that attend to each other as the mask allows, and what it remembers of them."""
+        queries, own = self._attention.project(self._attention_norm(x), positions)
+        return self._finish(x, self._attention.over(queries, own, mask)), own
+
+    def over_prefix(
+        self, x: Float[Array, "B C D"], positions: Int[Array, " C"], prefix: KeysValues, mask: Bool[Array, "B S"]
+    ) -> Float[Array, "B C D"]:
+        """One block over candidates."""
+        queries, own = self._attention.project(self._attention_norm(x), positions)
+        return self._finish(x, self._attention.over_prefix_and_self(queries, prefix, mask, own))
+
+    def _finish(self, x: Float[Array, "B L D"], attended: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        x = x + attended
+        return x + self._feed_forward(self._feed_forward_norm(x))
+
+
+class Transformer(hk.Module):
+    """The blocks and the last norm."""
+
+    def __init__(self, config: ModelConfig, name: str = "transformer") -> None:
+        super().__init__(name)
+        self._blocks = [Block(config, f"block_{layer}") for layer in range(config.layers)]
+        self._norm = norm("final_norm")
+
+    def encode(
+        self, x: Float[Array, "B S D"], positions: Int[Array, " S"], mask: Bool[Array, "B S"]
+    ) -> tuple[Float[Array, "B S D"], Prefix]:
+        """The prefix alone: its hidden states, and what candidates will attend to."""
+        remembered = []
+        for block in self._blocks:
+            x, own = block.over_itself(x, positions, mask[:, None])
+            remembered.append(own)
+        return self._norm(x), Prefix(tuple(remembered), mask)
+
+    def attend(self, candidates: Float[Array, "B C D"], prefix: Prefix) -> Float[Array, "B C D"]:
+        """Candidates against a prefix that has been encoded."""
+        positions = jnp.full(candidates.shape[1], _CANDIDATE_POSITION)
+        for block, remembered in zip(self._blocks, prefix.blocks, strict=True):
+            candidates = block.over_prefix(candidates, positions, remembered, prefix.mask)
+        return self._norm(candidates)
+
+    def __call__(
+        self,
+        prefix: Float[Array, "B S D"],
+        positions: Int[Array, " S"],
+        mask: Bool[Array, "B S"],
+        candidates: Float[Array, "B C D"],
+    ) -> Float[Array, "B C D"]:
+        """Prefix and candidates in one pass: as training wants it, and the definition `attend` is tested against."""
+        count = candidates.shape[1]
+        x = jnp.concatenate([prefix, candidates], axis=1)
+        positions = jnp.concatenate([positions, jnp.full(count, _CANDIDATE_POSITION)])
+        allowed = candidate_isolation(mask, count)
+        for block in self._blocks:
+            x, _ = block.over_itself(x, positions, allowed)
+        return self._norm(x[:, prefix.shape[1] :])

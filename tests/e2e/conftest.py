@@ -1,0 +1,77 @@
+"""One Kafka, one Redis and one running stack for the end-to-end tests; a clear word where there is no engine."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from infra.kafka_admin import create_topics
+from infra.stack import Stack
+
+from feed_worker.client import Client
+from infra.settings import Settings
+from tests.e2e import containers
+
+HERE = Path(__file__).parent
+T = TypeVar("T")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs real servers."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.e2e)
+
+
+def eventually(what: Callable[[], T], timeout_s: float = 60.0) -> T:
+    """The first true answer of `what`; the last one, if none comes in time, for the assertion to show."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := what()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """A Docker engine: required where FORYOU_E2E=required, else its absence skips."""
+    problem = containers.engine_problem()
+    if problem and os.environ.get("FORYOU_E2E") == "required":
+        pytest.fail(f"FORYOU_E2E=required, but {problem}", pytrace=False)
+    if problem:
+        pytest.skip(f"end-to-end tests need Docker: {problem}")
+
+
+@pytest.fixture(scope="session")
+def kafka_server(engine: None) -> Iterator[containers.Server]:
+    with containers.kafka() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(engine: None) -> Iterator[containers.Server]:
+    with containers.redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def settings(kafka_server: containers.Server, redis_server: containers.Server) -> Settings:
+    """The servers' addresses, with the topics created."""
+    found = Settings(kafka=kafka_server.address, redis=f"redis://{redis_server.address}/0", session_timeout_ms=6_000)
+    create_topics(found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def stack(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The flows and a worker on the real servers."""
+    with Stack(settings, tmp_path_factory.mktemp("stack"), embedded=False) as running:
+        running.wait_ready()
+        yield running
+
+
+@pytest.fixture
+def client(stack: Stack, settings: Settings) -> Iterator[Client]:
+    with Client(settings) as connected:
+        yield connected

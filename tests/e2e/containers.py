@@ -1,0 +1,111 @@
+"""Real Kafka and Redis in containers: the official images, their tags pinned here alone."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import docker
+import docker.errors
+from testcontainers.core.container import DockerContainer
+
+KAFKA_IMAGE = os.environ.get("KAFKA_IMAGE", "apache/kafka:4.1.0")
+REDIS_IMAGE = os.environ.get("REDIS_IMAGE", "redis:7.0")
+START_TIMEOUT_S = 120
+
+
+def engine_problem() -> str | None:
+    """Say why no container can be run here, or None."""
+    try:
+        with contextlib.closing(docker.from_env(timeout=10)) as engine:
+            engine.ping()
+    except (docker.errors.DockerException, OSError) as error:
+        return f"no Docker engine answers ({str(error).splitlines()[0][:120]})"
+    return None
+
+
+def free_port() -> int:
+    """A port that nobody listens on now: a container that a test restarts must come back under the same one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Server:
+    """A server in a container, under a fixed port of this machine."""
+
+    container: DockerContainer
+    port: int
+    ready_line: str
+
+    @property
+    def address(self) -> str:
+        """The host and port that clients use."""
+        return f"127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """Stop the server, keeping its data."""
+        self._docker().stop(timeout=20)
+
+    def start(self) -> None:
+        """Start it again and wait until it is ready."""
+        since = time.time()
+        self._docker().start()
+        self.wait(since)
+
+    def wait(self, since: float = 0.0) -> None:
+        """Wait for the ready line in what it has logged since a time."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            output = self._docker().logs(since=since) if since else self._docker().logs()
+            if self.ready_line.encode() in output:
+                return
+            time.sleep(0.1)
+        raise TimeoutError(f"{self.ready_line!r} not logged in {START_TIMEOUT_S} s: {output[-2_000:].decode()}")
+
+    def _docker(self):  # type: ignore[no-untyped-def]  # docker-py has no types
+        return self.container.get_wrapped_container()
+
+
+@contextlib.contextmanager
+def kafka() -> Iterator[Server]:
+    """A single-node broker in KRaft mode."""
+    port = free_port()
+    environment = {
+        "NODE_ID": "1",
+        "PROCESS_ROLES": "broker,controller",
+        "LISTENERS": "PLAINTEXT://:9092,CONTROLLER://:9093",
+        "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+        "LISTENER_SECURITY_PROTOCOL_MAP": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+        "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+        "OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+        "OFFSETS_TOPIC_NUM_PARTITIONS": "4",
+        "TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+        "TRANSACTION_STATE_LOG_MIN_ISR": "1",
+        "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+        "ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
+        "AUTO_CREATE_TOPICS_ENABLE": "false",
+    }
+    container = DockerContainer(KAFKA_IMAGE).with_bind_ports("9092/tcp", port)
+    for name, value in environment.items():
+        container = container.with_env(f"KAFKA_{name}", value)
+    with container as running:
+        server = Server(running, port, "Kafka Server started")
+        server.wait()
+        yield server
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[Server]:
+    """A Redis that keeps every write on disk, as one that holds user state must."""
+    port = free_port()
+    command = "redis-server --bind 0.0.0.0 --protected-mode no --appendonly yes --appendfsync always"
+    container = DockerContainer(REDIS_IMAGE).with_command(command).with_bind_ports("6379/tcp", port)
+    with container as running:
+        server = Server(running, port, "Ready to accept connections")
+        server.wait()
+        yield server

@@ -1,0 +1,222 @@
+"""Flows and workers are killed, servers go away: nothing accepted is lost, nothing is counted twice.
+
+`make test` runs these short; FORYOU_SOAK=1 (`make soak`) runs the same code longer.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from infra.kafka_admin import admin, create_topics, lag
+from phoenix.world import WorldConfig, generate
+from thunder_ingest.posts import PostTable, changelog
+from thunder_ingest.redis_form import UserStates
+from thunder_ingest.user_state import updates_of
+
+from feed_worker.client import Client
+from flows.engagements import UserWrites
+from infra.kafka import FLOW_GROUPS, read_to_end
+from infra.settings import Settings
+from tests.e2e import containers
+from tests.e2e.conftest import eventually
+from thunder_ingest.counts import CountTable, changes_of
+from thunder_ingest.events import (
+    Event,
+    Post,
+    PostEvent,
+    unpack_counts,
+    unpack_feed_served,
+    unpack_post,
+)
+
+SOAK = bool(os.environ.get("FORYOU_SOAK"))
+KILLS = 20 if SOAK else 2
+ENGAGEMENTS = 150_000 if SOAK else 6_000
+POSTS = 20_000 if SOAK else 1_500
+SLOW_S = 600.0 if SOAK else 120.0
+
+
+@pytest.fixture(scope="module")
+def own_servers(engine: None) -> Iterator[tuple[containers.Server, containers.Server]]:
+    """Servers that may be stopped without disturbing other tests."""
+    with containers.kafka() as kafka, containers.redis_server() as redis_:
+        yield kafka, redis_
+
+
+@pytest.fixture(scope="module")
+def own_settings(own_servers: tuple[containers.Server, containers.Server]) -> Settings:
+    kafka, redis_ = own_servers
+    found = Settings(kafka=kafka.address, redis=f"redis://{redis_.address}/0", session_timeout_ms=6_000)
+    create_topics(found)
+    return found
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Process:
+    """A process of the product that a test kills; its output goes to a file."""
+
+    def __init__(self, settings: Settings, directory: Path, *arguments: str) -> None:
+        self._settings, self._arguments = settings, arguments
+        self._log = (directory / f"{arguments[-1]}.log").open("ab")
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *self._arguments],
+            env=os.environ | self._settings.environment(),
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> int:
+        self._process.terminate()
+        return self._process.wait(timeout=60)
+
+    def output(self) -> str:
+        return Path(self._log.name).read_text()
+
+
+@contextmanager
+def running(settings: Settings, directory: Path, *names: str) -> Iterator[dict[str, Process]]:
+    """Processes of the product by name: flows, each with a recovery store of its own, and workers."""
+    started: dict[str, Process] = {}
+    try:
+        for name in names:
+            if name.startswith("flows."):
+                store = directory / name
+                if not store.exists():
+                    subprocess.run([sys.executable, "-m", "bytewax.recovery", str(store), "1"], check=True)
+                started[name] = Process(
+                    settings, directory, "bytewax.run", "-r", str(store), "-s", "1", "-b", "0", name
+                )
+            else:
+                started[name] = Process(settings, directory, name)
+        yield started
+    finally:
+        for process in started.values():
+            process.kill()
+
+
+def caught_up(settings: Settings, flow: str, ends: dict[tuple[str, int], int]) -> bool:
+    """Whether a flow has finished what was delivered to its topics."""
+    own = {part: end for part, end in ends.items() if part[0] in FLOW_GROUPS[flow]}
+    return lag(admin(settings), settings, flow, own) == 0
+
+
+def compacted(settings: Settings, topic: str) -> dict[bytes, bytes | None]:
+    """The last value of each key."""
+    return {message.key(): message.value() for batch in read_to_end(settings, topic) for message in batch}
+
+
+def expected_posts(events: list[Event]) -> dict[bytes, Post | None]:
+    table = PostTable(Settings().max_post_age_ms)
+    served: dict[bytes, Post | None] = {}
+    for event in events:
+        if isinstance(event, PostEvent) and (post := table.apply(event, event.at)):
+            key, value, _ = changelog(post)
+            served[key] = unpack_post(value) if value else None
+    return served
+
+
+def test_flows_killed_at_random_moments_end_as_if_nothing_had_happened(
+    own_settings: Settings, tmp_path: Path, valkey: redis.Redis
+) -> None:
+    world = generate(WorldConfig(seed=7, users=300, posts=POSTS, engagements=ENGAGEMENTS), now())
+    events = list(world.events())
+    flows = ("flows.posts", "flows.engagements")
+    moments = random.Random(7)
+    with Client(own_settings) as client, running(own_settings, tmp_path, *flows) as processes:
+        for index in range(KILLS):
+            client.publish(events[index * len(events) // KILLS : (index + 1) * len(events) // KILLS])
+            ends = client.flush()
+            time.sleep(moments.uniform(1.0, 4.0))
+            for process in processes.values():
+                process.kill()
+                process.start()
+        for flow in flows:
+            assert eventually(lambda flow=flow: caught_up(own_settings, flow, ends), SLOW_S), processes[flow].output()  # type: ignore[misc]
+        for process in processes.values():
+            assert process.terminate() == 0, process.output()
+
+    served = {
+        key: unpack_post(value) if value else None for key, value in compacted(own_settings, "thunder-posts").items()
+    }
+    assert served == expected_posts(events)
+
+    counts = CountTable(Settings().max_post_age_ms)
+    counts.add(changes_of(event for event in events if not isinstance(event, PostEvent)))
+    totals = {key: unpack_counts(value or b"") for key, value in compacted(own_settings, "post-counts").items()}
+    assert {record.post_id: record.totals for record in totals.values()} == {
+        record.post_id: record.totals for record in counts.drain()
+    }
+
+    undisturbed = UserStates(valkey)
+    writes = UserWrites([update for e in events if not isinstance(e, PostEvent) for update in updates_of(e)], "e0-0")
+    undisturbed.append(*writes)
+    users = sorted({update.user for update in writes.updates})
+    lived_through = UserStates(redis.Redis.from_url(own_settings.redis))
+    for user, found, expected in zip(users, lived_through.read(users), undisturbed.read(users), strict=True):
+        for field in ("positions", "following", "blocks", "blocked_by", "mutes", "keywords", "subscriptions", "seen"):
+            assert list(getattr(found, field)) == list(getattr(expected, field)), (user, field)
+
+
+def test_everything_resumes_when_the_broker_and_redis_were_away(
+    own_settings: Settings, own_servers: tuple[containers.Server, containers.Server], tmp_path: Path
+) -> None:
+    kafka, redis_ = own_servers
+    names = (*FLOW_GROUPS, "feed_worker")
+    viewer, author = 900_001, 900_002
+    with running(own_settings, tmp_path, *names) as processes:
+        with Client(own_settings) as client:
+            client.publish(
+                {"type": "follow", "user_id": viewer, "target_id": author, "at": time.time_ns() // 1_000_000}
+            )
+            assert client.wait(viewer, client.request_feed(viewer), 60).status in ("ok", "degraded", "empty")
+        for server in (redis_, kafka):
+            server.stop()
+            time.sleep(3)
+            server.start()
+            with Client(own_settings) as client:
+                post_id = time.time_ns()
+                post = {"type": "post_created", "post_id": post_id, "author_id": author, "text": "back again"}
+                client.publish(post | {"at": now()})
+
+                def shows(client: Client = client, post_id: int = post_id) -> bool:
+                    feed = client.wait(viewer, client.request_feed(viewer), 60)
+                    return str(post_id) in {item.post_id for item in feed.items}
+
+                assert eventually(shows, SLOW_S), {
+                    name: process.output()[-3_000:] for name, process in processes.items()
+                }
+        assert processes["feed_worker"].output().count("Redis at") == 2, processes["feed_worker"].output()
+        for process in processes.values():
+            assert process.terminate() == 0, process.output()
+
+
+def test_a_worker_that_is_killed_leaves_its_requests_to_the_next(own_settings: Settings, tmp_path: Path) -> None:
+    with running(own_settings, tmp_path, "feed_worker") as processes, Client(own_settings) as client:
+        requests = [client.request_feed(user) for user in range(1, 200 if SOAK else 40)]
+        client.flush()
+        time.sleep(random.Random(3).uniform(3.0, 6.0))
+        processes["feed_worker"].kill()
+        processes["feed_worker"].start()
+
+        def answered() -> set[str]:
+            served = read_to_end(own_settings, "feeds-served")
+            return {unpack_feed_served(message.value() or b"").request_id for batch in served for message in batch}
+
+        assert eventually(lambda: set(requests) <= answered(), SLOW_S), processes["feed_worker"].output()

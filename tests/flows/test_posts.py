@@ -1,0 +1,139 @@
+from collections.abc import Callable, Iterable
+
+import pytest
+from bytewax.testing import TestingSink, TestingSource, run_main
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.decoding import Decoder
+from flows.kafka import Batch
+from flows.posts import Apply, build_flow
+from infra.clock import LogClock
+from infra.kafka import Record
+from infra.settings import Settings
+from tests.flows.messages import batch
+from thunder_ingest.events import (
+    MAX_MESSAGE_BYTES,
+    Event,
+    Post,
+    PostCreated,
+    PostDeleted,
+    PostLabeled,
+    unpack_dead_letter,
+    unpack_post,
+)
+from thunder_ingest.posts import PostTable
+
+HOUR = 3_600_000
+T0 = 1_700_000_000_000
+
+
+def run(batches: Iterable[Batch], changelog: Iterable[Record] = ()) -> list[Record]:
+    """Run the flow over batches, restarting from an earlier run's changelog; what it wrote."""
+    config, clock, out = Settings(), LogClock(), list[list[Record]]()
+    apply = Apply(PostTable(48 * HOUR), clock, restore_of(changelog))
+    run_main(build_flow(TestingSource(batches), TestingSink(out), Decoder(config, clock), apply))
+    return [record for records in out for record in records]
+
+
+def restore_of(changelog: Iterable[Record]) -> Callable[[PostTable], None]:
+    def restore(table: PostTable) -> None:
+        for record in changelog:
+            if record.topic == "thunder-posts":
+                table.restore(record.value, record.headers)
+
+    return restore
+
+
+def served(records: Iterable[Record]) -> dict[bytes, Post | None]:
+    """The compacted topic: the last record of each key."""
+    last = {record.key or b"": record.value for record in records if record.topic == "thunder-posts"}
+    return {key: unpack_post(value) if value else None for key, value in last.items()}
+
+
+def created(post_id: int = 1, at: int = T0, text: str = "hello") -> PostCreated:
+    return PostCreated(post_id=post_id, author_id=7, at=at, text=text)
+
+
+def test_a_post_is_served_under_its_id() -> None:
+    post = served(run([batch("posts", created())]))[b"1"]
+    assert post is not None
+    assert (post.author_id, post.text, post.created_at) == (7, "hello", T0)
+
+
+def test_a_deleted_post_leaves_a_tombstone_that_a_restarted_flow_understands() -> None:
+    first = run([batch("posts", PostDeleted(post_id=1, author_id=7, at=T0 + 1))])
+    assert served(first) == {b"1": None}
+    assert served(run([batch("posts", created(at=T0), start=1)], first)) in ({}, {b"1": None})
+
+
+def test_edits_in_one_batch_are_written_once() -> None:
+    records = run([batch("posts", created(), created(at=T0 + 5, text="edited"))])
+    assert len(records) == 1
+    post = served(records)[b"1"]
+    assert post is not None
+    assert (post.text, post.created_at) == ("edited", T0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"{", "malformed"),
+        (b"\xff\xfe", "malformed"),
+        (b"[]", "object"),
+        (b'{"type":"post_created"}', "at"),
+        (b'{"type":"post_eaten","post_id":1,"author_id":1,"at":1}', "post_eaten"),
+        (b'{"type":"post_created","post_id":0,"author_id":1,"at":1}', "post_id"),
+        (b'{"type":"post_created","post_id":"a b","author_id":1,"at":1}', "post_id"),
+        (b'{"type":"post_created","post_id":1,"author_id":1,"at":99999999999999}', "future"),
+        (b'{"type":"post_created","post_id":1,"author_id":1,"at":1,"kind":"repost"}', "source_post_id"),
+        (b" " * (MAX_MESSAGE_BYTES + 1), "at most"),
+        (None, "null"),
+    ],
+)
+def test_what_cannot_be_used_becomes_one_dead_letter_and_the_flow_goes_on(raw: bytes | None, reason: str) -> None:
+    records = run([batch("posts", created(1), raw, created(2), start=40, partition=3)])
+    assert set(served(records)) == {b"1", b"2"}
+    (dead,) = [record for record in records if record.topic == "dead-letters"]
+    letter = unpack_dead_letter(dead.value or b"")
+    assert dead.key == b"posts"
+    assert (letter.topic, letter.partition, letter.offset) == ("posts", 3, 41)
+    assert (letter.key, letter.value) == (b"key", raw)
+    assert reason in letter.reason
+
+
+def test_another_authors_word_on_a_post_is_refused() -> None:
+    records = run([batch("posts", created(), PostDeleted(post_id=1, author_id=8, at=T0 + 1))])
+    post = served(records)[b"1"]
+    assert post is not None
+    assert post.is_live
+    assert [record.topic for record in records].count("dead-letters") == 1
+
+
+posts = st.integers(1, 3)
+times = st.integers(T0, T0 + 20)
+post_events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(PostCreated, post_id=posts, author_id=st.just(7), at=times, text=st.sampled_from(["a b", "c"])),
+    st.builds(PostDeleted, post_id=posts, author_id=st.just(7), at=times),
+    st.builds(
+        PostLabeled,
+        post_id=posts,
+        author_id=st.just(7),
+        at=times,
+        label=st.sampled_from(["spam", "adult"]),
+        removed=st.booleans(),
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(post_events, max_size=12), st.data())
+def test_a_flow_killed_anywhere_and_replayed_from_an_older_offset_ends_in_the_same_changelog(
+    events: list[Event], data: st.DataObject
+) -> None:
+    undisturbed = run([batch("posts", *events)])
+    killed_after = data.draw(st.integers(0, len(events)), label="killed after")
+    resumed_from = data.draw(st.integers(0, killed_after), label="resumed from")
+    before = run([batch("posts", event) for event in events[:killed_after]])
+    after = run([batch("posts", event) for event in events[resumed_from:]], before)
+    assert served([*before, *after]) == served(undisturbed)

@@ -1,0 +1,55 @@
+"""Names as small integers, so that they fit into columns; a code is given out at first sight and never changes."""
+
+from collections.abc import Iterable
+from typing import Final
+
+LABELS: Final = 64
+LANGUAGES: Final = 1 << 16
+OTHER_LABEL: Final = "other"
+
+
+class LabelBits:
+    """A bit for each visibility label: 63 labels have their own, later ones share the last.
+
+    Whoever asks for a label that shares a bit also finds posts with another label of that bit: what hides posts then
+    hides too many of them, never too few.
+    """
+
+    def __init__(self) -> None:
+        self._bits: dict[str, int] = {}
+
+    def mask(self, names: Iterable[str]) -> int:
+        """The bits of some labels."""
+        mask = 0
+        for name in names:
+            mask |= 1 << self._bit(name)
+        return mask
+
+    def names(self, mask: int) -> list[str]:
+        """The labels of some bits, in order of their bits; `other` stands for those that share the last."""
+        own = [name for name, bit in self._bits.items() if mask >> bit & 1]
+        return [*own, OTHER_LABEL] if mask >> (LABELS - 1) & 1 else own
+
+    def _bit(self, name: str) -> int:
+        if name not in self._bits and len(self._bits) < LABELS - 1:
+            self._bits[name] = len(self._bits)
+        return self._bits.get(name, LABELS - 1)
+
+
+class LanguageCodes:
+    """A code for each language; 0 is no language, or one that came after 65,535 others."""
+
+    def __init__(self) -> None:
+        self._codes = {"": 0}
+        self._names = [""]
+
+    def code(self, name: str) -> int:
+        """The code of a language tag as it was published."""
+        if name not in self._codes and len(self._names) < LANGUAGES:
+            self._codes[name] = len(self._names)
+            self._names.append(name)
+        return self._codes.get(name, 0)
+
+    def name(self, code: int) -> str:
+        """The language tag of a code."""
+        return self._names[code]

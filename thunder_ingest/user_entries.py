@@ -1,0 +1,160 @@
+"""What an event adds to the state of users, as small fixed-width entries that are only ever appended.
+
+The state of a user is a set of entries per kind; which of them count is decided when they are read, so that entries may
+come in any order and any number of times.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import xxhash
+
+from thunder_ingest.events import (
+    ACTION_INDEX,
+    IMPRESSION,
+    Block,
+    Engagement,
+    EngagementEvent,
+    Follow,
+    GraphEvent,
+    Impression,
+    Mute,
+    MuteKeyword,
+    Subscribe,
+    Unblock,
+    Unfollow,
+    Unmute,
+    UnmuteKeyword,
+    Unsubscribe,
+)
+from thunder_ingest.ids import id64, published_form
+
+VERSION: Final = 1
+
+HISTORY: Final = np.dtype(
+    [
+        ("at", "<i8"),
+        ("post_id", "<i8"),
+        ("author_id", "<i8"),
+        ("dwell_ms", "<u4"),
+        ("action", "u1"),  # ACTION_INDEX, or IMPRESSION
+        ("undo", "u1"),
+        ("surface", "u1"),
+    ]
+)
+EDGE: Final = np.dtype([("at", "<i8"), ("target_id", "<i8"), ("undo", "u1")])
+VIEW: Final = np.dtype([("at", "<i8"), ("post_id", "<i8")])
+"""A post that was seen, or served."""
+
+EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscriptions")
+KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "served")
+
+_HISTORY = struct.Struct("<qqqIBBB")
+_EDGE = struct.Struct("<qqB")
+_VIEW = struct.Struct("<qq")
+_KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
+_SURFACES: Final = 15
+
+# the kind that an edge belongs to with its user, with its target where that matters, and whether it is an undoing
+_EDGES: Final[dict[type, tuple[str, str | None, bool]]] = {
+    Follow: ("following", None, False),
+    Unfollow: ("following", None, True),
+    Block: ("blocks", "blocked_by", False),
+    Unblock: ("blocks", "blocked_by", True),
+    Mute: ("mutes", None, False),
+    Unmute: ("mutes", None, True),
+    Subscribe: ("subscriptions", None, False),
+    Unsubscribe: ("subscriptions", None, True),
+}
+
+
+class UserUpdate(NamedTuple):
+    """An entry to append: to which user (published form) and which of KINDS."""
+
+    user: str
+    kind: str
+    entry: bytes
+
+
+def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
+    """The entries that an event adds; a block is an entry of both users."""
+    if isinstance(event, Impression | Engagement):
+        return _engagement_updates(event)
+    user = published_form(event.user_id)
+    if isinstance(event, MuteKeyword | UnmuteKeyword):
+        undo = isinstance(event, UnmuteKeyword)
+        return [UserUpdate(user, "keywords", keyword_entry(event.at, event.keyword, undo))]
+    kind, kind_of_target, undo = _EDGES[type(event)]
+    updates = [UserUpdate(user, kind, _EDGE.pack(event.at, id64(event.target_id), undo))]
+    if kind_of_target is not None:
+        entry = _EDGE.pack(event.at, id64(event.user_id), undo)
+        updates.append(UserUpdate(published_form(event.target_id), kind_of_target, entry))
+    return updates
+
+
+def _engagement_updates(event: EngagementEvent) -> list[UserUpdate]:
+    user, post_id, author_id = published_form(event.user_id), id64(event.post_id), id64(event.author_id)
+    action, dwell_ms, undo = IMPRESSION, 0, False
+    if isinstance(event, Engagement):
+        action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, bool(event.undo)
+    entry = _HISTORY.pack(event.at, post_id, author_id, dwell_ms, action, undo, surface_code(event.surface))
+    history = UserUpdate(user, "history", entry)
+    return [history] if undo else [history, UserUpdate(user, "seen", view_entry(event.at, post_id))]
+
+
+def view_entry(at: int, post_id: int) -> bytes:
+    """The entry of a post that was seen or served."""
+    return _VIEW.pack(at, post_id)
+
+
+def keyword_entry(at: int, keyword: str, undo: bool) -> bytes:
+    """The entry of a keyword that was muted, or is no longer."""
+    encoded = keyword.encode()
+    return _KEYWORD.pack(at, undo, len(encoded)) + encoded
+
+
+def keyword_entries(joined: bytes) -> Iterator[tuple[int, bool, str]]:
+    """The time, undoing and keyword of each of many entries; raises ValueError where the last is cut off."""
+    offset = 0
+    while offset < len(joined):
+        start = offset + _KEYWORD.size
+        if start > len(joined):
+            raise ValueError("a keyword entry is cut off")
+        at, undo, length = _KEYWORD.unpack_from(joined, offset)
+        offset = start + length
+        if offset > len(joined):
+            raise ValueError("a keyword entry is cut off")
+        yield at, bool(undo), joined[start:offset].decode()
+
+
+@lru_cache(maxsize=1024)
+def surface_code(name: str | None) -> int:
+    """The code of a surface, 1 … 15 by hash; 0 where none is named."""
+    return 0 if name is None else 1 + xxhash.xxh32_intdigest(name.encode()) % _SURFACES
+
+
+def encode(kind: str, entries: Iterable[bytes]) -> bytes:
+    """The stored form of entries of one kind: a version byte, then the entries.
+
+    Raises:
+        ValueError: for an unknown kind.
+
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of user state {kind!r}; known are {', '.join(KINDS)}")
+    return bytes((VERSION,)) + b"".join(entries)
+
+
+def entries_of(stored: bytes) -> bytes:
+    """The entries in a stored value, one after another.
+
+    Raises:
+        ValueError: naming the version, where it is not the one that is known here.
+
+    """
+    if stored[:1] != bytes((VERSION,)):
+        raise ValueError(f"user state of version {stored[0] if stored else None}; this program knows {VERSION}")
+    return stored[1:]
