@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.stack import Stack
-from phoenix.world import World, WorldConfig, generate
-
 from benchmarks.report import Measure, print_report, quantiles
 from feed_worker.client import Client
-from infra.redis import connect
+from infra.catch_up import wait_for_flows
+from infra.progress import Report
+from infra.redis import connect, subscription
 from infra.settings import Settings
+from infra.stack import Stack
+from infra.tables import console
+from phoenix.world import World, WorldConfig, generate
 
 TIMEOUT_S = 60.0
 
@@ -31,7 +33,7 @@ class Arrivals:
     def __init__(self, settings: Settings) -> None:
         self._redis = connect(settings)
         self._at: dict[str, float] = {}
-        self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+        self._pubsub = subscription(self._redis)
         self._pubsub.psubscribe("feed-ready:*")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -65,7 +67,8 @@ def running(world: World) -> Iterator[Settings]:
         stack.wait_ready()
         with Client(stack.settings) as client:
             client.publish(world.events())
-            stack.wait_caught_up(client.flush(120.0))
+            with Report(console(stderr=True)) as report:
+                wait_for_flows(stack.settings, client.flush(120.0), report, stack.check)
         yield stack.settings
 
 

@@ -51,7 +51,7 @@ def serve(settings: Settings, parameters: Parameters, stopping: threading.Event)
         model.warm_up(parts=("rank", "retrieve"))
         while not (replica.caught_up.wait(0.1) or stopping.is_set()):
             pass
-        pipeline = foryou_pipeline(store, index, model, UserStates(client), parameters)
+        pipeline = foryou_pipeline(store, index, model, UserStates(client))
         Worker(settings, pipeline, parameters, store, model, client, clock, stopping).run(replica)
     finally:
         replica.stop()

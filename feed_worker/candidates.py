@@ -42,7 +42,7 @@ class Related(NamedTuple):
 
     def take(self, index: Index) -> "Related":
         """The rows under a mask or at positions."""
-        return self._make(column[index] for column in self)
+        return Related._make(column[index] for column in self)
 
 
 _COLUMNS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] = {

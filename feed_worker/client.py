@@ -18,7 +18,7 @@ from thunder_ingest.redis_form import ready_channel
 from feed_worker.feed import Explanation, Feed
 from feed_worker.feed_store import FeedStore
 from infra.kafka import partitions_of, producer_config
-from infra.redis import connect
+from infra.redis import connect, subscription
 from infra.settings import Settings, load
 from infra.topics import INPUTS
 from thunder_ingest.events import LAST_TIME_MS, Event, FeedRequest, Refused, decode_any, encode, key_of, topic_of
@@ -135,7 +135,7 @@ class Client:
         form = published_form(user)
         deadline = time.monotonic() + timeout_s
         asked_at = self._asked.pop(request_id, LAST_TIME_MS)
-        with self._redis.pubsub(ignore_subscribe_messages=True) as announced:
+        with subscription(self._redis) as announced:
             announced.subscribe(ready_channel(form))
             while (left := deadline - time.monotonic()) > 0:
                 feed = self._store.feed(form)

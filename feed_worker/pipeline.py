@@ -19,6 +19,7 @@ from feed_worker.filters.visibility import CurrentVisibilityFilter, VisibilityFi
 from feed_worker.framework import Pipeline
 from feed_worker.hydrators.in_network import InNetworkHydrator
 from feed_worker.hydrators.related_posts import RelatedPostsHydrator
+from feed_worker.ports import Model, Users
 from feed_worker.query_hydrators.user_state import UserStateHydrator
 from feed_worker.scorers.author_diversity import AuthorDiversityScorer
 from feed_worker.scorers.oon import OONScorer
@@ -30,12 +31,10 @@ from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
 from feed_worker.sources.popular import PopularSource
 from feed_worker.sources.thunder import ThunderSource
 from phoenix.index import VectorIndex
-from phoenix.serving import Phoenix
 from thunder_ingest.post_store import PostStore
-from thunder_ingest.redis_form import UserStates
 
 
-def foryou_pipeline(store: PostStore, index: VectorIndex, model: Phoenix, users: UserStates) -> Pipeline:
+def foryou_pipeline(store: PostStore, index: VectorIndex, model: Model, users: Users) -> Pipeline:
     """The pipeline over a worker's state; what it is tuned by comes with each query.
 
     The names and the order are the published ones, but that visibility is checked before scoring too. How old a post

@@ -10,7 +10,6 @@ from thunder_ingest.events import REPOST
 from thunder_ingest.post_columns import PostColumns
 from thunder_ingest.post_store import PostStore
 
-
 T = TypeVar("T", bound=np.generic)
 
 

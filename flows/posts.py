@@ -5,22 +5,26 @@ starting process reads it back, and joining an event twice changes nothing, so t
 from the beginning, leads to the same changelog.
 """
 
+import logging
 import time
 from collections.abc import Callable
+from typing import cast
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
-from thunder_ingest.posts import PostTable, changelog
 
 from flows.decoding import Decoded, Decoder
 from flows.kafka import Batch, KafkaSink, KafkaSource, start
 from infra.clock import Clock, clock_of
 from infra.dead_letters import dead_letter
-from infra.kafka import Record, read_to_end
+from infra.kafka import Headers, Record, read_to_end
 from infra.settings import Settings
 from thunder_ingest.events import Post, Refused
+from thunder_ingest.posts import PostTable, changelog
+
+log = logging.getLogger(__name__)
 
 EXPIRE_EVERY_S = 5.0
 
@@ -79,7 +83,11 @@ def restore_from(settings: Settings) -> Callable[[PostTable], None]:
     def restore(table: PostTable) -> None:
         for messages in read_to_end(settings, "thunder-posts"):
             for message in messages:
-                table.restore(message.value(), message.headers())
+                try:
+                    table.restore(message.value(), cast(Headers | None, message.headers()))
+                except Refused as reason:  # two processes have each heard another author's word; the first stands
+                    log.error("thunder-posts %s: %s", message.key(), reason)
+        log.info("%d posts restored", len(table))
 
     return restore
 

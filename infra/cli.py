@@ -7,13 +7,14 @@ import signal
 import sys
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONGEST_EXIT_S = 10
 """After this an exit that hangs is cut short; the children of the process die with it."""
 
 
 def main() -> None:
     """Run a command."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _stop)
     try:
         from infra.commands import app
@@ -33,7 +34,7 @@ def main() -> None:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     """Unwind once: a second signal would only interrupt the cleaning up, which takes a few seconds at most."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     signal.alarm(LONGEST_EXIT_S)
     if number == signal.SIGINT:

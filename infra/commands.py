@@ -3,8 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,14 +18,14 @@ _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 app = typer.Typer(
     name="foryou",
-    help="A For You feed as a streaming dataflow: publish posts and engagements to Kafka, read ranked feeds from Redis.",
+    help="A For You feed as a streaming dataflow: publish events to Kafka, read ranked feeds from Redis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
-class Clock(str, Enum):
+class Clock(StrEnum):
     """Whose time rules about age go by."""
 
     wall = "wall"
@@ -113,7 +112,9 @@ def feed(
     in_network_only: Annotated[bool, typer.Option(help="only posts of those the viewer follows")] = False,
     exclude_videos: Annotated[bool, typer.Option(help="no posts with video")] = False,
     explain: Annotated[bool, typer.Option(help="show also how it came about")] = False,
-    at: Annotated[int | None, typer.Option(help="time of the request, epoch ms: for a system on the log's clock")] = None,
+    at: Annotated[
+        int | None, typer.Option(help="time of the request, epoch ms: for a system on the log's clock")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="seconds to wait", min=0.1)] = 10.0,
     as_json: AsJson = False,
 ) -> None:
@@ -212,7 +213,9 @@ def doctor(as_json: AsJson = False) -> None:
 
 @app.command()
 def replay(
-    directory: Annotated[Path, typer.Argument(help="with posts.jsonl, engagements.jsonl, social-graph.jsonl [.gz|.zst]")],
+    directory: Annotated[
+        Path, typer.Argument(help="with posts.jsonl, engagements.jsonl, social-graph.jsonl [.gz|.zst]")
+    ],
     embedded: Annotated[bool, typer.Option(help="in a system of its own, for the time of the replay")] = False,
     speed: Annotated[
         float | None, typer.Option(parser=_speed, metavar="SPEED", help="such as 100x; default: as fast as it goes")
@@ -225,11 +228,13 @@ def replay(
 ) -> None:
     """Publish a directory of event logs in event-time order, account for every line, and show feeds."""
     from infra import replay as command
-    from infra.replay_view import Gallery, accounts_table
+    from infra.replay_view import Gallery, account_table
     from infra.tables import console
 
     if max_post_age is not None and not embedded:
-        raise typer.BadParameter("--max-post-age goes with --embedded; for a running system: foryou up --max-post-age …")
+        raise typer.BadParameter(
+            "--max-post-age goes with --embedded; for a running system: foryou up --max-post-age …"
+        )
     settings = load(**_given(max_post_age_ms=max_post_age), clock="log") if embedded else _settings()
     err = console(stderr=True)
     gallery = Gallery(err if as_json else console(), show)
@@ -237,7 +242,7 @@ def replay(
     if as_json:
         sys.stdout.write(json.dumps(account.as_json()) + "\n")
     else:
-        console().print(accounts_table(account, gallery))
+        console().print(account_table(account))
 
 
 @app.command()
@@ -257,8 +262,3 @@ def dead_letters(
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def names() -> Iterable[str]:
-    """The commands there are."""
-    return [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]

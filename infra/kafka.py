@@ -23,7 +23,7 @@ from infra.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Headers: TypeAlias = list[tuple[str, str | bytes | None]]
+Headers: TypeAlias = list[tuple[str, bytes]]
 
 FLOW_GROUPS = {
     "flows.posts": ("posts",),
@@ -145,7 +145,7 @@ class Publisher:
         for topic, key, value, headers in records:
             while True:
                 try:
-                    self._producer.produce(topic, key=key, value=value, headers=headers or [])
+                    self._producer.produce(topic, key=key, value=value, headers=[*(headers or ())])
                     break
                 except BufferError:
                     self._producer.poll(0.05)

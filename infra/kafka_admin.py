@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+
+# documented there, though its stubs do not export two of them
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
 from infra.kafka import BrokerUnreachable, consumer_config, group, options, partitions_of
 from infra.settings import Settings
@@ -45,9 +47,9 @@ def admin(settings: Settings) -> AdminClient:
     return AdminClient(options(settings))
 
 
-def ensure_reachable(settings: Settings) -> None:
+def ensure_reachable(settings: Settings, timeout_s: float = 5.0) -> None:
     """Raise `BrokerUnreachable`, naming the address and what to do, if no broker answers."""
-    partitions_of(settings, ())
+    partitions_of(settings, (), timeout_s)
 
 
 def create_topics(settings: Settings) -> list[str]:
@@ -71,7 +73,8 @@ def create_topics(settings: Settings) -> list[str]:
         )
         for topic in TOPICS.values()
     ]
-    created = admin(settings).create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=2 * TIMEOUT_S)
+    client = admin(settings)  # kept until its futures are done: one that is let go of cancels them
+    created = client.create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=2 * TIMEOUT_S)
     return [name for name, future in created.items() if _was_created(name, future.exception())]
 
 

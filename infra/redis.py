@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import redis
+from redis.client import PubSub
 from redis.cluster import RedisCluster
 
 from infra.kafka import Outage
@@ -45,6 +46,12 @@ def _client(settings: Settings) -> Client:
     if settings.redis_cluster:
         return RedisCluster.from_url(settings.redis, **common)
     return redis.Redis.from_url(settings.redis, **common)
+
+
+def subscription(client: Client) -> PubSub:
+    """A subscription without confirmations, to be closed."""
+    announced: PubSub = cast(Any, client).pubsub(ignore_subscribe_messages=True)  # not typed by redis-py
+    return announced
 
 
 def _without_password(url: str) -> str:

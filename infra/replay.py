@@ -4,14 +4,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from feed_worker.client import Client, FeedTimeout
 from feed_worker.feed import Feed
+from infra.account import Account
 from infra.catch_up import wait_for_flows
 from infra.delivery import RawProducer
 from infra.kafka import partitions_of, read_to_end
@@ -42,49 +42,6 @@ class Replay:
     """How many seconds of the log pass in one; None: as fast as the broker takes it."""
     feeds: int = 0
     strict: bool = False
-
-
-@dataclass(slots=True)
-class Account:
-    """What became of the lines: `read` = `accepted` + `dead_lettered` + `unpublished`."""
-
-    read: Counter[str] = field(default_factory=Counter)
-    """Lines that are not blank, by topic."""
-    broken: int = 0
-    """Those of them that are not JSON or have no time; they are published too, for the flow to refuse."""
-    delivered: int = 0
-    unpublished: Counter[str] = field(default_factory=Counter)
-    """Messages that Kafka itself would not take, by reason."""
-    dead_letters: Counter[str] = field(default_factory=Counter)
-    """By reason."""
-    publish_seconds: float = 0.0
-    seconds: float = 0.0
-    newest_at: int = 0
-    active: Counter[bytes] = field(default_factory=Counter)
-    """Lines by the user who acted."""
-    feeds: Counter[str] = field(default_factory=Counter)
-    """By status; `timeout` where no answer came."""
-
-    @property
-    def dead_lettered(self) -> int:
-        """How many lines the flows refused."""
-        return self.dead_letters.total()
-
-    def as_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {
-            "read": self.read.total(),
-            "read_by_topic": dict(self.read),
-            "accepted": self.delivered - self.dead_lettered,
-            "dead_lettered": self.dead_lettered,
-            "dead_letters": dict(self.dead_letters),
-            "unpublished": self.unpublished.total(),
-            "broken": self.broken,
-            "newest_at": self.newest_at,
-            "publish_seconds": round(self.publish_seconds, 3),
-            "seconds": round(self.seconds, 3),
-            "feeds": dict(self.feeds),
-        }
 
 
 Show = Callable[[Feed, float], None]
@@ -219,7 +176,7 @@ class Pace:
 
 
 def _dead_letters(settings: Settings, producer: RawProducer) -> Counter[str]:
-    """This replay's lines that were refused, by reason; each once, however often a flow had to start over."""
+    """The lines of this replay that were refused, by reason; each once, however often a flow had to start over."""
     reasons: dict[tuple[str, int, int], str] = {}
     for messages in read_to_end(settings, "dead-letters"):
         for message in messages:

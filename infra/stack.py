@@ -108,7 +108,7 @@ class Stack:
         recovery = self.directory / "recovery" / flow
         if not recovery.exists():
             recovery.mkdir(parents=True)
-            init_db_dir(recovery, 1)
+            init_db_dir(recovery, 1)  # type: ignore[no-untyped-call]  # Bytewax's own, a native function
         # an epoch a second; no older snapshots are kept, as nothing is backed up
         command = [sys.executable, "-m", "bytewax.run", flow, "-r", str(recovery), "-s", "1", "-b", "0"]
         self._children.start(flow, command, self._environment())

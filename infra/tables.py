@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from feed_worker.feed import Explanation, Feed, FeedItem, Reason
@@ -40,17 +41,18 @@ def feed_table(
     for item in feed.items:
         text = [text_of(item.post_id)] if text_of else []
         cells = [str(item.rank), item.post_id, name_of(item.author_id), *text, _source(item), f"{item.score:.4f}"]
-        table.add_row(*map(_plain, cells), ", ".join(map(_reason, item.reasons)))
+        table.add_row(*map(plain, cells), ", ".join(map(_reason, item.reasons)))
     return table
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[").replace("\n", " ")
+def plain(text: str) -> str:
+    """Text as it is, in one line: what rich would take for markup is escaped."""
+    return escape(" ".join(text.split()))
 
 
 def _caption(feed: Feed) -> str:
     degraded = f"; degraded: {', '.join(feed.degradations)}" if feed.degradations else ""
-    return _plain(f"model {feed.model_version}, parameters {feed.parameters}{degraded}")
+    return plain(f"model {feed.model_version}, parameters {feed.parameters}{degraded}")
 
 
 def _source(item: FeedItem) -> str:
@@ -66,7 +68,7 @@ def _reason(reason: Reason) -> str:
 
 def funnel_table(explanation: Explanation) -> Table:
     """Where the candidates came from and where they went."""
-    table = Table(title=f"user {_plain(explanation.user_id)}: from candidates to a feed", title_justify="left")
+    table = Table(title=f"user {plain(explanation.user_id)}: from candidates to a feed", title_justify="left")
     for column in ("stage", "component"):
         table.add_column(column)
     for column in ("in", "out", "ms"):
@@ -89,7 +91,7 @@ def arithmetic_table(explanation: Explanation) -> Table:
         largest = sorted(item.terms.items(), key=lambda term: -abs(term[1]))[:3]
         numbers = (item.combined, item.offset, item.author_diversity, item.out_of_network, item.score)
         terms = ", ".join(f"{action} {value:+.4f}" for action, value in largest)
-        table.add_row(str(item.rank), _plain(item.post_id), terms, *(f"{number:.4f}" for number in numbers))
+        table.add_row(str(item.rank), plain(item.post_id), terms, *(f"{number:.4f}" for number in numbers))
     return table
 
 
@@ -111,5 +113,5 @@ def counts_table(title: str, counts: Mapping[str, int | str]) -> Table:
     table.add_column()
     table.add_column(justify="right")
     for name, value in counts.items():
-        table.add_row(_plain(name), f"{value:,}" if isinstance(value, int) else value)
+        table.add_row(plain(name), f"{value:,}" if isinstance(value, int) else value)
     return table

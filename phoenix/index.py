@@ -41,7 +41,9 @@ class VectorIndex:
 
         """
         if vectors.shape != (len(ids), self._dim):
-            raise ValueError(f"vectors of shape {vectors.shape} for {len(ids)} ids; ({len(ids)}, {self._dim}) is wanted")
+            raise ValueError(
+                f"vectors of shape {vectors.shape} for {len(ids)} ids; ({len(ids)}, {self._dim}) is wanted"
+            )
         with self._lock:
             self._slabs.setdefault(version, _Slab(self._dim)).upsert(ids, vectors)
 
@@ -118,7 +120,10 @@ class _Slab:
             return
         while capacity < size:
             capacity *= 2
-        grown_ids, grown_vectors = np.empty(capacity, np.int64), np.empty((capacity, self._vectors.shape[1]), np.float32)
+        grown_ids, grown_vectors = (
+            np.empty(capacity, np.int64),
+            np.empty((capacity, self._vectors.shape[1]), np.float32),
+        )
         grown_ids[: len(self._ids)], grown_vectors[: len(self._ids)] = self._ids, self._vectors
         self._ids, self._vectors = grown_ids, grown_vectors
 

@@ -10,22 +10,24 @@ Glossary of shapes:
     A: the 19 actions
     K: hashed rows per id
 
-Nothing here knows about buckets: `serving` pads and cuts. Ids are hashed on the host, because JAX has no 64-bit
+Ids are hashed on the host, because JAX has no 64-bit
 integers by default, and because hashing there overlaps with the device's work.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float32, Int32, Int64, Real, UInt8, UInt32
+from jaxtyping import Bool, Float32, Int32, Int64, Real, Shaped, UInt8, UInt32
 
+from phoenix.actions import ACTION_COUNT
 from phoenix.configs import ModelConfig
 from phoenix.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_rows
 
 SURFACES: Final = 16
 LOG_BUCKETS: Final = 16
 PHOTO_BUCKETS: Final = 8
+Rows = TypeVar("Rows", "HistoryRows", "CandidateRows", "PostRows")
 _DWELL_UNIT_MS: Final = 250
 _AGE_UNIT_MS: Final = 60_000
 _VIDEO_UNIT_MS: Final = 500
@@ -103,30 +105,38 @@ class PostRows(NamedTuple):
 
 
 def history_rows(config: ModelConfig, history: History) -> HistoryRows:
-    """Hash and bucket histories of whatever H and T; the newest `config.history` positions and first tokens are read."""
-    kept = slice(-config.history, None)
+    """Hash and bucket histories of whatever H and T: the newest `config.history` positions, filled up in front."""
+
+    def newest(columns: Shaped[np.ndarray, "B h *rest"]) -> Shaped[np.ndarray, "B H *rest"]:
+        return _resized(columns[:, -config.history :], 1, config.history, in_front=True)
+
+    tokens = newest(history.tokens)
     return HistoryRows(
         user=hash_rows(history.user_id, config.user_rows, seed=USER_SEED),
-        post=hash_rows(history.post_id[:, kept], config.post_rows, seed=POST_SEED),
-        author=hash_rows(history.author_id[:, kept], config.author_rows, seed=AUTHOR_SEED),
-        tokens=_token_rows(config, history.tokens[:, kept]),
-        actions=history.actions[:, kept],
-        dwell=log_bucket(history.dwell_ms[:, kept], _DWELL_UNIT_MS),
-        age=log_bucket(history.age_ms[:, kept], _AGE_UNIT_MS),
-        surface=history.surface[:, kept].astype(np.int32),
-        mask=history.mask[:, kept],
+        post=hash_rows(newest(history.post_id), config.post_rows, seed=POST_SEED),
+        author=hash_rows(newest(history.author_id), config.author_rows, seed=AUTHOR_SEED),
+        tokens=_token_rows(config, tokens),
+        actions=newest(history.actions),
+        dwell=log_bucket(newest(history.dwell_ms), _DWELL_UNIT_MS),
+        age=log_bucket(newest(history.age_ms), _AGE_UNIT_MS),
+        surface=newest(history.surface).astype(np.int32),
+        mask=newest(history.mask),
     )
 
 
-def candidate_rows(config: ModelConfig, candidates: CandidateInputs) -> CandidateRows:
-    """Hash and bucket candidates of whatever C and T."""
+def candidate_rows(config: ModelConfig, candidates: CandidateInputs, start: int, size: int) -> CandidateRows:
+    """Hash and bucket `size` candidates from `start` on, filled up behind where there are no more."""
+
+    def chunk(columns: Shaped[np.ndarray, "B C *rest"]) -> Shaped[np.ndarray, "B size *rest"]:
+        return _resized(columns[:, start : start + size], 1, size)
+
     return CandidateRows(
-        post=hash_rows(candidates.post_id, config.post_rows, seed=POST_SEED),
-        author=hash_rows(candidates.author_id, config.author_rows, seed=AUTHOR_SEED),
-        tokens=_token_rows(config, candidates.tokens),
-        video=log_bucket(candidates.video_ms, _VIDEO_UNIT_MS),
-        photos=np.clip(candidates.photos, 0, PHOTO_BUCKETS - 1).astype(np.int32),
-        age=log_bucket(candidates.age_ms, _AGE_UNIT_MS),
+        post=hash_rows(chunk(candidates.post_id), config.post_rows, seed=POST_SEED),
+        author=hash_rows(chunk(candidates.author_id), config.author_rows, seed=AUTHOR_SEED),
+        tokens=_token_rows(config, chunk(candidates.tokens)),
+        video=log_bucket(chunk(candidates.video_ms), _VIDEO_UNIT_MS),
+        photos=_photo_bucket(chunk(candidates.photos)),
+        age=log_bucket(chunk(candidates.age_ms), _AGE_UNIT_MS),
         surface=candidates.surface.astype(np.int32),
     )
 
@@ -137,7 +147,7 @@ def post_rows(config: ModelConfig, posts: PostInputs) -> PostRows:
         author=hash_rows(posts.author_id, config.author_rows, seed=AUTHOR_SEED),
         tokens=_token_rows(config, posts.tokens),
         video=log_bucket(posts.video_ms, _VIDEO_UNIT_MS),
-        photos=np.clip(posts.photos, 0, PHOTO_BUCKETS - 1).astype(np.int32),
+        photos=_photo_bucket(posts.photos),
     )
 
 
@@ -147,9 +157,67 @@ def log_bucket(values: Real[np.ndarray, "..."], unit: float) -> Int32[np.ndarray
     return np.clip(exponent, 0, LOG_BUCKETS - 1).astype(np.int32)
 
 
-def _token_rows(config: ModelConfig, tokens: UInt32[np.ndarray, "*n T"]) -> Int32[np.ndarray, "*n T"]:
+def _photo_bucket(photos: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
+    return np.clip(photos, 0, PHOTO_BUCKETS - 1).astype(np.int32)
+
+
+def _token_rows(config: ModelConfig, tokens: UInt32[np.ndarray, "*n t"]) -> Int32[np.ndarray, "*n T"]:
     """One row per token: a text has so many that collisions of single ones do not matter."""
-    read = tokens[..., : config.tokens]
-    rows = hash_rows(read, config.token_rows, hashes=1, seed=TOKEN_SEED)[..., 0]
-    missing = config.tokens - rows.shape[-1]
-    return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)]) if missing else rows
+    read = _resized(tokens[..., : config.tokens], tokens.ndim - 1, config.tokens)
+    return hash_rows(read, config.token_rows, hashes=1, seed=TOKEN_SEED)[..., 0]
+
+
+def _resized(columns: Any, axis: int, size: int, *, in_front: bool = False) -> Any:
+    """Zeros added along an axis until it has `size`."""
+    missing = size - columns.shape[axis]
+    if not missing:
+        return columns
+    shape = (*columns.shape[:axis], missing, *columns.shape[axis + 1 :])
+    zeros = np.zeros(shape, columns.dtype)
+    return np.concatenate([zeros, columns] if in_front else [columns, zeros], axis=axis)
+
+
+def filled_up(rows: Rows, size: int) -> Rows:
+    """Rows with empty viewers, or posts, behind them until there are `size`."""
+    return type(rows)(*(_resized(column, 0, size) for column in rows))
+
+
+def blank_history(config: ModelConfig, viewers: int) -> History:
+    """Viewers who are nobody and did nothing: what shapes are compiled with."""
+    flat, deep = (viewers, config.history), (viewers, config.history, config.tokens)
+    return History(
+        user_id=np.zeros(viewers, np.int64),
+        post_id=np.zeros(flat, np.int64),
+        author_id=np.zeros(flat, np.int64),
+        tokens=np.zeros(deep, np.uint32),
+        actions=np.zeros((*flat, ACTION_COUNT), bool),
+        dwell_ms=np.zeros(flat, np.float32),
+        age_ms=np.zeros(flat, np.float32),
+        surface=np.zeros(flat, np.uint8),
+        mask=np.zeros(flat, bool),
+    )
+
+
+def blank_candidates(config: ModelConfig, viewers: int, count: int) -> CandidateInputs:
+    """Candidates that are nothing."""
+    flat = (viewers, count)
+    return CandidateInputs(
+        post_id=np.zeros(flat, np.int64),
+        author_id=np.zeros(flat, np.int64),
+        tokens=np.zeros((*flat, config.tokens), np.uint32),
+        video_ms=np.zeros(flat, np.int32),
+        photos=np.zeros(flat, np.int32),
+        age_ms=np.zeros(flat, np.int64),
+        surface=np.zeros(viewers, np.uint8),
+        mask=np.zeros(flat, bool),
+    )
+
+
+def blank_posts(config: ModelConfig, count: int) -> PostInputs:
+    """Posts that are nothing."""
+    return PostInputs(
+        author_id=np.zeros(count, np.int64),
+        tokens=np.zeros((count, config.tokens), np.uint32),
+        video_ms=np.zeros(count, np.int32),
+        photos=np.zeros(count, np.int32),
+    )

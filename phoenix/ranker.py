@@ -13,7 +13,7 @@ Glossary of shapes:
 
 From top to bottom: ids, text, actions and the rest are looked up and summed into one token per viewer, history position
 and candidate; the transformer lets candidates look at the viewer and the history, never at each other; a linear head
-reads the actions off each candidate. No feature says how well a candidate suits a viewer: that is for attention to find.
+reads the actions off each candidate. No feature says how well a candidate suits a viewer: attention is to find that.
 
 Untrained, it predicts plausible base rates: the head's bias is their log-odds, and its weights are small.
 """
@@ -30,7 +30,8 @@ from jaxtyping import Bool, Float, Int
 from phoenix.actions import ACTION_COUNT, BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS, log_odds
 from phoenix.configs import ModelConfig
 from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, CandidateRows, HistoryRows
-from phoenix.layers import HashedId, HashTable, linear, uniform
+from phoenix.layers import HashedId, HashTable, linear
+from phoenix.seeding import Uniform
 from phoenix.transformer import Prefix, Transformer
 
 _HEAD_GAIN: Final = 0.3
@@ -56,7 +57,7 @@ class Ranker(hk.Module):
         self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos")
         self._surface = HashTable(SURFACES, config.dim, name="surface")
         self._transformer = Transformer(config)
-        self._head = hk.Linear(ACTION_COUNT, w_init=uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
+        self._head = hk.Linear(ACTION_COUNT, w_init=Uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
 
     def __call__(self, history: HistoryRows, candidates: CandidateRows) -> Float[Array, "B C A"]:
         """Logits in one pass, as training wants them; `encode` and `score` give the same."""

@@ -27,6 +27,7 @@ from typing import Final
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -65,6 +66,10 @@ class TwoTower(hk.Module):
         self._transformer = Transformer(config)
         self._user_out = linear(width, trunk, name="user_out")
 
+    def __call__(self, history: HistoryRows, posts: PostRows) -> tuple[Float[Array, "B E"], Float[Array, "n E"]]:
+        """Both towers, as training wants them."""
+        return self.embed_users(history), self.embed_posts(posts)
+
     def embed_posts(self, posts: PostRows) -> Float[Array, "n E"]:
         """The candidate tower: unit vectors."""
         author, text = unit(self._authors.mean(posts.author)), unit(self._tokens.mean(posts.tokens))
@@ -88,8 +93,8 @@ class TwoTower(hk.Module):
 
     def _weights(self, history: HistoryRows) -> Float[Array, "B H"]:
         """How strongly each position attracts, or repels."""
-        first = jnp.where(IS_NEGATIVE, -1.0, 1.0)
-        of_action = hk.get_parameter("action_weights", [ACTION_COUNT], init=hk.initializers.Constant(first))
+        first = hk.initializers.Constant(np.where(IS_NEGATIVE, -1.0, 1.0))
+        of_action = hk.get_parameter("action_weights", [ACTION_COUNT], init=first)
         weights = self._share("passed_over", _PASSED_OVER) + history.actions.astype(jnp.float32) @ of_action
         return weights * history.mask.astype(jnp.float32)
 

@@ -36,8 +36,8 @@ _CANDIDATE_POSITION: Final = 1
 class KeysValues(NamedTuple):
     """What one block's attention remembers of the prefix."""
 
-    keys: Float[Array, "B S N d"]
-    values: Float[Array, "B S N d"]
+    keys: Float[Array, "B N S d"]
+    values: Float[Array, "B N S d"]
 
 
 class Prefix(NamedTuple):
@@ -55,12 +55,12 @@ def candidate_isolation(prefix_mask: Bool[Array, "B S"], candidates: int) -> Boo
     return jnp.concatenate([to_prefix, jnp.broadcast_to(to_itself[None], (batch, *to_itself.shape))], axis=-1)
 
 
-def rotate(heads: Float[Array, "B L ... d"], positions: Int[Array, " L"]) -> Float[Array, "B L ... d"]:
+def rotate(heads: Float[Array, "B N L ... d"], positions: Int[Array, " L"]) -> Float[Array, "B N L ... d"]:
     """Rotary position embedding: turns pairs of features by angles in proportion to the position."""
     half = heads.shape[-1] // 2
     frequencies = _ROPE_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.astype(jnp.float32)[:, None] * frequencies[None, :]
-    angles = angles.reshape(1, len(positions), *(1,) * (heads.ndim - 3), half)
+    angles = angles.reshape(1, 1, len(positions), *(1,) * (heads.ndim - 4), half)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     left, right = heads[..., :half], heads[..., half:]
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
@@ -71,46 +71,54 @@ class Attention(hk.Module):
 
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__(name)
-        self._groups = (config.kv_heads, config.heads // config.kv_heads, config.head_dim)
-        kv_width, width = config.kv_heads * config.head_dim, config.heads * config.head_dim
-        self._query = linear(width, config.dim, name="query")
-        self._key = linear(kv_width, config.dim, name="key")
-        self._value = linear(kv_width, config.dim, name="value")
-        self._out = linear(config.dim, width, name="out", gain=(2 * config.layers) ** -0.5)
+        self._kv_heads, self._groups, self._width = config.kv_heads, config.heads // config.kv_heads, config.head_dim
+        self._query = linear(config.heads * config.head_dim, config.dim, name="query")
+        self._key = linear(config.kv_heads * config.head_dim, config.dim, name="key")
+        self._value = linear(config.kv_heads * config.head_dim, config.dim, name="value")
+        self._out = linear(config.dim, config.heads * config.head_dim, name="out", gain=residual_gain(config))
         self._query_norm, self._key_norm = norm("query_norm"), norm("key_norm")
 
     def project(
         self, x: Float[Array, "B L D"], positions: Int[Array, " L"]
-    ) -> tuple[Float[Array, "B L N G d"], KeysValues]:
+    ) -> tuple[Float[Array, "B N L G d"], KeysValues]:
         """Queries, keys and values of some positions."""
-        kv_heads, groups, width = self._groups
-        queries = self._query(x).reshape(*x.shape[:2], kv_heads, groups, width)
-        keys = self._key(x).reshape(*x.shape[:2], kv_heads, width)
-        values = self._value(x).reshape(*x.shape[:2], kv_heads, width)
-        rotated = rotate(self._query_norm(queries), positions) * width**-0.5
+        queries = self._query(x).reshape(*x.shape[:2], self._kv_heads, self._groups, self._width)
+        keys = self._key(x).reshape(*x.shape[:2], self._kv_heads, self._width)
+        values = self._value(x).reshape(*x.shape[:2], self._kv_heads, self._width)
+        queries, keys, values = (jnp.swapaxes(heads, 1, 2) for heads in (queries, keys, values))
+        rotated = rotate(self._query_norm(queries), positions) * self._width**-0.5
         return rotated, KeysValues(rotate(self._key_norm(keys), positions), values)
 
     def over(
-        self, queries: Float[Array, "B L N G d"], seen: KeysValues, mask: Bool[Array, "B #L S"]
+        self, queries: Float[Array, "B N L G d"], seen: KeysValues, mask: Bool[Array, "B L|1 S"]
     ) -> Float[Array, "B L D"]:
         """Attend to what the mask allows."""
-        logits = jnp.einsum("blngd,bsnd->bngls", queries, seen.keys)
-        weights = jax.nn.softmax(jnp.where(mask[:, None, None], logits, _MASKED), axis=-1)
-        return self._merge(jnp.einsum("bngls,bsnd->blngd", weights, seen.values))
+        logits = jnp.einsum("bnlgd,bnsd->bnlgs", queries, seen.keys)
+        weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], logits, _MASKED), axis=-1)
+        return self._merge(jnp.einsum("bnlgs,bnsd->bnlgd", weights, seen.values))
 
     def over_prefix_and_self(
-        self, queries: Float[Array, "B C N G d"], prefix: KeysValues, mask: Bool[Array, "B S"], own: KeysValues
+        self, queries: Float[Array, "B N C G d"], prefix: KeysValues, mask: Bool[Array, "B S"], own: KeysValues
     ) -> Float[Array, "B C D"]:
         """Attend to the prefix, and each query to its own key: candidates, isolated without a C by C mask."""
-        logits = jnp.einsum("bcngd,bsnd->bngcs", queries, prefix.keys)
-        to_prefix = jnp.where(mask[:, None, None, None], logits, _MASKED)
-        to_self = jnp.einsum("bcngd,bcnd->bngc", queries, own.keys)[..., None]
-        weights = jax.nn.softmax(jnp.concatenate([to_prefix, to_self], axis=-1), axis=-1)
-        from_prefix = jnp.einsum("bngcs,bsnd->bcngd", weights[..., :-1], prefix.values)
-        return self._merge(from_prefix + jnp.einsum("bngc,bcnd->bcngd", weights[..., -1], own.values))
+        rows = queries.reshape(*queries.shape[:2], -1, self._width)  # C·G rows a head make one product of matrices
+        to_prefix = jnp.where(mask[:, None, None], jnp.einsum("bnqd,bnsd->bnqs", rows, prefix.keys), _MASKED)
+        to_self = jnp.sum(queries * own.keys[..., None, :], axis=-1).reshape(*rows.shape[:-1], 1)
+        highest = jnp.maximum(jnp.max(to_prefix, axis=-1, keepdims=True), to_self)
+        weights, own_weight = jnp.exp(to_prefix - highest), jnp.exp(to_self - highest)
+        from_prefix = jnp.einsum("bnqs,bnsd->bnqd", weights, prefix.values)
+        from_self = own_weight * jnp.repeat(own.values, self._groups, axis=2)
+        total = jnp.sum(weights, axis=-1, keepdims=True) + own_weight
+        return self._merge(((from_prefix + from_self) / total).reshape(queries.shape))
 
-    def _merge(self, heads: Float[Array, "B L N G d"]) -> Float[Array, "B L D"]:
-        return self._out(heads.reshape(*heads.shape[:2], -1))
+    def _merge(self, heads: Float[Array, "B N L G d"]) -> Float[Array, "B L D"]:
+        side_by_side = jnp.swapaxes(heads, 1, 2)
+        return self._out(side_by_side.reshape(*side_by_side.shape[:2], -1))
+
+
+def residual_gain(config: ModelConfig) -> float:
+    """Each layer adds to the residual stream twice: so scaled, all of them together keep its variance."""
+    return float((2 * config.layers) ** -0.5)
 
 
 class FeedForward(hk.Module):
@@ -121,7 +129,7 @@ class FeedForward(hk.Module):
         hidden = -(-(config.widening * config.dim * 2 // 3) // 8) * 8  # as many weights as without a gate
         self._gate = linear(hidden, config.dim, name="gate")
         self._up = linear(hidden, config.dim, name="up")
-        self._down = linear(config.dim, hidden, name="down", gain=(2 * config.layers) ** -0.5)
+        self._down = linear(config.dim, hidden, name="down", gain=residual_gain(config))
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Transform each position by itself."""
@@ -137,7 +145,7 @@ class Block(hk.Module):
         self._feed_forward_norm, self._feed_forward = norm("feed_forward_norm"), FeedForward(config, "feed_forward")
 
     def over_itself(
-        self, x: Float[Array, "B L D"], positions: Int[Array, " L"], mask: Bool[Array, "B #L L"]
+        self, x: Float[Array, "B L D"], positions: Int[Array, " L"], mask: Bool[Array, "B L|1 L"]
     ) -> tuple[Float[Array, "B L D"], KeysValues]:
         """One block over positions that attend to each other as the mask allows, and what it remembers of them."""
         queries, own = self._attention.project(self._attention_norm(x), positions)

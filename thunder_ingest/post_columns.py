@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32, UInt64
 
 from thunder_ingest.events import ACTIONS, Post
-from thunder_ingest.text import MAX_TOKENS
+from thunder_ingest.text import MAX_TOKENS, padded_tokens
 
 TOTALS: Final = len(ACTIONS) + 1
 """Running totals of a post: one for each of ACTIONS, then impressions."""
@@ -42,6 +42,7 @@ _ROW: Final = np.dtype(
     + [("photos", "i4"), ("video_ms", "i4"), ("subscriber_only", "?"), ("labels", "u8"), ("lang", "u2")]
     + [("tokens", "u4", (MAX_TOKENS,)), ("totals", "i4", (TOTALS,))]
 )
+_PLAIN: Final = tuple(name for name in PostColumns._fields if name not in ("labels", "lang", "tokens", "totals"))
 
 
 def zeros(n: int) -> PostColumns:
@@ -58,10 +59,4 @@ def write(columns: PostColumns, rows: Int64[np.ndarray, " k"], posts: Sequence[P
     """Write what posts themselves say into rows; labels, language and totals are the store's to fill in."""
     for name in _PLAIN:
         getattr(columns, name)[rows] = [getattr(post, name) for post in posts]
-    columns.tokens[rows] = 0
-    for row, post in zip(rows.tolist(), posts, strict=True):
-        hashes = np.frombuffer(post.tokens, "<u4")[:MAX_TOKENS]
-        columns.tokens[row, : len(hashes)] = hashes
-
-
-_PLAIN: Final = tuple(name for name in PostColumns._fields if name not in ("labels", "lang", "tokens", "totals"))
+    columns.tokens[rows] = padded_tokens([post.tokens for post in posts])

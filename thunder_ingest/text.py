@@ -9,7 +9,7 @@ they hide nothing from a muted keyword.
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -77,6 +77,20 @@ def token_hashes(text: str) -> UInt32[np.ndarray, " n"]:
 @lru_cache(maxsize=1 << 16)
 def _token_hash(token: str) -> int:
     return xxhash.xxh32_intdigest(token.encode()) or 1
+
+
+def packed_tokens(text: str) -> bytes:
+    """The first MAX_TOKENS hashed tokens of a text, uint32 little-endian: the form of `events.Post.tokens`."""
+    return token_hashes(text)[:MAX_TOKENS].astype("<u4").tobytes()
+
+
+def padded_tokens(packed: Sequence[bytes]) -> UInt32[np.ndarray, "n 64"]:
+    """The packed tokens of n posts as rows, padded with 0."""
+    tokens = np.zeros((len(packed), MAX_TOKENS), np.uint32)
+    for row, of_post in zip(tokens, packed, strict=True):
+        hashes = np.frombuffer(of_post, "<u4")[:MAX_TOKENS]
+        row[: len(hashes)] = hashes
+    return tokens
 
 
 def contains_sequence(tokens: UInt32[np.ndarray, "n t"], phrase: UInt32[np.ndarray, " k"]) -> Bool[np.ndarray, " n"]:

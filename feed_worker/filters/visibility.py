@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from feed_worker.candidates import Candidates
 from feed_worker.components import Filter
 from feed_worker.membership import contains
+from feed_worker.parameters import Parameters
 from feed_worker.query import Query
 from feed_worker.related import related_of
 from thunder_ingest.post_store import PostStore
@@ -30,23 +31,23 @@ class VisibilityFilter(Filter):
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         """Posts fit to be shown."""
-        return np.asarray(self._own(query, candidates) & self._shown(query, candidates))
-
-    def _own(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        return self._fit(query, candidates.posts.labels, candidates.in_network)
+        own = self._fit(query.parameters, candidates.posts.labels, candidates.in_network)
+        return np.asarray(own & self._shown(query, candidates))
 
     def _shown(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         posts, related, following = candidates.posts, candidates.related, query.viewer.following
-        source = self._fit(query, related.source_labels, contains(following, related.source_author_id))
-        parent = self._fit(query, related.parent_labels, contains(following, posts.in_reply_to_author_id))
-        root = self._fit(query, related.root_labels, candidates.in_network)
+        source = self._fit(query.parameters, related.source_labels, contains(following, related.source_author_id))
+        parent = self._fit(query.parameters, related.parent_labels, contains(following, posts.in_reply_to_author_id))
+        root = self._fit(query.parameters, related.root_labels, candidates.in_network)
         known = related.source_stored | (posts.source_post_id == 0)
         known &= related.parent_stored | (posts.in_reply_to_post_id == 0)
         return np.asarray(source & parent & root & known)
 
-    def _fit(self, query: Query, labels: NDArray[np.uint64], followed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        for_nobody = np.uint64(self._store.label_mask(query.parameters.unsafe_labels))
-        for_followers = np.uint64(self._store.label_mask(query.parameters.unsafe_labels_out_of_network))
+    def _fit(
+        self, parameters: Parameters, labels: NDArray[np.uint64], followed: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        for_nobody = np.uint64(self._store.label_mask(parameters.unsafe_labels))
+        for_followers = np.uint64(self._store.label_mask(parameters.unsafe_labels_out_of_network))
         return np.asarray(((labels & for_nobody) == 0) & (followed | ((labels & for_followers) == 0)))
 
 
@@ -60,4 +61,6 @@ class CurrentVisibilityFilter(VisibilityFilter):
             labels = self._store.columns(rows).labels
             related = related_of(self._store, candidates.posts)
         current = candidates.with_related(related)
-        return np.asarray((rows >= 0) & self._fit(query, labels, current.in_network) & self._shown(query, current))
+        return np.asarray(
+            (rows >= 0) & self._fit(query.parameters, labels, current.in_network) & self._shown(query, current)
+        )

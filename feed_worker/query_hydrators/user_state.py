@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.components import QueryHydrator
+from feed_worker.ports import Users
 from feed_worker.query import Query
-from thunder_ingest.redis_form import UserStates
 from thunder_ingest.user_state import UserState
 
 
@@ -21,7 +21,7 @@ class UserStateHydrator(QueryHydrator):
 
     required: ClassVar[bool] = True
 
-    def __init__(self, users: UserStates) -> None:
+    def __init__(self, users: Users) -> None:
         self._users = users
 
     def hydrate(self, queries: Sequence[Query]) -> None:

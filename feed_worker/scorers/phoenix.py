@@ -7,8 +7,8 @@ import numpy as np
 from feed_worker.candidates import Candidates
 from feed_worker.components import Scorer
 from feed_worker.model_inputs import candidates_of, history_of
+from feed_worker.ports import Model
 from feed_worker.query import Query
-from phoenix.serving import Phoenix
 from thunder_ingest.post_store import PostStore
 
 
@@ -18,7 +18,7 @@ class PhoenixScorer(Scorer):
     Not required: without predictions a feed is ordered by time, and says that it is degraded.
     """
 
-    def __init__(self, store: PostStore, model: Phoenix) -> None:
+    def __init__(self, store: PostStore, model: Model) -> None:
         self._store, self._model = store, model
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from feed_worker.components import SideEffect
+from feed_worker.ports import Users
 from feed_worker.run import Result
-from thunder_ingest.redis_form import UserStates
 
 
 class ServedHistory(SideEffect):
     """Appends the feed's posts to the viewer's state, once for a request however often it is computed."""
 
-    def __init__(self, users: UserStates) -> None:
+    def __init__(self, users: Users) -> None:
         self._users = users
 
     def run(self, results: Sequence[Result]) -> None:

@@ -9,9 +9,9 @@ from feed_worker.candidates import Candidates
 from feed_worker.components import Source
 from feed_worker.membership import contains
 from feed_worker.model_inputs import history_of
+from feed_worker.ports import Model
 from feed_worker.query import Query
 from phoenix.index import VectorIndex
-from phoenix.serving import Phoenix
 from thunder_ingest.post_store import PostStore
 
 OVERFETCH = 2
@@ -26,7 +26,7 @@ class PhoenixRetrievalSource(Source):
     so that they take no other post's place.
     """
 
-    def __init__(self, store: PostStore, index: VectorIndex, model: Phoenix) -> None:
+    def __init__(self, store: PostStore, index: VectorIndex, model: Model) -> None:
         self._store, self._index, self._model = store, index, model
 
     def enable(self, query: Query) -> bool:

@@ -42,6 +42,9 @@ class Impressions:
         """Those impressions alone."""
         return type(self)(*(getattr(self, name)[chosen] for name in self.__slots__))
 
+    def __add__(self, other: "Impressions") -> "Impressions":
+        return Impressions(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.__slots__))
+
 
 class Timeline:
     """Posts by group and in order of time: what there is of a group at some moment."""
@@ -68,7 +71,7 @@ class Exposure:
         self._subscribed = Pairs.of(edges.take(edges.kind == SUBSCRIBE), len(accounts))
         self._gone = posts.gone
         self._original_author = posts.author[posts.content]
-        self._reach: Floats = np.log(accounts.popularity[posts.author]) / np.float32(3)
+        self._reach: Floats = (np.log(accounts.popularity) / 3).astype(np.float32)[posts.author]
         self._followed = _Followed(edges.take(edges.kind == FOLLOW), len(accounts))
         self._by_topic = Timeline(posts.topic, posts.created, config.span_ms)
         self._by_author = Timeline(posts.author, posts.created, config.span_ms)
@@ -130,7 +133,9 @@ class Exposure:
 
     def _dwell_ms(self, rng: np.random.Generator, affinity: Floats) -> Ints:
         """Log-normal, around a second for what leaves cold and ten and more for what suits."""
-        dwell_ms: Ints = rng.lognormal(np.log(1_200) + 6 * affinity.clip(max=0.5), 0.7).clip(200, 300_000).astype(np.int64)
+        dwell_ms: Ints = (
+            rng.lognormal(np.log(1_200) + 6 * affinity.clip(max=0.5), 0.7).clip(200, 300_000).astype(np.int64)
+        )
         return dwell_ms
 
     def _first_seen(self, shown: Impressions) -> Bools:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from infra.kafka_admin import create_topics
-from infra.stack import Stack
 
 from feed_worker.client import Client
+from infra.kafka_admin import create_topics
 from infra.settings import Settings
+from infra.stack import Stack
 from tests.e2e import containers
 
 HERE = Path(__file__).parent

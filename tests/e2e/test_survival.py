@@ -14,16 +14,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from infra.kafka_admin import admin, create_topics, lag
-from phoenix.world import WorldConfig, generate
-from thunder_ingest.posts import PostTable, changelog
-from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_state import updates_of
 
 from feed_worker.client import Client
 from flows.engagements import UserWrites
 from infra.kafka import FLOW_GROUPS, read_to_end
+from infra.kafka_admin import admin, create_topics, lag
 from infra.settings import Settings
+from phoenix.world import WorldConfig, generate
 from tests.e2e import containers
 from tests.e2e.conftest import eventually
 from thunder_ingest.counts import CountTable, changes_of
@@ -35,6 +32,9 @@ from thunder_ingest.events import (
     unpack_feed_served,
     unpack_post,
 )
+from thunder_ingest.posts import PostTable, changelog
+from thunder_ingest.redis_form import UserStates
+from thunder_ingest.user_state import updates_of
 
 SOAK = bool(os.environ.get("FORYOU_SOAK"))
 KILLS = 20 if SOAK else 2

@@ -78,10 +78,11 @@ def test_edits_in_one_batch_are_written_once() -> None:
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b"{", "malformed"),
+        (b"{", "truncated"),
         (b"\xff\xfe", "malformed"),
         (b"[]", "object"),
-        (b'{"type":"post_created"}', "at"),
+        (b'{"type":"post_created"}', "post_id"),
+        (b'{"type":"post_created","post_id":1,"author_id":1}', "`at`"),
         (b'{"type":"post_eaten","post_id":1,"author_id":1,"at":1}', "post_eaten"),
         (b'{"type":"post_created","post_id":0,"author_id":1,"at":1}', "post_id"),
         (b'{"type":"post_created","post_id":"a b","author_id":1,"at":1}', "post_id"),

@@ -1,0 +1,37 @@
+"""Waiting for what happens in other processes."""
+
+import os
+import time
+from collections.abc import Callable
+
+import psutil
+
+MARK = "MARK_OF_A_TEST"
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no process with this id runs."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def marked(mark: str) -> list[str]:
+    """The command lines of the processes that carry a mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.pid != os.getpid():
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:  # gone meanwhile, or somebody else's
+            continue
+    return found

@@ -1,0 +1,180 @@
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thunder_ingest import events
+from thunder_ingest.events import ACTIONS, INPUT_TYPES, Refused, decode, decode_any, encode, key_of, topic_of
+
+AT = 1_700_000_000_000
+POST = {"type": "post_created", "post_id": 1, "author_id": 2, "at": AT}
+ENGAGEMENT = {"type": "engagement", "user_id": 3, "post_id": 1, "author_id": 2, "action": "favorite", "at": AT}
+FOLLOW = {"type": "follow", "user_id": 3, "target_id": 4, "at": AT}
+REQUEST = {"type": "feed_request", "request_id": "r", "user_id": 3, "at": AT}
+
+
+def message(event: dict[str, Any], **changes: Any) -> bytes:
+    return json.dumps(event | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("topic", "event"),
+    [
+        ("posts", POST),
+        ("posts", POST | {"kind": "reply", "in_reply_to_post_id": "did:x:1", "text": "hé", "lang": "fr", "photos": 3}),
+        ("posts", POST | {"kind": "repost", "source_post_id": 9, "video_ms": 1, "subscriber_only": True}),
+        ("posts", {"type": "post_deleted", "post_id": 1, "author_id": 2, "at": AT}),
+        ("posts", {"type": "post_labeled", "post_id": 1, "author_id": 2, "at": AT, "label": "spam", "removed": True}),
+        ("engagements", ENGAGEMENT),
+        ("engagements", ENGAGEMENT | {"action": "dwell_time", "dwell_ms": 0}),
+        ("engagements", ENGAGEMENT | {"action": "dwell_time", "undo": True}),
+        ("engagements", {"type": "impression", "user_id": 3, "post_id": 1, "author_id": 2, "at": AT, "position": 0}),
+        *(("social-graph", FOLLOW | {"type": tag}) for tag in ("follow", "unfollow", "block", "unblock", "mute")),
+        *(("social-graph", FOLLOW | {"type": tag}) for tag in ("unmute", "subscribe", "unsubscribe")),
+        ("social-graph", {"type": "mute_keyword", "user_id": 3, "keyword": "spoiler", "at": AT}),
+        ("social-graph", {"type": "unmute_keyword", "user_id": 3, "keyword": "spoiler", "at": AT}),
+        ("feed-requests", REQUEST | {"size": 200, "seen_ids": [1, "a"], "explain": True, "deadline_ms": 1}),
+    ],
+)
+def test_every_event_goes_to_its_topic_and_comes_back_as_it_was(topic: str, event: dict[str, Any]) -> None:
+    decoded = decode(topic, message(event))
+    assert topic_of(decoded) == topic
+    assert decode(topic, encode(decoded)) == decode_any(encode(decoded)) == decoded
+    assert {name: value for name, value in event.items() if name != "type"}.items() <= msgspec.structs.asdict(
+        decoded
+    ).items()
+
+
+@pytest.mark.parametrize(("topic", "event"), [("posts", POST), ("engagements", ENGAGEMENT), ("social-graph", FOLLOW)])
+def test_unknown_fields_are_ignored_and_optional_ones_may_be_null(topic: str, event: dict[str, Any]) -> None:
+    known = decode(topic, message(event))
+    optional = {field.name: None for field in msgspec.structs.fields(known) if field.default is None}
+    assert decode(topic, message(event, tomorrow={"a": [1]}, **optional)) == known
+
+
+@pytest.mark.parametrize(
+    ("topic", "raw", "reason"),
+    [
+        ("posts", None, "empty message"),
+        ("posts", b"", "truncated"),
+        ("posts", b"[]", "Expected `object`"),
+        ("posts", b"{", "truncated"),
+        ("posts", b"\xff", "malformed"),
+        ("posts", b'{"type":"post_created","text":"\xff"}', "utf-8|UTF-8"),
+        ("posts", b"[" * 100_000, "Expected `object`|recursion|depth"),
+        ("posts", b" " * (events.MAX_MESSAGE_BYTES + 1), "at most 262,144 are allowed"),
+        ("posts", message({"post_id": 1}), "`type`"),
+        ("posts", message(FOLLOW), "Invalid value 'follow' - at `\\$.type`"),
+        ("engagements", message(POST), "Invalid value 'post_created'"),
+        ("posts", message(POST, at=None), r"\$.at"),
+        ("posts", message(POST, at=0), r">= 1 - at `\$.at`"),
+        ("posts", message(POST, at=events.LAST_TIME_MS + 1), r"<= 253402300799999 - at `\$.at`"),
+        ("posts", message(POST, at=10**30), r"\$.at|out of range"),
+        ("posts", message(POST, at=1.5), r"Expected `int`, got `float` - at `\$.at`"),
+        ("posts", message(POST, at="now"), r"Expected `int`, got `str` - at `\$.at`"),
+        ("posts", message({"type": "post_created", "post_id": 1, "at": AT}), "missing required field `author_id`"),
+        ("posts", message(POST, post_id=0), r"\$.post_id"),
+        ("posts", message(POST, post_id=2**63), r"\$.post_id|out of range"),
+        ("posts", message(POST, post_id="0"), "outside 1"),
+        ("posts", message(POST, post_id="a b"), r"regex .* - at `\$.post_id`"),
+        ("posts", message(POST, post_id="ü" * 200), "bytes; 1 to 255"),
+        ("posts", message(POST, author_id="9" * 30), "outside 1"),
+        ("posts", message(POST, conversation_id="ü" * 200), "bytes; 1 to 255"),
+        ("posts", message(POST, source_author_id="ü" * 200), "bytes; 1 to 255"),
+        ("posts", message(POST, kind="story"), r"Invalid enum value 'story' - at `\$.kind`"),
+        ("posts", message(POST, kind="reply"), "needs `in_reply_to_post_id`"),
+        ("posts", message(POST, kind="repost"), "a repost needs `source_post_id`"),
+        ("posts", message(POST, kind="quote"), "a quote needs `source_post_id`"),
+        ("posts", message(POST, text="x" * (events.MAX_TEXT + 1)), r"length <= 25000 - at `\$.text`"),
+        ("posts", message(POST, text=5), r"\$.text"),
+        ("posts", message(POST, photos=-1), r"\$.photos"),
+        ("posts", message(POST, video_ms=2**31), r"\$.video_ms"),
+        ("posts", message(POST, lang=""), r"\$.lang"),
+        ("posts", message(POST, subscriber_only=1), r"\$.subscriber_only"),
+        ("posts", message({"type": "post_deleted", "post_id": "0", "author_id": 2, "at": AT}), "outside 1"),
+        ("posts", message({"type": "post_labeled", "post_id": 1, "author_id": 2, "at": AT, "label": ""}), "label"),
+        ("engagements", message(ENGAGEMENT, action="like"), r"Invalid enum value 'like' - at `\$.action`"),
+        ("engagements", message(ENGAGEMENT, action="dwell_time"), "needs `dwell_ms`"),
+        ("engagements", message(ENGAGEMENT, dwell_ms=-1), r"\$.dwell_ms"),
+        ("engagements", message(ENGAGEMENT, user_id="0"), "outside 1"),
+        ("engagements", message(ENGAGEMENT, type="impression", position=100_001), r"\$.position"),
+        ("engagements", message(ENGAGEMENT, type="impression", post_id="0"), "outside 1"),
+        ("social-graph", message(FOLLOW, target_id=3), "cannot follow themselves"),
+        ("social-graph", message(FOLLOW, type="block", target_id="3"), "cannot block themselves"),
+        ("social-graph", message(FOLLOW, target_id="ü" * 200), "bytes; 1 to 255"),
+        ("social-graph", message(FOLLOW, type="mute_keyword", keyword=""), r"\$.keyword"),
+        ("social-graph", message(FOLLOW, type="mute_keyword", keyword="x", user_id="00"), "outside 1"),
+        ("feed-requests", message(REQUEST, request_id=""), r"\$.request_id"),
+        ("feed-requests", message(REQUEST, size=0), r"\$.size"),
+        ("feed-requests", message(REQUEST, size=201), r"\$.size"),
+        ("feed-requests", message(REQUEST, seen_ids=[1] * 10_001), r"\$.seen_ids"),
+        ("feed-requests", message(REQUEST, seen_ids=["0"]), "outside 1"),
+        ("feed-requests", message(REQUEST, deadline_ms=0), r"\$.deadline_ms"),
+    ],
+)
+def test_a_message_that_cannot_be_used_is_refused_with_the_reason(topic: str, raw: bytes | None, reason: str) -> None:
+    with pytest.raises(Refused, match=reason):
+        decode(topic, raw)
+
+
+def test_decode_any_refuses_like_decode() -> None:
+    for raw in (b"{", message(POST, kind="repost"), message(POST, type="story")):
+        with pytest.raises(Refused):
+            decode_any(raw)
+
+
+@given(st.sampled_from(list(INPUT_TYPES)), st.binary(max_size=200))
+def test_no_bytes_whatever_do_anything_but_decode_or_be_refused(topic: str, raw: bytes) -> None:
+    with pytest.raises(Refused):
+        decode(topic, raw)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.sampled_from(
+        [("posts", POST), ("engagements", ENGAGEMENT), ("social-graph", FOLLOW), ("feed-requests", REQUEST)]
+    ),
+    st.data(),
+)
+def test_an_event_with_any_value_in_any_field_decodes_or_is_refused(
+    case: tuple[str, dict[str, Any]], data: st.DataObject
+) -> None:
+    topic, event = case
+    field = data.draw(st.sampled_from([field.name for field in msgspec.structs.fields(decode(topic, message(event)))]))
+    try:
+        decoded = decode(topic, message(event, **{field: data.draw(json_values)}))
+    except Refused:
+        return
+    assert decode(topic, encode(decoded)) == decoded
+
+
+def test_events_are_keyed_by_author_or_user() -> None:
+    cases = (("posts", POST, 2), ("engagements", ENGAGEMENT, 3), ("social-graph", FOLLOW, 3))
+    for topic, event, key in (*cases, ("feed-requests", REQUEST, 3)):
+        assert key_of(decode(topic, message(event))) == key
+
+
+def test_the_actions_stand_in_the_published_order() -> None:
+    assert len(ACTIONS) == 19
+    assert (ACTIONS[0], ACTIONS[6], ACTIONS[17], ACTIONS[18]) == ("favorite", "vqv", "report", "dwell_time")
+    assert events.IMPRESSION == 19
+
+
+def test_derived_records_come_back_as_they_were() -> None:
+    post = events.Post(post_id=1, author_id=2, labels={"spam": -3}, tokens=b"\0\1", post_form="x")
+    counts = events.PostCounts(post_id=1, at=5, totals=[0] * 20)
+    embedding = events.PostEmbedding(post_id=1, model_version="v", vector=b"abcd")
+    letter = events.DeadLetter(topic="posts", partition=0, offset=1, at=2, reason="no", value=b"\xff")
+    assert events.unpack_post(events.pack(post)) == post
+    assert events.unpack_counts(events.pack(counts)) == counts
+    assert events.unpack_embedding(events.pack(embedding)) == embedding
+    assert events.unpack_dead_letter(events.pack(letter)) == letter

@@ -1,0 +1,232 @@
+"""What a post is, after all that was said about it: joining post events in any order, any number of times.
+
+Everything said about a post is a `Post` that carries just that; `join` puts two of them together. Content, deletion
+and each label are registers of their own, in each the last writer by event time wins, and at one time the safer:
+deletion beats content, a label put on beats it taken off. Content that a deletion outdates is forgotten, since nothing
+can bring it back but newer content, so that what was deleted is not kept.
+"""
+
+import heapq
+from typing import Final
+
+import msgspec
+
+from thunder_ingest.events import (
+    KINDS,
+    Post,
+    PostCreated,
+    PostDeleted,
+    PostEvent,
+    Refused,
+    key_of_id,
+    pack,
+    unpack_post,
+)
+from thunder_ingest.ids import PublishedId, id64, string_form
+from thunder_ingest.text import packed_tokens
+
+MAX_LABELS: Final = 64
+"""Labels that one post may bear, those taken off again included."""
+
+STATE_HEADER: Final = "state"
+"""The header of a tombstone that still tells when a post was deleted."""
+
+_CONTENT: Final = (
+    "at",
+    "kind",
+    "text",
+    "lang",
+    "conversation_id",
+    "in_reply_to_post_id",
+    "in_reply_to_author_id",
+    "source_post_id",
+    "source_author_id",
+    "photos",
+    "video_ms",
+    "subscriber_only",
+    "tokens",
+)
+_NO_CONTENT: Final = {
+    name: default
+    for name, default in zip(Post.__struct_fields__[2:], Post.__struct_defaults__, strict=True)
+    if name in _CONTENT
+}
+
+Headers = list[tuple[str, bytes]]
+
+
+def from_event(event: PostEvent) -> Post:
+    """What one event says about a post."""
+    if isinstance(event, PostCreated):
+        return _created(event)
+    post = Post(
+        post_id=id64(event.post_id),
+        author_id=id64(event.author_id),
+        post_form=string_form(event.post_id),
+        author_form=string_form(event.author_id),
+    )
+    if isinstance(event, PostDeleted):
+        post.deleted_at = event.at
+    else:
+        post.labels = {event.label: -event.at if event.removed else event.at}
+    return post
+
+
+def _created(event: PostCreated) -> Post:
+    text = event.text or ""
+    return Post(
+        post_id=id64(event.post_id),
+        author_id=id64(event.author_id),
+        created_at=event.at,
+        at=event.at,
+        kind=KINDS.index(event.kind),
+        text=text,
+        lang=event.lang or "",
+        conversation_id=_id_or_none(event.conversation_id),
+        in_reply_to_post_id=_id_or_none(event.in_reply_to_post_id),
+        in_reply_to_author_id=_id_or_none(event.in_reply_to_author_id),
+        source_post_id=_id_or_none(event.source_post_id),
+        source_author_id=_id_or_none(event.source_author_id),
+        photos=event.photos or 0,
+        video_ms=event.video_ms or 0,
+        subscriber_only=bool(event.subscriber_only),
+        tokens=packed_tokens(text),
+        post_form=string_form(event.post_id),
+        author_form=string_form(event.author_id),
+    )
+
+
+def _id_or_none(published: PublishedId | None) -> int:
+    return 0 if published is None else id64(published)
+
+
+def join(a: Post, b: Post) -> Post:
+    """What two records say about one post together: commutative, associative, idempotent.
+
+    The earliest creation stands, so that an edit or a restoration makes no post younger.
+
+    Raises:
+        Refused: where they are not of one post by one author, under one published form of both ids.
+
+    """
+    _check_identity(a, b)
+    created = [at for at in (a.created_at, b.created_at) if at]
+    joined = msgspec.structs.replace(
+        _newer_content(a, b),
+        created_at=min(created, default=0),
+        deleted_at=max(a.deleted_at, b.deleted_at),
+        labels=_joined_labels(a.labels, b.labels),
+    )
+    return joined if joined.is_live or not joined.at else msgspec.structs.replace(joined, **_NO_CONTENT)
+
+
+def _check_identity(known: Post, post: Post) -> None:
+    if known.post_id != post.post_id:
+        raise Refused(f"posts {known.post_id} and {post.post_id} are not one")
+    if known.post_form != post.post_form:
+        raise Refused(f"another post id, {_form(known.post_id, known.post_form)}, already stands for the same number")
+    if (known.author_id, known.author_form) != (post.author_id, post.author_form):
+        raise Refused(f"the author of this post is {_form(known.author_id, known.author_form)}")
+
+
+def _form(number: int, string: str | None) -> str:
+    return str(number) if string is None else repr(string)
+
+
+def _newer_content(a: Post, b: Post) -> Post:
+    if a.at != b.at:
+        return a if a.at > b.at else b
+    return max(a, b, key=_content) if a != b else a
+
+
+def _content(post: Post) -> bytes:
+    return msgspec.msgpack.encode([getattr(post, name) for name in _CONTENT])
+
+
+def _joined_labels(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+    """Of each label the newest word; labels in order of their names, so that equal posts are packed to equal bytes."""
+    if not b:
+        return a
+    labels = {name: max(a.get(name, 0), b.get(name, 0), key=_label_order) for name in a.keys() | b.keys()}
+    return dict(sorted(labels.items()))
+
+
+def _label_order(at: int) -> tuple[int, int]:
+    return abs(at), at
+
+
+def newest_at(post: Post) -> int:
+    """The time of the last thing that is known about a post."""
+    return max(post.at, post.created_at, post.deleted_at, *map(abs, post.labels.values()))
+
+
+def changelog(post: Post) -> tuple[bytes, bytes | None, Headers]:
+    """A post's record in `thunder-posts`: key, value, headers.
+
+    A deleted post is a tombstone whose header still tells what a restarting flow has to know: when it was deleted, by
+    whom it was, its labels. Where only labels are known so far, they are a record of a post that is not live.
+    """
+    if post.deleted_at and not post.is_live:
+        return key_of_id(post.post_id), None, [(STATE_HEADER, pack(post))]
+    return key_of_id(post.post_id), pack(post), []
+
+
+class PostTable:
+    """All posts that are younger than `max_age_ms`, deleted ones included: the state of the posts flow.
+
+    Whatever the order of events, duplicates among them, the table is the same, as long as none is older than that age.
+    """
+
+    def __init__(self, max_age_ms: int) -> None:
+        self._max_age_ms = max_age_ms
+        self._posts: dict[int, Post] = {}
+        self._by_age: list[tuple[int, int]] = []  # a heap of (newest_at, post id); some are outdated by later ones
+
+    def __len__(self) -> int:
+        return len(self._posts)
+
+    def restore(self, value: bytes | None, headers: Headers | None) -> None:
+        """Take over a record of the changelog, in any order.
+
+        Raises:
+            Refused: where the record contradicts an earlier one.
+
+        """
+        packed = value if value is not None else dict(headers or ()).get(STATE_HEADER)
+        if packed is not None:
+            self._join(unpack_post(packed))
+
+    def apply(self, event: PostEvent, now_ms: int) -> Post | None:
+        """Join an event; returns the post as it is now, or None where nothing changed or the event came too late.
+
+        Raises:
+            Refused: where the event contradicts what is known: another author, another form of an id, or too many
+                labels.
+
+        """
+        if event.at < now_ms - self._max_age_ms and id64(event.post_id) not in self._posts:
+            return None
+        return self._join(from_event(event))
+
+    def expire(self, now_ms: int) -> list[Post]:
+        """Forget the posts about which nothing was said for `max_age_ms`; returns them."""
+        oldest_ms = now_ms - self._max_age_ms
+        expired = []
+        while self._by_age and self._by_age[0][0] < oldest_ms:
+            at, post_id = heapq.heappop(self._by_age)
+            post = self._posts.get(post_id)
+            if post is not None and newest_at(post) == at:
+                expired.append(self._posts.pop(post_id))
+        return expired
+
+    def _join(self, post: Post) -> Post | None:
+        known = self._posts.get(post.post_id)
+        joined = post if known is None else join(known, post)
+        if joined == known:
+            return None
+        if len(joined.labels) > MAX_LABELS:
+            raise Refused(f"a post may bear {MAX_LABELS} labels")
+        self._posts[post.post_id] = joined
+        if known is None or newest_at(known) != newest_at(joined):
+            heapq.heappush(self._by_age, (newest_at(joined), post.post_id))
+        return joined
