@@ -27,6 +27,8 @@ from phoenix.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_
 SURFACES: Final = 16
 LOG_BUCKETS: Final = 16
 PHOTO_BUCKETS: Final = 8
+Column = np.ndarray | Array
+"""Hashed rows are made by NumPy and read by JAX."""
 Rows = TypeVar("Rows", "HistoryRows", "CandidateRows", "PostRows")
 _DWELL_UNIT_MS: Final = 250
 _AGE_UNIT_MS: Final = 60_000
@@ -72,42 +74,42 @@ class PostInputs(NamedTuple):
 class HistoryRows(NamedTuple):
     """A `History` as rows of embedding tables."""
 
-    user: Int32[Array, "B K"]
-    post: Int32[Array, "B H K"]
-    author: Int32[Array, "B H K"]
-    tokens: Int32[Array, "B H T"]
-    actions: Bool[Array, "B H A"]
-    dwell: Int32[Array, "B H"]
-    age: Int32[Array, "B H"]
-    surface: Int32[Array, "B H"]
-    mask: Bool[Array, "B H"]
+    user: Int32[Column, "B K"]
+    post: Int32[Column, "B H K"]
+    author: Int32[Column, "B H K"]
+    tokens: Int32[Column, "B H T"]
+    actions: Bool[Column, "B H A"]
+    dwell: Int32[Column, "B H"]
+    age: Int32[Column, "B H"]
+    surface: Int32[Column, "B H"]
+    mask: Bool[Column, "B H"]
 
 
 class CandidateRows(NamedTuple):
     """`CandidateInputs` as rows of embedding tables."""
 
-    post: Int32[Array, "B C K"]
-    author: Int32[Array, "B C K"]
-    tokens: Int32[Array, "B C T"]
-    video: Int32[Array, "B C"]
-    photos: Int32[Array, "B C"]
-    age: Int32[Array, "B C"]
-    surface: Int32[Array, " B"]
+    post: Int32[Column, "B C K"]
+    author: Int32[Column, "B C K"]
+    tokens: Int32[Column, "B C T"]
+    video: Int32[Column, "B C"]
+    photos: Int32[Column, "B C"]
+    age: Int32[Column, "B C"]
+    surface: Int32[Column, " B"]
 
 
 class PostRows(NamedTuple):
     """`PostInputs` as rows of embedding tables."""
 
-    author: Int32[Array, "n K"]
-    tokens: Int32[Array, "n T"]
-    video: Int32[Array, " n"]
-    photos: Int32[Array, " n"]
+    author: Int32[Column, "n K"]
+    tokens: Int32[Column, "n T"]
+    video: Int32[Column, " n"]
+    photos: Int32[Column, " n"]
 
 
 def history_rows(config: ModelConfig, history: History) -> HistoryRows:
     """Hash and bucket histories of whatever H and T: the newest `config.history` positions, filled up in front."""
 
-    def newest(columns: Shaped[np.ndarray, "B h *rest"]) -> Shaped[np.ndarray, "B H *rest"]:
+    def newest(columns: Shaped[np.ndarray, "B h *rest"]) -> Any:
         return _resized(columns[:, -config.history :], 1, config.history, in_front=True)
 
     tokens = newest(history.tokens)
@@ -127,7 +129,7 @@ def history_rows(config: ModelConfig, history: History) -> HistoryRows:
 def candidate_rows(config: ModelConfig, candidates: CandidateInputs, start: int, size: int) -> CandidateRows:
     """Hash and bucket `size` candidates from `start` on, filled up behind where there are no more."""
 
-    def chunk(columns: Shaped[np.ndarray, "B C *rest"]) -> Shaped[np.ndarray, "B size *rest"]:
+    def chunk(columns: Shaped[np.ndarray, "B C *rest"]) -> Any:
         return _resized(columns[:, start : start + size], 1, size)
 
     return CandidateRows(
@@ -164,7 +166,8 @@ def _photo_bucket(photos: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
 def _token_rows(config: ModelConfig, tokens: UInt32[np.ndarray, "*n t"]) -> Int32[np.ndarray, "*n T"]:
     """One row per token: a text has so many that collisions of single ones do not matter."""
     read = _resized(tokens[..., : config.tokens], tokens.ndim - 1, config.tokens)
-    return hash_rows(read, config.token_rows, hashes=1, seed=TOKEN_SEED)[..., 0]
+    rows: Int32[np.ndarray, "*n T"] = hash_rows(read, config.token_rows, hashes=1, seed=TOKEN_SEED)[..., 0]
+    return rows
 
 
 def _resized(columns: Any, axis: int, size: int, *, in_front: bool = False) -> Any:
@@ -199,7 +202,7 @@ def blank_history(config: ModelConfig, viewers: int) -> History:
 
 
 def blank_candidates(config: ModelConfig, viewers: int, count: int) -> CandidateInputs:
-    """Candidates that are nothing."""
+    """Candidates of which nothing is known."""
     flat = (viewers, count)
     return CandidateInputs(
         post_id=np.zeros(flat, np.int64),
@@ -209,12 +212,12 @@ def blank_candidates(config: ModelConfig, viewers: int, count: int) -> Candidate
         photos=np.zeros(flat, np.int32),
         age_ms=np.zeros(flat, np.int64),
         surface=np.zeros(viewers, np.uint8),
-        mask=np.zeros(flat, bool),
+        mask=np.ones(flat, bool),
     )
 
 
 def blank_posts(config: ModelConfig, count: int) -> PostInputs:
-    """Posts that are nothing."""
+    """Posts of which nothing is known."""
     return PostInputs(
         author_id=np.zeros(count, np.int64),
         tokens=np.zeros((count, config.tokens), np.uint32),

@@ -12,6 +12,7 @@ import haiku as hk
 import jax
 import numpy as np
 import xxhash
+from jax import Array
 from jaxtyping import Float32
 
 from phoenix.actions import ACTION_COUNT
@@ -111,23 +112,25 @@ class Phoenix:
     def score(self, history: History, candidates: CandidateInputs) -> Float32[np.ndarray, "B C 19"]:
         """18 probabilities, then the dwell time in ms, for each candidate; zeros where the mask says there is none."""
         scores = np.zeros((*candidates.mask.shape, ACTION_COUNT), np.float32)
+        under_way = []
         for start, stop, bucket in chunks(len(scores), self.config.batch_buckets):
             viewers = History(*(column[start:stop] for column in history))
             asked = CandidateInputs(*(column[start:stop] for column in candidates))
-            self._score_into(scores[start:stop], viewers, asked, bucket)
+            under_way += [(scores[start:stop], *piece) for piece in self._begin_scoring(viewers, asked, bucket)]
+        for of_batch, start, stop, predictions in under_way:
+            of_batch[:, start:stop] = np.asarray(predictions)[: len(of_batch), : stop - start]
         return np.where(candidates.mask[..., None], scores, np.float32(0))
 
-    def _score_into(
-        self, scores: Float32[np.ndarray, "B C 19"], history: History, candidates: CandidateInputs, batch: int
-    ) -> None:
-        """Score one batch, its histories encoded once. All chunks are under way before the first is waited for."""
+    def _begin_scoring(
+        self, history: History, candidates: CandidateInputs, batch: int
+    ) -> Iterator[tuple[int, int, Float32[Array, "batch bucket 19"]]]:
+        """Encode a batch of histories once, and set off each chunk of candidates, without waiting for results."""
         prefix = self._run("encode", (batch,), filled_up(history_rows(self.config, history), batch))
-        under_way = []
-        for start, stop, bucket in chunks(scores.shape[1], self.config.candidate_buckets):
+        columns = np.flatnonzero(candidates.mask.any(axis=0))
+        count = int(columns[-1]) + 1 if len(columns) else 0
+        for start, stop, bucket in chunks(count, self.config.candidate_buckets):
             rows = filled_up(candidate_rows(self.config, candidates, start, bucket), batch)
-            under_way.append((start, stop, self._run("score", (batch, bucket), prefix, rows)))
-        for start, stop, predictions in under_way:
-            scores[:, start:stop] = np.asarray(predictions)[: len(scores), : stop - start]
+            yield start, stop, self._run("score", (batch, bucket), prefix, rows)
 
     def _run(self, name: str, bucket: tuple[int, ...], *inputs: Any) -> Any:
         """Call a function compiled for a bucket, compiling it first where `warm_up` has not."""
@@ -168,7 +171,8 @@ def _functions(config: ModelConfig) -> dict[str, tuple[Callable[..., Any], int]]
     """What serving calls, as pure functions of parameters and rows, and which of `Params` each needs."""
 
     def pure(method: Callable[..., Any]) -> Callable[..., Any]:
-        return hk.without_apply_rng(hk.transform(method)).apply
+        transformed: hk.Transformed = hk.without_apply_rng(hk.transform(method))
+        return transformed.apply
 
     return {
         "encode": (pure(lambda rows: Ranker(config).encode(rows)), 0),
@@ -184,5 +188,5 @@ def _digest(params: Params) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         values = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {values.shape} {values.dtype}".encode())
-        digest.update(np.ascontiguousarray(values))
+        digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()[:8]

@@ -186,7 +186,8 @@ class Transformer(hk.Module):
         positions = jnp.full(candidates.shape[1], _CANDIDATE_POSITION)
         for block, remembered in zip(self._blocks, prefix.blocks, strict=True):
             candidates = block.over_prefix(candidates, positions, remembered, prefix.mask)
-        return self._norm(candidates)
+        normed: Array = self._norm(candidates)
+        return normed
 
     def __call__(
         self,
@@ -202,4 +203,5 @@ class Transformer(hk.Module):
         allowed = candidate_isolation(mask, count)
         for block in self._blocks:
             x, _ = block.over_itself(x, positions, allowed)
-        return self._norm(x[:, prefix.shape[1] :])
+        normed: Array = self._norm(x[:, prefix.shape[1] :])
+        return normed

@@ -1,0 +1,206 @@
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feed_worker.parameters import PRESETS
+from feed_worker.pipeline import foryou_pipeline
+from feed_worker.query import Query
+from phoenix.configs import NANO
+from phoenix.index import VectorIndex
+from tests.feed_worker.builders import MINUTE_MS, NOW_MS, VIEWER, FixedModel, KnownUsers, post, query, store_of, viewer
+from tests.feed_worker.obvious import ObviousPipeline
+from thunder_ingest.events import KINDS, Post
+from thunder_ingest.post_store import PostStore
+from thunder_ingest.user_state import UserState
+
+MAX_AGE_MS = 60 * MINUTE_MS
+AUTHORS = range(1, 13)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def some(rng: random.Random, values: Sequence[int], probability: float) -> list[int]:
+    return [value for value in values if rng.random() < probability]
+
+
+def world_of(seed: int, n: int) -> dict[int, Post]:
+    """Posts of every kind that refer to each other and, now and then, to what is not there."""
+    rng = random.Random(seed)
+    authors = {post_id: rng.choice(AUTHORS) for post_id in rng.sample(range(1, n + 3), n)}
+    return {post_id: related_post(rng, post_id, authors) for post_id in authors}
+
+
+def related_post(rng: random.Random, post_id: int, authors: dict[int, int]) -> Post:
+    kind = rng.choice(("original", "original", *KINDS))
+    other = rng.choice([known for known in range(1, len(authors) + 3) if known != post_id])
+    fields: dict[str, Any] = {}
+    if kind in ("repost", "quote"):
+        fields = {"source_post_id": other, "source_author_id": rng.choice((0, authors.get(other, 0)))}
+    if kind == "reply":
+        fields = {"in_reply_to_post_id": other, "conversation_id": rng.choice((0, other, rng.choice([*authors])))}
+    return post(
+        post_id,
+        authors[post_id],
+        kind,
+        text=" ".join(rng.choices(("cat", "dog", "the", "sat", "on", "mat"), k=rng.randrange(4))),
+        created_at=NOW_MS - int(MAX_AGE_MS * rng.choice((0.25, 0.5, 0.5, rng.random(), 1, 1.01))),
+        video_ms=rng.choice((0, 0, 10_000, 10_001)),
+        subscriber_only=rng.random() < 0.1,
+        labels=rng.choice(((), (), (), (), ("spam",), ("adult",), ("satire",))),
+        **fields,
+    )
+
+
+def viewer_of(seed: int, n: int) -> UserState:
+    rng = random.Random(seed)
+    others = [author for author in AUTHORS if author != VIEWER]
+    return viewer(
+        following=some(rng, others, rng.choice((0, 0.5, 0.8))),
+        blocks=some(rng, others, rng.choice((0, 0, 0.1))),
+        blocked_by=some(rng, others, rng.choice((0, 0, 0.1))),
+        mutes=some(rng, others, rng.choice((0, 0, 0.1))),
+        subscriptions=some(rng, others, 0.3),
+        keywords=tuple(rng.choice(((), ("the cat",), ("dog", "!"), ("Mat", "on the")))),
+        seen=some(rng, range(1, n), rng.choice((0, 0.1))),
+        served=[(post_id, NOW_MS - 1) for post_id in some(rng, range(1, n), rng.choice((0, 0.1)))],
+        liked=some(rng, range(1, n), rng.choice((0, 0.2))),
+    )
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Query:
+    preset = PRESETS[draw(st.sampled_from(sorted(PRESETS)))]
+    return query(
+        parameters=replace(preset, top_k=draw(st.integers(1, 8)), result_size=draw(st.integers(1, 8))),
+        size=draw(st.integers(1, 12)),
+        exclude_videos=draw(st.booleans()),
+        in_network_only=draw(st.booleans()),
+        seen_ids=draw(st.lists(st.integers(1, 40), max_size=4)),
+        explain=draw(st.booleans()),
+    )
+
+
+def index_of(post_ids: Sequence[int]) -> VectorIndex:
+    index = VectorIndex(NANO.embed_dim)
+    vectors = np.zeros((len(post_ids), NANO.embed_dim), np.float32)
+    vectors[:, 0] = [post_id * 7 % 24 / 24 for post_id in post_ids]
+    index.upsert(np.array(post_ids, np.int64), vectors, FixedModel.version)
+    return index
+
+
+def found_by_sources(store: PostStore, index: VectorIndex, asked: Query, state: UserState) -> list[int]:
+    """What the pipeline's sources find, asked one after another."""
+    probe = query(state, parameters=asked.parameters)
+    pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers({"1": state}))
+    probe.request = asked.request
+    for hydrator in pipeline.query_hydrators:
+        hydrator.hydrate([probe])
+    found: list[int] = []
+    for source in pipeline.sources:
+        probe.found = len(found)
+        if source.enable(probe):
+            found += source.fetch([probe])[0].posts.post_id.tolist()
+    return found
+
+
+@settings(max_examples=150)
+@given(SEEDS, st.integers(1, 60), requests())
+def test_columns_give_the_feed_that_one_object_at_a_time_gives(seed: int, n: int, asked: Query) -> None:
+    world, state = world_of(seed, n), viewer_of(seed, n)
+    store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(sorted(world))
+    found = found_by_sources(store, index, asked, state)
+    (result,) = foryou_pipeline(store, index, FixedModel(), KnownUsers({"1": state})).run([asked])
+    assert result.query.degradations == []
+    expected = ObviousPipeline(world, MAX_AGE_MS).feed(asked, found)
+    assert result.candidates.posts.post_id.tolist() == [post_id for post_id, _ in expected]
+    assert result.candidates.score.tolist() == pytest.approx([score for _, score in expected], rel=1e-4, abs=1e-7)
+    assert result.status == ("ok" if expected else "empty")
+
+
+@settings(max_examples=30)
+@given(SEEDS, st.lists(requests(), min_size=2, max_size=4))
+def test_a_request_gets_the_same_feed_alone_and_in_a_batch(seed: int, drawn: list[Query]) -> None:
+    world = world_of(seed, 40)
+    store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(sorted(world))
+    users = {str(user): viewer_of(seed + user, 40) for user in range(1, len(drawn) + 1)}
+    pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers(users))
+
+    def batch() -> list[Query]:
+        return [
+            query(
+                user_id=user, parameters=asked.parameters, size=asked.size, exclude_videos=asked.request.exclude_videos
+            )
+            for user, asked in enumerate(drawn, 1)
+        ]
+
+    together = [result.candidates for result in pipeline.run(batch())]
+    alone = [pipeline.run([asked])[0].candidates for asked in batch()]
+    for one, other in zip(together, alone, strict=True):
+        assert one.posts.post_id.tolist() == other.posts.post_id.tolist()
+        assert one.score.tolist() == other.score.tolist()
+
+
+def test_an_unknown_viewer_gets_what_is_popular() -> None:
+    store = store_of(*(post(i, 50 + i) for i in range(1, 11)))
+    (result,) = foryou_pipeline(store, index_of([]), FixedModel(), KnownUsers()).run([query(size=5)])
+    assert (result.status, len(result.candidates)) == ("ok", 5)
+
+
+def test_labelled_posts_take_no_places_of_the_feed() -> None:
+    good = [post(i, i + 100) for i in range(1, 40)]
+    bad = [post(i, i + 100, labels=["spam"]) for i in range(40, 400)]
+    (result,) = foryou_pipeline(store_of(*good, *bad), index_of([]), FixedModel(), KnownUsers()).run([query()])
+    assert len(result.candidates) == 35
+
+
+def test_what_was_served_is_remembered_under_the_time_and_id_of_its_request() -> None:
+    users = KnownUsers()
+    pipeline = foryou_pipeline(store_of(post(1)), index_of([]), FixedModel(), users)
+    pipeline.run([query(request_id="a"), query(user_id=2, request_id="b", size=1)])
+    assert users.served == [("1", [1], NOW_MS, "a"), ("2", [1], NOW_MS, "b")]
+
+
+def test_the_stages_stand_in_the_published_order() -> None:
+    pipeline = foryou_pipeline(store_of(), index_of([]), FixedModel(), KnownUsers())
+    assert [each.name for each in pipeline.sources] == ["thunder_source", "phoenix_retrieval_source", "popular_source"]
+    assert [each.name.removesuffix("_filter") for each in pipeline.filters] == [
+        "drop_duplicates",
+        "core_data",
+        "age",
+        "self_post",
+        "oon_retweet_reply",
+        "retweet_dedup",
+        "ineligible_subscription",
+        "previously_seen",
+        "previously_served",
+        "muted_keyword",
+        "author_socialgraph",
+        "video",
+        "visibility",
+    ]
+    assert [each.name for each in pipeline.scorers] == [
+        "phoenix_scorer",
+        "weighted_scorer",
+        "author_diversity_scorer",
+        "oon_scorer",
+    ]
+
+
+def test_every_safety_component_is_required() -> None:
+    pipeline = foryou_pipeline(store_of(), index_of([]), FixedModel(), KnownUsers())
+    components = [*pipeline.query_hydrators, *pipeline.hydrators, *pipeline.filters, *pipeline.post_selection_filters]
+    required = {component.name for component in components if component.required}
+    assert required >= {
+        "user_state_hydrator",
+        "related_posts_hydrator",
+        "ineligible_subscription_filter",
+        "muted_keyword_filter",
+        "author_socialgraph_filter",
+        "visibility_filter",
+        "current_visibility_filter",
+    }

@@ -1,0 +1,121 @@
+"""The pipeline on the real user state, the real models and the real index, instead of fixed ones."""
+
+import numpy as np
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from feed_worker.framework import Pipeline, Result
+from feed_worker.parameters import FORYOU
+from feed_worker.pipeline import foryou_pipeline
+from feed_worker.query import Query
+from phoenix.index import VectorIndex
+from phoenix.inputs import PostInputs
+from phoenix.serving import Phoenix
+from tests.feed_worker.builders import MINUTE_MS, NOW_MS, post, store_of
+from thunder_ingest.events import Block, Engagement, EngagementEvent, FeedRequest, Follow, GraphEvent, Post
+from thunder_ingest.ids import id64
+from thunder_ingest.post_store import PostStore
+from thunder_ingest.redis_form import UserStates
+from thunder_ingest.user_state import updates_of
+
+VIEWER = "did:plc:viewer"
+SKY, BALL = "comet telescope orbit nebula", "goal league striker referee"
+
+
+@pytest.fixture(scope="module")
+def model() -> Phoenix:
+    return Phoenix.seeded("nano", 7)
+
+
+def posts() -> list[Post]:
+    """Astronomy by authors 50-59 and football by authors 60-69, of four posts each author."""
+    authors = {author: SKY if author < 60 else BALL for author in range(50, 70)}
+    return [post(10 * author + i, author, text=text) for author, text in authors.items() for i in range(4)]
+
+
+def indexed(store: PostStore, model: Phoenix) -> VectorIndex:
+    ids = np.array([each.post_id for each in posts()], np.int64)
+    columns = store.columns(store.rows_of(ids))
+    index = VectorIndex(model.config.embed_dim)
+    inputs = PostInputs(columns.author_id, columns.tokens, columns.video_ms, columns.photos)
+    index.upsert(ids, model.embed_posts(inputs), model.version)
+    return index
+
+
+@pytest.fixture
+def users(valkey: redis.Redis) -> UserStates:
+    return UserStates(valkey)
+
+
+@pytest.fixture
+def pipeline(model: Phoenix, users: UserStates) -> Pipeline:
+    store = store_of(*posts())
+    return foryou_pipeline(store, indexed(store, model), model, users)
+
+
+def happened(users: UserStates, *events: EngagementEvent | GraphEvent) -> None:
+    users.append([update for event in events for update in updates_of(event)], "0-0")
+
+
+def liked(post_id: int, ago: int) -> Engagement:
+    return Engagement(at=NOW_MS - ago, user_id=VIEWER, post_id=post_id, author_id=post_id // 10, action="favorite")
+
+
+def ask(pipeline: Pipeline, request_id: str = "r", at: int = NOW_MS, size: int = 10) -> Result:
+    request = FeedRequest(request_id=request_id, user_id=VIEWER, at=at)
+    asked = Query(
+        request=request,
+        user_id=id64(VIEWER),
+        user_form=VIEWER,
+        now_ms=NOW_MS,
+        deadline_at=at + MINUTE_MS,
+        size=size,
+        parameters=FORYOU,
+    )
+    (result,) = pipeline.run([asked])
+    return result
+
+
+def test_a_viewer_who_likes_the_sky_is_found_posts_about_the_sky(pipeline: Pipeline, users: UserStates) -> None:
+    happened(users, *(liked(10 * author, author) for author in (50, 51, 52)))
+    result = ask(pipeline, size=80)
+    retrieved = result.candidates.take(np.isfinite(result.candidates.retrieval_score))
+    best = retrieved.take(np.argsort(-retrieved.retrieval_score)[:10])
+    assert result.status == "ok"
+    assert (best.posts.author_id < 60).mean() > 0.8
+
+
+def test_neither_blocked_authors_nor_seen_posts_come_back(pipeline: Pipeline, users: UserStates) -> None:
+    happened(users, liked(500, 5), Block(at=1, user_id=VIEWER, target_id=51), Block(at=1, user_id=52, target_id=VIEWER))
+    shown = ask(pipeline, size=80).candidates.posts
+    assert len(shown.post_id)
+    assert not set(shown.author_id.tolist()) & {51, 52}
+    assert 500 not in shown.post_id
+
+
+def test_followed_authors_are_in_network(pipeline: Pipeline, users: UserStates) -> None:
+    happened(users, Follow(at=1, user_id=VIEWER, target_id=61))
+    shown = ask(pipeline, size=80).candidates
+    assert (shown.in_network == (shown.posts.author_id == 61)).all()
+    assert shown.in_network.sum() == 4
+
+
+def test_the_next_feed_differs_and_the_same_request_computed_again_does_not(pipeline: Pipeline) -> None:
+    def shown(result: Result) -> list[int]:
+        post_ids: list[int] = result.candidates.posts.post_id.tolist()
+        return post_ids
+
+    first, again = shown(ask(pipeline)), shown(ask(pipeline))
+    assert first == again
+    later = shown(ask(pipeline, "next", NOW_MS + 1))
+    assert not set(first) & set(later)
+    assert len(later) == 10
+
+
+def test_a_redis_that_does_not_answer_is_the_callers_to_wait_for(model: Phoenix) -> None:
+    store = store_of(*posts())
+    nobody = UserStates(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
+    with pytest.raises(redis.ConnectionError):
+        ask(foryou_pipeline(store, VectorIndex(model.config.embed_dim), model, nobody))
