@@ -5,10 +5,6 @@ import signal
 import threading
 
 import redis
-from phoenix.index import VectorIndex
-from phoenix.serving import Phoenix
-from thunder_ingest.post_store import PostStore, StoreLimits
-from thunder_ingest.redis_form import UserStates
 
 from feed_worker.parameters import PRESETS, Parameters
 from feed_worker.pipeline import foryou_pipeline
@@ -18,6 +14,10 @@ from infra.clock import clock_of
 from infra.kafka import DeliveryFailed, TopicMissing, wait_for_topics
 from infra.redis import Patience, Stopped, connect
 from infra.settings import Settings, SettingsError, load
+from phoenix.index import VectorIndex
+from phoenix.serving import Phoenix
+from thunder_ingest.post_store import PostStore, StoreLimits
+from thunder_ingest.redis_form import UserStates
 
 log = logging.getLogger("feed_worker")
 

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from thunder_ingest.redis_form import ready_channel
 
 from feed_worker.feed import Explanation, Feed
 from feed_worker.feed_store import FeedStore
@@ -23,6 +22,7 @@ from infra.settings import Settings, load
 from infra.topics import INPUTS
 from thunder_ingest.events import LAST_TIME_MS, Event, FeedRequest, Refused, decode_any, encode, key_of, topic_of
 from thunder_ingest.ids import PublishedId, published_form
+from thunder_ingest.redis_form import ready_channel
 
 
 class FeedTimeout(TimeoutError):
@@ -45,8 +45,8 @@ class Client:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or load()
         partitions_of(self._settings, INPUTS)
-        self._redis = connect(self._settings)
-        self._store = FeedStore(self._redis, self._settings.feed_ttl_s)
+        self.redis = connect(self._settings)
+        self._store = FeedStore(self.redis, self._settings.feed_ttl_s)
         self._producer = Producer(producer_config(self._settings) | {"on_delivery": self._on_delivery})
         self._delivered: dict[tuple[str, int], int] = {}
         self._refused: list[KafkaError] = []
@@ -135,7 +135,7 @@ class Client:
         form = published_form(user)
         deadline = time.monotonic() + timeout_s
         asked_at = self._asked.pop(request_id, LAST_TIME_MS)
-        with subscription(self._redis) as announced:
+        with subscription(self.redis) as announced:
             announced.subscribe(ready_channel(form))
             while (left := deadline - time.monotonic()) > 0:
                 feed = self._store.feed(form)
@@ -157,7 +157,7 @@ class Client:
 
     def close(self) -> None:
         """Let go of the connections; `flush` first what must arrive."""
-        self._redis.close()
+        self.redis.close()
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:

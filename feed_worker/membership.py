@@ -12,6 +12,11 @@ def contains(sorted_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[n
     return np.asarray((sorted_ids[places] == ids) & (ids != 0))
 
 
+def union(sorted_ids: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The ids in either, sorted and unique; `sorted_ids` already are, and are often all there is."""
+    return np.union1d(sorted_ids, others) if len(others) else sorted_ids
+
+
 def first_of_each(keys: NDArray[np.int64]) -> NDArray[np.bool_]:
     """[n] which of `keys` [n] have not occurred before."""
     first = np.zeros(len(keys), np.bool_)

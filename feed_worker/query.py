@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from feed_worker.membership import union
 from feed_worker.parameters import Parameters
 from thunder_ingest.events import FeedRequest
 from thunder_ingest.ids import id64
@@ -29,7 +30,7 @@ class Query:
         seen: sorted unique post ids that the viewer has seen, the request's own list included.
         served: sorted unique post ids served to the viewer a moment ago.
         found: candidates from the sources asked so far; a later source may stand back where there are enough.
-        degradations: optional components that failed or had nothing to work with, as the feed will name them.
+        degradations: optional components that failed or had nothing to work with; the feed quotes these.
 
     """
 
@@ -71,7 +72,7 @@ class Query:
     @property
     def known_ids(self) -> NDArray[np.int64]:
         """Sorted unique ids of posts that need not be fetched: the viewer has seen them or was just served them."""
-        return np.union1d(self.seen, self.served)
+        return union(self.seen, self.served)
 
     def requested_seen_ids(self) -> NDArray[np.int64]:
         """The ids that the app says are seen."""

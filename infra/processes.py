@@ -10,15 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
+
+from infra.signals import held_back
 
 CHILD = Path(__file__).with_name("child.py")
 TAIL_LINES = 12
 TAIL_BYTES = 16_384
 KILL_WAIT_S = 1.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ChildDied(RuntimeError):
@@ -78,7 +79,8 @@ class Children:
         """Start a program; `env` is added to this process's own environment."""
         self._log_directory.mkdir(parents=True, exist_ok=True)
         log = self._log_directory / f"{name}.log"
-        with log.open("wb") as output, _signals_held_back():
+        # a signal between start and entry would leave a child that nobody stops
+        with log.open("wb") as output, held_back():
             process = subprocess.Popen(
                 # isolated and without site: it only has to exec, and starts in 20 ms
                 [sys.executable, "-I", "-S", str(CHILD), str(os.getpid()), *command],
@@ -100,7 +102,7 @@ class Children:
 
     def stop(self, grace_s: float = 3.0) -> None:
         """Ask all to end, the last started first; kill those that are still there after `grace_s`."""
-        with _signals_held_back():
+        with held_back():
             for child in reversed(self._children):
                 child.signal(signal.SIGTERM)
             deadline = time.monotonic() + grace_s
@@ -110,20 +112,3 @@ class Children:
             for child in self._children:
                 child.wait(time.monotonic() + KILL_WAIT_S)
             self._children.clear()
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Handle signals that arrive meanwhile afterwards, so that no child is forgotten between its start and its entry.
-
-    They are not blocked: a child would inherit that, and another thread would still take them.
-    """
-    arrived: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler or signal.SIG_DFL)
-        for number in arrived:
-            signal.raise_signal(number)

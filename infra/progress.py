@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from infra.signals import unwinding
 
 Advance: TypeAlias = Callable[[float, float], None]
 """Called with how much is done, and of how much."""
@@ -18,6 +20,7 @@ class Report:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._exits = ExitStack()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -30,13 +33,14 @@ class Report:
         )
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._exits.enter_context(unwinding())  # the bar hides the cursor
+        self._exits.enter_context(self._progress)
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._exits.__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
         """One line."""

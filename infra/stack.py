@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 
 from bytewax.recovery import init_db_dir
 
+from infra import signals
 from infra.embedded import EmbeddedKafka, EmbeddedRedis
 from infra.kafka import FLOW_GROUPS
 from infra.kafka_admin import create_topics
@@ -86,6 +87,7 @@ class Stack:
 
     def _start(self) -> None:
         for server in self._servers:
+            signals.check()
             self._stack.callback(server.stop)
             server.start()
             self._say(f"{server.title} at {server.address}")
@@ -140,7 +142,8 @@ class Stack:
         raise NotReady(f"the worker was not ready after {timeout_s:g} s; the end of its log:\n{self._worker.tail()}")
 
     def check(self) -> None:
-        """Raise `ChildDied` if a process of the stack has ended."""
+        """Raise `ChildDied` if a process of the stack has ended, and what a signal has raised before."""
+        signals.check()
         for server in self._servers:
             server.check()
         self._children.check()
@@ -164,7 +167,8 @@ def scratch_directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="foryou-"))
     keep = False
     try:
-        yield path
+        with signals.unwinding():
+            yield path
     except (ChildDied, NotReady):
         keep = True
         raise

@@ -74,7 +74,7 @@ NANO: Final = ModelConfig(
     token_rows=65_536,
     batch_buckets=(1,),
 )
-"""For two CPU cores: demos, tests, laptops. One viewer at a time is as fast there as several, and quicker to compile."""
+"""For two CPU cores: demos, tests, laptops. There, one viewer at a time is as fast as several."""
 
 SMALL: Final = ModelConfig(
     name="small",

@@ -10,14 +10,13 @@ Glossary of shapes:
     A: the 19 actions
     K: hashed rows per id
 
-Ids are hashed on the host, because JAX has no 64-bit
-integers by default, and because hashing there overlaps with the device's work.
+Ids are hashed on the host, because JAX has no 64-bit integers by default, and because hashing there overlaps with the
+device's work. Durations and ages become buckets of doubling width: what matters is whether minutes, hours or days.
 """
 
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-from jax import Array
 from jaxtyping import Bool, Float32, Int32, Int64, Real, Shaped, UInt8, UInt32
 
 from phoenix.actions import ACTION_COUNT
@@ -27,8 +26,8 @@ from phoenix.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_
 SURFACES: Final = 16
 LOG_BUCKETS: Final = 16
 PHOTO_BUCKETS: Final = 8
-Column = np.ndarray | Array
-"""Hashed rows are made by NumPy and read by JAX."""
+Column = Any
+"""Of hashed rows: NumPy's array where it is made, JAX's inside a traced function."""
 Rows = TypeVar("Rows", "HistoryRows", "CandidateRows", "PostRows")
 _DWELL_UNIT_MS: Final = 250
 _AGE_UNIT_MS: Final = 60_000
@@ -112,12 +111,11 @@ def history_rows(config: ModelConfig, history: History) -> HistoryRows:
     def newest(columns: Shaped[np.ndarray, "B h *rest"]) -> Any:
         return _resized(columns[:, -config.history :], 1, config.history, in_front=True)
 
-    tokens = newest(history.tokens)
     return HistoryRows(
         user=hash_rows(history.user_id, config.user_rows, seed=USER_SEED),
         post=hash_rows(newest(history.post_id), config.post_rows, seed=POST_SEED),
         author=hash_rows(newest(history.author_id), config.author_rows, seed=AUTHOR_SEED),
-        tokens=_token_rows(config, tokens),
+        tokens=_token_rows(config, newest(history.tokens)),
         actions=newest(history.actions),
         dwell=log_bucket(newest(history.dwell_ms), _DWELL_UNIT_MS),
         age=log_bucket(newest(history.age_ms), _AGE_UNIT_MS),
@@ -155,12 +153,12 @@ def post_rows(config: ModelConfig, posts: PostInputs) -> PostRows:
 
 def log_bucket(values: Real[np.ndarray, "..."], unit: float) -> Int32[np.ndarray, "..."]:
     """Which doubling of `unit` a value lies in: 0 below one unit, 1 below two, 2 below four, at most LOG_BUCKETS−1."""
-    _, exponent = np.frexp(np.maximum(values.astype(np.float64) / unit, 0.0))  # exact, where a logarithm might not be
-    return np.clip(exponent, 0, LOG_BUCKETS - 1).astype(np.int32)
+    _, exponents = np.frexp(np.maximum(values.astype(np.float64) / unit, 0.0))  # exact, where a logarithm might not be
+    return np.clip(np.asarray(exponents, np.int32), 0, LOG_BUCKETS - 1)
 
 
 def _photo_bucket(photos: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
-    return np.clip(photos, 0, PHOTO_BUCKETS - 1).astype(np.int32)
+    return np.clip(np.asarray(photos, np.int32), 0, PHOTO_BUCKETS - 1)
 
 
 def _token_rows(config: ModelConfig, tokens: UInt32[np.ndarray, "*n t"]) -> Int32[np.ndarray, "*n T"]:

@@ -60,7 +60,7 @@ class Ranker(hk.Module):
         self._head = hk.Linear(ACTION_COUNT, w_init=Uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
 
     def __call__(self, history: HistoryRows, candidates: CandidateRows) -> Float[Array, "B C A"]:
-        """Logits in one pass, as training wants them; `encode` and `score` give the same."""
+        """Logits in one pass, as training wants them. `encode` and `score` come to the same, as predictions."""
         prefix, positions, mask = self._prefix_tokens(history)
         return self._head(self._transformer(prefix, positions, mask, self._candidate_tokens(candidates)))
 

@@ -95,8 +95,8 @@ class TwoTower(hk.Module):
         """How strongly each position attracts, or repels."""
         first = hk.initializers.Constant(np.where(IS_NEGATIVE, -1.0, 1.0))
         of_action = hk.get_parameter("action_weights", [ACTION_COUNT], init=first)
-        weights = self._share("passed_over", _PASSED_OVER) + history.actions.astype(jnp.float32) @ of_action
-        return weights * history.mask.astype(jnp.float32)
+        weights: Array = jnp.matmul(history.actions.astype(jnp.float32), of_action)
+        return (weights + self._share("passed_over", _PASSED_OVER)) * history.mask.astype(jnp.float32)
 
     def _read(self, history: HistoryRows, content: Float[Array, "B H E"]) -> Float[Array, "B E"]:
         """The history through the transformer, averaged."""
@@ -109,7 +109,8 @@ class TwoTower(hk.Module):
             + self._surface(history.surface)
         )
         hidden, _ = self._transformer.encode(tokens, positions, history.mask)
-        return self._user_out(masked_mean(hidden, history.mask))
+        read: Array = self._user_out(masked_mean(hidden, history.mask))
+        return read
 
     def _share(self, name: str, first: float) -> Float[Array, ""]:
         return hk.get_parameter(f"{name}_share", [], init=hk.initializers.Constant(first))

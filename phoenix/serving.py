@@ -98,7 +98,8 @@ class Phoenix:
         vectors = np.zeros((len(posts.author_id), self.config.embed_dim), np.float32)
         for start, stop, bucket in chunks(len(vectors), self.config.post_buckets):
             rows = post_rows(self.config, PostInputs(*(column[start:stop] for column in posts)))
-            vectors[start:stop] = self._run("posts", (bucket,), filled_up(rows, bucket))[: stop - start]
+            embedded = self._run("posts", (bucket,), filled_up(rows, bucket))
+            vectors[start:stop] = np.asarray(embedded)[: stop - start]
         return vectors
 
     def embed_users(self, history: History) -> Float32[np.ndarray, "B E"]:
@@ -106,7 +107,8 @@ class Phoenix:
         vectors = np.zeros((len(history.user_id), self.config.embed_dim), np.float32)
         for start, stop, bucket in chunks(len(vectors), self.config.batch_buckets):
             rows = history_rows(self.config, History(*(column[start:stop] for column in history)))
-            vectors[start:stop] = self._run("users", (bucket,), filled_up(rows, bucket))[: stop - start]
+            embedded = self._run("users", (bucket,), filled_up(rows, bucket))
+            vectors[start:stop] = np.asarray(embedded)[: stop - start]
         return vectors
 
     def score(self, history: History, candidates: CandidateInputs) -> Float32[np.ndarray, "B C 19"]:
@@ -133,7 +135,11 @@ class Phoenix:
             yield start, stop, self._run("score", (batch, bucket), prefix, rows)
 
     def _run(self, name: str, bucket: tuple[int, ...], *inputs: Any) -> Any:
-        """Call a function compiled for a bucket, compiling it first where `warm_up` has not."""
+        """Call a function compiled for a bucket, compiling it first where `warm_up` has not.
+
+        What comes back stays on the device. Callers turn it into NumPy's before they cut it to size, since JAX would
+        compile a slice for each size.
+        """
         function, model = self._functions[name]
         params = self._params[model]
         if (name, bucket) not in self._compiled:

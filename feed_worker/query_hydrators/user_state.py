@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.components import QueryHydrator
+from feed_worker.membership import union
 from feed_worker.ports import Users
 from feed_worker.query import Query
 from thunder_ingest.user_state import UserState
@@ -28,7 +29,7 @@ class UserStateHydrator(QueryHydrator):
         """Set `user`, `seen` and `served`."""
         states = self._users.read([query.user_form for query in queries])
         for query, state in zip(queries, states, strict=True):
-            query.seen = np.union1d(state.seen, query.requested_seen_ids())
+            query.seen = union(state.seen, query.requested_seen_ids())
             query.served = _served_before(query, state)
             query.user = state
 

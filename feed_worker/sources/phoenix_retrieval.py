@@ -22,8 +22,8 @@ class PhoenixRetrievalSource(Source):
     """The nearest posts to the viewer's vector, from the index, exact; vectors of one model version only.
 
     Viewers without a history have no vector, and requests for the network alone no use for one. What has left the post
-    store since it was embedded is no candidate. Unlike the published one this source leaves out seen and served posts,
-    so that they take no other post's place.
+    store since it was embedded is no candidate. Where posts have no vectors yet, the feed says so. Unlike the published
+    one this source leaves out seen and served posts, so that they take no other post's place.
     """
 
     def __init__(self, store: PostStore, index: VectorIndex, model: Model) -> None:
@@ -39,6 +39,9 @@ class PhoenixRetrievalSource(Source):
         vectors = self._model.embed_users(history)
         k = OVERFETCH * max(query.parameters.retrieval_max for query in queries)
         ids, scores = self._index.search(vectors, k, self._model.version)
+        if (ids < 0).all() and len(self._store):
+            for query in queries:
+                query.degradations.append(f"{self.name}: no vectors of model {self._model.version}")
         return [self._found(*found) for found in zip(queries, ids, scores, strict=True)]
 
     def _found(self, query: Query, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:

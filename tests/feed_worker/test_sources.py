@@ -60,11 +60,13 @@ def test_retrieval_finds_nothing_that_is_seen_or_no_longer_stored() -> None:
     assert found(candidates) == [1]
 
 
-def test_retrieval_never_compares_vectors_of_another_version() -> None:
+def test_retrieval_never_compares_vectors_of_another_version_and_says_that_its_own_are_missing() -> None:
     store = store_of(post(1))
     source = PhoenixRetrievalSource(store, index_of({1: 0.9}, "another"), FixedModel())
-    (candidates,) = source.fetch([query(viewer(liked=[2]))])
+    asked = query(viewer(liked=[2]))
+    (candidates,) = source.fetch([asked])
     assert found(candidates) == []
+    assert asked.degradations == ["phoenix_retrieval_source: no vectors of model fixed-1"]
 
 
 def test_retrieval_answers_each_query_of_a_batch_within_its_own_limit() -> None:

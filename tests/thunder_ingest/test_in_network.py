@@ -169,7 +169,7 @@ def model(posts: dict[int, Post], following: set[int], excluded: set[int]) -> li
 
     def own_repost(repost: Post) -> bool:
         source = posts.get(repost.source_post_id)
-        return VIEWER == repost.source_author_id or (source is not None and source.author_id == VIEWER)
+        return repost.source_author_id == VIEWER or (source is not None and source.author_id == VIEWER)
 
     results: list[Post] = []
     for author in following:

@@ -51,7 +51,8 @@ def ids(*values: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def stored_ids(store: PostStore, rows: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
-    return store.columns(rows).post_id.tolist()
+    post_ids: list[int] = store.columns(rows).post_id.tolist()
+    return post_ids
 
 
 # --- what is stored -------------------------------------------------------------------------------------------------
