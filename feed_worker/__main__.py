@@ -10,6 +10,7 @@ from feed_worker.parameters import PRESETS, Parameters
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica import TOPICS, Replica
 from feed_worker.worker import Worker
+from infra import logs
 from infra.clock import clock_of
 from infra.kafka import DeliveryFailed, TopicMissing, wait_for_topics
 from infra.redis import Patience, Stopped, connect
@@ -24,7 +25,7 @@ log = logging.getLogger("feed_worker")
 
 def main() -> None:
     """Run a worker; a mistake of the user's ends it with one line."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -4,16 +4,16 @@ import logging
 import threading
 import time
 
+import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
-from phoenix.index import VectorIndex
-from thunder_ingest.post_store import PostStore
 
 from infra.clock import Clock
-from infra.kafka import Outage, consumer_config, group, partitions_of
+from infra.kafka import consumer_config, group, partitions_of, watermarks
+from infra.outage import outage
 from infra.settings import Settings
+from phoenix.index import VectorIndex
 from thunder_ingest.events import unpack_counts, unpack_embedding, unpack_post
-
-import numpy as np  # isort: skip
+from thunder_ingest.post_store import PostStore
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ class Replica:
 
     def __init__(self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock) -> None:
         self._store, self._index, self._clock = store, index, clock
-        self._outage = Outage("Kafka", settings.kafka)
-        self._consumer = Consumer(consumer_config(settings, group(settings, "replica"), self._outage))
+        self._outage = outage("Kafka", settings.kafka)
+        self._consumer = Consumer(consumer_config(settings, group(settings, "replica")))
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
@@ -49,7 +49,7 @@ class Replica:
     def _assign(self, partitions: dict[str, list[int]]) -> dict[tuple[str, int], int]:
         parts = [TopicPartition(topic, part, OFFSET_BEGINNING) for topic in TOPICS for part in partitions[topic]]
         self._consumer.assign(parts)
-        ends = {(part.topic, part.partition): self._consumer.get_watermark_offsets(part, timeout=10) for part in parts}
+        ends = {(part.topic, part.partition): watermarks(self._consumer, part) for part in parts}
         return {part: high for part, (low, high) in ends.items() if high > low}
 
     def _run(self) -> None:

@@ -20,8 +20,6 @@ from typing import NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from phoenix.serving import Phoenix
-from thunder_ingest.post_store import PostStore
 
 from feed_worker.feed import explanation_of, feed_of, served_of
 from feed_worker.feed_store import Answer, FeedStore
@@ -31,11 +29,14 @@ from feed_worker.query import Query
 from feed_worker.replica import Replica
 from infra.clock import Clock
 from infra.dead_letters import dead_letter
-from infra.kafka import Outage, Publisher, Record, consumer_config, group
+from infra.kafka import Publisher, Record, consumer_config, group
+from infra.outage import outage
 from infra.redis import Client, Patience
 from infra.settings import Settings
+from phoenix.serving import Phoenix
 from thunder_ingest.events import FeedRequest, Refused, decode, encode, pack
 from thunder_ingest.ids import id64, published_form
+from thunder_ingest.post_store import PostStore
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,12 @@ class Worker:
         self._redis, self._feeds = redis, FeedStore(redis, settings.feed_ttl_s)
         self._patience = Patience(settings, stopping)
         self._publisher = Publisher(settings)
-        self._outage = Outage("Kafka", settings.kafka)
+        self._outage = outage("Kafka", settings.kafka)
         self._name = f"{socket.gethostname()}-{os.getpid()}"
 
     def run(self, replica: Replica) -> None:
         """Join the group, say that the worker is ready, and answer requests until `stopping`."""
-        consumer = Consumer(consumer_config(self._settings, group(self._settings, "feed-worker"), self._outage))
+        consumer = Consumer(consumer_config(self._settings, group(self._settings, "feed-worker")))
         consumer.subscribe(["feed-requests"], on_assign=self._on_assign)
         try:
             while not self._stopping.is_set():

@@ -44,7 +44,7 @@ def user_writes(decoded: Decoded) -> UserWrites:
         return UserWrites([], "")
     updates = [update for event, _ in decoded.events for update in updates_of(event)]
     topic, partition, messages = decoded.batch
-    return UserWrites(updates, f"{topic[0]}{partition}-{messages[0].offset()}")
+    return UserWrites(updates, f"{topic[0]}{partition}-{messages[0].offset()}-{messages[-1].offset()}")
 
 
 def count_changes(decoded: Decoded) -> list[tuple[str, Change]]:

@@ -19,9 +19,9 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from infra import logs
 from infra.kafka import (
     DeliveryFailed,
-    Outage,
     Publisher,
     Record,
     consumer_config,
@@ -30,6 +30,7 @@ from infra.kafka import (
     partitions_of,
     wait_for_topics,
 )
+from infra.outage import outage
 from infra.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,8 @@ class KafkaSource(FixedPartitionedSource[Batch, int]):
 
 class _Partition(StatefulSourcePartition[Batch, int]):
     def __init__(self, settings: Settings, flow: str, part: TopicPartition, next_offset: int | None) -> None:
-        self._outage = Outage("Kafka", settings.kafka)
-        self._consumer = Consumer(consumer_config(settings, group(settings, flow), self._outage))
+        self._outage = outage("Kafka", settings.kafka)
+        self._consumer = Consumer(consumer_config(settings, group(settings, flow)))
         self._topic, self._partition = part.topic, part.partition
         self._next = next_offset
         self._finished: int | None = None
@@ -156,7 +157,7 @@ def start(topics: Sequence[str]) -> Settings:
         the settings; a mistake in them, or a missing topic, ends the process with one line.
 
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())

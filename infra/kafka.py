@@ -6,6 +6,7 @@ Imports nothing of the house but the settings, so that flows and workers may use
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,6 +20,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from infra.outage import outage
 from infra.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -59,53 +61,36 @@ def group(settings: Settings, name: str) -> str:
     return f"{settings.group_prefix}.{name}"
 
 
-class Outage:
-    """Says once that a server is away, and once that it is back."""
-
-    def __init__(self, what: str, address: str) -> None:
-        self._what, self._address = what, address
-        self._away = False
-        self._lock = threading.Lock()
-
-    def begins(self, reason: object) -> None:
-        """The server does not answer."""
-        with self._lock:
-            if not self._away:
-                self._away = True
-                log.warning("%s at %s is away (%s); waiting for it", self._what, self._address, reason)
-
-    def ends(self) -> None:
-        """The server answers."""
-        with self._lock:
-            if self._away:
-                self._away = False
-                log.warning("%s at %s is back", self._what, self._address)
-
-
 _AWAY = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
 
 
-def options(settings: Settings, outage: Outage | None = None) -> dict[str, Any]:
+def options(settings: Settings) -> dict[str, Any]:
     """What every client of the broker is given; SASL and TLS pass through from the settings."""
-    outage = outage or Outage("Kafka", settings.kafka)
 
     def on_error(error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            outage.begins(error.str())
-        elif error.code() not in _AWAY:
+        if error.code() not in _AWAY:
             log.error("Kafka at %s: %s", settings.kafka, error.str())
 
     return {
         "bootstrap.servers": settings.kafka,
         "error_cb": on_error,
-        "log_level": 2,  # what matters comes through error_cb, once
+        "log_level": 2,  # what matters comes through error_cb
         "reconnect.backoff.max.ms": 1_000,
         **settings.kafka_options,
     }
 
 
-def consumer_config(settings: Settings, group_id: str, outage: Outage | None = None) -> dict[str, Any]:
-    """Options of a consumer that commits by hand and starts at the earliest message."""
+def consumer_config(settings: Settings, group_id: str) -> dict[str, Any]:
+    """Options of a consumer that commits by hand, starts at the earliest message, and says that a broker is away."""
+    common = options(settings)
+
+    # a producer is not given this: it hears of an outage only when it is next used, which may be long after
+    def on_error(error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            outage("Kafka", settings.kafka).begins(error.str())
+        else:
+            common["error_cb"](error)
+
     return {
         "group.id": group_id,
         "enable.auto.commit": False,
@@ -114,11 +99,12 @@ def consumer_config(settings: Settings, group_id: str, outage: Outage | None = N
         "queued.max.messages.kbytes": 16_384,
         "session.timeout.ms": settings.session_timeout_ms,
         "heartbeat.interval.ms": settings.session_timeout_ms // 4,
-        **options(settings, outage),
+        **common,
+        "error_cb": on_error,
     }
 
 
-def producer_config(settings: Settings, outage: Outage | None = None) -> dict[str, Any]:
+def producer_config(settings: Settings) -> dict[str, Any]:
     """Options of a producer that neither loses nor doubles nor gives up on a message."""
     return {
         "enable.idempotence": True,
@@ -126,7 +112,7 @@ def producer_config(settings: Settings, outage: Outage | None = None) -> dict[st
         "message.max.bytes": 4_000_000,
         "linger.ms": 2,
         "compression.type": "lz4",
-        **options(settings, outage),
+        **options(settings),
     }
 
 
@@ -134,11 +120,11 @@ class Publisher:
     """A producer whose failures cannot be overlooked: `flush` returns when all is delivered, or raises."""
 
     def __init__(self, settings: Settings, **overrides: Any) -> None:
-        self._outage = Outage("Kafka", settings.kafka)
+        self._outage = outage("Kafka", settings.kafka)
         self._failed: list[KafkaError] = []
         # successes need no callback: it would cost a quarter of the throughput
         extra = {"on_delivery": self._on_failure, "delivery.report.only.error": True}
-        self._producer = Producer(producer_config(settings, self._outage) | extra | overrides)
+        self._producer = Producer(producer_config(settings) | extra | overrides)
 
     def publish(self, records: Iterable[Record]) -> None:
         """Hand records over; waits where the producer's queue is full."""
@@ -200,15 +186,15 @@ def partitions_of(settings: Settings, topics: Iterable[str], timeout_s: float = 
 def wait_for_topics(settings: Settings, topics: Iterable[str], stopping: threading.Event) -> dict[str, list[int]]:
     """The partitions of topics, waiting as long as no broker answers; raises `TopicMissing` like `partitions_of`."""
     topics = tuple(topics)
-    outage = Outage("Kafka", settings.kafka)
+    away = outage("Kafka", settings.kafka)
     while not stopping.is_set():
         try:
             found = partitions_of(settings, topics)
         except BrokerUnreachable as error:
-            outage.begins(error)
+            away.begins(error)
             stopping.wait(1.0)
         else:
-            outage.ends()
+            away.ends()
             return found
     raise SystemExit(0)
 
@@ -223,10 +209,29 @@ def read_to_end(settings: Settings, topic: str, idle_s: float = 0.3) -> Iterator
     try:
         parts = [TopicPartition(topic, part, OFFSET_BEGINNING) for part in partitions_of(settings, [topic])[topic]]
         consumer.assign(parts)
-        ends = {part.partition: consumer.get_watermark_offsets(part, timeout=10)[1] for part in parts}
+        ends = {part.partition: watermarks(consumer, part)[1] for part in parts}
         yield from _until(consumer, topic, ends, idle_s)
     finally:
         consumer.close()
+
+
+def watermarks(consumer: Consumer, part: TopicPartition, timeout_s: float = 60.0) -> tuple[int, int]:
+    """The first offset and the one after the last, waiting while the broker has only just come back.
+
+    Raises:
+        BrokerUnreachable: after `timeout_s`.
+
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(part, timeout=5)
+        except KafkaException as error:
+            if time.monotonic() > deadline:
+                raise BrokerUnreachable(f"Kafka does not tell where {part.topic} ends: {error.args[0].str()}") from None
+            time.sleep(0.2)
+        else:
+            return low, high
 
 
 def _until(consumer: Consumer, topic: str, ends: dict[int, int], idle_s: float) -> Iterator[list[Message]]:

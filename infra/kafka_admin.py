@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 # documented there, though its stubs do not export two of them
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
-from infra.kafka import BrokerUnreachable, consumer_config, group, options, partitions_of
+from infra.kafka import BrokerUnreachable, TopicMissing, consumer_config, group, options, partitions_of, watermarks
 from infra.settings import Settings
 from infra.topics import TOPICS
 
@@ -75,7 +75,23 @@ def create_topics(settings: Settings) -> list[str]:
     ]
     client = admin(settings)  # kept until its futures are done: one that is let go of cancels them
     created = client.create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=2 * TIMEOUT_S)
-    return [name for name, future in created.items() if _was_created(name, future.exception())]
+    new = [name for name, future in created.items() if _was_created(name, future.exception())]
+    _wait_until_known(settings)
+    return new
+
+
+def _wait_until_known(settings: Settings) -> None:
+    """Wait until the broker names the topics: it answers before its own metadata has caught up."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            partitions_of(settings, TOPICS)
+        except TopicMissing:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _was_created(name: str, error: BaseException | None) -> bool:
@@ -158,7 +174,7 @@ def _watermarks(consumer: Consumer, partitions: Mapping[str, Iterable[int]]) -> 
     ends: Offsets = {}
     for topic, parts in partitions.items():
         for part in parts:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=TIMEOUT_S)
+            low, high = watermarks(consumer, TopicPartition(topic, part))
             if high > low:
                 ends[topic, part] = high
     return ends

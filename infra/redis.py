@@ -8,7 +8,7 @@ import redis
 from redis.client import PubSub
 from redis.cluster import RedisCluster
 
-from infra.kafka import Outage
+from infra.outage import outage
 from infra.settings import Settings
 
 Client: TypeAlias = redis.Redis | RedisCluster
@@ -66,7 +66,7 @@ class Patience:
     """
 
     def __init__(self, settings: Settings, stopping: threading.Event) -> None:
-        self._outage = Outage("Redis", _without_password(settings.redis))
+        self._outage = outage("Redis", _without_password(settings.redis))
         self._stopping = stopping
 
     def run(self, command: Callable[[], T]) -> T:

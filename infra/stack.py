@@ -164,14 +164,14 @@ def workers(client: Client) -> list[dict[str, Any]]:
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
     """A directory for the time of a run; it stays, for its logs, where a process of the run failed."""
-    path = Path(tempfile.mkdtemp(prefix="foryou-"))
-    keep = False
-    try:
-        with signals.unwinding():
+    with signals.unwinding():
+        path = Path(tempfile.mkdtemp(prefix="foryou-"))
+        keep = False
+        try:
             yield path
-    except (ChildDied, NotReady):
-        keep = True
-        raise
-    finally:
-        if not keep:
-            shutil.rmtree(path, ignore_errors=True)
+        except (ChildDied, NotReady):
+            keep = True
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(path, ignore_errors=True)

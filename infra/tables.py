@@ -11,7 +11,7 @@ from feed_worker.feed import Explanation, Feed, FeedItem, Reason
 from infra.kafka_admin import TopicState
 from infra.topics import TOPICS
 
-PIPED_WIDTH = 140
+PIPED_WIDTH = 160
 TEXT_WIDTH = 46
 
 
@@ -62,7 +62,7 @@ def _source(item: FeedItem) -> str:
 
 def _reason(reason: Reason) -> str:
     if reason.action == "dwell_time":
-        return f"dwell {reason.probability / 1000:.1f} s"
+        return f"dwell_time {reason.probability / 1000:.1f} s"
     return f"{reason.action} {reason.probability:.1%}"
 
 

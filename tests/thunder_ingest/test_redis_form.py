@@ -10,7 +10,7 @@ from tests.thunder_ingest.test_user_state import edge, favorite, impression, pla
 from thunder_ingest import redis_form
 from thunder_ingest.events import Block, EngagementEvent, Follow, GraphEvent, Unfollow
 from thunder_ingest.redis_form import MAX_FIELDS, UserStates, explain_key, feed_key, ready_channel, user_key
-from thunder_ingest.user_state import UserState, updates_of
+from thunder_ingest.user_state import UserState, compact, updates_of
 
 T0 = 1_700_000_000_000
 
@@ -74,11 +74,10 @@ def test_what_somebody_writes_during_a_compaction_is_not_lost(
     valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users, other = UserStates(valkey), UserStates(redis.Redis(connection_pool=valkey.connection_pool))
-    joined = redis_form.compact
 
     def interrupted(fields: Any) -> Any:
         write(other, "1-0", edge(Block, 1, target=77))
-        return joined(fields)
+        return compact(fields)
 
     for n in range(MAX_FIELDS):
         write(users, f"0-{n}", edge(Follow, n, target=n + 2))

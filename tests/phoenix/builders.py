@@ -1,0 +1,76 @@
+"""Random inputs of any size, and ways to take them apart."""
+
+import numpy as np
+
+from phoenix.configs import ModelConfig
+from phoenix.inputs import CandidateInputs, History, PostInputs
+
+TOLERANCE = 2e-5
+"""Relative. Scores are equal up to the order in which float32 sums are taken, which shapes decide."""
+DAY_MS = 86_400_000
+
+
+def some_history(config: ModelConfig, viewers: int, positions: int, seed: int = 0) -> History:
+    rng = np.random.default_rng(seed)
+    flat = (viewers, positions)
+    return History(
+        user_id=rng.integers(1, 2**62, viewers),
+        post_id=rng.integers(1, 2**62, flat),
+        author_id=rng.integers(1, 2**62, flat),
+        tokens=rng.integers(0, 2**32, (*flat, config.tokens), np.uint32),
+        actions=rng.random((*flat, 19)) < 0.1,
+        dwell_ms=rng.integers(0, 60_000, flat).astype(np.float32),
+        age_ms=rng.integers(0, 9 * DAY_MS, flat).astype(np.float32),
+        surface=rng.integers(0, 16, flat).astype(np.uint8),
+        mask=np.ones(flat, bool),
+    )
+
+
+def some_candidates(config: ModelConfig, viewers: int, count: int, seed: int = 0) -> CandidateInputs:
+    rng = np.random.default_rng(seed + 1_000)
+    flat = (viewers, count)
+    return CandidateInputs(
+        post_id=rng.integers(1, 2**62, flat),
+        author_id=rng.integers(1, 2**62, flat),
+        tokens=rng.integers(0, 2**32, (*flat, config.tokens), np.uint32),
+        video_ms=rng.integers(0, 90_000, flat, np.int32),
+        photos=rng.integers(0, 5, flat, np.int32),
+        age_ms=rng.integers(0, 2 * DAY_MS, flat),
+        surface=rng.integers(0, 16, viewers).astype(np.uint8),
+        mask=np.ones(flat, bool),
+    )
+
+
+def some_posts(config: ModelConfig, count: int, seed: int = 0) -> PostInputs:
+    rng = np.random.default_rng(seed + 2_000)
+    return PostInputs(
+        author_id=rng.integers(1, 2**62, count),
+        tokens=rng.integers(0, 2**32, (count, config.tokens), np.uint32),
+        video_ms=rng.integers(0, 90_000, count, np.int32),
+        photos=rng.integers(0, 5, count, np.int32),
+    )
+
+
+def picked(candidates: CandidateInputs, columns: list[int]) -> CandidateInputs:
+    """Some of the candidates, in the order named."""
+    return CandidateInputs(*(column[:, columns] if column.ndim > 1 else column for column in candidates))
+
+
+def viewer(history: History, row: int) -> History:
+    return History(*(column[row : row + 1] for column in history))
+
+
+def candidates_of(candidates: CandidateInputs, row: int) -> CandidateInputs:
+    return CandidateInputs(*(column[row : row + 1] for column in candidates))
+
+
+def filled_in_front(history: History, missing: int) -> History:
+    """The same history with positions before it that are none, full of what must not matter."""
+    other = some_history_like(history, missing)
+    together = (np.concatenate([a, b], axis=1) for a, b in zip(other[1:], history[1:], strict=True))
+    return History(history.user_id, *together)
+
+
+def some_history_like(history: History, positions: int) -> History:
+    repeated = (np.repeat(column[:, :1], positions, axis=1) for column in history[1:])
+    return History(history.user_id, *repeated)._replace(mask=np.zeros((len(history.user_id), positions), bool))

@@ -1,0 +1,47 @@
+"""Strict JAX, and a model that is small enough to be compiled in every test session."""
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+from phoenix.configs import ModelConfig
+from phoenix.serving import Phoenix
+
+
+@pytest.fixture(scope="package", autouse=True)
+def strict_jax() -> Iterator[None]:
+    """Shapes and types that do not match are mistakes here, instead of being stretched until they do."""
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="package")
+def tiny() -> ModelConfig:
+    return ModelConfig(
+        name="tiny",
+        dim=32,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        history=12,
+        tokens=8,
+        table_dim=16,
+        embed_dim=64,
+        user_rows=500,
+        post_rows=1_000,
+        author_rows=500,
+        token_rows=4_000,
+        batch_buckets=(1, 4),
+        candidate_buckets=(4, 16),
+        post_buckets=(4, 32),
+    )
+
+
+@pytest.fixture(scope="package")
+def phoenix(strict_jax: None, tiny: ModelConfig) -> Phoenix:
+    """A seeded model, all its buckets compiled."""
+    model = Phoenix.seeded(tiny, seed=7)
+    model.warm_up()
+    return model

@@ -1,0 +1,115 @@
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phoenix.configs import ModelConfig
+from phoenix.serving import Params, Phoenix, chunks, initial_params
+from tests.phoenix.builders import some_candidates, some_history, some_posts
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """What JAX compiles during a test, of whichever origin."""
+    seen: list[str] = []
+
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILED:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+def test_the_witness_of_compilations_sees_one(compilations: list[str]) -> None:
+    jax.jit(lambda x: x * 3.5)(np.float32(2.0))
+    assert compilations
+
+
+def test_nothing_is_compiled_after_the_warm_up_whatever_the_sizes(phoenix: Phoenix, compilations: list[str]) -> None:
+    traces = phoenix.traces
+    for viewers, count, positions in [(1, 1, 0), (2, 4, 3), (3, 5, 12), (4, 16, 40), (5, 17, 1), (11, 63, 12)]:
+        history = some_history(phoenix.config, viewers, positions)
+        phoenix.score(history, some_candidates(phoenix.config, viewers, count))
+        phoenix.embed_users(history)
+        phoenix.embed_posts(some_posts(phoenix.config, count))
+    assert phoenix.traces == traces
+    assert compilations == []
+
+
+def test_there_are_as_many_traces_as_buckets(phoenix: Phoenix) -> None:
+    config = phoenix.config
+    batches, counts, posts = map(len, (config.batch_buckets, config.candidate_buckets, config.post_buckets))
+    assert phoenix.traces == 2 * batches + batches * counts + posts
+
+
+def test_a_process_compiles_only_the_parts_that_it_needs_and_says_what_it_does(tiny: ModelConfig) -> None:
+    model = Phoenix.seeded(tiny, seed=7)
+    said: list[str] = []
+    model.warm_up(said.append, parts=("embed",))
+    assert said == ["embeddings, 4 posts", "embeddings, 32 posts"]
+    assert model.traces == 2
+
+
+def test_a_model_that_was_not_warmed_up_answers_all_the_same(phoenix: Phoenix, tiny: ModelConfig) -> None:
+    posts = some_posts(tiny, 3)
+    cold = Phoenix.seeded(tiny, seed=7)
+    assert (cold.embed_posts(posts) == phoenix.embed_posts(posts)).all()
+
+
+def test_no_viewers_no_candidates_and_no_posts_are_sizes_too(phoenix: Phoenix) -> None:
+    config = phoenix.config
+    assert phoenix.score(some_history(config, 0, 3), some_candidates(config, 0, 3)).shape == (0, 3, 19)
+    assert phoenix.score(some_history(config, 2, 3), some_candidates(config, 2, 0)).shape == (2, 0, 19)
+    assert phoenix.embed_users(some_history(config, 0, 3)).shape == (0, config.embed_dim)
+    assert phoenix.embed_posts(some_posts(config, 0)).shape == (0, config.embed_dim)
+
+
+def test_what_is_no_candidate_has_no_score(phoenix: Phoenix) -> None:
+    candidates = some_candidates(phoenix.config, 3, 20)
+    candidates.mask[0, 4:] = candidates.mask[1, :] = candidates.mask[2, ::2] = False
+    scores = phoenix.score(some_history(phoenix.config, 3, 12), candidates)
+    assert (scores[candidates.mask] > 0).all()
+    assert not scores[~candidates.mask].any()
+
+
+def test_a_seed_decides_everything(phoenix: Phoenix, tiny: ModelConfig) -> None:
+    again, other = Phoenix.seeded(tiny, seed=7), Phoenix.seeded(tiny, seed=8)
+    history, candidates = some_history(tiny, 1, 12), some_candidates(tiny, 1, 3)
+    assert again.version == phoenix.version
+    assert (again.score(history, candidates) == phoenix.score(history, candidates)).all()
+    assert other.version != phoenix.version
+    assert not np.allclose(other.score(history, candidates), phoenix.score(history, candidates), rtol=1e-3)
+
+
+def test_the_version_names_configuration_seed_and_parameters(phoenix: Phoenix) -> None:
+    assert re.fullmatch(r"tiny-seed7-[0-9a-f]{8}", phoenix.version)
+
+
+def test_one_changed_parameter_is_another_version(phoenix: Phoenix, tiny: ModelConfig) -> None:
+    params = initial_params(tiny, 7)
+    heads = {**params.ranker["ranker/head"], "b": params.ranker["ranker/head"]["b"] + np.float32(1e-3)}
+    changed = Params({**params.ranker, "ranker/head": heads}, params.two_tower)
+    assert Phoenix(tiny, changed, "seed7").version != phoenix.version
+
+
+def test_configurations_are_named_or_given(tiny: ModelConfig) -> None:
+    with pytest.raises(ValueError, match="no model configuration 'gigantic'"):
+        Phoenix.seeded("gigantic", seed=7)
+    assert Phoenix.seeded(replace(tiny, name="mine"), seed=7).version.startswith("mine-")
+
+
+@given(st.integers(0, 5_000), st.lists(st.integers(1, 700), min_size=1, max_size=4, unique=True))
+def test_chunks_cover_everything_once_and_fit_their_buckets(count: int, sizes: list[int]) -> None:
+    cut = list(chunks(count, sorted(sizes)))
+    assert [thing for start, stop, _ in cut for thing in range(start, stop)] == list(range(count))
+    assert all(0 < stop - start <= bucket and bucket in sizes for start, stop, bucket in cut)
+    assert all(stop - start == bucket for start, stop, bucket in cut[:-1])
