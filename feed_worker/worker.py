@@ -106,7 +106,12 @@ class Worker:
         self._publisher.flush(self._stopping.is_set)
 
     def _on_assign(self, _consumer: Consumer, _parts: object) -> None:
-        ready = {"ready_at": time.time_ns() // 1_000_000, "pid": os.getpid(), "model_version": self._model.version}
+        ready = {
+            "ready_at": time.time_ns() // 1_000_000,
+            "pid": os.getpid(),
+            "model_version": self._model.version,
+            "clock": self._settings.clock,
+        }
         self._patience.run(lambda: self._redis.hset(READY_KEY, self._name, json.dumps(ready)))
         log.info("ready: %d posts, model %s", len(self._posts), self._model.version)
 

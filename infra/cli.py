@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a server or the data is in the way, 2 the command or a setting is wrong, 130 Ctrl-C.
 """
 
+import logging
 import signal
 import sys
 
@@ -11,6 +12,8 @@ def main() -> None:
     """Run a command."""
     # while modules load there is nothing to clean up, and no traceback to show; see `infra.signals` for the rest
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    logging.basicConfig(format="foryou: %(message)s")
+    logging.getLogger("infra").setLevel(logging.ERROR)  # a command that asks once tells itself that it failed
     from infra.commands import app
 
     try:

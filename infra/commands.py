@@ -255,7 +255,7 @@ def dead_letters(
 
     letters = command.newest(_settings(), limit)
     if as_json:
-        _print_json(letters)
+        _print_json([command.as_json(letter) for letter in letters])
     else:
         console().print(command.table(letters))
 

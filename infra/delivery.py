@@ -1,5 +1,6 @@
 """A producer of raw messages that remembers, compactly, where each partition's messages of its own ended up."""
 
+import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
@@ -8,7 +9,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from infra.kafka import producer_config
 from infra.kafka_admin import Offsets
+from infra.outage import outage
 from infra.settings import Settings
+
+STALLED_S = 5.0
 
 
 class Runs:
@@ -40,12 +44,17 @@ class Runs:
 
 
 class RawProducer:
-    """Delivers bytes as they are; waits while the broker is away."""
+    """Delivers bytes as they are; waits while the broker is away, and says so.
 
-    def __init__(self, settings: Settings) -> None:
+    `check` is called whenever it waits, a few times a second; it may raise.
+    """
+
+    def __init__(self, settings: Settings, check: Callable[[], None] = lambda: None) -> None:
         # many small messages: larger batches than a feed request would want
         options = producer_config(settings) | {"linger.ms": 20, "batch.num.messages": 10_000}
         self._producer = Producer(options | {"on_delivery": self._on_delivery})
+        self._check, self._outage = check, outage("Kafka", settings.kafka)
+        self._progress_at = time.monotonic()
         self._runs: dict[tuple[str, int], Runs] = {}
         self.refused: Counter[str] = Counter()
         """Messages that Kafka would not take, by topic and reason."""
@@ -57,6 +66,7 @@ class RawProducer:
                 self._producer.produce(topic, key=key, value=value)
             except BufferError:
                 self._producer.poll(0.1)
+                self._wait_on()
             except KafkaException as error:  # larger than the client allows
                 self.refused[f"{topic}: {error.args[0].str()}"] += 1
                 return
@@ -67,10 +77,17 @@ class RawProducer:
         """Take note of deliveries, for up to `seconds`."""
         self._producer.poll(seconds)
 
-    def flush(self, check: Callable[[], None]) -> None:
-        """Wait until every message is delivered or refused; `check` is called twice a second."""
-        while self._producer.flush(0.5):
-            check()
+    def flush(self) -> None:
+        """Wait until every message is delivered or refused."""
+        self._progress_at = time.monotonic()
+        while self._producer.flush(0.2):
+            self._wait_on()
+        self._outage.ends()
+
+    def _wait_on(self) -> None:
+        self._check()
+        if time.monotonic() - self._progress_at > STALLED_S:
+            self._outage.begins("it takes no messages")
 
     @property
     def delivered(self) -> int:
@@ -87,6 +104,7 @@ class RawProducer:
         return offset in self._runs.get((topic, partition), ())
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        self._progress_at = time.monotonic()
         part = (message.topic() or "", message.partition() or 0)
         if error is not None:
             self.refused[f"{part[0]}: {error.str()}"] += 1

@@ -2,7 +2,9 @@
 
 import heapq
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 from rich.table import Table
 
 from infra.kafka import read_to_end
@@ -21,6 +23,12 @@ def newest(settings: Settings, limit: int) -> list[DeadLetter]:
         for message in messages
     )
     return heapq.nlargest(limit, letters, key=lambda letter: letter.at)
+
+
+def as_json(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter for readers: its bytes as text."""
+    texts = {name: raw and raw.decode(errors="replace") for name, raw in (("key", letter.key), ("value", letter.value))}
+    return msgspec.structs.asdict(letter) | texts
 
 
 def table(letters: Sequence[DeadLetter]) -> Table:

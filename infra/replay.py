@@ -1,5 +1,6 @@
 """`foryou replay DIR`: a directory of event logs through Kafka, every line accounted for, then feeds."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from infra.account import Account
 from infra.catch_up import wait_for_flows
 from infra.delivery import RawProducer
 from infra.kafka import partitions_of, read_to_end
-from infra.progress import Advance, Report
+from infra.progress import Report
 from infra.redis import connect
 from infra.replay_log import Line, LogReader
 from infra.settings import Settings
@@ -64,70 +65,88 @@ def run(replay: Replay, settings: Settings, err: Console, show: Show) -> Account
     reader = LogReader(replay.directory)
     with ExitStack() as exits:
         report = exits.enter_context(Report(err))
-        if not replay.embedded:
-            return _replay(reader, replay, settings, report, show)
-        directory = exits.enter_context(scratch_directory())
-        stack = exits.enter_context(Stack(settings, directory, say=report.say))
-        return _replay(reader, replay, stack.settings, report, show, stack)
+        stack = None
+        if replay.embedded:
+            directory = exits.enter_context(scratch_directory())
+            stack = exits.enter_context(Stack(settings, directory, say=report.say))
+        running = _Running(replay, settings, report, stack)
+        running.publish(reader)
+        running.settle()
+        if replay.feeds:
+            running.ask(show)
+        return running.account
 
 
-def _replay(
-    reader: LogReader, replay: Replay, settings: Settings, report: Report, show: Show, stack: Stack | None = None
-) -> Account:
-    check = stack.check if stack else _nothing
-    partitions_of(settings, INPUTS)
-    account, producer, began = Account(), RawProducer(settings), time.monotonic()
-    with report.step(f"{replay.directory} is published") as advance:
-        _publish(reader, replay, settings, producer, account, report, advance, check)
-    account.publish_seconds = time.monotonic() - began
-    wait_for_flows(settings, producer.ends, report, check)
-    account.seconds = time.monotonic() - began
-    account.delivered, account.unpublished = producer.delivered, producer.refused
-    with report.step("dead letters are counted"):
-        account.dead_letters = _dead_letters(settings, producer)
-    if replay.feeds:
-        if stack:
-            with report.step("the worker is ready"):
-                stack.wait_ready()
-        with report.step(f"{replay.feeds} feeds are requested and read"):
-            _ask(account, replay.feeds, settings, show)
-    return account
+class _Running:
+    def __init__(self, replay: Replay, settings: Settings, report: Report, stack: Stack | None) -> None:
+        self.account = Account()
+        self._replay, self._report, self._stack = replay, report, stack
+        self._settings = stack.settings if stack else settings
+        partitions_of(self._settings, INPUTS)
+        # from here on a broker that goes away is waited for
+        logging.getLogger("infra").setLevel(logging.WARNING)
+        self._producer = RawProducer(self._settings, self._check)
+        self._pace = Pace(replay.speed, self._sleep)
+        self._latest_ms = time.time_ns() // 1_000_000 + settings.future_tolerance_ms
+        self._began = time.monotonic()
 
+    def publish(self, reader: LogReader) -> None:
+        with self._report.step(f"{self._replay.directory} is published") as advance:
+            for read, line in enumerate(reader.lines(), 1):
+                self._send(line)
+                if read % LINES_BETWEEN_CHECKS == 0:
+                    self._sleep(0)
+                    advance(reader.bytes_read, reader.total_bytes)
+            self._producer.flush()
+        self.account.publish_seconds = time.monotonic() - self._began
 
-def _nothing() -> None:
-    """The check of a system that is not ours to watch."""
+    def settle(self) -> None:
+        wait_for_flows(self._settings, self._producer.ends, self._report, self._check)
+        self.account.seconds = time.monotonic() - self._began
+        self.account.delivered, self.account.unpublished = self._producer.delivered, self._producer.refused
+        with self._report.step("dead letters are counted"):
+            self.account.dead_letters = _dead_letters(self._settings, self._producer)
 
+    def ask(self, show: Show) -> None:
+        if self._stack:
+            with self._report.step("the worker is ready"):
+                self._stack.wait_ready()
+        with self._report.step(f"{self._replay.feeds} feeds are requested and read"):
+            _ask(self.account, self._replay.feeds, self._settings, show)
 
-def _publish(
-    reader: LogReader,
-    replay: Replay,
-    settings: Settings,
-    producer: RawProducer,
-    account: Account,
-    report: Report,
-    advance: Advance,
-    check: Callable[[], None],
-) -> None:
-    pace = Pace(replay.speed)
-    latest_ms = _now_ms() + settings.future_tolerance_ms
-    for read, line in enumerate(reader.lines(), 1):
-        reason = _reason(line, replay.strict)
-        if reason and replay.strict:
-            producer.flush(check)
-            raise Stopped(f"{line.file} line {line.number}: {reason}; the {read - 1:,} lines before it are published")
-        _count(account, line, latest_ms, report)
+    def _check(self) -> None:
+        if self._stack:
+            self._stack.check()
+
+    def _sleep(self, seconds: float) -> None:
+        self._producer.poll(seconds)
+        self._check()
+
+    def _send(self, line: Line) -> None:
+        reason = _reason(line, self._replay.strict)
+        if reason and self._replay.strict:
+            self._producer.flush()
+            before = f"{self.account.read.total():,} lines were published before it"
+            raise Stopped(f"{line.file} line {line.number}: {reason}; {before}")
+        self._count(line)
         if line.at is not None:
-            pace.wait(line.at, producer.poll)
-        producer.send(line.topic, line.key, line.raw)
-        if read % LINES_BETWEEN_CHECKS == 0:
-            producer.poll()
-            check()
-            advance(reader.bytes_read, reader.total_bytes)
-    producer.flush(check)
+            self._pace.wait(line.at)
+        self._producer.send(line.topic, line.key, line.raw)
 
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    def _count(self, line: Line) -> None:
+        account = self.account
+        account.read[line.topic] += 1
+        if line.problem:
+            account.broken += 1
+            if account.broken <= NAMED_PROBLEMS:
+                self._report.say(f"{line.file} line {line.number}: {line.problem}")
+            if account.broken == NAMED_PROBLEMS:
+                self._report.say("further broken lines are only counted")
+        # a time that the flows will refuse must not become the time of the feed requests
+        if line.at is not None and account.newest_at < line.at <= self._latest_ms:
+            account.newest_at = line.at
+        if line.key is not None and line.topic != "posts":
+            account.active[line.key] += 1
 
 
 def _reason(line: Line, strict: bool) -> str | None:
@@ -141,30 +160,15 @@ def _reason(line: Line, strict: bool) -> str | None:
     return None
 
 
-def _count(account: Account, line: Line, latest_ms: int, report: Report) -> None:
-    account.read[line.topic] += 1
-    if line.problem:
-        account.broken += 1
-        if account.broken <= NAMED_PROBLEMS:
-            report.say(f"{line.file} line {line.number}: {line.problem}")
-        if account.broken == NAMED_PROBLEMS:
-            report.say("further broken lines are only counted")
-    # a time that the flows will refuse must not become the time of the feed requests
-    if line.at is not None and account.newest_at < line.at <= latest_ms:
-        account.newest_at = line.at
-    if line.key is not None and line.topic != "posts":
-        account.active[line.key] += 1
-
-
 class Pace:
     """Lets the log's time pass `speed` times as fast as the clock on the wall; not at all slowed down without one."""
 
-    def __init__(self, speed: float | None) -> None:
-        self._speed = speed
+    def __init__(self, speed: float | None, sleep: Callable[[float], None]) -> None:
+        self._speed, self._sleep = speed, sleep
         self._first_ms: int | None = None
         self._began = time.monotonic()
 
-    def wait(self, at_ms: int, sleep: Callable[[float], None]) -> None:
+    def wait(self, at_ms: int) -> None:
         """Sleep until an event is due."""
         if self._speed is None:
             return
@@ -172,7 +176,7 @@ class Pace:
             self._first_ms, self._began = at_ms, time.monotonic()
         due = self._began + (at_ms - self._first_ms) / 1000 / self._speed
         while (left := due - time.monotonic()) > 0:
-            sleep(min(left, 0.2))
+            self._sleep(min(left, 0.2))
 
 
 def _dead_letters(settings: Settings, producer: RawProducer) -> Counter[str]:

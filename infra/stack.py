@@ -25,6 +25,7 @@ WORKER = "feed_worker"
 READY_KEY = "foryou:ready"
 READY_TIMEOUT_S = 180.0
 POLL_S = 0.1
+GRACE_S = 2.0  # whatever is cut short here is done again from the log
 # the embedded broker lets a group wait for half of this before its first assignment
 EMBEDDED_SESSION_TIMEOUT_MS = 3_000
 
@@ -100,7 +101,7 @@ class Stack:
         connect(self.settings).close()
         created = create_topics(self.settings)
         self._say(f"{len(created)} topics created")
-        self._stack.callback(self._children.stop)
+        self._stack.callback(self._children.stop, GRACE_S)
         for flow in FLOW_GROUPS:
             self._start_flow(flow)
         self._worker = self._children.start(WORKER, [sys.executable, "-m", WORKER], self._environment())
@@ -110,7 +111,7 @@ class Stack:
         recovery = self.directory / "recovery" / flow
         if not recovery.exists():
             recovery.mkdir(parents=True)
-            init_db_dir(recovery, 1)  # type: ignore[no-untyped-call]  # Bytewax's own, a native function
+            init_db_dir(recovery, 1)
         # an epoch a second; no older snapshots are kept, as nothing is backed up
         command = [sys.executable, "-m", "bytewax.run", flow, "-r", str(recovery), "-s", "1", "-b", "0"]
         self._children.start(flow, command, self._environment())

@@ -46,7 +46,7 @@ class ModelConfig:
     author_rows: int
     token_rows: int
     batch_buckets: tuple[int, ...] = (1, 4, 16)
-    candidate_buckets: tuple[int, ...] = (128, 512)
+    candidate_buckets: tuple[int, ...] = (256, 1_536)
     post_buckets: tuple[int, ...] = (16, 512)
 
     def __post_init__(self) -> None:
@@ -73,8 +73,9 @@ NANO: Final = ModelConfig(
     author_rows=20_000,
     token_rows=65_536,
     batch_buckets=(1,),
+    candidate_buckets=(256,),
 )
-"""For two CPU cores: demos, tests, laptops. There, one viewer at a time is as fast as several."""
+"""For two CPU cores: demos, tests, laptops. One bucket each: there, larger calls cost what several small ones do."""
 
 SMALL: Final = ModelConfig(
     name="small",
@@ -92,6 +93,7 @@ SMALL: Final = ModelConfig(
     author_rows=200_000,
     token_rows=200_000,
     batch_buckets=(1, 4),
+    candidate_buckets=(256,),
 )
 """For a server's CPUs, or a small accelerator."""
 
@@ -110,7 +112,6 @@ BASE: Final = ModelConfig(
     post_rows=5_000_000,
     author_rows=1_000_000,
     token_rows=500_000,
-    candidate_buckets=(256, 1_536),
     post_buckets=(64, 2_048),
 )
 """For one accelerator."""
@@ -130,7 +131,6 @@ LARGE: Final = ModelConfig(
     post_rows=10_000_000,
     author_rows=5_000_000,
     token_rows=1_000_000,
-    candidate_buckets=(256, 1_536),
     post_buckets=(64, 2_048),
 )
 """For an accelerator with 80 GB and more: the tables take 28 GB."""

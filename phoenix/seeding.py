@@ -55,7 +55,7 @@ def drawn(model: Callable[..., Any], seed: int, *inputs: Any) -> hk.Params:
             value: Any = initialiser.draw(tuple(shape), seed, context.full_name)
         else:
             with jax.ensure_compile_time_eval():
-                value = np.asarray(initialiser(shape, dtype))
+                value = np.array(initialiser(shape, dtype))
         params.setdefault(context.module_name, {})[context.name] = value
         return jnp.zeros(shape, dtype)
 

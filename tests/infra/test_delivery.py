@@ -22,11 +22,11 @@ def test_what_was_delivered_is_counted_and_recognised(servers: Settings) -> None
     producer, other = RawProducer(servers), RawProducer(servers)
     before = ends_of(servers, ["engagements"])
     producer.send("engagements", b"1", b"first")
-    producer.flush(lambda: None)
+    producer.flush()
     other.send("engagements", b"1", b"not ours")
-    other.flush(lambda: None)
+    other.flush()
     producer.send("engagements", b"1", b"second")
-    producer.flush(lambda: None)
+    producer.flush()
     ((topic, partition),) = producer.ends
     first = before.get((topic, partition), 0)
     assert producer.delivered == 2
@@ -38,6 +38,6 @@ def test_what_was_delivered_is_counted_and_recognised(servers: Settings) -> None
 def test_a_message_that_no_broker_takes_is_counted_with_the_reason(servers: Settings) -> None:
     producer = RawProducer(servers)
     producer.send("posts", b"1", b"x" * 5_000_000)
-    producer.flush(lambda: None)
+    producer.flush()
     assert producer.delivered == 0
     assert [(reason.partition(":")[0], count) for reason, count in producer.refused.items()] == [("posts", 1)]

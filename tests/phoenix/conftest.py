@@ -21,7 +21,7 @@ def tiny() -> ModelConfig:
     return ModelConfig(
         name="tiny",
         dim=32,
-        layers=2,
+        layers=1,
         heads=4,
         kv_heads=2,
         head_dim=8,

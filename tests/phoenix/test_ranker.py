@@ -1,6 +1,7 @@
 """What a score may depend on: the viewer, the history, the candidate and the place, and nothing else whatever."""
 
 import haiku as hk
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from phoenix.actions import BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS
 from phoenix.configs import ModelConfig
-from phoenix.inputs import HistoryRows, candidate_rows, history_rows
+from phoenix.inputs import CandidateRows, HistoryRows, candidate_rows, history_rows
 from phoenix.ranker import Ranker, predictions
 from phoenix.serving import Phoenix, initial_params
 from tests.phoenix.builders import (
@@ -27,6 +28,11 @@ CANDIDATES = 21
 
 def same(one: np.ndarray, other: np.ndarray) -> None:
     np.testing.assert_allclose(one, other, rtol=TOLERANCE)
+
+
+def in_one_pass(config: ModelConfig, history: HistoryRows, candidates: CandidateRows) -> np.ndarray:
+    model = hk.transform(lambda *rows: predictions(Ranker(config)(*rows)))
+    return np.asarray(jax.jit(model.apply)(initial_params(config, 7).ranker, None, history, candidates))
 
 
 @given(st.lists(st.integers(0, CANDIDATES - 1), min_size=1, max_size=30))
@@ -61,21 +67,16 @@ def test_positions_that_are_none_change_nothing(phoenix: Phoenix, positions: int
 
 @pytest.mark.parametrize("shown", [1, 4])
 def test_a_history_that_was_never_padded_scores_alike(tiny: ModelConfig, shown: int) -> None:
-    params = initial_params(tiny, 7).ranker
-    apply = hk.transform(lambda *rows: Ranker(tiny)(*rows)).apply
     padded = history_rows(tiny, some_history(tiny, 1, shown))
     bare = HistoryRows(padded.user, *(column[:, -shown:] for column in padded[1:]))
     candidates = candidate_rows(tiny, some_candidates(tiny, 1, 3), 0, 3)
-    np.testing.assert_allclose(
-        apply(params, None, bare, candidates), apply(params, None, padded, candidates), rtol=TOLERANCE, atol=TOLERANCE
-    )
+    same(in_one_pass(tiny, bare, candidates), in_one_pass(tiny, padded, candidates))
 
 
 def test_training_in_one_pass_sees_what_serving_scores(phoenix: Phoenix, tiny: ModelConfig) -> None:
     history, candidates = some_history(tiny, 3, 12), some_candidates(tiny, 3, 9)
-    rows = history_rows(tiny, history), candidate_rows(tiny, candidates, 0, 9)
-    logits = hk.transform(lambda *given: Ranker(tiny)(*given)).apply(initial_params(tiny, 7).ranker, None, *rows)
-    same(np.asarray(predictions(logits)), phoenix.score(history, candidates))
+    scored = in_one_pass(tiny, history_rows(tiny, history), candidate_rows(tiny, candidates, 0, 9))
+    same(scored, phoenix.score(history, candidates))
 
 
 @pytest.mark.parametrize("column", ["post_id", "author_id", "tokens", "video_ms", "photos", "age_ms", "surface"])

@@ -42,7 +42,7 @@ def test_an_untrained_index_finds_posts_in_the_words_of_those_engaged_with(phoen
             phoenix.embed_posts(corpus) @ phoenix.embed_users(history_with(phoenix.config, engaged, FAVORITE))[0]
         )
         best = np.argsort(-similarity)[:20]
-        assert (topics[best] == topic).mean() > 0.9
+        assert (topics[best] == topic).mean() > 0.7  # 0.2 by chance
 
 
 def test_an_untrained_index_finds_posts_of_authors_engaged_with(phoenix: Phoenix) -> None:
@@ -50,7 +50,7 @@ def test_an_untrained_index_finds_posts_of_authors_engaged_with(phoenix: Phoenix
     corpus.author_id[:20] = 77
     engaged = some_posts(phoenix.config, 5, seed=9)._replace(author_id=np.full(5, 77))
     similarity = phoenix.embed_posts(corpus) @ phoenix.embed_users(history_with(phoenix.config, engaged, FAVORITE))[0]
-    assert (np.argsort(-similarity)[:20] < 20).mean() > 0.9
+    assert (np.argsort(-similarity)[:20] < 20).mean() > 0.7  # 0.07 by chance
 
 
 def test_complaints_repel(phoenix: Phoenix) -> None:

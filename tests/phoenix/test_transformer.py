@@ -1,3 +1,7 @@
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -24,30 +28,32 @@ def inputs(config: ModelConfig, seed: int = 0) -> tuple[Array, Array, Array, Arr
     )
 
 
+def in_one_pass(config: ModelConfig, *given: Array) -> Array:
+    return Transformer(config)(*given)
+
+
 def in_two_steps(config: ModelConfig, prefix: Array, positions: Array, mask: Array, candidates: Array) -> Array:
     transformer = Transformer(config)
     return transformer.attend(candidates, transformer.encode(prefix, positions, mask)[1])
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
-def test_a_prefix_encoded_once_gives_what_one_pass_under_the_mask_gives(layers: int, heads: int, kv_heads: int) -> None:
-    config = ModelConfig(
-        name="probe", dim=16, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=4, history=6, tokens=1,
-        table_dim=4, embed_dim=4, user_rows=9, post_rows=9, author_rows=9, token_rows=9,
-    )  # fmt: skip
-    params = drawn(lambda *given: Transformer(config)(*given), 3, *inputs(config))
-    whole = hk.transform(lambda *given: Transformer(config)(*given)).apply(params, None, *inputs(config))
-    parts = hk.transform(lambda *given: in_two_steps(config, *given)).apply(params, None, *inputs(config))
+def applied(model: Callable[..., Array], config: ModelConfig, *given: Array) -> Array:
+    params = drawn(partial(in_one_pass, config), 3, *given)
+    result: Array = jax.jit(hk.transform(partial(model, config)).apply)(params, None, *given)
+    return result
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_a_prefix_encoded_once_gives_what_one_pass_under_the_mask_gives(tiny: ModelConfig, kv_heads: int) -> None:
+    config = replace(tiny, layers=2, kv_heads=kv_heads)
+    parts, whole = (applied(model, config, *inputs(config)) for model in (in_two_steps, in_one_pass))
     np.testing.assert_allclose(parts, whole, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_masked_positions_of_the_prefix_change_nothing(tiny: ModelConfig) -> None:
     prefix, positions, mask, candidates = inputs(tiny)
-    params = drawn(lambda *given: Transformer(tiny)(*given), 3, *inputs(tiny))
-    apply = hk.transform(lambda *given: in_two_steps(tiny, *given)).apply
     disturbed = jnp.where(mask[..., None], prefix, 1e3)
-    before, after = (apply(params, None, given, positions, mask, candidates) for given in (prefix, disturbed))
+    before, after = (applied(in_two_steps, tiny, each, positions, mask, candidates) for each in (prefix, disturbed))
     np.testing.assert_array_equal(before, after)
 
 
@@ -65,6 +71,11 @@ def test_the_mask_shows_candidates_the_prefix_and_themselves_only() -> None:
 def test_attention_depends_on_distances_and_not_on_places() -> None:
     heads = jax.random.normal(jax.random.PRNGKey(0), (1, 1, 4, 8))
     positions = jnp.arange(4)
-    near = jnp.einsum("bnld,bnsd->ls", rotate(heads, positions), rotate(heads, positions))
-    far = jnp.einsum("bnld,bnsd->ls", rotate(heads, positions - 900), rotate(heads, positions - 900))
+
+    def products(positions: Array) -> Array:
+        rotated = rotate(heads, positions)
+        return jnp.einsum("bnld,bnsd->ls", rotated, rotated)
+
+    near, far = jax.jit(products)(positions), jax.jit(products)(positions - 900)
     np.testing.assert_allclose(near, far, atol=1e-3)
+    assert not np.allclose(near, jax.jit(products)(positions * 2), atol=1e-1)

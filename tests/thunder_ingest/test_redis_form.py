@@ -83,10 +83,10 @@ def test_what_somebody_writes_during_a_compaction_is_not_lost(
         write(users, f"0-{n}", edge(Follow, n, target=n + 2))
     monkeypatch.setattr(redis_form, "compact", interrupted)
     monkeypatch.setattr(other, "_compact", lambda user: None)
-    write(users, "0-99", edge(Follow, 99, target=99))
+    write(users, "0-one", edge(Follow, 9_999, target=9_999))
     assert valkey.hlen("user:{1}") == MAX_FIELDS + 2  # given up, and nothing is gone
     monkeypatch.undo()
-    write(users, "0-100", edge(Follow, 100, target=100))
+    write(users, "0-two", edge(Follow, 10_000, target=10_000))
     assert sorted(valkey.hkeys("user:{1}")) == [b"blocks", b"following"]
     state = users.read(["1"])[0]
     assert state.blocks.tolist() == [77]
