@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test lint format types check bench clean
+.PHONY: help install demo up test lint format types check bench soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -39,6 +39,9 @@ check: lint types test ## lint, types and test
 
 bench: $(INSTALLED) ## feeds per second and their latency on the embedded stack, as JSON
 	@$(BIN)/python -m benchmarks.feed $(ARGS)
+
+soak: $(INSTALLED) ## a real log through the embedded stack, whole: make soak FORYOU_LOG=DIRECTORY
+	@FORYOU_LOG="$(FORYOU_LOG)" $(BIN)/python -m pytest tests/soak $(ARGS)
 
 clean: ## remove what was installed and what tools have left
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .foryou

@@ -42,7 +42,7 @@ class Arrivals:
     def _run(self) -> None:
         while not self._stopping.is_set():
             message = self._pubsub.get_message(timeout=0.1)
-            if message:
+            if message and message["type"] == "pmessage":
                 user = message["channel"].removeprefix(b"feed-ready:")
                 self._redis.get(b"feed:" + user)
                 self._at[message["data"].decode()] = time.perf_counter()

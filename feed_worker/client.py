@@ -137,6 +137,7 @@ class Client:
         asked_at = self._asked.pop(request_id, LAST_TIME_MS)
         with subscription(self.redis) as announced:
             announced.subscribe(ready_channel(form))
+            announced.get_message(timeout=timeout_s)  # the confirmation: from now on no announcement is missed
             while (left := deadline - time.monotonic()) > 0:
                 feed = self._store.feed(form)
                 if feed and (request_id in feed.answers or feed.at > asked_at):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import msgspec
-from thunder_ingest.redis_form import explain_key, feed_key, ready_channel
 
 from feed_worker.feed import Explanation, Feed
 from infra.redis import Client
+from thunder_ingest.redis_form import explain_key, feed_key, ready_channel
 
 # `at` is the first field of the document, so that comparing needs no parser
 _WRITE = """

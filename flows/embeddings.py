@@ -12,12 +12,12 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 from confluent_kafka import Message
-from phoenix.serving import Phoenix, PostInputs
-from thunder_ingest.text import padded_tokens
 
 from flows.kafka import Batch, KafkaSink, KafkaSource, start
 from infra.kafka import Record
+from phoenix.serving import Phoenix, PostInputs
 from thunder_ingest.events import Post, PostEmbedding, key_of_id, pack, unpack_post
+from thunder_ingest.text import padded_tokens
 
 
 class Embed:

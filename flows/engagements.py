@@ -15,8 +15,6 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
-from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_state import UserUpdate, updates_of
 
 from flows.decoding import Decoded, Decoder
 from flows.kafka import Batch, KafkaSink, KafkaSource, start, stopping
@@ -26,6 +24,8 @@ from infra.redis import Patience, Stopped, connect
 from infra.settings import Settings
 from thunder_ingest.counts import Change, CountTable, changes_of
 from thunder_ingest.events import key_of_id, pack
+from thunder_ingest.redis_form import UserStates
+from thunder_ingest.user_state import UserUpdate, updates_of
 
 COUNT_SHARDS = 64  # few enough that a snapshot is some large objects, not a million small ones
 EMIT_EVERY = timedelta(seconds=1)

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from infra.settings import Settings, load
+from infra.settings import UP_KAFKA_PORT, UP_REDIS_PORT, load
 
-UP_KAFKA_PORT = 19_092
-UP_REDIS_PORT = 16_379
+STATE = Path(".foryou")
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 app = typer.Typer(
@@ -48,15 +47,6 @@ def _speed(text: str) -> float:
     return speed
 
 
-def _settings(**overrides: Any) -> Settings:
-    """The settings; where nobody names servers, those of `foryou up` with its own ports."""
-    settings = load(**{name: value for name, value in overrides.items() if value is not None})
-    if {"kafka", "redis"} & settings.model_fields_set:
-        return settings
-    addresses = {"kafka": f"127.0.0.1:{UP_KAFKA_PORT}", "redis": f"redis://127.0.0.1:{UP_REDIS_PORT}/0"}
-    return settings.model_copy(update=addresses)
-
-
 def _print_json(value: Any) -> None:
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
     sys.stdout.flush()
@@ -76,13 +66,22 @@ def up(
     redis_port: Annotated[int, typer.Option(help="of the embedded Redis")] = UP_REDIS_PORT,
     clock: Annotated[Clock | None, typer.Option(help="wall: service; log: replays of old logs")] = None,
     max_post_age: MaxPostAge = None,
+    external: Annotated[
+        bool, typer.Option(help="no servers of its own: flows and a worker on the Kafka and Redis of the settings")
+    ] = False,
+    state: Annotated[
+        Path, typer.Option(help="with --external: where flows remember how far they are; one for each Kafka")
+    ] = STATE,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C, for any Kafka client and any Redis client."""
     from infra import up as command
     from infra.tables import console
 
     settings = load(**_given(clock=clock and clock.value, max_post_age_ms=max_post_age))
-    command.run(settings, kafka_port, redis_port, console(stderr=True))
+    if external:
+        command.run_external(settings, state, console(stderr=True))
+    else:
+        command.run(settings, kafka_port, redis_port, console(stderr=True))
 
 
 @app.command()
@@ -102,7 +101,7 @@ def publish(
     """Publish events, each to the topic of its type; refused lines are named, and the exit code is then 1."""
     from infra import publish as command
 
-    raise typer.Exit(command.run(file, _settings(), strict=strict))
+    raise typer.Exit(command.run(file, load(), strict=strict))
 
 
 @app.command()
@@ -131,7 +130,7 @@ def feed(
         )
         if wanted
     }
-    with Client(_settings()) as client:
+    with Client(load()) as client:
         answer = client.wait(user, client.request_feed(user, at=at, **options), timeout)
         if as_json:
             _print_json(answer)
@@ -147,7 +146,7 @@ def explain(user: User, as_json: AsJson = False) -> None:
     """Show how the last feed that was requested with --explain came about."""
     from feed_worker.client import Client
 
-    with Client(_settings()) as client:
+    with Client(load()) as client:
         explanation = client.explain(user)
     if explanation is None:
         sys.stderr.write(f"foryou: no explanation for user {user}; ask for one: foryou feed {user} --explain\n")
@@ -185,7 +184,7 @@ def topics(
     from infra.kafka_admin import create_topics, describe
     from infra.tables import console, topics_table
 
-    settings = _settings()
+    settings = load()
     if create:
         created = create_topics(settings)
         sys.stderr.write(f"created: {', '.join(created) or 'nothing was missing'}\n")
@@ -203,7 +202,7 @@ def doctor(as_json: AsJson = False) -> None:
     from infra import doctor as command
     from infra.tables import console
 
-    checks = command.examine(_settings())
+    checks = command.examine(load())
     if as_json:
         _print_json([check._asdict() for check in checks])
     else:
@@ -235,7 +234,7 @@ def replay(
         raise typer.BadParameter(
             "--max-post-age goes with --embedded; for a running system: foryou up --max-post-age …"
         )
-    settings = load(**_given(max_post_age_ms=max_post_age), clock="log") if embedded else _settings()
+    settings = load(**_given(max_post_age_ms=max_post_age), clock="log") if embedded else load()
     err = console(stderr=True)
     gallery = Gallery(err if as_json else console(), show)
     account = command.run(command.Replay(directory, embedded, speed, feeds, strict), settings, err, gallery)
@@ -253,7 +252,7 @@ def dead_letters(
     from infra import refused as command
     from infra.tables import console
 
-    letters = command.newest(_settings(), limit)
+    letters = command.newest(load(), limit)
     if as_json:
         _print_json([command.as_json(letter) for letter in letters])
     else:

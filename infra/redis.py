@@ -49,8 +49,8 @@ def _client(settings: Settings) -> Client:
 
 
 def subscription(client: Client) -> PubSub:
-    """A subscription without confirmations, to be closed."""
-    announced: PubSub = cast(Any, client).pubsub(ignore_subscribe_messages=True)  # not typed by redis-py
+    """A subscription, to be closed; its first message is the confirmation."""
+    announced: PubSub = cast(Any, client).pubsub()  # not typed by redis-py
     return announced
 
 

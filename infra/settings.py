@@ -13,6 +13,9 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 HOUR_MS = 3_600_000
+# where `foryou up` listens: nobody's default ports, so that nothing is published to some other broker by accident
+UP_KAFKA_PORT = 19_092
+UP_REDIS_PORT = 16_379
 
 
 class SettingsError(ValueError):
@@ -24,12 +27,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FORYOU_", extra="forbid", frozen=True)
 
-    kafka: str = Field("127.0.0.1:9092", description="bootstrap servers, host:port[,host:port…]")
+    kafka: str = Field(f"127.0.0.1:{UP_KAFKA_PORT}", description="bootstrap servers, host:port[,host:port…]")
     kafka_options: dict[str, str] = Field(
         {}, description="further librdkafka options as JSON, such as security.protocol, sasl.username, ssl.ca.location"
     )
     redis: str = Field(
-        "redis://127.0.0.1:6379/0",
+        f"redis://127.0.0.1:{UP_REDIS_PORT}/0",
         pattern=r"^(redis|rediss|unix)://",
         description="redis://[user:password@]host:port/db; rediss:// for TLS",
     )

@@ -1,4 +1,4 @@
-"""Ctrl-C and its like: where there is something to clean up they unwind it, once, and cannot be swallowed on the way."""
+"""Ctrl-C and its like: where there is something to clean up they unwind it, once, and nothing can swallow them."""
 
 import signal
 import threading

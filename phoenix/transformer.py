@@ -5,6 +5,8 @@ Glossary of shapes:
     B: viewers of a batch
     S: positions of the prefix: what is known of a viewer (a user token where there is one, then the history)
     C: candidates of each viewer
+    L: positions of either kind, or of both
+    M: L, or 1 where all positions may see the same
     D: width of the residual stream
     N: key/value heads
     G: query heads that share one key/value head
@@ -90,7 +92,7 @@ class Attention(hk.Module):
         return rotated, KeysValues(rotate(self._key_norm(keys), positions), values)
 
     def over(
-        self, queries: Float[Array, "B N L G d"], seen: KeysValues, mask: Bool[Array, "B L|1 S"]
+        self, queries: Float[Array, "B N L G d"], seen: KeysValues, mask: Bool[Array, "B M S"]
     ) -> Float[Array, "B L D"]:
         """Attend to what the mask allows."""
         logits = jnp.einsum("bnlgd,bnsd->bnlgs", queries, seen.keys)
@@ -145,7 +147,7 @@ class Block(hk.Module):
         self._feed_forward_norm, self._feed_forward = norm("feed_forward_norm"), FeedForward(config, "feed_forward")
 
     def over_itself(
-        self, x: Float[Array, "B L D"], positions: Int[Array, " L"], mask: Bool[Array, "B L|1 L"]
+        self, x: Float[Array, "B L D"], positions: Int[Array, " L"], mask: Bool[Array, "B M L"]
     ) -> tuple[Float[Array, "B L D"], KeysValues]:
         """One block over positions that attend to each other as the mask allows, and what it remembers of them."""
         queries, own = self._attention.project(self._attention_norm(x), positions)

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import docker
 import docker.errors
@@ -67,7 +68,7 @@ class Server:
             time.sleep(0.1)
         raise TimeoutError(f"{self.ready_line!r} not logged in {START_TIMEOUT_S} s: {output[-2_000:].decode()}")
 
-    def _docker(self):  # type: ignore[no-untyped-def]  # docker-py has no types
+    def _docker(self) -> Any:  # docker-py has no types
         return self.container.get_wrapped_container()
 
 

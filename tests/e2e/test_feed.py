@@ -180,7 +180,7 @@ MALFORMED = {
 
 
 def dead_letters(settings: Settings) -> list[DeadLetter]:
-    return [unpack_dead_letter(m.value()) for batch in read_to_end(settings, "dead-letters") for m in batch]
+    return [unpack_dead_letter(m.value() or b"") for batch in read_to_end(settings, "dead-letters") for m in batch]
 
 
 @pytest.mark.parametrize("topic", MALFORMED)

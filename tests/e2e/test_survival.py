@@ -29,6 +29,7 @@ from tests.e2e.conftest import eventually
 from thunder_ingest.counts import CountTable, changes_of
 from thunder_ingest.events import (
     Event,
+    FeedRequest,
     Post,
     PostEvent,
     unpack_counts,
@@ -124,7 +125,7 @@ def caught_up(settings: Settings, flow: str, ends: dict[tuple[str, int], int]) -
 
 def compacted(settings: Settings, topic: str) -> dict[bytes, bytes | None]:
     """The last value of each key."""
-    return {message.key(): message.value() for batch in read_to_end(settings, topic) for message in batch}
+    return {message.key() or b"": message.value() for batch in read_to_end(settings, topic) for message in batch}
 
 
 def expected_posts(events: list[Event]) -> dict[bytes, Post | None]:
@@ -174,15 +175,16 @@ def test_flows_killed_at_random_moments_end_as_if_nothing_had_happened(
     }
     assert served == expected_posts(events)
 
+    by_users = [event for event in events if not isinstance(event, PostEvent | FeedRequest)]
     counts = CountTable(Settings().max_post_age_ms)
-    counts.add(changes_of(event for event in events if not isinstance(event, PostEvent)))
+    counts.add(changes_of(by_users))
     totals = {key: unpack_counts(value or b"") for key, value in compacted(own_settings, "post-counts").items()}
     assert {record.post_id: record.totals for record in totals.values()} == {
         record.post_id: record.totals for record in counts.drain()
     }
 
     undisturbed = UserStates(valkey)
-    writes = UserWrites([update for e in events if not isinstance(e, PostEvent) for update in updates_of(e)], "e0-0")
+    writes = UserWrites([update for event in by_users for update in updates_of(event)], "e0-0")
     undisturbed.append(*writes)
     users = sorted({update.user for update in writes.updates})
     lived_through = UserStates(redis.Redis.from_url(own_settings.redis))

@@ -2,7 +2,8 @@ import pytest
 from typer import BadParameter
 from typer.testing import CliRunner
 
-from infra.commands import _duration_ms, _settings, _speed, app
+from infra.commands import _duration_ms, _speed, app
+from infra.settings import load
 
 
 @pytest.mark.parametrize(
@@ -33,9 +34,9 @@ def test_what_is_no_speed_is_refused(text: str) -> None:
 def test_commands_look_for_the_stack_of_up_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FORYOU_KAFKA", raising=False)
     monkeypatch.delenv("FORYOU_REDIS", raising=False)
-    assert (_settings().kafka, _settings().redis) == ("127.0.0.1:19092", "redis://127.0.0.1:16379/0")
+    assert (load().kafka, load().redis) == ("127.0.0.1:19092", "redis://127.0.0.1:16379/0")
     monkeypatch.setenv("FORYOU_KAFKA", "broker:9092")
-    assert (_settings().kafka, _settings().redis) == ("broker:9092", "redis://127.0.0.1:6379/0")
+    assert (load().kafka, load().redis) == ("broker:9092", "redis://127.0.0.1:16379/0")
 
 
 def test_an_age_limit_is_not_for_a_system_that_already_runs() -> None:
