@@ -18,11 +18,27 @@ HERE = Path(__file__).parent
 T = TypeVar("T")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs real servers."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.e2e)
+_skipped_for = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Everything in this folder needs real servers: skipped where there is no engine, an error where it is required."""
+    own = [item for item in items if item.path.is_relative_to(HERE)]
+    problem = containers.engine_problem() if own else None
+    if problem and os.environ.get("FORYOU_E2E") == "required":
+        raise pytest.UsageError(f"FORYOU_E2E=required, but {problem}")
+    if problem:
+        config.stash[_skipped_for] = f"{len(own)} end-to-end tests were skipped: {problem}"
+    for item in own:
+        item.add_marker(pytest.mark.e2e)
+        if problem:
+            item.add_marker(pytest.mark.skip(reason=problem))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in one line why the end-to-end tests did not run."""
+    if reason := config.stash.get(_skipped_for, None):
+        terminalreporter.write_line(reason, yellow=True)
 
 
 def eventually(what: Callable[[], T], timeout_s: float = 60.0) -> T:
@@ -34,23 +50,13 @@ def eventually(what: Callable[[], T], timeout_s: float = 60.0) -> T:
 
 
 @pytest.fixture(scope="session")
-def engine() -> None:
-    """A Docker engine: required where FORYOU_E2E=required, else its absence skips."""
-    problem = containers.engine_problem()
-    if problem and os.environ.get("FORYOU_E2E") == "required":
-        pytest.fail(f"FORYOU_E2E=required, but {problem}", pytrace=False)
-    if problem:
-        pytest.skip(f"end-to-end tests need Docker: {problem}")
-
-
-@pytest.fixture(scope="session")
-def kafka_server(engine: None) -> Iterator[containers.Server]:
+def kafka_server() -> Iterator[containers.Server]:
     with containers.kafka() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def redis_server(engine: None) -> Iterator[containers.Server]:
+def redis_server() -> Iterator[containers.Server]:
     with containers.redis_server() as server:
         yield server
 

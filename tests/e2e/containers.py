@@ -10,6 +10,9 @@ from typing import Any
 
 import docker
 import docker.errors
+
+# every container here is stopped by the fixture that started it: no further image is needed to do that
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 from testcontainers.core.container import DockerContainer
 
 KAFKA_IMAGE = os.environ.get("KAFKA_IMAGE", "apache/kafka:4.1.0")
@@ -20,10 +23,21 @@ START_TIMEOUT_S = 120
 def engine_problem() -> str | None:
     """Say why no container can be run here, or None."""
     try:
-        with contextlib.closing(docker.from_env(timeout=10)) as engine:
+        with contextlib.closing(docker.from_env(timeout=600)) as engine:
             engine.ping()
+            return next(filter(None, (_missing(engine, image) for image in (KAFKA_IMAGE, REDIS_IMAGE))), None)
     except (docker.errors.DockerException, OSError) as error:
         return f"no Docker engine answers ({str(error).splitlines()[0][:120]})"
+
+
+def _missing(engine: Any, image: str) -> str | None:
+    try:
+        engine.images.get(image)
+    except docker.errors.ImageNotFound:
+        try:
+            engine.images.pull(image)
+        except docker.errors.APIError as error:
+            return f"the image {image} is not there and cannot be pulled ({error.explanation})"
     return None
 
 

@@ -48,7 +48,7 @@ SLOW_S = 600.0 if SOAK else 120.0
 
 
 @pytest.fixture(scope="module")
-def own_servers(engine: None) -> Iterator[tuple[containers.Server, containers.Server]]:
+def own_servers() -> Iterator[tuple[containers.Server, containers.Server]]:
     """Servers that may be stopped without disturbing other tests."""
     with containers.kafka() as kafka, containers.redis_server() as redis_:
         yield kafka, redis_
