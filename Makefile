@@ -40,8 +40,8 @@ check: lint types test ## lint, types and test
 bench: $(INSTALLED) ## feeds per second and their latency on the embedded stack, as JSON
 	@$(BIN)/python -m benchmarks.feed $(ARGS)
 
-soak: $(INSTALLED) ## a real log through the embedded stack, whole: make soak FORYOU_LOG=DIRECTORY
-	@FORYOU_LOG="$(FORYOU_LOG)" $(BIN)/python -m pytest tests/soak $(ARGS)
+soak: $(INSTALLED) ## the long forms: many kills; with FORYOU_LOG=DIRECTORY a real log, whole
+	@FORYOU_E2E=required FORYOU_SOAK=1 $(BIN)/python -m pytest tests/e2e/test_survival.py tests/soak $(ARGS)
 
 clean: ## remove what was installed and what tools have left
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .foryou

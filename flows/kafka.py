@@ -73,7 +73,7 @@ class _Partition(StatefulSourcePartition[Batch, int]):
         self._consumer = Consumer(consumer_config(settings, group(settings, flow)))
         self._topic, self._partition = part.topic, part.partition
         self._next = next_offset
-        self._finished: int | None = None
+        self._finished = next_offset or 0  # committed at once, so that a flow that waits for messages is seen
         start = OFFSET_BEGINNING if next_offset is None else next_offset
         self._consumer.assign([TopicPartition(part.topic, part.partition, start)])
         self._ticked = 0.0
@@ -97,9 +97,8 @@ class _Partition(StatefulSourcePartition[Batch, int]):
 
     def snapshot(self) -> int | None:  # type: ignore[override]  # None: nothing was read yet
         # Bytewax closes an epoch before it snapshots the next one, so what the last snapshot covered is written
-        if self._finished is not None:
-            self._commit(self._finished)
-        self._finished = self._next
+        self._commit(self._finished)
+        self._finished = self._next or 0
         return self._next
 
     def close(self) -> None:
