@@ -91,8 +91,8 @@ class Worker:
                     self.answer(messages)
                     self._commit(consumer, messages)
         finally:
-            self._patience.run(lambda: self._redis.hdel(READY_KEY, self._name))
             consumer.close()
+            self._patience.run(lambda: self._redis.hdel(READY_KEY, self._name))
 
     def answer(self, messages: Sequence[Message]) -> None:
         """Answer the requests in messages: steps 1 and 2 of the order above."""
