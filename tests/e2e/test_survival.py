@@ -200,6 +200,7 @@ def test_everything_resumes_when_the_broker_and_redis_were_away(
     names = (*FLOW_GROUPS, "feed_worker")
     viewer, author, newcomers = 900_001, 900_002, itertools.count(900_003)
     with running(own_settings, tmp_path, *names) as processes, Client(own_settings) as client:
+        users = UserStates(client.redis)
         client.publish({"type": "follow", "user_id": viewer, "target_id": author, "at": now()})
         assert client.wait(viewer, client.request_feed(viewer), 60).status in ("ok", "degraded", "empty")
         for server in (redis_, kafka):
@@ -216,6 +217,7 @@ def test_everything_resumes_when_the_broker_and_redis_were_away(
             def shows(post_id: int = post_id) -> bool:
                 newcomer = next(newcomers)
                 client.publish({"type": "follow", "user_id": newcomer, "target_id": author, "at": now()})
+                assert eventually(lambda: users.read([str(newcomer)])[0].is_known, SLOW_S), outputs(processes)
                 feed = client.wait(newcomer, client.request_feed(newcomer), 60)
                 return str(post_id) in {item.post_id for item in feed.items}
 
