@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import docker
 import docker.errors
@@ -86,6 +86,11 @@ class Server:
         return self.container.get_wrapped_container()
 
 
+def _on_loopback(container: DockerContainer, inside: str, port: int) -> DockerContainer:
+    container.ports[inside] = cast(Any, ("127.0.0.1", port))  # with_bind_ports would listen on every address
+    return container
+
+
 @contextlib.contextmanager
 def kafka() -> Iterator[Server]:
     """A single-node broker in KRaft mode."""
@@ -105,7 +110,7 @@ def kafka() -> Iterator[Server]:
         "ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
         "AUTO_CREATE_TOPICS_ENABLE": "false",
     }
-    container = DockerContainer(KAFKA_IMAGE).with_bind_ports("9092/tcp", port)
+    container = _on_loopback(DockerContainer(KAFKA_IMAGE), "9092/tcp", port)
     for name, value in environment.items():
         container = container.with_env(f"KAFKA_{name}", value)
     with container as running:
@@ -119,7 +124,7 @@ def redis_server() -> Iterator[Server]:
     """A Redis that keeps every write on disk, as one that holds user state must."""
     port = free_port()
     command = "redis-server --bind 0.0.0.0 --protected-mode no --appendonly yes --appendfsync always"
-    container = DockerContainer(REDIS_IMAGE).with_command(command).with_bind_ports("6379/tcp", port)
+    container = _on_loopback(DockerContainer(REDIS_IMAGE).with_command(command), "6379/tcp", port)
     with container as running:
         server = Server(running, port, "Ready to accept connections")
         server.wait()
