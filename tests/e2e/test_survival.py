@@ -22,6 +22,7 @@ from feed_worker.client import Client
 from flows.engagements import UserWrites
 from infra.kafka import FLOW_GROUPS, read_to_end
 from infra.kafka_admin import admin, create_topics, lag
+from infra.processes import CHILD
 from infra.settings import Settings
 from phoenix.world import WorldConfig, generate
 from tests.e2e import containers
@@ -77,7 +78,8 @@ class Process:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._arguments],
+                # through the shim that ends it with this process, should that be killed
+                [sys.executable, "-I", "-S", str(CHILD), str(os.getpid()), sys.executable, "-m", *self._arguments],
                 env=os.environ | self._settings.environment(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
