@@ -41,12 +41,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(reason, yellow=True)
 
 
-def eventually(what: Callable[[], T], timeout_s: float = 60.0) -> T:
+def eventually(what: Callable[[], T], timeout_s: float = 180.0) -> T:
     """The first true answer of `what`; the last one, if none comes in time, for the assertion to show."""
     deadline = time.monotonic() + timeout_s
     while not (answer := what()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return answer
+
+
+def on_servers(kafka: containers.Server, redis: containers.Server) -> Settings:
+    """Settings for servers, with the topics created; patient, since a test machine may be slow."""
+    found = Settings(
+        kafka=kafka.address,
+        redis=f"redis://{redis.address}/0",
+        session_timeout_ms=6_000,
+        deadline_ms=600_000,
+    )
+    create_topics(found)
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +76,7 @@ def redis_server() -> Iterator[containers.Server]:
 @pytest.fixture(scope="session")
 def settings(kafka_server: containers.Server, redis_server: containers.Server) -> Settings:
     """The servers' addresses, with the topics created."""
-    found = Settings(kafka=kafka_server.address, redis=f"redis://{redis_server.address}/0", session_timeout_ms=6_000)
-    create_topics(found)
-    return found
+    return on_servers(kafka_server, redis_server)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def follow(user: Any, author: Any) -> dict[str, Any]:
 
 def shown(client: Client, user: Any, **options: Any) -> dict[str, str]:
     """Post ids and their authors in a new feed."""
-    feed = client.wait(user, client.request_feed(user, **options), timeout_s=30)
+    feed = client.wait(user, client.request_feed(user, **options), timeout_s=120)
     assert feed.status in ("ok", "degraded", "empty")
     return {item.post_id: item.author_id for item in feed.items}
 
@@ -205,6 +205,6 @@ def test_each_request_that_waits_is_answered_once_and_the_newest_feed_stays(clie
     requests = [client.request_feed(viewer, at=at - age) for age in (0, 2_000, 1_000)]
     answered: dict[str, Feed] = {}
     for request in requests:
-        answered[request] = client.wait(viewer, request, timeout_s=30)
+        answered[request] = client.wait(viewer, request, timeout_s=120)
     assert (feed := client.feed(viewer)) is not None
     assert feed.at == at
