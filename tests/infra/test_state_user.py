@@ -11,7 +11,18 @@ from infra.commands import app
 from infra.settings import Settings, load
 from infra.unreadable import StateUnreadable
 from tests.infra.foryou import foryou
-from thunder_ingest.events import Block, Engagement, Follow, Impression, Mute, MuteKeyword, Subscribe, Unfollow
+from thunder_ingest.events import (
+    Block,
+    Engagement,
+    EngagementEvent,
+    Follow,
+    GraphEvent,
+    Impression,
+    Mute,
+    MuteKeyword,
+    Subscribe,
+    Unfollow,
+)
 from thunder_ingest.ids import id64
 from thunder_ingest.redis_form import UserStates, user_key
 from thunder_ingest.user_state import updates_of
@@ -24,7 +35,7 @@ ANA = "did:plc:ana"
 @pytest.fixture
 def stored(valkey: redis.Redis, valkey_url: str) -> Settings:
     """Settings that name a Redis where something is known of did:plc:ana."""
-    events = [
+    events: list[EngagementEvent | GraphEvent] = [
         Engagement(user_id=ANA, post_id=10, author_id=7, action="favorite", at=T0),
         Engagement(user_id=ANA, post_id=10, author_id=7, action="dwell_time", dwell_ms=2_500, at=T0 + 1_000),
         Impression(user_id=ANA, post_id="at://seen", author_id=8, at=T0 + HOUR),
