@@ -38,6 +38,8 @@ class Rebuilt(msgspec.Struct):
     users: int = 0
     oldest_engagement_at: int | None = None
     """How far back the history reaches, epoch ms; None where no engagement is kept."""
+    cut: list[str] = msgspec.field(default_factory=list)
+    """The topics whose first messages the log has let go of: what they said stands in Redis or nowhere."""
     seconds: float = 0.0
 
 
@@ -75,11 +77,13 @@ class _Rebuilding:
         self._patience = Patience(settings, threading.Event())
         self._counted = Rebuilt()
         self._written = set[str]()
+        self._begun = set[tuple[str, int]]()
 
     def take(self, messages: list[Message]) -> None:
         """Write what a batch adds, for each partition on its own: only so does its name tell what is in it."""
         for _, part in groupby(sorted(messages, key=_partition), _partition):
-            self._write(list(part))
+            self._write(batch := list(part))
+            self._look_for_a_cut(batch[0])
 
     def rebuilt(self, seconds: float) -> Rebuilt:
         return msgspec.structs.replace(self._counted, users=len(self._written), seconds=round(seconds, 3))
@@ -90,6 +94,13 @@ class _Rebuilding:
         suffix = f"r{(first.topic() or '')[0]}{first.partition()}-{first.offset()}-{last.offset()}"
         self._patience.run(lambda: self._users.append(updates, suffix))
         self._written.update(update.user for update in updates)
+
+    def _look_for_a_cut(self, first: Message) -> None:
+        topic = first.topic() or ""
+        if (part := (topic, _partition(first))) not in self._begun:
+            self._begun.add(part)
+            if first.offset() and topic not in self._counted.cut:
+                self._counted.cut.append(topic)
 
     def _events(self, messages: Iterable[Message]) -> Iterator[EngagementEvent | GraphEvent]:
         for message in messages:
@@ -126,4 +137,7 @@ def told(rebuilt: Rebuilt) -> str:
     refused = f", {rebuilt.refused:,} refused" if rebuilt.refused else ""
     oldest = rebuilt.oldest_engagement_at
     reach = "the log holds no engagement" if oldest is None else f"the history reaches back to {moment(oldest)}"
-    return f"{rebuilt.users:,} users written from {rebuilt.used:,} events{refused}; {reach}; the graph is whole"
+    lost = ", what was before is no longer in the log"
+    history, graph = (lost if topic in rebuilt.cut else "" for topic in ("engagements", "social-graph"))
+    whole = f"{rebuilt.users:,} users written from {rebuilt.used:,} events{refused}; {reach}{history}"
+    return f"{whole}; the graph is {'not whole' + graph if graph else 'whole'}"

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import redis
-from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Message
 from rich.console import Console
 
 from infra import rebuild
 from infra.embedded import EmbeddedKafka
 from infra.kafka import Record
 from infra.kafka_admin import create_topics
+from infra.progress import Advance
 from infra.rebuild import Rebuilt
+from infra.scan import scan
 from infra.settings import Settings, load
 from tests.infra.foryou import foryou, write
 from thunder_ingest.events import (
@@ -101,6 +103,7 @@ def test_the_time_of_the_oldest_engagement_is_told(settings: Settings) -> None:
     assert rebuilt.oldest_engagement_at == OLDEST
     told = rebuild.told(rebuilt)
     assert told.startswith("4 users written from 304 events, 3 refused; the history reaches back to 20")
+    assert told.endswith("; the graph is whole")
     assert "no engagement" in rebuild.told(Rebuilt())
 
 
@@ -170,6 +173,18 @@ def test_a_log_that_grows_meanwhile_does_not_keep_it_from_ending(
     finally:
         done.set()
         running.join()
+
+
+def test_what_the_log_has_let_go_of_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_the_first(settings: Settings, topics: Sequence[str], advance: Advance) -> Iterator[list[Message]]:
+        # the embedded broker does not delete records when asked to
+        for messages in scan(settings, topics, advance):
+            yield [each for each in messages if each.offset() or each.topic() != "social-graph"]
+
+    monkeypatch.setattr(rebuild, "scan", without_the_first)
+    rebuilt = run(settings)
+    assert rebuilt.cut == ["social-graph"]
+    assert rebuild.told(rebuilt).endswith("; the graph is not whole, what was before is no longer in the log")
 
 
 class Arrived:
