@@ -3,14 +3,18 @@
 import json
 import re
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from infra.settings import UP_KAFKA_PORT, UP_REDIS_PORT, load
+
+if TYPE_CHECKING:
+    from infra.refused import Selection
 
 STATE = Path(".foryou")
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -22,6 +26,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+state_app = typer.Typer(help="Show what the system knows of a user or a post.", no_args_is_help=True)
+rebuild_app = typer.Typer(help="Derive again from the log what was lost.", no_args_is_help=True)
+app.add_typer(state_app, name="state")
+app.add_typer(rebuild_app, name="rebuild")
 
 
 class Clock(StrEnum):
@@ -45,6 +54,16 @@ def _speed(text: str) -> float:
     if not speed:
         raise typer.BadParameter(f"{text!r} is not a speed such as 100x")
     return speed
+
+
+def _published_id(text: str) -> str:
+    from thunder_ingest.ids import PublishedId, id64, published_form
+
+    try:
+        id64(msgspec.convert(text, PublishedId))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} cannot be an id: {error}") from None
+    return published_form(text)
 
 
 def _print_json(value: Any) -> None:
@@ -246,17 +265,175 @@ def replay(
 
 @app.command()
 def dead_letters(
-    limit: Annotated[int, typer.Option(help="the newest so many", min=1)] = 20, as_json: AsJson = False
+    topic: Annotated[str | None, typer.Option(help="refused from this topic")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="SUBSTRING", help="part of the reason, in either case")] = None,
+    since: Annotated[
+        int | None, typer.Option(parser=_duration_ms, metavar="DURATION", help="refused no longer ago, such as 2h")
+    ] = None,
+    partition: Annotated[int | None, typer.Option(help="where the message stood", min=0)] = None,
+    offset: Annotated[int | None, typer.Option(help="where the message stood", min=0)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="the newest so many; by default 20 are listed, all are republished", min=1)
+    ] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="count them by topic and reason")] = False,
+    show: Annotated[bool, typer.Option("--show", help="print the whole value of the one that is meant")] = False,
+    republish: Annotated[
+        bool, typer.Option("--republish", help="publish those meant again, to the topics they came from")
+    ] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=JSON", help="with --republish: replace a field of each first; repeatable"),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="with --republish: also those that it has delivered before")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="with --republish: do not ask")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List refused messages: where they stood, why they were refused, and how they begin."""
+    """List refused messages: where they stood, why they were refused, how they begin; or publish them again."""
+    from infra.refused import Selection
+    from infra.topics import INPUTS
+
+    if topic not in (None, *INPUTS):
+        raise typer.BadParameter(f"{topic!r} is no topic that apps write; those are {', '.join(INPUTS)}")
+    if summary + show + republish > 1:
+        raise typer.BadParameter("--summary, --show and --republish exclude each other")
+    if not republish and (changes or again or yes):
+        raise typer.BadParameter("--set, --again and --yes go with --republish")
+    since_ms = None if since is None else time.time_ns() // 1_000_000 - since
+    selection = Selection(topic, reason, since_ms, partition, offset)
+    if republish:
+        _republish(selection, limit, changes or [], again=again, yes=yes, as_json=as_json)
+    elif summary:
+        _summarise(selection, as_json=as_json)
+    elif show:
+        _show_letter(selection, as_json=as_json)
+    else:
+        _list_letters(selection, limit or 20, as_json=as_json)
+
+
+def _list_letters(selection: "Selection", limit: int, *, as_json: bool) -> None:
     from infra import refused as command
     from infra.tables import console
 
-    letters = command.newest(load(), limit)
+    letters, meant = command.listed(load(), selection, limit, console(stderr=True))
     if as_json:
         _print_json([command.as_json(letter) for letter in letters])
     else:
-        console().print(command.table(letters))
+        console().print(command.table(letters, meant))
+
+
+def _summarise(selection: "Selection", *, as_json: bool) -> None:
+    from infra import refused as command
+    from infra.tables import console
+
+    sums = command.summed(load(), selection, console(stderr=True))
+    if as_json:
+        _print_json(sums)
+    else:
+        console().print(command.summary_table(sums))
+
+
+def _show_letter(selection: "Selection", *, as_json: bool) -> None:
+    from infra import refused as command
+    from infra.tables import console
+
+    letters, meant = command.listed(load(), selection, 1, console(stderr=True))
+    if meant != 1:
+        narrow = "; name one with --topic, --partition and --offset" if meant else ""
+        sys.stderr.write(f"foryou: {meant or 'no'} dead letters are meant{narrow}\n")
+        raise typer.Exit(2 if meant else 1)
+    if as_json:
+        _print_json(command.as_json(letters[0]))
+    else:
+        sys.stdout.buffer.write((letters[0].value or b"") + (b"\n" if sys.stdout.isatty() else b""))
+        sys.stdout.flush()
+
+
+def _republish(
+    selection: "Selection", limit: int | None, changes: list[str], *, again: bool, yes: bool, as_json: bool
+) -> None:
+    from infra import republish as command
+    from infra.mending import Fix
+    from infra.tables import console
+
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter("--republish asks first, and here nobody can answer; say --yes")
+    try:
+        fix = Fix.parse(changes)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    err = console(stderr=True)
+
+    def confirm(chosen: command.Chosen) -> bool:
+        return yes or typer.confirm(command.question(chosen, err), err=True)
+
+    answer = command.run(load(), selection, limit=limit, fix=fix, again=again, confirm=confirm, err=err)
+    if answer is None:
+        raise typer.Exit(1)
+    if as_json:
+        _print_json(answer)
+    else:
+        console().print(command.view(answer))
+    raise typer.Exit(0 if answer.is_whole else 1)
+
+
+@state_app.command("user")
+def state_user(
+    user: Annotated[str, typer.Argument(parser=_published_id, metavar="ID", help="the user's id as published")],
+    limit: Annotated[int, typer.Option(help="show so many of each kind, the newest where times are kept", min=0)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known of a user: history, follows, blocks, mutes, keywords, subscriptions, seen, served."""
+    from infra import state_user as command
+    from infra.tables import console
+
+    document = command.read(load(), user, limit)
+    if document is None:
+        sys.stderr.write(
+            f"foryou: nothing is known of user {user}: no engagement, impression or edge has come, or Redis was "
+            "emptied since (`foryou rebuild users`)\n"
+        )
+        raise typer.Exit(1)
+    if as_json:
+        _print_json(document)
+    else:
+        console().print(command.view(document))
+
+
+@state_app.command("post")
+def state_post(
+    post: Annotated[str, typer.Argument(parser=_published_id, metavar="ID", help="the post's id, in any form")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known of a post: as served or when it was deleted, its counts, whether it has a vector."""
+    from infra import state_post as command
+    from infra.tables import console
+
+    document = command.read(load(), post, console(stderr=True))
+    if document is None:
+        sys.stderr.write(
+            f"foryou: nothing is known of post {post}: it was never published, was refused (`foryou dead-letters`), or "
+            "became too old\n"
+        )
+        raise typer.Exit(1)
+    if as_json:
+        _print_json(document)
+    else:
+        console().print(command.view(document))
+
+
+@rebuild_app.command("users")
+def rebuild_users(as_json: AsJson = False) -> None:
+    """Write the users' state to Redis again, from the log as far as it reaches; safe while the flows run."""
+    from infra import rebuild as command
+    from infra.tables import console
+
+    rebuilt = command.run(load(), console(stderr=True))
+    if as_json:
+        _print_json(rebuilt)
+    else:
+        console().print(command.told(rebuilt), highlight=False, markup=False)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from infra.replay import Stopped
 from infra.replay_log import LogError
 from infra.settings import SettingsError
 from infra.stack import NotReady
+from infra.unreadable import StateUnreadable
 from thunder_ingest.events import Refused
 
 IN_THE_WAY = (
@@ -24,6 +25,7 @@ IN_THE_WAY = (
     KafkaException,
     NotReady,
     RedisUnreachable,
+    StateUnreadable,
     Stopped,
     TopicError,
     TopicMissing,

@@ -1,7 +1,9 @@
 """How feeds, explanations, topics and checks look on a terminal."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +15,7 @@ from infra.topics import TOPICS
 
 PIPED_WIDTH = 160
 TEXT_WIDTH = 46
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -46,8 +49,13 @@ def feed_table(
 
 
 def plain(text: str) -> str:
-    """Text as it is, in one line: what rich would take for markup is escaped."""
-    return escape(" ".join(text.split()))
+    """Text as it is, in one line: what rich or a terminal would take for an instruction is not left to it."""
+    return escape(_CONTROL.sub("\ufffd", " ".join(text.split())))
+
+
+def moment(at_ms: int) -> str:
+    """A time for readers, in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(" ", "milliseconds").replace("+00:00", "Z")
 
 
 def _caption(feed: Feed) -> str:
