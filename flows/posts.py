@@ -19,7 +19,8 @@ from flows.decoding import Decoded, Decoder
 from flows.kafka import Batch, KafkaSink, KafkaSource, start
 from infra.clock import Clock, clock_of
 from infra.dead_letters import dead_letter
-from infra.kafka import Headers, Record, read_to_end
+from infra.kafka import Headers, Record
+from infra.scan import scan
 from infra.settings import Settings
 from thunder_ingest.events import Post, Refused
 from thunder_ingest.posts import PostTable, changelog
@@ -81,7 +82,7 @@ def restore_from(settings: Settings) -> Callable[[PostTable], None]:
     """What fills the table from the changelog."""
 
     def restore(table: PostTable) -> None:
-        for messages in read_to_end(settings, "thunder-posts"):
+        for messages in scan(settings, ["thunder-posts"]):
             for message in messages:
                 try:
                     table.restore(message.value(), cast(Headers | None, message.headers()))

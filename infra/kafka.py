@@ -7,11 +7,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -199,22 +198,6 @@ def wait_for_topics(settings: Settings, topics: Iterable[str], stopping: threadi
     raise SystemExit(0)
 
 
-def read_to_end(settings: Settings, topic: str, idle_s: float = 0.3) -> Iterator[list[Message]]:
-    """Everything that stands in a topic now, in batches, whatever its partitions; belongs to no group.
-
-    The end is where each partition's watermark is reached *and* nothing more comes for `idle_s`: the embedded broker
-    gives the start of the last batch for the high watermark.
-    """
-    consumer = Consumer(consumer_config(settings, group(settings, "reader")))
-    try:
-        parts = [TopicPartition(topic, part, OFFSET_BEGINNING) for part in partitions_of(settings, [topic])[topic]]
-        consumer.assign(parts)
-        ends = {part.partition: watermarks(consumer, part)[1] for part in parts}
-        yield from _until(consumer, topic, ends, idle_s)
-    finally:
-        consumer.close()
-
-
 def watermarks(consumer: Consumer, part: TopicPartition, timeout_s: float = 60.0) -> tuple[int, int]:
     """The first offset and the one after the last, waiting while the broker has only just come back.
 
@@ -232,25 +215,6 @@ def watermarks(consumer: Consumer, part: TopicPartition, timeout_s: float = 60.0
             time.sleep(0.2)
         else:
             return low, high
-
-
-def _until(consumer: Consumer, topic: str, ends: dict[int, int], idle_s: float) -> Iterator[list[Message]]:
-    reached = dict.fromkeys(ends, 0)
-    while True:
-        messages = [message for message in consumer.consume(5_000, idle_s) if message.error() is None]
-        for message in messages:
-            reached[message.partition() or 0] = (message.offset() or 0) + 1
-        if messages:
-            yield messages
-        elif all(_position(consumer, topic, part, reached[part]) >= end for part, end in ends.items()):
-            return
-
-
-def _position(consumer: Consumer, topic: str, partition: int, reached: int) -> int:
-    # compaction leaves gaps, and a partition may be empty above its first offset: the consumer's own word counts too
-    low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
-    position: int = consumer.position([TopicPartition(topic, partition)])[0].offset
-    return max(reached, position, low)
 
 
 def exit_now(reason: object) -> None:

@@ -17,6 +17,7 @@ Offsets: TypeAlias = dict[tuple[str, int], int]
 """For a topic and partition the offset after the last message that counts."""
 
 TIMEOUT_S = 10.0
+SETTLE_S = 2.0
 
 
 class TopicError(RuntimeError):
@@ -159,7 +160,8 @@ def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = 0.3) -> O
         ends = _watermarks(consumer, partitions_of(settings, topics))
         consumer.assign([TopicPartition(topic, part, end - 1) for (topic, part), end in ends.items()])
         quiet_since = time.monotonic()
-        while ends and time.monotonic() - quiet_since < idle_s:
+        settled_at = quiet_since + SETTLE_S  # others may never be quiet
+        while ends and time.monotonic() < min(quiet_since + idle_s, settled_at):
             for message in consumer.consume(5_000, 0.05):
                 if message.error() is None:
                     part = (message.topic() or "", message.partition() or 0)

@@ -15,10 +15,11 @@ from feed_worker.feed import Feed
 from infra.account import Account
 from infra.catch_up import wait_for_flows
 from infra.delivery import RawProducer
-from infra.kafka import partitions_of, read_to_end
+from infra.kafka import partitions_of
 from infra.progress import Report
 from infra.redis import connect
 from infra.replay_log import Line, LogReader
+from infra.scan import scan
 from infra.settings import Settings
 from infra.stack import Stack, scratch_directory, workers
 from infra.topics import INPUTS
@@ -182,7 +183,7 @@ class Pace:
 def _dead_letters(settings: Settings, producer: RawProducer) -> Counter[str]:
     """The lines of this replay that were refused, by reason; each once, however often a flow had to start over."""
     reasons: dict[tuple[str, int, int], str] = {}
-    for messages in read_to_end(settings, "dead-letters"):
+    for messages in scan(settings, ["dead-letters"]):
         for message in messages:
             letter = unpack_dead_letter(message.value() or b"")
             if producer.is_own(letter.topic, letter.partition, letter.offset):

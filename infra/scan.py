@@ -1,13 +1,12 @@
 """Reading topics whole, from the beginning to the end that they have now, while others go on writing to them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
 from infra.kafka import BrokerUnreachable, consumer_config, group, partitions_of, watermarks
-from infra.progress import Advance
 from infra.settings import Settings
 
 BATCH_MESSAGES = 5_000
@@ -21,7 +20,9 @@ Bounds: TypeAlias = dict[Part, tuple[int, int]]
 """Of each partition that is not empty the first offset and the one after the last."""
 
 
-def scan(settings: Settings, topics: Sequence[str], advance: Advance) -> Iterator[list[Message]]:
+def scan(
+    settings: Settings, topics: Sequence[str], advance: Callable[[float, float], None] = lambda _done, _total: None
+) -> Iterator[list[Message]]:
     """Everything that stands in some topics now, in batches, in order within a partition; belongs to no group.
 
     Args:
@@ -50,7 +51,7 @@ def _bounds(consumer: Consumer, parts: list[Part]) -> Bounds:
     return {part: (low, high) for part, (low, high) in found.items() if high > low}
 
 
-def _read(consumer: Consumer, bounds: Bounds, advance: Advance) -> Iterator[list[Message]]:
+def _read(consumer: Consumer, bounds: Bounds, advance: Callable[[float, float], None]) -> Iterator[list[Message]]:
     reached = {part: low for part, (low, _) in bounds.items()}
     total = sum(high - low for low, high in bounds.values())
     heard_at, settled_at = time.monotonic(), float("inf")

@@ -9,7 +9,7 @@ import pytest
 
 from feed_worker.client import Client
 from feed_worker.feed import Feed
-from infra.kafka import read_to_end
+from infra.scan import scan
 from infra.settings import Settings
 from tests.e2e.conftest import eventually
 from thunder_ingest.events import DeadLetter, unpack_dead_letter
@@ -180,7 +180,7 @@ MALFORMED = {
 
 
 def dead_letters(settings: Settings) -> list[DeadLetter]:
-    return [unpack_dead_letter(m.value() or b"") for batch in read_to_end(settings, "dead-letters") for m in batch]
+    return [unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch]
 
 
 @pytest.mark.parametrize("topic", MALFORMED)

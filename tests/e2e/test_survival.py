@@ -20,9 +20,10 @@ from bytewax.recovery import init_db_dir
 
 from feed_worker.client import Client
 from flows.engagements import UserWrites
-from infra.kafka import FLOW_GROUPS, read_to_end
+from infra.kafka import FLOW_GROUPS
 from infra.kafka_admin import admin, lag
 from infra.processes import CHILD
+from infra.scan import scan
 from infra.settings import Settings
 from phoenix.world import WorldConfig, generate
 from tests.e2e import containers
@@ -124,7 +125,7 @@ def caught_up(settings: Settings, flow: str, ends: dict[tuple[str, int], int]) -
 
 def compacted(settings: Settings, topic: str) -> dict[bytes, bytes | None]:
     """The last value of each key."""
-    return {message.key() or b"": message.value() for batch in read_to_end(settings, topic) for message in batch}
+    return {message.key() or b"": message.value() for batch in scan(settings, [topic]) for message in batch}
 
 
 def expected_posts(events: list[Event]) -> dict[bytes, Post | None]:
@@ -139,7 +140,7 @@ def expected_posts(events: list[Event]) -> dict[bytes, Post | None]:
 
 def answered(settings: Settings, *requests: str) -> bool:
     """Whether every request has ended in a status."""
-    served = read_to_end(settings, "feeds-served")
+    served = scan(settings, ["feeds-served"])
     ended = {unpack_feed_served(message.value() or b"").request_id for batch in served for message in batch}
     return ended.issuperset(requests)
 
