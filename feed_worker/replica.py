@@ -66,7 +66,7 @@ class Replica:
         if messages:
             self._outage.ends()
             self._apply(messages)
-        elif not self.caught_up.is_set() and self._reached():
+        if not self.caught_up.is_set() and self._reached():  # while others write there is always a message
             self.caught_up.set()
         if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
             self._expired_at = time.monotonic()
