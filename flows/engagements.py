@@ -25,7 +25,7 @@ from infra.settings import Settings
 from thunder_ingest.counts import Change, CountTable, changes_of
 from thunder_ingest.events import key_of_id, pack
 from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_state import UserUpdate, updates_of
+from thunder_ingest.user_entries import UserUpdate, grouped_updates
 
 COUNT_SHARDS = 64  # few enough that a snapshot is some large objects, not a million small ones
 EMIT_EVERY = timedelta(seconds=1)
@@ -42,14 +42,15 @@ def user_writes(decoded: Decoded) -> UserWrites:
     """Turn events into entries of users' states."""
     if not decoded.events:
         return UserWrites([], "")
-    updates = [update for event, _ in decoded.events for update in updates_of(event)]
     topic, partition, messages = decoded.batch
-    return UserWrites(updates, f"{topic[0]}{partition}-{messages[0].offset()}-{messages[-1].offset()}")
+    return UserWrites(
+        grouped_updates(decoded.events), f"{topic[0]}{partition}-{messages[0].offset()}-{messages[-1].offset()}"
+    )
 
 
 def count_changes(decoded: Decoded) -> list[tuple[str, Change]]:
     """Sum a batch's engagements by post, keyed by shard."""
-    return [(f"{change.post_id % COUNT_SHARDS:02}", change) for change in changes_of(e for e, _ in decoded.events)]
+    return [(f"{change.post_id % COUNT_SHARDS:02}", change) for change in changes_of(decoded.events)]
 
 
 class Totals(StatefulBatchLogic[Change, list[Record], Any]):

@@ -5,6 +5,7 @@ come in any order and any number of times.
 """
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -30,9 +31,10 @@ from thunder_ingest.events import (
     UnmuteKeyword,
     Unsubscribe,
 )
-from thunder_ingest.ids import id64, published_form
+from thunder_ingest.ids import PublishedId, id64, published_form
 
 VERSION: Final = 1
+VERSION_BYTE: Final = bytes((VERSION,))
 
 HISTORY: Final = np.dtype(
     [
@@ -52,9 +54,9 @@ VIEW: Final = np.dtype([("at", "<i8"), ("post_id", "<i8")])
 EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscriptions")
 KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "served")
 
-_HISTORY = struct.Struct("<qqqIBBB")
+_pack_history = struct.Struct("<qqqIBBB").pack
 _EDGE = struct.Struct("<qqB")
-_VIEW = struct.Struct("<qq")
+_pack_view = struct.Struct("<qq").pack
 _KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
 _SURFACES: Final = 15
 
@@ -72,7 +74,7 @@ _EDGES: Final[dict[type, tuple[str, str | None, bool]]] = {
 
 
 class UserUpdate(NamedTuple):
-    """An entry to append: to which user (published form) and which of KINDS."""
+    """Entries to append, one after another: to which user (published form) and which of KINDS."""
 
     user: str
     kind: str
@@ -82,7 +84,7 @@ class UserUpdate(NamedTuple):
 def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
     """The entries that an event adds; a block is an entry of both users."""
     if isinstance(event, Impression | Engagement):
-        return _engagement_updates(event)
+        return grouped_updates([event])
     user = published_form(event.user_id)
     if isinstance(event, MuteKeyword | UnmuteKeyword):
         undo = isinstance(event, UnmuteKeyword)
@@ -95,19 +97,34 @@ def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
     return updates
 
 
-def _engagement_updates(event: EngagementEvent) -> list[UserUpdate]:
-    user, post_id, author_id = published_form(event.user_id), id64(event.post_id), id64(event.author_id)
-    action, dwell_ms, undo = IMPRESSION, 0, False
-    if isinstance(event, Engagement):
-        action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, bool(event.undo)
-    entry = _HISTORY.pack(event.at, post_id, author_id, dwell_ms, action, undo, surface_code(event.surface))
-    history = UserUpdate(user, "history", entry)
-    return [history] if undo else [history, UserUpdate(user, "seen", view_entry(event.at, post_id))]
+def grouped_updates(events: Iterable[EngagementEvent | GraphEvent]) -> list[UserUpdate]:
+    """What `updates_of` says of each event; the history of a user, and what they saw, as one update each."""
+    history, seen = defaultdict[PublishedId, list[bytes]](list), defaultdict[PublishedId, list[bytes]](list)
+    updates: list[UserUpdate] = []
+    for event in events:
+        action, dwell_ms, undo = IMPRESSION, 0, False
+        if type(event) is Engagement:
+            action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, event.undo is True
+        elif type(event) is not Impression:
+            updates += updates_of(event)
+            continue
+        user, post_id, author_id, at = event.user_id, event.post_id, event.author_id, event.at
+        if type(post_id) is not int:
+            post_id = id64(post_id)
+        if type(author_id) is not int:
+            author_id = id64(author_id)
+        surface = 0 if event.surface is None else surface_code(event.surface)
+        history[user].append(_pack_history(at, post_id, author_id, dwell_ms, action, undo, surface))
+        if not undo:
+            seen[user].append(_pack_view(at, post_id))
+    for kind, entries in (("history", history), ("seen", seen)):
+        updates += [UserUpdate(published_form(user), kind, b"".join(each)) for user, each in entries.items()]
+    return updates
 
 
 def view_entry(at: int, post_id: int) -> bytes:
     """The entry of a post that was seen or served."""
-    return _VIEW.pack(at, post_id)
+    return _pack_view(at, post_id)
 
 
 def keyword_entry(at: int, keyword: str, undo: bool) -> bytes:
@@ -145,7 +162,7 @@ def encode(kind: str, entries: Iterable[bytes]) -> bytes:
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of user state {kind!r}; known are {', '.join(KINDS)}")
-    return bytes((VERSION,)) + b"".join(entries)
+    return VERSION_BYTE + b"".join(entries)
 
 
 def entries_of(stored: bytes) -> bytes:
@@ -155,6 +172,6 @@ def entries_of(stored: bytes) -> bytes:
         ValueError: naming the version, where it is not the one that is known here.
 
     """
-    if stored[:1] != bytes((VERSION,)):
+    if stored[:1] != VERSION_BYTE:
         raise ValueError(f"user state of version {stored[0] if stored else None}; this program knows {VERSION}")
     return stored[1:]
