@@ -7,7 +7,7 @@ per post are sums, which a replay would double: they are Bytewax state, snapshot
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import bytewax.operators as op
 import redis
@@ -22,7 +22,7 @@ from infra.clock import clock_of
 from infra.kafka import Record, exit_now
 from infra.redis import Patience, Stopped, connect
 from infra.settings import Settings
-from thunder_ingest.counts import Change, CountTable, changes_of
+from thunder_ingest.counts import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack
 from thunder_ingest.redis_form import UserStates
 from thunder_ingest.user_entries import UserUpdate, grouped_updates
@@ -48,21 +48,22 @@ def user_writes(decoded: Decoded) -> UserWrites:
     )
 
 
-def count_changes(decoded: Decoded) -> list[tuple[str, Change]]:
-    """Sum a batch's engagements by post, keyed by shard."""
-    return [(f"{change.post_id % COUNT_SHARDS:02}", change) for change in changes_of(decoded.events)]
+def count_changes(decoded: Decoded) -> list[tuple[str, Changes]]:
+    """What a batch adds to the counts of posts, keyed by shard."""
+    return [(f"{shard:02}", changes) for shard, changes in changes_of(decoded.events).of_shards(COUNT_SHARDS).items()]
 
 
-class Totals(StatefulBatchLogic[Change, list[Record], Any]):
+class Totals(StatefulBatchLogic[Changes, list[Record], Snapshot]):
     """The running totals of the posts of a shard, written at most once a second for each post."""
 
     def __init__(self, table: CountTable) -> None:
         self._table = table
         self._emit_at: datetime | None = None
 
-    def on_batch(self, values: list[Change]) -> tuple[list[list[Record]], bool]:
+    def on_batch(self, values: list[Changes]) -> tuple[list[list[Record]], bool]:
         """Add changes; what changed is written at the next notification."""
-        self._table.add(values)
+        for changes in values:
+            self._table.add(changes)
         if self._emit_at is None:
             self._emit_at = datetime.now(UTC) + EMIT_EVERY
         return [], StatefulBatchLogic.RETAIN
@@ -80,7 +81,7 @@ class Totals(StatefulBatchLogic[Change, list[Record], Any]):
         """When to write next."""
         return self._emit_at
 
-    def snapshot(self) -> Any:
+    def snapshot(self) -> Snapshot:
         """An immutable copy for the recovery store."""
         return self._table.snapshot()
 
@@ -88,7 +89,7 @@ class Totals(StatefulBatchLogic[Change, list[Record], Any]):
         return [Record("post-counts", key_of_id(record.post_id), pack(record)) for record in self._table.drain()]
 
 
-def totals(max_age_ms: int) -> Callable[[Any | None], Totals]:
+def totals(max_age_ms: int) -> Callable[[Snapshot | None], Totals]:
     """What builds a shard's totals, anew or from the recovery store."""
     return lambda snapshot: Totals(CountTable(max_age_ms, snapshot))
 

@@ -6,7 +6,7 @@ after a crash, replaces itself or folds away. When fields have become many, the 
 to end; only when that has grown long are its entries folded into the base.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final, TypeAlias, cast
 
@@ -123,7 +123,8 @@ class UserStates:
             with self._client.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
-                return pipe.execute()
+                replies: list[Any] = pipe.execute()
+                return replies
         return _pipelined(self._client, commands) if commands else []
 
     def _tidy(self, user: str) -> None:
@@ -132,15 +133,19 @@ class UserStates:
         with self._client.pipeline(transaction=True) as pipe:
             try:
                 pipe.watch(key)
-                written, tails = _tidied(cast(Fields, pipe.hgetall(key)))
+                written, tails = _tidied(pipe.hgetall(key))
                 if not tails:
                     return
                 pipe.multi()
-                pipe.hset(key, mapping=cast(Fields, written))
+                pipe.hset(key, mapping=written)
                 pipe.hdel(key, *tails)
                 pipe.execute()
             except redis.WatchError:
                 return
+
+
+# typed by hiredis as if commands were of one word
+_pack: Final = cast(Callable[[Command], bytes], hiredis.pack_command)
 
 
 def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
@@ -148,7 +153,7 @@ def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     connection = client.connection_pool.get_connection()
     try:
         for start in range(0, len(commands), _CHUNK):
-            packed = b"".join(map(hiredis.pack_command, commands[start : start + _CHUNK]))
+            packed = b"".join([_pack(command) for command in commands[start : start + _CHUNK]])
             connection.send_packed_command([packed], check_health=False)
         read = connection.read_response
         return [read() for _ in commands]
