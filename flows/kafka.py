@@ -35,7 +35,7 @@ from infra.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
 
-BATCH_MESSAGES = 2_000
+BATCH_MESSAGES = 20_000
 IDLE = timedelta(milliseconds=5)
 TICK_S = 1.0
 
