@@ -7,6 +7,7 @@ those who watch the lag, the offsets of epochs that have been finished. What a f
 store, never the group.
 """
 
+import gc
 import logging
 import signal
 import threading
@@ -35,9 +36,10 @@ from infra.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
 
-BATCH_MESSAGES = 20_000
+BATCH_MESSAGES = 20_000  # at most: a flow that keeps up gets what has come since it last looked
 IDLE = timedelta(milliseconds=5)
 TICK_S = 1.0
+GC_THRESHOLD = 200_000
 
 stopping = threading.Event()
 """Set on SIGTERM and SIGINT: sources end, the last epoch is finished and snapshotted, the process exits 0."""
@@ -158,6 +160,9 @@ def start(topics: Sequence[str]) -> Settings:
 
     """
     logs.configure()
+    # what a batch allocates is gone with the batch, without cycles: to walk it in between took a fifth of the time
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())

@@ -8,9 +8,7 @@ they hide nothing from a muted keyword.
 """
 
 import re
-import sys
 import unicodedata
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -77,14 +75,14 @@ def _tokens(text: str) -> list[bytes]:
     return [token.encode() for token in _TOKEN.findall(unicodedata.normalize("NFKC", folded))]
 
 
-class _Hashes(dict[bytes, int]):
-    """The hash of each token met lately; 0 is padding, so a token never is."""
+class _Hashes(dict[bytes, bytes]):
+    """The hash of each token met lately, packed; 0 is padding, so a token never is."""
 
-    def __missing__(self, token: bytes) -> int:
+    def __missing__(self, token: bytes) -> bytes:
         if len(self) >= _KNOWN_HASHES:
             self.clear()
-        self[token] = number = xxhash.xxh32_intdigest(token) or 1
-        return number
+        self[token] = packed = (xxhash.xxh32_intdigest(token) or 1).to_bytes(4, "little")
+        return packed
 
 
 _hash_of = _Hashes().__getitem__
@@ -92,15 +90,12 @@ _hash_of = _Hashes().__getitem__
 
 def token_hashes(text: str) -> UInt32[np.ndarray, " n"]:
     """The tokens of a text as XXH32 of their UTF-8 bytes, in order; 0 is padding, so a token never is."""
-    return np.fromiter(map(_hash_of, _tokens(text)), dtype=np.uint32)
+    return np.frombuffer(b"".join(map(_hash_of, _tokens(text))), "<u4").astype(np.uint32)
 
 
 def packed_tokens(text: str) -> bytes:
     """The first MAX_TOKENS hashed tokens of a text, uint32 little-endian: the form of `events.Post.tokens`."""
-    hashes = array("I", map(_hash_of, _tokens(text)[:MAX_TOKENS]))
-    if sys.byteorder == "big":
-        hashes.byteswap()
-    return hashes.tobytes()
+    return b"".join(map(_hash_of, _tokens(text)[:MAX_TOKENS]))
 
 
 def padded_tokens(packed: Sequence[bytes]) -> UInt32[np.ndarray, "n 64"]:
