@@ -25,7 +25,7 @@ from infra.settings import Settings
 from thunder_ingest.counts import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack
 from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_entries import UserUpdate, grouped_updates
+from thunder_ingest.user_entries import UserEntries, entries_by_user
 
 COUNT_SHARDS = 64  # few enough that a snapshot is some large objects, not a million small ones
 EMIT_EVERY = timedelta(seconds=1)
@@ -34,17 +34,17 @@ EMIT_EVERY = timedelta(seconds=1)
 class UserWrites(NamedTuple):
     """What a batch adds to users' states; `suffix` names the batch, so that a replay writes the same fields again."""
 
-    updates: list[UserUpdate]
+    entries: UserEntries
     suffix: str
 
 
 def user_writes(decoded: Decoded) -> UserWrites:
     """Turn events into entries of users' states."""
     if not decoded.events:
-        return UserWrites([], "")
+        return UserWrites(entries_by_user([]), "")
     topic, partition, messages = decoded.batch
     return UserWrites(
-        grouped_updates(decoded.events), f"{topic[0]}{partition}-{messages[0].offset()}-{messages[-1].offset()}"
+        entries_by_user(decoded.events), f"{topic[0]}{partition}-{messages[0].offset()}-{messages[-1].offset()}"
     )
 
 
@@ -111,13 +111,13 @@ class _UserWriter(StatelessSinkPartition[UserWrites]):
         self._users, self._patience = users, patience
 
     def write_batch(self, items: list[UserWrites]) -> None:
-        for updates, suffix in items:
-            if updates:
-                self._append(updates, suffix)
+        for entries, suffix in items:
+            if entries:
+                self._write(entries, suffix)
 
-    def _append(self, updates: list[UserUpdate], suffix: str) -> None:
+    def _write(self, entries: UserEntries, suffix: str) -> None:
         try:
-            self._patience.run(lambda: self._users.append(updates, suffix))
+            self._patience.run(lambda: self._users.write(entries, suffix))
         except (Stopped, redis.AuthenticationError) as error:
             exit_now(error)
 

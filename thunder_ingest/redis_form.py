@@ -7,19 +7,27 @@ to end; only when that has grown long are its entries folded into the base.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from typing import Any, Final, TypeAlias, cast
 
 import hiredis
 import redis
 from redis.cluster import RedisCluster
 
-from thunder_ingest.user_entries import KINDS, VERSION_BYTE, UserUpdate, entries_of, view_entry
+from thunder_ingest.user_entries import (
+    KINDS,
+    VERSION_BYTE,
+    UserEntries,
+    UserUpdate,
+    by_user,
+    encode,
+    entries_of,
+    view_entry,
+)
 from thunder_ingest.user_state import TAIL, UserState, compact, decode
 
 Client: TypeAlias = redis.Redis | RedisCluster
 Fields: TypeAlias = dict[Any, Any]  # of bytes to bytes; redis-py types a mapping wider than it is
-Command: TypeAlias = tuple[str | bytes, ...]
+Command: TypeAlias = Sequence[str | bytes]
 
 MAX_FIELDS: Final = 128
 """Fields of a user's hash; more are joined. A further field costs some microseconds of each read."""
@@ -68,10 +76,14 @@ class UserStates:
         self._added = bytearray(_COUNTERS)  # fields, by hash of the user: users who share a counter are asked earlier
 
     def append(self, updates: Iterable[UserUpdate], suffix: str) -> None:
+        """Write entries, in any order; like `write`."""
+        self.write(by_user(updates), suffix)
+
+    def write(self, entries: UserEntries, suffix: str) -> None:
         """Write a batch: a tail for each user and kind, called after the batch.
 
         Args:
-            updates: entries, in any order.
+            entries: what to append, by user and kind.
             suffix: names the batch, the same when it is written again.
 
         Raises:
@@ -79,18 +91,23 @@ class UserStates:
             ValueError: where what is stored cannot be read.
 
         """
-        tails = _tails(updates, suffix)
-        grown = self._grown(tails)
-        writes: list[Command] = [("HSET", user_key(user), *chain(*fields.items())) for user, fields in tails.items()]
+        names = {kind: kind.encode() + TAIL + suffix.encode() for kind in KINDS}
+        writes: list[Command] = []
+        for user, kinds in entries.items():
+            command: list[str | bytes] = ["HSET", user_key(user)]
+            for kind, each in kinds.items():
+                command += names[kind], encode(kind, each)
+            writes.append(command)
+        grown = self._grown(entries)
         sizes = self._execute(writes + [("HLEN", user_key(user)) for user in grown])[len(writes) :]
         for user, size in zip(grown, sizes, strict=True):
             if size > MAX_FIELDS - _COUNTED_FIELDS:
                 self._tidy(user)
 
-    def _grown(self, tails: dict[str, Fields]) -> list[str]:
+    def _grown(self, entries: UserEntries) -> list[str]:
         """The users whose hashes have got many fields since they were last asked for their size."""
         grown = []
-        for user, fields in tails.items():
+        for user, fields in entries.items():
             slot = hash(user) % _COUNTERS
             added = self._added[slot] + len(fields)
             if added >= _COUNTED_FIELDS:
@@ -145,7 +162,7 @@ class UserStates:
 
 
 # typed by hiredis as if commands were of one word
-_pack: Final = cast(Callable[[Command], bytes], hiredis.pack_command)
+_pack_words: Final = cast(Callable[[tuple[str | bytes, ...]], bytes], hiredis.pack_command)
 
 
 def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
@@ -153,7 +170,7 @@ def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     connection = client.connection_pool.get_connection()
     try:
         for start in range(0, len(commands), _CHUNK):
-            packed = b"".join([_pack(command) for command in commands[start : start + _CHUNK]])
+            packed = b"".join([_pack_words(tuple(command)) for command in commands[start : start + _CHUNK]])
             connection.send_packed_command([packed], check_health=False)
         read = connection.read_response
         return [read() for _ in commands]
@@ -162,15 +179,6 @@ def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
         raise
     finally:
         client.connection_pool.release(connection)
-
-
-def _tails(updates: Iterable[UserUpdate], suffix: str) -> dict[str, Fields]:
-    """The fields to write, by user."""
-    names = {kind: kind.encode() + TAIL + suffix.encode() for kind in KINDS}
-    grouped: dict[str, dict[bytes, list[bytes]]] = {}
-    for user, kind, entries in updates:
-        grouped.setdefault(user, {}).setdefault(names[kind], [VERSION_BYTE]).append(entries)
-    return {user: {name: b"".join(parts) for name, parts in fields.items()} for user, fields in grouped.items()}
 
 
 def _tidied(fields: Fields) -> tuple[Fields, list[bytes]]:

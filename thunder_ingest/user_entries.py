@@ -6,9 +6,9 @@ come in any order and any number of times.
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import xxhash
@@ -31,7 +31,7 @@ from thunder_ingest.events import (
     UnmuteKeyword,
     Unsubscribe,
 )
-from thunder_ingest.ids import PublishedId, id64, published_form
+from thunder_ingest.ids import id64, published_form
 
 VERSION: Final = 1
 VERSION_BYTE: Final = bytes((VERSION,))
@@ -74,17 +74,31 @@ _EDGES: Final[dict[type, tuple[str, str | None, bool]]] = {
 
 
 class UserUpdate(NamedTuple):
-    """Entries to append, one after another: to which user (published form) and which of KINDS."""
+    """An entry to append: to which user (published form) and which of KINDS."""
 
     user: str
     kind: str
     entry: bytes
 
 
+UserEntries: TypeAlias = defaultdict[str, defaultdict[str, list[bytes]]]
+"""Entries to append, by user and kind."""
+_kinds: Final[Callable[[], defaultdict[str, list[bytes]]]] = partial(defaultdict, list)
+
+
+def by_user(updates: Iterable[UserUpdate]) -> UserEntries:
+    """Updates, in any order, by user and kind."""
+    entries: UserEntries = defaultdict(_kinds)
+    for user, kind, entry in updates:
+        entries[user][kind].append(entry)
+    return entries
+
+
 def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
     """The entries that an event adds; a block is an entry of both users."""
     if isinstance(event, Impression | Engagement):
-        return grouped_updates([event])
+        entries = entries_by_user([event])
+        return [UserUpdate(user, kind, each) for user, kinds in entries.items() for kind, (each,) in kinds.items()]
     user = published_form(event.user_id)
     if isinstance(event, MuteKeyword | UnmuteKeyword):
         undo = isinstance(event, UnmuteKeyword)
@@ -97,29 +111,28 @@ def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
     return updates
 
 
-def grouped_updates(events: Iterable[EngagementEvent | GraphEvent]) -> list[UserUpdate]:
-    """What `updates_of` says of each event; the history of a user, and what they saw, as one update each."""
-    history, seen = defaultdict[PublishedId, list[bytes]](list), defaultdict[PublishedId, list[bytes]](list)
-    updates: list[UserUpdate] = []
+def entries_by_user(events: Iterable[EngagementEvent | GraphEvent]) -> UserEntries:
+    """What `updates_of` says of each event, by user and kind: the hot path of the engagements flow."""
+    entries: UserEntries = defaultdict(_kinds)
     for event in events:
         action, dwell_ms, undo = IMPRESSION, 0, False
         if type(event) is Engagement:
             action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, event.undo is True
         elif type(event) is not Impression:
-            updates += updates_of(event)
+            for user, kind, entry in updates_of(event):
+                entries[user][kind].append(entry)
             continue
-        user, post_id, author_id, at = event.user_id, event.post_id, event.author_id, event.at
+        user_id, post_id, author_id, at = event.user_id, event.post_id, event.author_id, event.at
         if type(post_id) is not int:
             post_id = id64(post_id)
         if type(author_id) is not int:
             author_id = id64(author_id)
         surface = 0 if event.surface is None else surface_code(event.surface)
-        history[user].append(_pack_history(at, post_id, author_id, dwell_ms, action, undo, surface))
+        kinds = entries[str(user_id) if type(user_id) is int else published_form(user_id)]
+        kinds["history"].append(_pack_history(at, post_id, author_id, dwell_ms, action, undo, surface))
         if not undo:
-            seen[user].append(_pack_view(at, post_id))
-    for kind, entries in (("history", history), ("seen", seen)):
-        updates += [UserUpdate(published_form(user), kind, b"".join(each)) for user, each in entries.items()]
-    return updates
+            kinds["seen"].append(_pack_view(at, post_id))
+    return entries
 
 
 def view_entry(at: int, post_id: int) -> bytes:
