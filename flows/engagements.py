@@ -28,6 +28,7 @@ from thunder_ingest.redis_form import UserStates
 from thunder_ingest.user_entries import UserEntries, entries_by_user
 
 COUNT_SHARDS = 64  # few enough that a snapshot is some large objects, not a million small ones
+BATCH_MESSAGES = 50_000  # when behind: the more events of a user come together, the fewer writes there are
 EMIT_EVERY = timedelta(seconds=1)
 
 
@@ -146,7 +147,7 @@ def flow() -> Dataflow:
     settings = start(["engagements", "social-graph", "post-counts", "dead-letters"])
     name = "flows.engagements"
     return build_flow(
-        KafkaSource(settings, "engagements", name),
+        KafkaSource(settings, "engagements", name, BATCH_MESSAGES),
         KafkaSource(settings, "social-graph", name),
         UserSink(settings),
         KafkaSink(settings),

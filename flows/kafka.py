@@ -36,7 +36,7 @@ from infra.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
 
-BATCH_MESSAGES = 20_000  # at most: a flow that keeps up gets what has come since it last looked
+BATCH_MESSAGES = 10_000  # at most: a flow that keeps up gets what has come since it last looked
 IDLE = timedelta(milliseconds=5)
 TICK_S = 1.0
 GC_THRESHOLD = 200_000
@@ -56,8 +56,8 @@ class Batch(NamedTuple):
 class KafkaSource(FixedPartitionedSource[Batch, int]):
     """The messages of a topic, a batch an item, its partitions spread over the workers; resumes at exact offsets."""
 
-    def __init__(self, settings: Settings, topic: str, flow: str) -> None:
-        self._settings, self._topic, self._flow = settings, topic, flow
+    def __init__(self, settings: Settings, topic: str, flow: str, batch_messages: int = BATCH_MESSAGES) -> None:
+        self._settings, self._topic, self._flow, self._batch_messages = settings, topic, flow, batch_messages
 
     def list_parts(self) -> list[str]:
         """Name the partitions of the topic: keys of the recovery store."""
@@ -66,15 +66,19 @@ class KafkaSource(FixedPartitionedSource[Batch, int]):
     def build_part(self, _step_id: str, for_part: str, resume_state: int | None) -> "_Partition":
         """Start to read a partition at the offset that the recovery store gives, else at its beginning."""
         topic, _, partition = for_part.rpartition("-")
-        return _Partition(self._settings, self._flow, TopicPartition(topic, int(partition)), resume_state)
+        part = TopicPartition(topic, int(partition))
+        return _Partition(self._settings, self._flow, part, resume_state, self._batch_messages)
 
 
 class _Partition(StatefulSourcePartition[Batch, int]):
-    def __init__(self, settings: Settings, flow: str, part: TopicPartition, next_offset: int | None) -> None:
+    def __init__(
+        self, settings: Settings, flow: str, part: TopicPartition, next_offset: int | None, batch_messages: int
+    ) -> None:
         self._outage = outage("Kafka", settings.kafka)
         self._consumer = Consumer(consumer_config(settings, group(settings, flow)))
         self._topic, self._partition = part.topic, part.partition
         self._next = next_offset
+        self._batch_messages = batch_messages
         self._finished: int | None = None
         start = OFFSET_BEGINNING if next_offset is None else next_offset
         self._consumer.assign([TopicPartition(part.topic, part.partition, start)])
@@ -84,7 +88,7 @@ class _Partition(StatefulSourcePartition[Batch, int]):
     def next_batch(self) -> list[Batch]:
         if stopping.is_set():
             raise StopIteration
-        messages = [message for message in self._consumer.consume(BATCH_MESSAGES, 0.001) if self._usable(message)]
+        messages = [message for message in self._consumer.consume(self._batch_messages, 0.001) if self._usable(message)]
         self._idle = not messages
         if messages:
             self._outage.ends()

@@ -273,19 +273,19 @@ def _check_engagement(event: Engagement) -> None:
 
 
 def _check_viewed(event: EngagementEvent) -> None:
-    if type(event.user_id) is str or type(event.post_id) is str or type(event.author_id) is str:
-        _check_ids(event.user_id, event.post_id, event.author_id)
+    _check_ids(event.user_id, event.post_id, event.author_id)
 
 
-def _check_post(event: PostEvent) -> None:
-    if type(event.post_id) is str or type(event.author_id) is str:
-        _check_ids(event.post_id, event.author_id)
+def _check_post(event: PostDeleted | PostLabeled) -> None:
+    _check_ids(event.post_id, event.author_id)
 
 
 def _check_created(event: PostCreated) -> None:
-    _check_post(event)
-    replied_to = event.in_reply_to_post_id, event.in_reply_to_author_id
-    _check_ids(event.conversation_id, *replied_to, event.source_post_id, event.source_author_id)
+    _check_ids(event.post_id, event.author_id)
+    _check_ids(event.conversation_id, event.in_reply_to_post_id, event.in_reply_to_author_id)
+    _check_ids(event.source_post_id, event.source_author_id)
+    if event.kind == "original":
+        return
     if event.kind in ("repost", "quote") and event.source_post_id is None:
         raise Refused(f"a {event.kind} needs `source_post_id` - at `$.source_post_id`")
     if event.kind == "reply" and event.in_reply_to_post_id is None:
@@ -298,17 +298,21 @@ def _check_edge(event: _Edge) -> None:
 
 
 def _check_keyword(event: _Keyword) -> None:
-    _check_ids(event.user_id)
+    id64(event.user_id)
 
 
 def _check_request(event: FeedRequest) -> None:
-    _check_ids(event.user_id, *(event.seen_ids or ()))
+    for published in (event.user_id, *(event.seen_ids or ())):
+        id64(published)
 
 
-def _check_ids(*ids: PublishedId | None) -> None:
-    for published in ids:
-        if type(published) is str:
-            id64(published)
+def _check_ids(first: PublishedId | None, second: PublishedId | None, third: PublishedId | None = None) -> None:
+    if type(first) is str:
+        id64(first)
+    if type(second) is str:
+        id64(second)
+    if type(third) is str:
+        id64(third)
 
 
 _CHECKS: Final[dict[type, Callable[[Any], None]]] = {

@@ -95,7 +95,9 @@ def token_hashes(text: str) -> UInt32[np.ndarray, " n"]:
 
 def packed_tokens(text: str) -> bytes:
     """The first MAX_TOKENS hashed tokens of a text, uint32 little-endian: the form of `events.Post.tokens`."""
-    return b"".join(map(_hash_of, _tokens(text)[:MAX_TOKENS]))
+    tokens = _tokens(text)
+    del tokens[MAX_TOKENS:]
+    return b"".join(map(_hash_of, tokens))
 
 
 def padded_tokens(packed: Sequence[bytes]) -> UInt32[np.ndarray, "n 64"]:
