@@ -59,7 +59,7 @@ class Snapshot(NamedTuple):
 
 def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
     """What events add to posts; those of the social graph count nothing."""
-    rows: list[tuple[int, int, int, int]] = []
+    rows: list[int] = []  # end to end
     for event in events:
         column, amount = IMPRESSION, 1
         if type(event) is Engagement:
@@ -71,7 +71,7 @@ def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
         elif type(event) is not Impression:
             continue
         post_id = event.post_id
-        rows.append((post_id if type(post_id) is int else id64(post_id), event.at, column, amount))
+        rows += post_id if type(post_id) is int else id64(post_id), event.at, column, amount
     return Changes(*np.array(rows, np.int64).reshape(-1, 4).T)
 
 

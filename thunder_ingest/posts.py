@@ -6,7 +6,7 @@ deletion beats content, a label put on beats it taken off. Content that a deleti
 can bring it back but newer content, so that what was deleted is not kept.
 """
 
-import heapq
+from collections import defaultdict
 from typing import Final
 
 import msgspec
@@ -22,7 +22,7 @@ from thunder_ingest.events import (
     pack,
     unpack_post,
 )
-from thunder_ingest.ids import PublishedId, id64, string_form
+from thunder_ingest.ids import id64, string_form
 from thunder_ingest.text import packed_tokens
 
 MAX_LABELS: Final = 64
@@ -97,11 +97,11 @@ def _packed_creation(event: PostCreated) -> bytes:
             _KIND_INDEX[event.kind],
             text,
             event.lang or "",
-            _id_or_none(event.conversation_id),
-            _id_or_none(event.in_reply_to_post_id),
-            _id_or_none(event.in_reply_to_author_id),
-            _id_or_none(event.source_post_id),
-            _id_or_none(event.source_author_id),
+            0 if event.conversation_id is None else id64(event.conversation_id),
+            0 if event.in_reply_to_post_id is None else id64(event.in_reply_to_post_id),
+            0 if event.in_reply_to_author_id is None else id64(event.in_reply_to_author_id),
+            0 if event.source_post_id is None else id64(event.source_post_id),
+            0 if event.source_author_id is None else id64(event.source_author_id),
             event.photos or 0,
             event.video_ms or 0,
             event.subscriber_only is True,
@@ -111,10 +111,6 @@ def _packed_creation(event: PostCreated) -> bytes:
             None if type(author_id) is int else string_form(author_id),
         )
     )
-
-
-def _id_or_none(published: PublishedId | None) -> int:
-    return 0 if published is None else id64(published)
 
 
 def join(a: Post, b: Post) -> Post:
@@ -204,7 +200,9 @@ class PostTable:
     def __init__(self, max_age_ms: int) -> None:
         self._max_age_ms = max_age_ms
         self._records: dict[int, bytes] = {}
-        self._by_age: list[tuple[int, int]] = []  # a heap of (newest_at, post id); some are outdated by later ones
+        self._by_age: defaultdict[int, list[int]] = defaultdict(
+            list
+        )  # post ids by the second of `newest_at`, or an earlier
 
     def __len__(self) -> int:
         return len(self._records)
@@ -241,7 +239,7 @@ class PostTable:
                 return None
             if type(event) is PostCreated:
                 self._records[post_id] = packed = _packed_creation(event)
-                heapq.heappush(self._by_age, (event.at, post_id))
+                self._by_age[event.at // 1_000].append(post_id)
                 return b"%d" % post_id, packed, None
         joined = self._join(from_event(event))
         return None if joined is None else changelog(joined)
@@ -250,12 +248,15 @@ class PostTable:
         """Forget the posts about which nothing was said for `max_age_ms`; returns their ids."""
         oldest_ms = now_ms - self._max_age_ms
         expired = []
-        while self._by_age and self._by_age[0][0] < oldest_ms:
-            at, post_id = heapq.heappop(self._by_age)
-            packed = self._records.get(post_id)
-            if packed is not None and newest_at(unpack_post(packed)) == at:
-                del self._records[post_id]
-                expired.append(post_id)
+        for second in [second for second in self._by_age if second <= oldest_ms // 1_000]:
+            for post_id in self._by_age.pop(second):
+                packed = self._records.get(post_id)
+                at = 0 if packed is None else newest_at(unpack_post(packed))
+                if at >= oldest_ms:
+                    self._by_age[at // 1_000].append(post_id)
+                elif packed is not None:
+                    del self._records[post_id]
+                    expired.append(post_id)
         return expired
 
     def _join(self, post: Post) -> Post | None:
@@ -267,6 +268,6 @@ class PostTable:
         if len(joined.labels) > MAX_LABELS:
             raise Refused(f"a post may bear {MAX_LABELS} labels")
         self._records[post.post_id] = pack(joined)
-        if known is None or newest_at(known) != newest_at(joined):
-            heapq.heappush(self._by_age, (newest_at(joined), post.post_id))
+        if known is None:  # that a known post has become younger is found out when its second is over
+            self._by_age[newest_at(joined) // 1_000].append(post.post_id)
         return joined

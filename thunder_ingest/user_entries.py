@@ -57,6 +57,7 @@ KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "served")
 _pack_history = struct.Struct("<qqqIBBB").pack
 _EDGE = struct.Struct("<qqB")
 _pack_view = struct.Struct("<qq").pack
+_VIEW_BYTES: Final = VIEW.itemsize  # with which an entry of the history begins
 _KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
 _SURFACES: Final = 15
 
@@ -122,16 +123,17 @@ def entries_by_user(events: Iterable[EngagementEvent | GraphEvent]) -> UserEntri
             for user, kind, entry in updates_of(event):
                 entries[user][kind].append(entry)
             continue
-        user_id, post_id, author_id, at = event.user_id, event.post_id, event.author_id, event.at
+        user_id, post_id, author_id = event.user_id, event.post_id, event.author_id
         if type(post_id) is not int:
             post_id = id64(post_id)
         if type(author_id) is not int:
             author_id = id64(author_id)
         surface = 0 if event.surface is None else surface_code(event.surface)
         kinds = entries[str(user_id) if type(user_id) is int else published_form(user_id)]
-        kinds["history"].append(_pack_history(at, post_id, author_id, dwell_ms, action, undo, surface))
+        entry = _pack_history(event.at, post_id, author_id, dwell_ms, action, undo, surface)
+        kinds["history"].append(entry)
         if not undo:
-            kinds["seen"].append(_pack_view(at, post_id))
+            kinds["seen"].append(entry[:_VIEW_BYTES])
     return entries
 
 
