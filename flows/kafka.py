@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 BATCH_MESSAGES = 10_000  # at most: a flow that keeps up gets what has come since it last looked
 IDLE = timedelta(milliseconds=5)
 TICK_S = 1.0
-GC_THRESHOLD = 200_000
+GC_THRESHOLD = 1_000_000  # objects: several batches
 
 stopping = threading.Event()
 """Set on SIGTERM and SIGINT: sources end, the last epoch is finished and snapshotted, the process exits 0."""

@@ -54,6 +54,8 @@ VIEW: Final = np.dtype([("at", "<i8"), ("post_id", "<i8")])
 EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscriptions")
 KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "served")
 
+_KNOWN_KINDS: Final = frozenset(KINDS)
+
 _pack_history = struct.Struct("<qqqIBBB").pack
 _EDGE = struct.Struct("<qqB")
 _pack_view = struct.Struct("<qq").pack
@@ -175,7 +177,7 @@ def encode(kind: str, entries: Iterable[bytes]) -> bytes:
         ValueError: for an unknown kind.
 
     """
-    if kind not in KINDS:
+    if kind not in _KNOWN_KINDS:
         raise ValueError(f"unknown kind of user state {kind!r}; known are {', '.join(KINDS)}")
     return VERSION_BYTE + b"".join(entries)
 
