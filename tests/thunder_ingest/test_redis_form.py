@@ -70,6 +70,22 @@ def test_a_hash_never_holds_many_fields_however_many_batches_come(valkey: redis.
     assert state.served_ids.tolist() == list(range(100))
 
 
+def test_short_tails_are_joined_and_long_ones_folded_into_the_base(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = UserStates(valkey)
+    monkeypatch.setattr(redis_form, "MAX_FIELDS", 2)
+    monkeypatch.setattr(redis_form, "_COUNTED_FIELDS", 1)
+    monkeypatch.setattr(redis_form, "FOLD_BYTES", 100)
+    for n in range(3):
+        write(users, f"0-{n}", edge(Follow, n, target=n + 2))
+        assert valkey.hkeys("user:{1}") == ([b"following+0-0"] if n == 0 else [b"following+joined"])
+    for n in range(3, 9):
+        write(users, f"0-{n}", edge(Follow, n, target=n + 2))
+    assert b"following" in valkey.hkeys("user:{1}")
+    assert users.read(["1"])[0].following.tolist() == list(range(2, 11))
+
+
 def test_what_somebody_writes_during_a_compaction_is_not_lost(
     valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
