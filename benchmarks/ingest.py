@@ -19,19 +19,23 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import bytewax.operators as op
+import msgspec
 import numpy as np
 import psutil
+from bytewax.dataflow import Dataflow
 from bytewax.recovery import init_db_dir
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.report import Measure, print_report
+from flows.kafka import Batch, KafkaSink, KafkaSource, start
 from infra.kafka import Publisher, Record, group
 from infra.kafka_admin import admin, create_topics
 from infra.redis import connect
 from infra.settings import Settings, load
 from infra.topics import TOPICS
-from thunder_ingest.events import Engagement, Event, Impression, PostCreated, encode
+from thunder_ingest.events import Engagement, Event, Impression, PostCreated, encode, pack
 
 WORDS_PER_POST = 12
 ENGAGED_POSTS = 20_000
@@ -98,6 +102,22 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def bare() -> Dataflow:
+    """What a flow of posts would be that did nothing: source, decode, encode, sink. Measured for comparison."""
+    settings = start(["posts", "thunder-posts"])
+    decode, flow = msgspec.json.Decoder(PostCreated).decode, Dataflow("bare")
+
+    def copied(batch: Batch) -> list[Record]:
+        return [
+            Record("thunder-posts", b"%d" % (message.offset() or 0), pack(decode(message.value() or b"")))
+            for message in batch.messages
+        ]
+
+    batches = op.input("posts", flow, KafkaSource(settings, "posts", "flows.posts"))
+    op.output("thunder-posts", op.map("copy", batches, copied), KafkaSink(settings))
+    return flow
+
+
 # --- what is measured -----------------------------------------------------------------------------------------------
 
 
@@ -153,9 +173,9 @@ def _committed(broker: AdminClient, settings: Settings, topic: str) -> int:
     return sum(max(0, part.offset) for part in future.result().topic_partitions)
 
 
-def drained(settings: Settings, topic: str, total: int, processes: int) -> Rate:
+def drained(settings: Settings, flow: str, topic: str, total: int, processes: int) -> Rate:
     """The rate at which a flow works off what stands in its topic."""
-    with running(settings, f"flows.{topic}", processes) as started:
+    with running(settings, flow, processes) as started:
         return rate_of(commits(follow(settings, topic, total, started)))
 
 
@@ -235,7 +255,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--burst-seconds", type=float, default=10.0)
     parser.add_argument("--burst-rate", type=float, default=50_000.0, help="engagements a second")
-    parser.add_argument("--only", default="posts,engagements,two,burst", help="of posts, engagements, two, burst")
+    parser.add_argument(
+        "--only", default="bare,posts,engagements,two,burst", help="of bare, posts, engagements, two, burst"
+    )
     parser.add_argument("--own-servers", action="store_true", help="those of the settings; they are emptied")
     arguments = parser.parse_args()
     parts, random = set(arguments.only.split(",")), np.random.default_rng(7)
@@ -247,14 +269,18 @@ def main() -> None:
     }
     with servers(arguments.own_servers) as settings:
 
-        def measured(topic: str, processes: int) -> Rate:
-            sys.stderr.write(f"{counts[topic]} {topic} for {processes} process(es)\n")
+        def measured(topic: str, processes: int, flow: str = "") -> Rate:
+            sys.stderr.write(f"{counts[topic]} {topic} for {processes} process(es) of {flow or topic}\n")
             emptied(settings)
             publish(settings, topic, logs[topic](counts[topic]))
-            rate = drained(settings, topic, counts[topic], processes)
+            rate = drained(settings, flow or f"flows.{topic}", topic, counts[topic], processes)
             sys.stderr.write(f"  {rate.per_second:,.0f} a second, {rate.per_cpu_second:,.0f} a CPU second\n")
             return rate
 
+        if "bare" in parts:
+            rate = measured("posts", 1, "benchmarks.ingest:bare")
+            spread = {"per_cpu_second": round(rate.per_cpu_second, 1)}
+            measures.append(Measure("bare_posts_per_second", round(rate.per_second, 1), "1/s", "higher", None, spread))
         for topic, goal in (("posts", 150_000.0), ("engagements", 100_000.0)):
             if topic in parts:
                 single[topic] = rate = measured(topic, 1)

@@ -91,13 +91,7 @@ class UserStates:
             ValueError: where what is stored cannot be read.
 
         """
-        names = {kind: kind.encode() + TAIL + suffix.encode() for kind in KINDS}
-        writes: list[Command] = []
-        for user, kinds in entries.items():
-            command: list[str | bytes] = ["HSET", user_key(user)]
-            for kind, each in kinds.items():
-                command += names[kind], encode(kind, each)
-            writes.append(command)
+        writes = hset_commands(entries, suffix)
         grown = self._grown(entries)
         sizes = self._execute(writes + [("HLEN", user_key(user)) for user in grown])[len(writes) :]
         for user, size in zip(grown, sizes, strict=True):
@@ -159,6 +153,18 @@ class UserStates:
                 pipe.execute()
             except redis.WatchError:
                 return
+
+
+def hset_commands(entries: UserEntries, suffix: str) -> list[Command]:
+    """The command for each user that writes their tails."""
+    names = {kind: kind.encode() + TAIL + suffix.encode() for kind in KINDS}
+    commands: list[Command] = []
+    for user, kinds in entries.items():
+        command: list[str | bytes] = ["HSET", user_key(user)]
+        for kind, each in kinds.items():
+            command += names[kind], encode(kind, each)
+        commands.append(command)
+    return commands
 
 
 # typed by hiredis as if commands were of one word
