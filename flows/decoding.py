@@ -15,10 +15,11 @@ from thunder_ingest.events import Event, Refused, decode
 
 
 class Decoded(NamedTuple):
-    """A batch after decoding: its events with the messages they came in, and the refused ones as records."""
+    """A batch after decoding: its events, the message that each came in, and the refused ones as records."""
 
     batch: Batch
-    events: Sequence[tuple[Any, Message]]
+    events: list[Any]
+    messages: Sequence[Message]
     refused: list[Record]
 
 
@@ -31,18 +32,21 @@ class Decoder:
 
     def __call__(self, batch: Batch) -> Decoded:
         """Split a batch into events and dead letters, in order."""
-        events: list[tuple[Event, Message]] = []
+        events: list[Event] = []
+        messages: list[Message] = []
         refused: list[Record] = []
+        topic = batch.topic
         latest_ms = time.time_ns() // 1_000_000 + self._tolerance_ms
         for message in batch.messages:
             try:
-                event = decode(batch.topic, message.value())
+                event = decode(topic, message.value())
                 if event.at > latest_ms:
                     raise Refused(f"`at` is {(event.at - latest_ms) / 1000:,.0f} s too far in the future - at `$.at`")
             except Refused as reason:
                 refused.append(dead_letter(message, reason))
             else:
-                events.append((event, message))
+                events.append(event)
+                messages.append(message)
         if events:
-            self._clock.observe(max(event.at for event, _ in events))
-        return Decoded(batch, events, refused)
+            self._clock.observe(max([event.at for event in events]))
+        return Decoded(batch, events, messages, refused)

@@ -7,7 +7,7 @@ per post are sums, which a replay would double: they are Bytewax state, snapshot
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import bytewax.operators as op
 import redis
@@ -22,46 +22,49 @@ from infra.clock import clock_of
 from infra.kafka import Record, exit_now
 from infra.redis import Patience, Stopped, connect
 from infra.settings import Settings
-from thunder_ingest.counts import Change, CountTable, changes_of
+from thunder_ingest.counts import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack
 from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_state import UserUpdate, updates_of
+from thunder_ingest.user_entries import UserEntries, entries_by_user
 
 COUNT_SHARDS = 64  # few enough that a snapshot is some large objects, not a million small ones
+BATCH_MESSAGES = 50_000  # when behind: the more events of a user come together, the fewer writes there are
 EMIT_EVERY = timedelta(seconds=1)
 
 
 class UserWrites(NamedTuple):
     """What a batch adds to users' states; `suffix` names the batch, so that a replay writes the same fields again."""
 
-    updates: list[UserUpdate]
+    entries: UserEntries
     suffix: str
 
 
 def user_writes(decoded: Decoded) -> UserWrites:
     """Turn events into entries of users' states."""
     if not decoded.events:
-        return UserWrites([], "")
-    updates = [update for event, _ in decoded.events for update in updates_of(event)]
+        return UserWrites(entries_by_user([]), "")
     topic, partition, messages = decoded.batch
-    return UserWrites(updates, f"{topic[0]}{partition}-{messages[0].offset()}-{messages[-1].offset()}")
+    return UserWrites(
+        entries_by_user(decoded.events), f"{topic[0]}{partition}-{messages[0].offset()}-{messages[-1].offset()}"
+    )
 
 
-def count_changes(decoded: Decoded) -> list[tuple[str, Change]]:
-    """Sum a batch's engagements by post, keyed by shard."""
-    return [(f"{change.post_id % COUNT_SHARDS:02}", change) for change in changes_of(e for e, _ in decoded.events)]
+def count_changes(decoded: Decoded) -> list[tuple[str, Changes]]:
+    """What a batch adds to the counts of posts, keyed by shard."""
+    return [(f"{shard:02}", changes) for shard, changes in changes_of(decoded.events).of_shards(COUNT_SHARDS).items()]
 
 
-class Totals(StatefulBatchLogic[Change, list[Record], Any]):
+class Totals(StatefulBatchLogic[Changes, list[Record], Snapshot]):
     """The running totals of the posts of a shard, written at most once a second for each post."""
 
     def __init__(self, table: CountTable) -> None:
         self._table = table
         self._emit_at: datetime | None = None
 
-    def on_batch(self, values: list[Change]) -> tuple[list[list[Record]], bool]:
+    def on_batch(self, values: list[Changes]) -> tuple[list[list[Record]], bool]:
         """Add changes; what changed is written at the next notification."""
-        self._table.add(values)
+        for changes in values:
+            self._table.add(changes)
         if self._emit_at is None:
             self._emit_at = datetime.now(UTC) + EMIT_EVERY
         return [], StatefulBatchLogic.RETAIN
@@ -79,7 +82,7 @@ class Totals(StatefulBatchLogic[Change, list[Record], Any]):
         """When to write next."""
         return self._emit_at
 
-    def snapshot(self) -> Any:
+    def snapshot(self) -> Snapshot:
         """An immutable copy for the recovery store."""
         return self._table.snapshot()
 
@@ -87,7 +90,7 @@ class Totals(StatefulBatchLogic[Change, list[Record], Any]):
         return [Record("post-counts", key_of_id(record.post_id), pack(record)) for record in self._table.drain()]
 
 
-def totals(max_age_ms: int) -> Callable[[Any | None], Totals]:
+def totals(max_age_ms: int) -> Callable[[Snapshot | None], Totals]:
     """What builds a shard's totals, anew or from the recovery store."""
     return lambda snapshot: Totals(CountTable(max_age_ms, snapshot))
 
@@ -109,13 +112,13 @@ class _UserWriter(StatelessSinkPartition[UserWrites]):
         self._users, self._patience = users, patience
 
     def write_batch(self, items: list[UserWrites]) -> None:
-        for updates, suffix in items:
-            if updates:
-                self._append(updates, suffix)
+        for entries, suffix in items:
+            if entries:
+                self._write(entries, suffix)
 
-    def _append(self, updates: list[UserUpdate], suffix: str) -> None:
+    def _write(self, entries: UserEntries, suffix: str) -> None:
         try:
-            self._patience.run(lambda: self._users.append(updates, suffix))
+            self._patience.run(lambda: self._users.write(entries, suffix))
         except (Stopped, redis.AuthenticationError) as error:
             exit_now(error)
 
@@ -144,7 +147,7 @@ def flow() -> Dataflow:
     settings = start(["engagements", "social-graph", "post-counts", "dead-letters"])
     name = "flows.engagements"
     return build_flow(
-        KafkaSource(settings, "engagements", name),
+        KafkaSource(settings, "engagements", name, BATCH_MESSAGES),
         KafkaSource(settings, "social-graph", name),
         UserSink(settings),
         KafkaSink(settings),

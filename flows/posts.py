@@ -22,8 +22,8 @@ from infra.dead_letters import dead_letter
 from infra.kafka import Headers, Record
 from infra.scan import scan
 from infra.settings import Settings
-from thunder_ingest.events import Post, Refused
-from thunder_ingest.posts import PostTable, changelog
+from thunder_ingest.events import Refused, key_of_id
+from thunder_ingest.posts import PostTable
 
 log = logging.getLogger(__name__)
 
@@ -45,27 +45,22 @@ class Apply:
             self._restored = True
         records = list(decoded.refused)
         now_ms = self._clock.now_ms()
-        changed: dict[int, Post] = {}  # of several changes to one post in a batch only the last is worth a record
-        for event, message in decoded.events:
+        changed: dict[bytes, Record] = {}  # of several changes to one post in a batch only the last is worth a record
+        for event, message in zip(decoded.events, decoded.messages, strict=True):
             try:
-                post = self._table.apply(event, now_ms)
+                change = self._table.change(event, now_ms)
             except Refused as reason:
                 records.append(dead_letter(message, reason))
             else:
-                if post is not None:
-                    changed[post.post_id] = post
-        records += [_record(post) for post in changed.values()]
-        return records + self._expired(now_ms)
+                if change is not None:
+                    changed[change[0]] = Record("thunder-posts", *change)
+        return records + list(changed.values()) + self._expired(now_ms)
 
     def _expired(self, now_ms: int) -> list[Record]:
         if time.monotonic() - self._expired_at < EXPIRE_EVERY_S:
             return []
         self._expired_at = time.monotonic()
-        return [Record("thunder-posts", b"%d" % post.post_id, None) for post in self._table.expire(now_ms)]
-
-
-def _record(post: Post) -> Record:
-    return Record("thunder-posts", *changelog(post))
+        return [Record("thunder-posts", key_of_id(post_id), None) for post_id in self._table.expire(now_ms)]
 
 
 def build_flow(source: Source[Batch], sink: Sink[list[Record]], decode: Decoder, apply: Apply) -> Dataflow:

@@ -127,10 +127,14 @@ class Publisher:
 
     def publish(self, records: Iterable[Record]) -> None:
         """Hand records over; waits where the producer's queue is full."""
+        produce = self._producer.produce
         for topic, key, value, headers in records:
             while True:
                 try:
-                    self._producer.produce(topic, key=key, value=value, headers=[*(headers or ())])
+                    if headers:
+                        produce(topic, value, key, headers=[*headers])
+                    else:  # an empty list would cost more than all the rest
+                        produce(topic, value, key)
                     break
                 except BufferError:
                     self._producer.poll(0.05)

@@ -1,85 +1,150 @@
-"""Engagement counts per post: sums of events, kept by the engagements flow and delivered to the workers."""
+"""Engagement counts per post: sums of events, kept by the engagements flow and delivered to the workers.
+
+glossary of shapes: n changes, p posts of a table (rows), c changes that are not zero.
+"""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Int64
 
-from thunder_ingest.events import ACTION_INDEX, ACTIONS, IMPRESSION, Engagement, EngagementEvent, GraphEvent, PostCounts
+from thunder_ingest.events import (
+    ACTION_INDEX,
+    ACTIONS,
+    IMPRESSION,
+    Engagement,
+    EngagementEvent,
+    GraphEvent,
+    Impression,
+    PostCounts,
+)
 from thunder_ingest.ids import id64
 
-COLUMNS = len(ACTIONS) + 1
+COLUMNS: Final = len(ACTIONS) + 1
 """A count for each of ACTIONS, then impressions; that of `dwell_time` is the sum of dwell in milliseconds."""
 
-DWELL_TIME = ACTION_INDEX["dwell_time"]
+DWELL_TIME: Final = ACTION_INDEX["dwell_time"]
+_FIRST_ROWS: Final = 64
+_FORGOTTEN_SHARE: Final = 8  # rows are moved together when one in so many is no longer needed
 
 
-class Change(NamedTuple):
-    """What a batch adds to one post: `totals` int64 [COLUMNS], negative where actions were undone."""
+class Changes(NamedTuple):
+    """What events add to posts, a row an event; amounts are negative where an action was undone."""
 
-    post_id: int
-    at: int
-    totals: NDArray[np.int64]
+    post_id: Int64[np.ndarray, " n"]
+    at: Int64[np.ndarray, " n"]
+    column: Int64[np.ndarray, " n"]
+    amount: Int64[np.ndarray, " n"]
+
+    def of_shards(self, shards: int) -> dict[int, "Changes"]:
+        """The changes of each shard that has any: of the posts whose id modulo `shards` is its number."""
+        if not len(self.post_id):
+            return {}
+        shard = self.post_id % shards
+        order = np.argsort(shard, kind="stable")
+        numbers, starts = np.unique(shard[order], return_index=True)
+        columns = [np.split(values[order], starts[1:]) for values in self]
+        return {int(number): Changes(*parts) for number, *parts in zip(numbers, *columns, strict=True)}
 
 
-def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> list[Change]:
-    """Sum events by post; events of the social graph count nothing."""
-    sums: dict[int, NDArray[np.int64]] = {}
-    latest: dict[int, int] = {}
+class Snapshot(NamedTuple):
+    """The totals of a table, as bytes of int64, for a recovery store: what is zero is left out."""
+
+    post_id: bytes  # [p]
+    at: bytes  # [p]
+    cell: bytes  # [c] row * COLUMNS + column
+    total: bytes  # [c]
+
+
+def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
+    """What events add to posts; those of the social graph count nothing."""
+    rows: list[int] = []  # end to end
     for event in events:
-        if isinstance(event, GraphEvent):
+        column, amount = IMPRESSION, 1
+        if type(event) is Engagement:
+            column = ACTION_INDEX[event.action]
+            if column == DWELL_TIME:
+                amount = event.dwell_ms or 0
+            if event.undo:
+                amount = -amount
+        elif type(event) is not Impression:
             continue
-        post_id = id64(event.post_id)
-        totals = sums.setdefault(post_id, np.zeros(COLUMNS, np.int64))
-        column, amount = _amount(event)
-        totals[column] += amount
-        latest[post_id] = max(latest.get(post_id, 0), event.at)
-    return [Change(post_id, latest[post_id], totals) for post_id, totals in sums.items()]
-
-
-def _amount(event: EngagementEvent) -> tuple[int, int]:
-    if not isinstance(event, Engagement):
-        return IMPRESSION, 1
-    column = ACTION_INDEX[event.action]
-    amount = (event.dwell_ms or 0) if column == DWELL_TIME else 1
-    return column, -amount if event.undo else amount
+        post_id = event.post_id
+        rows += post_id if type(post_id) is int else id64(post_id), event.at, column, amount
+    return Changes(*np.array(rows, np.int64).reshape(-1, 4).T)
 
 
 class CountTable:
     """Running totals of the posts of one shard; forgets a post that nobody has engaged with for `max_age_ms`."""
 
-    def __init__(self, max_age_ms: int, snapshot: dict[int, tuple[int, bytes]] | None = None) -> None:
+    def __init__(self, max_age_ms: int, snapshot: Snapshot | None = None) -> None:
         self._max_age_ms = max_age_ms
-        self._totals = {
-            post_id: (at, np.frombuffer(totals, np.int64).copy()) for post_id, (at, totals) in (snapshot or {}).items()
-        }
-        self._changed: set[int] = set(self._totals)  # what the last process had not written yet is not known
-        self._newest_at = max((at for at, _ in self._totals.values()), default=0)
+        self._rows: dict[int, int] = {}
+        self._post_id = np.zeros(_FIRST_ROWS, np.int64)
+        self._at = np.zeros(_FIRST_ROWS, np.int64)
+        self._totals = np.zeros((_FIRST_ROWS, COLUMNS), np.int64)
+        self._changed = np.zeros(_FIRST_ROWS, bool)
+        if snapshot is not None:
+            post_id, at, cell, total = (np.frombuffer(column, np.int64) for column in snapshot)
+            rows = self._rows_of(post_id)
+            self._at[rows] = at
+            self._totals.flat[cell] = total
+            self._changed[rows] = True  # what the last process had not written yet is not known
 
-    def add(self, changes: Iterable[Change]) -> None:
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, changes: Changes) -> None:
         """Add changes to the totals."""
-        for post_id, at, amounts in changes:
-            known_at, totals = self._totals.get(post_id, (0, None))
-            self._totals[post_id] = (max(at, known_at), amounts if totals is None else totals + amounts)
-            self._newest_at = max(self._newest_at, at)
-            self._changed.add(post_id)
+        rows = self._rows_of(changes.post_id)
+        np.add.at(self._totals, (rows, changes.column), changes.amount)
+        np.maximum.at(self._at, rows, changes.at)
+        self._changed[rows] = True
 
     def drain(self) -> list[PostCounts]:
         """The totals that have changed since the last call, floored at zero: an undo may overtake its action."""
-        records = [
-            PostCounts(post_id=post_id, at=self._totals[post_id][0], totals=self._totals[post_id][1].clip(0).tolist())
-            for post_id in sorted(self._changed)
-        ]
-        self._changed.clear()
+        rows = np.flatnonzero(self._changed)
+        columns = self._post_id[rows].tolist(), self._at[rows].tolist(), self._totals[rows].clip(0).tolist()
+        self._changed[:] = False
         self._forget()
-        return records
+        return [PostCounts(post_id=post_id, at=at, totals=totals) for post_id, at, totals in zip(*columns, strict=True)]
 
-    def snapshot(self) -> dict[int, tuple[int, bytes]]:
+    def snapshot(self) -> Snapshot:
         """An immutable copy of the totals."""
-        return {post_id: (at, totals.tobytes()) for post_id, (at, totals) in self._totals.items()}
+        rows = np.flatnonzero(self._needed())
+        totals = self._totals[rows].ravel()
+        cell = np.flatnonzero(totals)
+        return Snapshot(self._post_id[rows].tobytes(), self._at[rows].tobytes(), cell.tobytes(), totals[cell].tobytes())
+
+    def _needed(self) -> Bool[np.ndarray, " p"]:
+        """Which rows are of posts that are young enough, or that are still to be written."""
+        used = slice(len(self._rows))
+        at = self._at[used]
+        return np.asarray((at >= at.max(initial=0) - self._max_age_ms) | self._changed[used])
 
     def _forget(self) -> None:
-        oldest = self._newest_at - self._max_age_ms
-        for post_id in [post_id for post_id, (at, _) in self._totals.items() if at < oldest]:
-            del self._totals[post_id]
+        needed = self._needed()
+        kept = np.flatnonzero(needed)
+        if (len(needed) - len(kept)) * _FORGOTTEN_SHARE <= len(needed):
+            return
+        columns = self._post_id[kept], self._at[kept], self._totals[kept], self._changed[kept]
+        self._rows = {post_id: row for row, post_id in enumerate(columns[0].tolist())}
+        self._post_id, self._at, self._totals, self._changed = columns
+
+    def _rows_of(self, post_id: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The row of each post, a new one where it has none."""
+        rows = self._rows
+        found = [rows.setdefault(each, len(rows)) for each in post_id.tolist()]
+        index = np.array(found, np.int64)
+        if len(rows) > len(self._at):
+            self._grow(len(rows))
+        self._post_id[index] = post_id
+        return index
+
+    def _grow(self, rows: int) -> None:
+        more = max(rows, 2 * len(self._at), _FIRST_ROWS) - len(self._at)
+        self._post_id = np.concatenate([self._post_id, np.zeros(more, np.int64)])
+        self._at = np.concatenate([self._at, np.zeros(more, np.int64)])
+        self._totals = np.concatenate([self._totals, np.zeros((more, COLUMNS), np.int64)])
+        self._changed = np.concatenate([self._changed, np.zeros(more, bool)])

@@ -4,6 +4,7 @@ What apps publish is JSON, one object a message, its variant in `type`; unknown 
 can move first. What the flows derive is MessagePack. All times are epoch milliseconds and the event's own.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
@@ -62,7 +63,8 @@ class Refused(ValueError):
 # --- what apps publish (JSON) ---------------------------------------------------------------------------------------
 
 
-class _Event(Struct, tag_field="type", kw_only=True, omit_defaults=True):
+# an event holds no cycles: the garbage collector need not walk it
+class _Event(Struct, tag_field="type", kw_only=True, omit_defaults=True, gc=False):
     at: Time
 
 
@@ -201,7 +203,7 @@ INPUT_TYPES: Final[dict[str, Any]] = {
 }
 """The topics that apps write, and what may stand in them."""
 
-_DECODERS = {topic: msgspec.json.Decoder(type_) for topic, type_ in INPUT_TYPES.items()}
+_DECODERS = {topic: msgspec.json.Decoder(type_).decode for topic, type_ in INPUT_TYPES.items()}
 _ANY_INPUT = msgspec.json.Decoder(Event)
 _JSON = msgspec.json.Encoder()
 
@@ -221,8 +223,8 @@ def decode(topic: str, raw: bytes | None) -> Any:
     if len(raw) > MAX_MESSAGE_BYTES:
         raise Refused(f"a message of {len(raw):,} bytes; at most {MAX_MESSAGE_BYTES:,} are allowed")
     try:
-        event = _DECODERS[topic].decode(raw)
-        _check(event)
+        event = _DECODERS[topic](raw)
+        _CHECKS[type(event)](event)
     except Refused:
         raise
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -234,7 +236,7 @@ def decode_any(raw: bytes | str) -> Event:
     """Decode an event of whatever input topic; raises `Refused` like `decode`."""
     try:
         event: Event = _ANY_INPUT.decode(raw)
-        _check(event)
+        _CHECKS[type(event)](event)
     except Refused:
         raise
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -261,36 +263,68 @@ def key_of(event: Event) -> PublishedId:
     return event.author_id if isinstance(event, PostEvent) else event.user_id
 
 
-def _check(event: Event) -> None:
-    """What the types alone cannot say."""
-    if isinstance(event, Engagement):
-        _check_ids(event.user_id, event.post_id, event.author_id)
-        if event.action == "dwell_time" and event.dwell_ms is None and not event.undo:
-            raise Refused("a dwell_time needs `dwell_ms` - at `$.dwell_ms`")
-    elif isinstance(event, Impression):
-        _check_ids(event.user_id, event.post_id, event.author_id)
-    elif isinstance(event, PostCreated):
-        _check_ids(event.post_id, event.author_id, event.conversation_id, event.in_reply_to_post_id)
-        _check_ids(event.in_reply_to_author_id, event.source_post_id, event.source_author_id)
-        if event.kind in ("repost", "quote") and event.source_post_id is None:
-            raise Refused(f"a {event.kind} needs `source_post_id` - at `$.source_post_id`")
-        if event.kind == "reply" and event.in_reply_to_post_id is None:
-            raise Refused("a reply needs `in_reply_to_post_id` - at `$.in_reply_to_post_id`")
-    elif isinstance(event, PostDeleted | PostLabeled):
-        _check_ids(event.post_id, event.author_id)
-    elif isinstance(event, _Edge):
-        if id64(event.user_id) == id64(event.target_id):
-            raise Refused(f"a user cannot {event.__struct_config__.tag} themselves - at `$.target_id`")
-    elif isinstance(event, FeedRequest):
-        _check_ids(event.user_id, *(event.seen_ids or ()))
-    else:
-        _check_ids(event.user_id)
+# --- what the types alone cannot say: a check for each type, run for each message ------------------------------------
 
 
-def _check_ids(*ids: PublishedId | None) -> None:
-    for published in ids:
-        if type(published) is str:
-            id64(published)
+def _check_engagement(event: Engagement) -> None:
+    _check_viewed(event)
+    if event.action == "dwell_time" and event.dwell_ms is None and not event.undo:
+        raise Refused("a dwell_time needs `dwell_ms` - at `$.dwell_ms`")
+
+
+def _check_viewed(event: EngagementEvent) -> None:
+    _check_ids(event.user_id, event.post_id, event.author_id)
+
+
+def _check_post(event: PostDeleted | PostLabeled) -> None:
+    _check_ids(event.post_id, event.author_id)
+
+
+def _check_created(event: PostCreated) -> None:
+    _check_ids(event.post_id, event.author_id)
+    _check_ids(event.conversation_id, event.in_reply_to_post_id, event.in_reply_to_author_id)
+    _check_ids(event.source_post_id, event.source_author_id)
+    if event.kind == "original":
+        return
+    if event.kind in ("repost", "quote") and event.source_post_id is None:
+        raise Refused(f"a {event.kind} needs `source_post_id` - at `$.source_post_id`")
+    if event.kind == "reply" and event.in_reply_to_post_id is None:
+        raise Refused("a reply needs `in_reply_to_post_id` - at `$.in_reply_to_post_id`")
+
+
+def _check_edge(event: _Edge) -> None:
+    if id64(event.user_id) == id64(event.target_id):
+        raise Refused(f"a user cannot {event.__struct_config__.tag} themselves - at `$.target_id`")
+
+
+def _check_keyword(event: _Keyword) -> None:
+    id64(event.user_id)
+
+
+def _check_request(event: FeedRequest) -> None:
+    for published in (event.user_id, *(event.seen_ids or ())):
+        id64(published)
+
+
+def _check_ids(first: PublishedId | None, second: PublishedId | None, third: PublishedId | None = None) -> None:
+    if type(first) is str:
+        id64(first)
+    if type(second) is str:
+        id64(second)
+    if type(third) is str:
+        id64(third)
+
+
+_CHECKS: Final[dict[type, Callable[[Any], None]]] = {
+    PostCreated: _check_created,
+    PostDeleted: _check_post,
+    PostLabeled: _check_post,
+    Impression: _check_viewed,
+    Engagement: _check_engagement,
+    **dict.fromkeys((Follow, Unfollow, Block, Unblock, Mute, Unmute, Subscribe, Unsubscribe), _check_edge),
+    **dict.fromkeys((MuteKeyword, UnmuteKeyword), _check_keyword),
+    FeedRequest: _check_request,
+}
 
 
 # --- what the flows derive (MessagePack) ----------------------------------------------------------------------------

@@ -10,7 +10,6 @@ they hide nothing from a muted keyword.
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -57,31 +56,48 @@ def _pattern() -> re.Pattern[str]:
 
 
 _TOKEN = _pattern()
-_ASCII_TOKEN = re.compile(r"\w+", re.ASCII)
+# bytes of ASCII text to bytes of lower-case words, all else to spaces: several times as fast as a pattern
+_ASCII_WORDS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or chr(c) == "_" else 0x20 for c in range(128)) * 2
+_KNOWN_HASHES = 1 << 18
 
 
 def tokenize(text: str) -> list[str]:
     """The tokens of a text, in order, duplicates kept."""
+    return [token.decode() for token in _tokens(text)]
+
+
+def _tokens(text: str) -> list[bytes]:
+    """The tokens as UTF-8."""
     if text.isascii():
-        return _ASCII_TOKEN.findall(text.lower())
+        return text.encode().translate(_ASCII_WORDS).split()
     # folding may undo the normalisation, hence a second one
     folded = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
-    return _TOKEN.findall(unicodedata.normalize("NFKC", folded))
+    return [token.encode() for token in _TOKEN.findall(unicodedata.normalize("NFKC", folded))]
+
+
+class _Hashes(dict[bytes, bytes]):
+    """The hash of each token met lately, packed; 0 is padding, so a token never is."""
+
+    def __missing__(self, token: bytes) -> bytes:
+        if len(self) >= _KNOWN_HASHES:
+            self.clear()
+        self[token] = packed = (xxhash.xxh32_intdigest(token) or 1).to_bytes(4, "little")
+        return packed
+
+
+_hash_of = _Hashes().__getitem__
 
 
 def token_hashes(text: str) -> UInt32[np.ndarray, " n"]:
     """The tokens of a text as XXH32 of their UTF-8 bytes, in order; 0 is padding, so a token never is."""
-    return np.fromiter(map(_token_hash, tokenize(text)), dtype=np.uint32)
-
-
-@lru_cache(maxsize=1 << 16)
-def _token_hash(token: str) -> int:
-    return xxhash.xxh32_intdigest(token.encode()) or 1
+    return np.frombuffer(b"".join(map(_hash_of, _tokens(text))), "<u4").astype(np.uint32)
 
 
 def packed_tokens(text: str) -> bytes:
     """The first MAX_TOKENS hashed tokens of a text, uint32 little-endian: the form of `events.Post.tokens`."""
-    return token_hashes(text)[:MAX_TOKENS].astype("<u4").tobytes()
+    tokens = _tokens(text)
+    del tokens[MAX_TOKENS:]
+    return b"".join(map(_hash_of, tokens))
 
 
 def padded_tokens(packed: Sequence[bytes]) -> UInt32[np.ndarray, "n 64"]:

@@ -5,9 +5,10 @@ come in any order and any number of times.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from typing import Final, NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import xxhash
@@ -33,6 +34,7 @@ from thunder_ingest.events import (
 from thunder_ingest.ids import id64, published_form
 
 VERSION: Final = 1
+VERSION_BYTE: Final = bytes((VERSION,))
 
 HISTORY: Final = np.dtype(
     [
@@ -52,9 +54,12 @@ VIEW: Final = np.dtype([("at", "<i8"), ("post_id", "<i8")])
 EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscriptions")
 KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "served")
 
-_HISTORY = struct.Struct("<qqqIBBB")
+_KNOWN_KINDS: Final = frozenset(KINDS)
+
+_pack_history = struct.Struct("<qqqIBBB").pack
 _EDGE = struct.Struct("<qqB")
-_VIEW = struct.Struct("<qq")
+_pack_view = struct.Struct("<qq").pack
+_VIEW_BYTES: Final = VIEW.itemsize  # with which an entry of the history begins
 _KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
 _SURFACES: Final = 15
 
@@ -79,10 +84,24 @@ class UserUpdate(NamedTuple):
     entry: bytes
 
 
+UserEntries: TypeAlias = defaultdict[str, defaultdict[str, list[bytes]]]
+"""Entries to append, by user and kind."""
+_kinds: Final[Callable[[], defaultdict[str, list[bytes]]]] = partial(defaultdict, list)
+
+
+def by_user(updates: Iterable[UserUpdate]) -> UserEntries:
+    """Updates, in any order, by user and kind."""
+    entries: UserEntries = defaultdict(_kinds)
+    for user, kind, entry in updates:
+        entries[user][kind].append(entry)
+    return entries
+
+
 def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
     """The entries that an event adds; a block is an entry of both users."""
     if isinstance(event, Impression | Engagement):
-        return _engagement_updates(event)
+        entries = entries_by_user([event])
+        return [UserUpdate(user, kind, each) for user, kinds in entries.items() for kind, (each,) in kinds.items()]
     user = published_form(event.user_id)
     if isinstance(event, MuteKeyword | UnmuteKeyword):
         undo = isinstance(event, UnmuteKeyword)
@@ -95,19 +114,34 @@ def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
     return updates
 
 
-def _engagement_updates(event: EngagementEvent) -> list[UserUpdate]:
-    user, post_id, author_id = published_form(event.user_id), id64(event.post_id), id64(event.author_id)
-    action, dwell_ms, undo = IMPRESSION, 0, False
-    if isinstance(event, Engagement):
-        action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, bool(event.undo)
-    entry = _HISTORY.pack(event.at, post_id, author_id, dwell_ms, action, undo, surface_code(event.surface))
-    history = UserUpdate(user, "history", entry)
-    return [history] if undo else [history, UserUpdate(user, "seen", view_entry(event.at, post_id))]
+def entries_by_user(events: Iterable[EngagementEvent | GraphEvent]) -> UserEntries:
+    """What `updates_of` says of each event, by user and kind: the hot path of the engagements flow."""
+    entries: UserEntries = defaultdict(_kinds)
+    for event in events:
+        action, dwell_ms, undo = IMPRESSION, 0, False
+        if type(event) is Engagement:
+            action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, event.undo is True
+        elif type(event) is not Impression:
+            for user, kind, entry in updates_of(event):
+                entries[user][kind].append(entry)
+            continue
+        user_id, post_id, author_id = event.user_id, event.post_id, event.author_id
+        if type(post_id) is not int:
+            post_id = id64(post_id)
+        if type(author_id) is not int:
+            author_id = id64(author_id)
+        surface = 0 if event.surface is None else surface_code(event.surface)
+        kinds = entries[str(user_id) if type(user_id) is int else published_form(user_id)]
+        entry = _pack_history(event.at, post_id, author_id, dwell_ms, action, undo, surface)
+        kinds["history"].append(entry)
+        if not undo:
+            kinds["seen"].append(entry[:_VIEW_BYTES])
+    return entries
 
 
 def view_entry(at: int, post_id: int) -> bytes:
     """The entry of a post that was seen or served."""
-    return _VIEW.pack(at, post_id)
+    return _pack_view(at, post_id)
 
 
 def keyword_entry(at: int, keyword: str, undo: bool) -> bytes:
@@ -143,9 +177,9 @@ def encode(kind: str, entries: Iterable[bytes]) -> bytes:
         ValueError: for an unknown kind.
 
     """
-    if kind not in KINDS:
+    if kind not in _KNOWN_KINDS:
         raise ValueError(f"unknown kind of user state {kind!r}; known are {', '.join(KINDS)}")
-    return bytes((VERSION,)) + b"".join(entries)
+    return VERSION_BYTE + b"".join(entries)
 
 
 def entries_of(stored: bytes) -> bytes:
@@ -155,6 +189,6 @@ def entries_of(stored: bytes) -> bytes:
         ValueError: naming the version, where it is not the one that is known here.
 
     """
-    if stored[:1] != bytes((VERSION,)):
+    if stored[:1] != VERSION_BYTE:
         raise ValueError(f"user state of version {stored[0] if stored else None}; this program knows {VERSION}")
     return stored[1:]

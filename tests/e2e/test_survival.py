@@ -19,7 +19,6 @@ import redis
 from bytewax.recovery import init_db_dir
 
 from feed_worker.client import Client
-from flows.engagements import UserWrites
 from infra.kafka import FLOW_GROUPS
 from infra.kafka_admin import admin, lag
 from infra.processes import CHILD
@@ -40,7 +39,7 @@ from thunder_ingest.events import (
 )
 from thunder_ingest.posts import PostTable, changelog
 from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_state import updates_of
+from thunder_ingest.user_entries import entries_by_user
 
 SOAK = bool(os.environ.get("FORYOU_SOAK"))
 KILLS = 20 if SOAK else 2
@@ -184,9 +183,9 @@ def test_flows_killed_at_random_moments_end_as_if_nothing_had_happened(
     }
 
     undisturbed = UserStates(valkey)
-    writes = UserWrites([update for event in by_users for update in updates_of(event)], "e0-0")
-    undisturbed.append(*writes)
-    users = sorted({update.user for update in writes.updates})
+    entries = entries_by_user(by_users)
+    undisturbed.write(entries, "e0-0")
+    users = sorted(entries)
     lived_through = UserStates(redis.Redis.from_url(own_settings.redis))
     for user, found, expected in zip(users, lived_through.read(users), undisturbed.read(users), strict=True):
         for field in ("positions", "following", "blocks", "blocked_by", "mutes", "keywords", "subscriptions", "seen"):

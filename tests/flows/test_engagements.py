@@ -51,7 +51,7 @@ def run(
         48 * HOUR,
     )
     run_main(flow, recovery_config=recovery, epoch_interval=timedelta(0))
-    return [each for each in users if each.updates], [record for each in records for record in each]
+    return [each for each in users if each.entries], [record for each in records for record in each]
 
 
 def counts(records: list[Record]) -> dict[int, PostCounts]:
@@ -91,8 +91,8 @@ def test_a_refused_engagement_is_a_dead_letter_and_the_rest_is_written(valkey: r
     writes, records = run([batch("engagements", favorite(), b'{"type":"engagement","action":"like"}', seen(user=2))])
     assert [record.topic for record in records].count("dead-letters") == 1
     users = UserStates(valkey)
-    for updates, suffix in writes:
-        users.append(updates, suffix)
+    for entries, suffix in writes:
+        users.write(entries, suffix)
     first, second = users.read(["1", "2"])
     assert first.positions["post_id"].tolist() == [10]
     assert second.seen.tolist() == [10]
@@ -111,8 +111,8 @@ def test_a_block_stands_in_the_state_of_both(valkey: redis.Redis) -> None:
     )
     users = UserStates(valkey)
     for _ in range(2):  # a replay writes the same fields again
-        for updates, suffix in writes:
-            users.append(updates, suffix)
+        for entries, suffix in writes:
+            users.write(entries, suffix)
     blocker, blocked = users.read(["did:plc:a", "2"])
     assert blocker.blocks.tolist() == blocker.following.tolist() == [2]
     assert len(blocked.blocked_by) == 1

@@ -98,7 +98,7 @@ def test_nothing_of_the_text_of_a_deleted_post_is_kept() -> None:
     post = joined(created(1, "private", lang="en"), deleted(2))
     _, value, headers = changelog(post)
     assert value is None
-    assert b"private" not in dict(headers)[STATE_HEADER]
+    assert b"private" not in dict(headers or ())[STATE_HEADER]
 
 
 def test_at_one_time_deletion_beats_content_and_a_label_on_beats_off() -> None:
@@ -208,17 +208,17 @@ def test_events_that_are_applied_again_change_nothing(events: list[PostEvent]) -
 
 def test_a_live_post_is_a_record_and_a_deleted_one_a_tombstone_that_knows_when() -> None:
     live = joined(created(1, "x"))
-    assert changelog(live)[::2] == (b"1", [])
+    assert changelog(live)[::2] == (b"1", None)
     assert unpack_post(changelog(live)[1] or b"") == live
     gone = joined(created(1, "x"), deleted(2), labeled(1))
     key, value, headers = changelog(gone)
     assert (key, value) == (b"1", None)
-    assert unpack_post(dict(headers)[STATE_HEADER]) == gone
+    assert unpack_post(dict(headers or ())[STATE_HEADER]) == gone
 
 
 def test_a_label_that_comes_before_its_post_is_a_record_that_is_not_live() -> None:
     _, value, headers = changelog(joined(labeled(1)))
-    assert headers == []
+    assert headers is None
     assert value is not None
     assert not unpack_post(value).is_live
 
@@ -290,7 +290,7 @@ def test_a_post_is_forgotten_when_nothing_was_said_about_it_for_long() -> None:
     table.apply(created(1), T0 + 10)
     table.apply(labeled(5), T0 + 10)
     assert table.expire(T0 + 105) == []
-    assert [post.post_id for post in table.expire(T0 + 106)] == [1]
+    assert table.expire(T0 + 106) == [1]
     assert len(table) == 0
     assert table.expire(T0 + 106) == []
 
@@ -302,7 +302,7 @@ def test_expiry_forgets_exactly_what_is_too_old(events: list[PostEvent], clock: 
     posts = {id_: post for id_, post in posts.items() if newest_at(post) >= T0 + 5}
     table.expire(T0 + 10)
     for now in sorted(clock):
-        expired = {post.post_id for post in table.expire(T0 + 5 + now)}
+        expired = set(table.expire(T0 + 5 + now))
         assert expired == {id_ for id_, post in posts.items() if newest_at(post) < T0 + now}
         posts = {id_: post for id_, post in posts.items() if id_ not in expired}
         assert len(table) == len(posts)

@@ -10,7 +10,7 @@ from tests.thunder_ingest.test_user_state import edge, favorite, impression, pla
 from thunder_ingest import redis_form
 from thunder_ingest.events import Block, EngagementEvent, Follow, GraphEvent, Unfollow
 from thunder_ingest.redis_form import MAX_FIELDS, UserStates, explain_key, feed_key, ready_channel, user_key
-from thunder_ingest.user_state import UserState, compact, updates_of
+from thunder_ingest.user_state import UserState, updates_of
 
 T0 = 1_700_000_000_000
 
@@ -70,27 +70,45 @@ def test_a_hash_never_holds_many_fields_however_many_batches_come(valkey: redis.
     assert state.served_ids.tolist() == list(range(100))
 
 
+def test_short_tails_are_joined_and_long_ones_folded_into_the_base(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = UserStates(valkey)
+    monkeypatch.setattr(redis_form, "MAX_FIELDS", 2)
+    monkeypatch.setattr(redis_form, "_COUNTED_FIELDS", 1)
+    monkeypatch.setattr(redis_form, "FOLD_BYTES", 100)
+    for n in range(3):
+        write(users, f"0-{n}", edge(Follow, n, target=n + 2))
+        assert valkey.hkeys("user:{1}") == ([b"following+0-0"] if n == 0 else [b"following+joined"])
+    for n in range(3, 9):
+        write(users, f"0-{n}", edge(Follow, n, target=n + 2))
+    assert b"following" in valkey.hkeys("user:{1}")
+    assert users.read(["1"])[0].following.tolist() == list(range(2, 11))
+
+
 def test_what_somebody_writes_during_a_compaction_is_not_lost(
     valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users, other = UserStates(valkey), UserStates(redis.Redis(connection_pool=valkey.connection_pool))
+    tidied = redis_form._tidied
 
     def interrupted(fields: Any) -> Any:
         write(other, "1-0", edge(Block, 1, target=77))
-        return compact(fields)
+        return tidied(fields)
 
-    for n in range(MAX_FIELDS):
+    monkeypatch.setattr(redis_form, "_COUNTED_FIELDS", 1)
+    for n in range(MAX_FIELDS - 1):
         write(users, f"0-{n}", edge(Follow, n, target=n + 2))
-    monkeypatch.setattr(redis_form, "compact", interrupted)
-    monkeypatch.setattr(other, "_compact", lambda user: None)
+    monkeypatch.setattr(redis_form, "_tidied", interrupted)
+    monkeypatch.setattr(other, "_tidy", lambda user: None)
     write(users, "0-one", edge(Follow, 9_999, target=9_999))
-    assert valkey.hlen("user:{1}") == MAX_FIELDS + 2  # given up, and nothing is gone
-    monkeypatch.undo()
+    assert valkey.hlen("user:{1}") == MAX_FIELDS + 1  # given up, and nothing is gone
+    monkeypatch.setattr(redis_form, "_tidied", tidied)
     write(users, "0-two", edge(Follow, 10_000, target=10_000))
-    assert sorted(valkey.hkeys("user:{1}")) == [b"blocks", b"following"]
+    assert sorted(valkey.hkeys("user:{1}")) == [b"blocks+joined", b"following+joined"]
     state = users.read(["1"])[0]
     assert state.blocks.tolist() == [77]
-    assert len(state.following) == MAX_FIELDS + 2
+    assert len(state.following) == MAX_FIELDS + 1
 
 
 def test_a_state_that_cannot_be_read_names_the_user(valkey: redis.Redis) -> None:
@@ -133,9 +151,9 @@ batches = st.lists(
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches, st.randoms(use_true_random=False))
+@given(batches, st.randoms(use_true_random=False), st.sampled_from([0, 200, 16_384]))
 def test_a_writer_that_dies_and_replays_leads_to_the_same_state(
-    valkey: redis.Redis, batches: list[list[EngagementEvent | GraphEvent]], random: Any
+    valkey: redis.Redis, batches: list[list[EngagementEvent | GraphEvent]], random: Any, fold_bytes: int
 ) -> None:
     valkey.flushall()
     users = UserStates(valkey)
@@ -144,7 +162,8 @@ def test_a_writer_that_dies_and_replays_leads_to_the_same_state(
     expected = plain(users.read(["1"])[0])
     valkey.flushall()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redis_form, "MAX_FIELDS", 3)
+        for name, value in (("MAX_FIELDS", 3), ("_COUNTED_FIELDS", 1), ("FOLD_BYTES", fold_bytes)):
+            patch.setattr(redis_form, name, value)
         offset = 0
         while offset < len(everything):
             size = random.randint(1, 4)  # a replay cuts batches as it likes

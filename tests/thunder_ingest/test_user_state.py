@@ -24,7 +24,7 @@ from thunder_ingest.events import (
     Unsubscribe,
 )
 from thunder_ingest.ids import id64
-from thunder_ingest.user_entries import EDGE, HISTORY, VIEW, keyword_entry, view_entry
+from thunder_ingest.user_entries import EDGE, HISTORY, VIEW, by_user, entries_by_user, keyword_entry, view_entry
 from thunder_ingest.user_state import (
     KINDS,
     VERSION,
@@ -301,3 +301,34 @@ def test_only_kinds_with_tails_are_written_again() -> None:
     stored = compacted(tails_of([edge(Follow, 1), impression(1)]))
     bases, tails = compact(stored | {b"following+9": encode("following", [])})
     assert (set(bases), tails) == ({b"following"}, [b"following+9"])
+
+
+# --- grouping a batch -----------------------------------------------------------------------------------------------
+
+users = st.sampled_from([1, "1", 2, "did:plc:a"])
+any_events: st.SearchStrategy[EngagementEvent | GraphEvent] = st.one_of(
+    st.builds(
+        Engagement,
+        user_id=users,
+        post_id=st.sampled_from([5, "5", "did:p"]),
+        author_id=st.sampled_from([7, "did:plc:b"]),
+        action=st.sampled_from(["favorite", "reply"]),
+        at=st.integers(T0, T0 + 9),
+        undo=st.sampled_from([None, True, False]),
+        surface=st.sampled_from([None, "home"]),
+    ),
+    st.builds(Impression, user_id=users, post_id=st.just(5), author_id=st.just(7), at=st.integers(T0, T0 + 9)),
+    st.builds(Block, user_id=users, target_id=st.just(3), at=st.just(T0)),
+    st.builds(MuteKeyword, user_id=users, keyword=st.just("word"), at=st.just(T0)),
+)
+
+
+@given(st.lists(any_events, max_size=12))
+def test_the_entries_of_a_batch_are_those_of_each_of_its_events(events: list[EngagementEvent | GraphEvent]) -> None:
+    assert entries_by_user(events) == by_user(update for event in events for update in updates_of(event))
+
+
+def test_an_action_is_an_entry_of_the_history_and_of_what_was_seen_and_an_undo_of_the_history_alone() -> None:
+    history, seen = updates_of(favorite(1))
+    assert (history.kind, seen.kind, seen.entry) == ("history", "seen", view_entry(T0 + 1, 10))
+    assert [update.kind for update in updates_of(favorite(1, undo=True))] == ["history"]

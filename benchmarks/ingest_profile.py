@@ -1,0 +1,85 @@
+"""What bounds `benchmarks.ingest`: the CPU time of each step of the two flows, in µs an event, without servers.
+
+`python -m benchmarks.ingest_profile [--events N] [--repeat N]`. The rest of a flow's time is consuming and producing,
+which the bare flow of `benchmarks.ingest` shows.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Message
+
+from benchmarks.ingest import engagements, posts
+from benchmarks.report import Measure, print_report
+from flows.decoding import Decoded, Decoder
+from flows.engagements import count_changes, user_writes
+from flows.kafka import Batch, collect_garbage_seldom
+from flows.posts import Apply
+from infra.clock import WallClock
+from infra.settings import Settings
+from thunder_ingest.posts import PostTable
+from thunder_ingest.redis_form import hset_commands
+from thunder_ingest.text import packed_tokens
+
+
+def batch(topic: str, messages: Sequence[tuple[bytes, bytes]]) -> Batch:
+    """Messages as the source would hand them over."""
+    return Batch(
+        topic,
+        0,
+        [Message(topic=topic, partition=0, offset=n, key=key, value=value) for n, (key, value) in enumerate(messages)],
+    )
+
+
+def cpu_us(step: Callable[[], object], events: int, repeat: int) -> list[float]:
+    """CPU time of a step for an event, each time it is run."""
+    times = []
+    for _ in range(repeat):
+        begin = time.thread_time()
+        step()
+        times.append((time.thread_time() - begin) / events * 1e6)
+    return times
+
+
+def steps(count: int) -> dict[str, Callable[[], object]]:
+    """The steps by name, each on the same events."""
+    random, decode = np.random.default_rng(7), Decoder(Settings(), WallClock())
+    written = batch("posts", list(posts(count, random)))
+    engaged = batch("engagements", list(engagements(count, 100_000, random)))
+    created, viewed = decode(written), decode(engaged)
+    writes = user_writes(viewed)
+
+    def applied(decoded: Decoded) -> Any:
+        return Apply(PostTable(Settings().max_post_age_ms), WallClock(), lambda _table: None)(decoded)
+
+    return {
+        "posts_decode": lambda: decode(written),
+        "posts_apply": lambda: applied(created),
+        "posts_apply_of_that_tokens": lambda: [packed_tokens(event.text) for event in created.events],
+        "engagements_decode": lambda: decode(engaged),
+        "engagements_group_by_user": lambda: user_writes(viewed),
+        "engagements_pack_for_redis": lambda: hset_commands(writes.entries, writes.suffix),
+        "engagements_count": lambda: count_changes(viewed),
+    }
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--repeat", type=int, default=5)
+    arguments = parser.parse_args()
+    collect_garbage_seldom()
+    measures = []
+    for name, step in steps(arguments.events).items():
+        times = cpu_us(step, arguments.events, arguments.repeat)
+        spread = {"min": round(min(times), 2), "max": round(max(times), 2)}
+        measures.append(Measure(f"{name}_us", round(float(np.median(times)), 2), "us", "lower", spread=spread))
+    print_report("ingest_profile", vars(arguments), measures)
+
+
+if __name__ == "__main__":
+    main()
