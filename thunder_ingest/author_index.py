@@ -5,10 +5,11 @@ the time of a post beside its row, so that a read touches nothing else. Blocks a
 or nearly empty, is left for a smaller or larger one and used again.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
+from numpy.typing import NDArray
 
 from thunder_ingest.compiled import kernel
 from thunder_ingest.id_table import FIRST, IdTable, claim, id_table, place_of, release
@@ -60,7 +61,7 @@ def with_more_entries(index: AuthorIndex) -> AuthorIndex:
     return index._replace(entries=longer(index.entries, len(index.entries) * 3 // 2))
 
 
-def longer(array: np.ndarray, length: int) -> np.ndarray:  # type: ignore[type-arg]  # of whatever it holds
+def longer(array: NDArray[Any], length: int) -> NDArray[Any]:
     """An array with zeros behind it; pages that are not written to cost no memory."""
     if length == len(array):
         return array

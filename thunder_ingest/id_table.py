@@ -1,6 +1,6 @@
 """A hash table from ids to two small integers, open addressing with linear probing: one cache line for a look-up."""
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -46,10 +46,11 @@ def with_room(table: IdTable, more: int) -> IdTable:
 @kernel
 def home(id_: int, places: int) -> int:
     """Where the search for an id begins."""
-    mixed = np.uint64(id_)
+    mixed: Any = np.uint64(id_)
     mixed = (mixed ^ (mixed >> _HALF)) * _MIX
     mixed = (mixed ^ (mixed >> _HALF)) * _MIX
-    return np.int64(mixed >> _TOP) & (places - 1)
+    place: Any = np.int64(mixed >> _TOP) & (places - 1)
+    return place
 
 
 @kernel

@@ -6,7 +6,7 @@ they post little. An estimate of the walk's length decides; a walk that turns ou
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt32
@@ -84,9 +84,8 @@ class Asked(NamedTuple):
 
 def scratch(slots: int, rows: int) -> Scratch:
     """Room for so many authors and posts."""
-    return Scratch(
-        np.zeros(slots // 8 + 1, np.uint8), np.zeros((slots, 4), np.int32), np.zeros(rows // 8 + 1, np.uint8)
-    )
+    bits_of_slots, bits_of_rows = (np.zeros(n // 8 + 1, np.uint8) for n in (slots, rows))
+    return Scratch(bits_of_slots, np.zeros((slots, 4), np.int32), bits_of_rows)
 
 
 def asked(viewer: int, oldest_ms: int, limits: StoreLimits, limit: int, *, videos_only: bool) -> Asked:
@@ -165,7 +164,8 @@ def _walk_budget(p: Posts, a: Asked, slots: Int64[np.ndarray, " k"], reach: int)
     most = a.first + a.second
     gathered = 0
     for slot in slots:
-        gathered += min(np.int64(p.authors.heads[slot, COUNT]), 2 * most)
+        count: Any = p.authors.heads[slot, COUNT]
+        gathered += min(count, 2 * most)
     if gathered == 0:
         return 0
     share = min(1.0, a.limit / gathered)
@@ -179,7 +179,8 @@ def _walk_budget(p: Posts, a: Asked, slots: Int64[np.ndarray, " k"], reach: int)
     length = share * reach
     if length > _GATHERED_COST * (gathered + len(slots)):
         return 0
-    return max(np.int64(length) * _PATIENCE, _WALKED_AT_ONCE)
+    budget: Any = max(np.int64(length) * _PATIENCE, _WALKED_AT_ONCE)
+    return budget
 
 
 @kernel
@@ -189,9 +190,9 @@ def _is_allowed(p: Posts, s: Scratch, a: Asked, row: int, kind: int) -> bool:
         return False
     state = p.state[row]
     if kind == REPLY:
-        if state == HIDDEN or state == ALWAYS:
+        if state in (HIDDEN, ALWAYS):
             return state == ALWAYS
-        slot = np.int64(state) - 1
+        slot: Any = np.int64(state) - 1
         return s.followed[slot >> 3] >> (slot & 7) & 1 == 1
     if kind == REPOST and state != NOBODY and (state == CHECK or state == a.viewer_print):
         return not _shows_viewer(p, a, row)
@@ -216,7 +217,7 @@ def _walk(p: Posts, s: Scratch, a: Asked, begin: int, budget: int, chosen: Int64
     end = p.log.bounds[END]
     last = max(begin, end - budget)
     for entry in range(end - 1, last - 1, -1):
-        tag = np.int64(p.log.tag[entry])
+        tag: Any = np.int64(p.log.tag[entry])
         slot = tag >> 2
         if not s.followed[slot >> 3] >> (slot & 7) & 1:
             continue
@@ -225,7 +226,7 @@ def _walk(p: Posts, s: Scratch, a: Asked, begin: int, budget: int, chosen: Int64
         if s.seen[slot, 2 * second] >= a.scan or s.seen[slot, 2 * second + 1] >= (a.second if second else a.first):
             continue
         s.seen[slot, 2 * second] += 1
-        row = np.int64(p.log.row[entry])
+        row: Any = np.int64(p.log.row[entry])
         if _is_allowed(p, s, a, row, kind):
             s.seen[slot, 2 * second + 1] += 1
             chosen[found] = row
@@ -243,7 +244,8 @@ def _gather(p: Posts, s: Scratch, a: Asked, slots: Int64[np.ndarray, " k"], chos
     """
     room = 0
     for slot in slots:
-        room += min(np.int64(p.authors.heads[slot, COUNT]), max(a.first + a.second, a.scan))
+        posts: Any = p.authors.heads[slot, COUNT]
+        room += min(posts, max(a.first + a.second, a.scan))
     times, tags = np.empty(room, np.int64), np.empty(room, np.int64)
     found = 0
     few = min(a.first, a.second, a.scan)
@@ -281,7 +283,7 @@ def _gather_allowed(
         if time < a.oldest_ms or not (more_first or more_second):
             break
         row, kind = tag >> 2, tag & 3
-        second = not a.videos_only and (kind == REPLY or kind == REPOST)
+        second = not a.videos_only and kind in (REPLY, REPOST)
         if (a.videos_only and not p.is_video[row]) or not (more_second if second else more_first):
             continue
         if second:

@@ -85,4 +85,4 @@ def _rate_all(
     for i in range(len(rows)):
         kind = tags[i] & 3
         row = rows[i]
-        score[i] = -1.0 if kind == REPLY or kind == REPOST else popularity(rate[row], now_ms - created_at[row])
+        score[i] = -1.0 if kind in (REPLY, REPOST) else popularity(rate[row], now_ms - created_at[row])

@@ -23,7 +23,7 @@ class PostTotals:
     def __init__(self, rows: int) -> None:
         self._small: UInt16[np.ndarray, "rows 18"] = np.zeros((rows, TOTALS - _WIDE), np.uint16)
         self._wide: Int32[np.ndarray, "rows 2"] = np.zeros((rows, _WIDE), np.int32)
-        self._large: dict[int, Int32[np.ndarray, "20"]] = {}  # rows in which a small total is none any more
+        self._large: dict[int, Int32[np.ndarray, " totals"]] = {}  # rows in which a small total is none any more
         self.at: Int64[np.ndarray, " rows"] = np.zeros(rows, np.int64)
         self.rate: Float32[np.ndarray, " rows"] = np.zeros(rows, np.float32)
         self._unseen = engagement_rate(np.zeros((1, TOTALS), np.int32))[0]

@@ -4,10 +4,10 @@ Each stored reply and repost stands in a chain of those that refer to the same p
 whether it is stored or not: a parent that comes late, changes, is deleted or restored finds its replies there.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8, UInt32
+from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32
 
 from thunder_ingest.author_index import AuthorIndex
 from thunder_ingest.compiled import kernel
@@ -15,12 +15,12 @@ from thunder_ingest.events import ORIGINAL, QUOTE, REPLY, REPOST
 from thunder_ingest.id_table import FIRST, SECOND, IdTable, claim, place_of, release
 from thunder_ingest.post_columns import StoredColumns
 
-HIDDEN: Final = np.uint32(0)
+HIDDEN: Final[Any] = np.uint32(0)
 """The state of a reply that nobody is shown; else it is ALWAYS, or the slot of an author to be followed, plus one."""
-ALWAYS: Final = np.uint32(0xFFFFFFFF)
-NOBODY: Final = np.uint32(0)
+ALWAYS: Final[Any] = np.uint32(0xFFFFFFFF)
+NOBODY: Final[Any] = np.uint32(0)
 """The state of a repost whose source's author is not known; else it is CHECK, or `fingerprint` of that author."""
-CHECK: Final = np.uint32(0xFFFFFFFF)
+CHECK: Final[Any] = np.uint32(0xFFFFFFFF)
 
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 _HALF: Final = np.uint64(32)
@@ -47,7 +47,7 @@ class Stored(NamedTuple):
     parent_id: Int64[np.ndarray, " rows"]
     source_id: Int64[np.ndarray, " rows"]
     source_author_id: Int64[np.ndarray, " rows"]
-    photos: np.ndarray  # type: ignore[type-arg]  # uint16 [rows]
+    photos: UInt16[np.ndarray, " rows"]
     video_ms: Int32[np.ndarray, " rows"]
 
 
@@ -85,7 +85,8 @@ def row_of(ids: IdTable, post_id: int) -> int:
 def fingerprint(author_id: int) -> int:
     """A number of 32 bits, neither NOBODY nor CHECK, that is the same for the same author."""
     mixed = np.uint32((np.uint64(author_id) * _MIX) >> _HALF)
-    return np.uint32(min(max(mixed, np.uint32(1)), np.uint32(0xFFFFFFFE)))
+    print_: Any = np.uint32(min(max(mixed, np.uint32(1)), np.uint32(0xFFFFFFFE)))
+    return print_
 
 
 @kernel
@@ -118,7 +119,8 @@ def _reply_state(s: Stored, row: int) -> int:
             root = s.post_id[above]
     if root == 0 or s.parent_id[parent] != root:
         return HIDDEN
-    return np.uint32(s.author[parent] + 1)
+    state: Any = np.uint32(s.author[parent] + 1)
+    return state
 
 
 @kernel
