@@ -127,9 +127,7 @@ def measures(arguments: argparse.Namespace) -> list[Measure]:
     plain = PlainStore(limits)
     for begin in range(0, arguments.posts, BATCH):
         plain.apply(world.posts(begin, min(begin + BATCH, arguments.posts)))
-    compared = {
-        name: compare(store, plain, of[: arguments.plain_viewers]) for name, of in kinds.items()
-    }
+    compared = {name: compare(store, plain, of[: arguments.plain_viewers]) for name, of in kinds.items()}
     del plain
     gc.collect()
     sys.stderr.write("reading while writing\n")

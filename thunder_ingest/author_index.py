@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from numpy.typing import NDArray
 
-from thunder_ingest.compiled import kernel
+from thunder_ingest.compiled import inlined, kernel
 from thunder_ingest.id_table import FIRST, IdTable, claim, id_table, place_of, release
 from thunder_ingest.id_table import with_room as table_with_room
 
@@ -134,14 +134,14 @@ def _resize(index: AuthorIndex, slot: int, count: int) -> bool:
     return True
 
 
-@kernel
+@inlined
 def _is_older(index: AuthorIndex, at: int, time: int, id_: int, post_id: Int64[np.ndarray, " rows"]) -> bool:
     if index.entries[at, 0] != time:
         return index.entries[at, 0] < time
     return post_id[index.entries[at, 1] >> 2] < id_
 
 
-@kernel
+@inlined
 def _run(rows: Int64[np.ndarray, " n"], begin: int, author: Int32[np.ndarray, " rows"]) -> int:
     """Where the rows of the author that stands at `begin` end."""
     end = begin + 1
@@ -224,7 +224,7 @@ def take_out(
         index.heads[slot, COUNT] = count
         if count == 0:
             _free_block(index, start, index.heads[slot, SIZE_CLASS])
-            release(index.table, place_of(index.table, index.ids[slot]))
+            release(index.table, place_of(index.table.keys, index.ids[slot]))
             index.ids[slot] = 0
             index.heads[slot, COUNT] = index.state[_FREE_SLOT]
             index.state[_FREE_SLOT] = slot + 1

@@ -29,8 +29,20 @@ _OURS = config.CACHE_DIR or _cache_folder()
 
 def kernel(function: F) -> F:
     """Compile a function at its first call; it may use scalars, arrays, NamedTuples of them and other kernels."""
+    return _compiled(function, "never")
+
+
+def inlined(function: F) -> F:
+    """The same for a function that becomes part of each kernel that calls it.
+
+    A call that hands over many arrays counts a reference to each, which takes longer than most functions do.
+    """
+    return _compiled(function, "always")
+
+
+def _compiled(function: F, inline: str) -> F:
     theirs, config.CACHE_DIR = config.CACHE_DIR, _OURS
     try:
-        return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+        return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy", inline=inline)(function))
     finally:
         config.CACHE_DIR = theirs

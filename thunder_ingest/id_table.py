@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from thunder_ingest.compiled import kernel
+from thunder_ingest.compiled import inlined, kernel
 
 _FIRST_ROOM: Final = 2048
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -43,7 +43,7 @@ def with_room(table: IdTable, more: int) -> IdTable:
     return larger
 
 
-@kernel
+@inlined
 def home(id_: int, places: int) -> int:
     """Where the search for an id begins."""
     mixed: Any = np.uint64(id_)
@@ -53,10 +53,9 @@ def home(id_: int, places: int) -> int:
     return place
 
 
-@kernel
-def place_of(table: IdTable, id_: int) -> int:
-    """The place of an id, -1 where it has none."""
-    keys = table.keys
+@inlined
+def place_of(keys: Int64[np.ndarray, "places 2"], id_: int) -> int:
+    """The place of an id among the keys of a table, -1 where it has none."""
     at = home(id_, len(keys))
     while keys[at, 0] != 0:
         if keys[at, 0] == id_:
@@ -65,7 +64,7 @@ def place_of(table: IdTable, id_: int) -> int:
     return -1
 
 
-@kernel
+@inlined
 def claim(table: IdTable, id_: int) -> int:
     """The place of an id, a new one where it had none."""
     keys = table.keys

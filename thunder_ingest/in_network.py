@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int32, Int64, UInt8, UInt32
 
 from thunder_ingest import post_log
 from thunder_ingest.author_index import COUNT, START, AuthorIndex
-from thunder_ingest.compiled import kernel
+from thunder_ingest.compiled import inlined, kernel
 from thunder_ingest.events import REPLY, REPOST
 from thunder_ingest.id_table import FIRST, IdTable, place_of
 from thunder_ingest.newest_first import newest_first, sort
@@ -26,6 +26,7 @@ _WALKED_AT_ONCE: Final = 20_000
 _GATHERED_COST: Final = 25
 """Entries of the log that are walked in the time in which one author or one post is gathered."""
 _PATIENCE: Final = 4
+NO, YES, PERHAPS = 0, 1, 2
 """A walk so many times longer than its estimate is given up."""
 
 
@@ -113,29 +114,27 @@ def select(
         budget = _walk_budget(p, a, slots, p.log.bounds[END] - begin)
         if budget > 0:
             found = _walk(p, s, a, begin, budget, chosen)
-            for slot in slots:
-                s.seen[slot] = 0
+            _forget(s.seen, slots)
     if found < 0:
         found = _gather(p, s, a, slots, chosen)
-    for slot in slots:
-        s.followed[slot >> 3] = 0
-    for row in rows:
-        s.excluded[row >> 3] = 0
+    _unmark(s.followed, slots)
+    _unmark(s.excluded, rows)
     return chosen[:found]
 
 
 @kernel
 def _mark_followed(p: Posts, s: Scratch, following: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " k"]:
     """The slots of the followed authors who have posts, each once."""
+    keys, values, followed = p.authors.table.keys, p.authors.table.values, s.followed
     slots = np.empty(len(following), np.int64)
     count = 0
     for author_id in following:
-        at = place_of(p.authors.table, author_id)
+        at = place_of(keys, author_id)
         if at >= 0:
-            slot = p.authors.table.values[at, FIRST] - 1
+            slot = values[at, FIRST] - 1
             bit = np.uint8(1 << (slot & 7))
-            if not s.followed[slot >> 3] & bit:
-                s.followed[slot >> 3] |= bit
+            if not followed[slot >> 3] & bit:
+                followed[slot >> 3] |= bit
                 slots[count] = slot
                 count += 1
     return slots[:count]
@@ -143,15 +142,30 @@ def _mark_followed(p: Posts, s: Scratch, following: Int64[np.ndarray, " m"]) -> 
 
 @kernel
 def _mark_excluded(p: Posts, s: Scratch, excluded: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " r"]:
+    keys, values, bits = p.ids.keys, p.ids.values, s.excluded
     rows = np.empty(len(excluded), np.int64)
     count = 0
     for post_id in excluded:
-        row = row_of(p.ids, post_id)
+        at = place_of(keys, post_id)
+        row = values[at, FIRST] - 1 if at >= 0 else -1
         if row >= 0:
-            s.excluded[row >> 3] |= np.uint8(1 << (row & 7))
+            bits[row >> 3] |= np.uint8(1 << (row & 7))
             rows[count] = row
             count += 1
     return rows[:count]
+
+
+@kernel
+def _unmark(bits: UInt8[np.ndarray, " n"], marked: Int64[np.ndarray, " k"]) -> None:
+    for each in marked:
+        bits[each >> 3] = 0
+
+
+@kernel
+def _forget(seen: Int32[np.ndarray, "slots 4"], slots: Int64[np.ndarray, " k"]) -> None:
+    for slot in slots:
+        for i in range(4):
+            seen[slot, i] = 0
 
 
 @kernel
@@ -161,10 +175,11 @@ def _walk_budget(p: Posts, a: Asked, slots: Int64[np.ndarray, " k"], reach: int)
     If posts of all authors are spread evenly over the log, a share of it holds that share of each author's posts, up
     to the author's limits: the share that holds enough is approached from below.
     """
+    heads = p.authors.heads
     most = a.first + a.second
     gathered = 0
     for slot in slots:
-        count: Any = p.authors.heads[slot, COUNT]
+        count: Any = heads[slot, COUNT]
         gathered += min(count, 2 * most)
     if gathered == 0:
         return 0
@@ -172,7 +187,7 @@ def _walk_budget(p: Posts, a: Asked, slots: Int64[np.ndarray, " k"], reach: int)
     for _ in range(4):
         held = 0.0
         for slot in slots:
-            held += min(share * p.authors.heads[slot, COUNT], float(most))
+            held += min(share * heads[slot, COUNT], float(most))
         if share >= 1.0 or held >= a.limit:
             break
         share = min(1.0, share * a.limit / held)
@@ -183,20 +198,28 @@ def _walk_budget(p: Posts, a: Asked, slots: Int64[np.ndarray, " k"], reach: int)
     return budget
 
 
-@kernel
-def _is_allowed(p: Posts, s: Scratch, a: Asked, row: int, kind: int) -> bool:
-    """Whether a post is shown to this viewer; age, authors and limits are looked at elsewhere."""
-    if s.excluded[row >> 3] >> (row & 7) & 1:
-        return False
-    state = p.state[row]
-    if kind == REPLY:
-        if state in (HIDDEN, ALWAYS):
-            return state == ALWAYS
-        slot: Any = np.int64(state) - 1
-        return s.followed[slot >> 3] >> (slot & 7) & 1 == 1
-    if kind == REPOST and state != NOBODY and (state == CHECK or state == a.viewer_print):
-        return not _shows_viewer(p, a, row)
-    return True
+@inlined
+def _verdict(
+    excluded: UInt8[np.ndarray, " rows"],
+    followed: UInt8[np.ndarray, " slots"],
+    state: UInt32[np.ndarray, " rows"],
+    viewer_print: int,
+    row: int,
+    kind: int,
+) -> int:
+    """Whether a post is shown to this viewer: NO, YES or PERHAPS; age, authors and limits are looked at elsewhere."""
+    verdict = YES
+    if excluded[row >> 3] >> (row & 7) & 1:
+        verdict = NO
+    elif kind == REPLY:
+        if state[row] == HIDDEN:
+            verdict = NO
+        elif state[row] != ALWAYS:
+            slot: Any = np.int64(state[row]) - 1
+            verdict = YES if followed[slot >> 3] >> (slot & 7) & 1 else NO
+    elif kind == REPOST and state[row] != NOBODY and (state[row] == CHECK or state[row] == viewer_print):
+        verdict = PERHAPS
+    return verdict
 
 
 @kernel
@@ -211,24 +234,26 @@ def _shows_viewer(p: Posts, a: Asked, row: int) -> bool:
 @kernel
 def _walk(p: Posts, s: Scratch, a: Asked, begin: int, budget: int, chosen: Int64[np.ndarray, " limit"]) -> int:
     """Fill `chosen` from the newest entry back to `begin`; returns how many, -1 if the walk is given up."""
+    tags, rows, state = p.log.tag, p.log.row, p.state
+    followed, seen, excluded = s.followed, s.seen, s.excluded
     found = 0
     if a.limit == 0:
         return 0
     end = p.log.bounds[END]
     last = max(begin, end - budget)
     for entry in range(end - 1, last - 1, -1):
-        tag: Any = np.int64(p.log.tag[entry])
-        slot = tag >> 2
-        if not s.followed[slot >> 3] >> (slot & 7) & 1:
+        slot: Any = np.int64(tags[entry] >> 2)
+        if not followed[slot >> 3] >> (slot & 7) & 1:
             continue
-        kind = tag & 3
+        kind: Any = np.int64(tags[entry] & 3)
         second = (kind + 1) >> 1 & 1  # replies and reposts
-        if s.seen[slot, 2 * second] >= a.scan or s.seen[slot, 2 * second + 1] >= (a.second if second else a.first):
+        if seen[slot, 2 * second] >= a.scan or seen[slot, 2 * second + 1] >= (a.second if second else a.first):
             continue
-        s.seen[slot, 2 * second] += 1
-        row: Any = np.int64(p.log.row[entry])
-        if _is_allowed(p, s, a, row, kind):
-            s.seen[slot, 2 * second + 1] += 1
+        seen[slot, 2 * second] += 1
+        row: Any = np.int64(rows[entry])
+        verdict = _verdict(excluded, followed, state, a.viewer_print, row, kind)
+        if verdict == YES or (verdict == PERHAPS and not _shows_viewer(p, a, row)):
+            seen[slot, 2 * second + 1] += 1
             chosen[found] = row
             found += 1
             if found == a.limit:
@@ -242,21 +267,22 @@ def _gather(p: Posts, s: Scratch, a: Asked, slots: Int64[np.ndarray, " k"], chos
 
     What an author has few of cannot meet a limit: such posts are looked at only when their turn comes.
     """
+    heads, entries = p.authors.heads, p.authors.entries
     room = 0
     for slot in slots:
-        posts: Any = p.authors.heads[slot, COUNT]
+        posts: Any = heads[slot, COUNT]
         room += min(posts, max(a.first + a.second, a.scan))
     times, tags = np.empty(room, np.int64), np.empty(room, np.int64)
     found = 0
     few = min(a.first, a.second, a.scan)
     for slot in slots:
-        start, count = p.authors.heads[slot, START], p.authors.heads[slot, COUNT]
+        start, count = heads[slot, START], heads[slot, COUNT]
         if count <= few:
             for at in range(start + count - 1, start - 1, -1):
-                if p.authors.entries[at, 0] < a.oldest_ms:
+                if entries[at, 0] < a.oldest_ms:
                     break
-                times[found] = p.authors.entries[at, 0]
-                tags[found] = p.authors.entries[at, 1] << 1
+                times[found] = entries[at, 0]
+                tags[found] = entries[at, 1] << 1
                 found += 1
         else:
             found = _gather_allowed(p, s, a, start, count, times, tags, found)
@@ -275,22 +301,25 @@ def _gather_allowed(
     found: int,
 ) -> int:
     """The allowed posts of one author within the limits, marked as looked at; returns how many are found now."""
+    entries, state, is_video = p.authors.entries, p.state, p.is_video
+    followed, excluded = s.followed, s.excluded
     scanned_first = scanned_second = kept_first = kept_second = 0
     for at in range(start + count - 1, start - 1, -1):
-        time, tag = p.authors.entries[at, 0], p.authors.entries[at, 1]
+        time, tag = entries[at, 0], entries[at, 1]
         more_first = scanned_first < a.scan and kept_first < a.first
         more_second = scanned_second < a.scan and kept_second < a.second
         if time < a.oldest_ms or not (more_first or more_second):
             break
         row, kind = tag >> 2, tag & 3
         second = not a.videos_only and kind in (REPLY, REPOST)
-        if (a.videos_only and not p.is_video[row]) or not (more_second if second else more_first):
+        if (a.videos_only and not is_video[row]) or not (more_second if second else more_first):
             continue
         if second:
             scanned_second += 1
         else:
             scanned_first += 1
-        if _is_allowed(p, s, a, row, kind):
+        verdict = _verdict(excluded, followed, state, a.viewer_print, row, kind)
+        if verdict == YES or (verdict == PERHAPS and not _shows_viewer(p, a, row)):
             if second:
                 kept_second += 1
             else:
@@ -313,14 +342,18 @@ def _in_order(
     found = 0
     if a.limit == 0 or len(times) == 0:
         return 0
-    buckets = newest_first(times)
-    for bucket in range(len(buckets.begin) - 1):
-        begin, end = buckets.begin[bucket], buckets.begin[bucket + 1]
-        sort(buckets.order, begin, end, times, p.post_id, tags, 3)
+    followed, excluded, state, post_id = s.followed, s.excluded, p.state, p.post_id
+    order, begins = newest_first(times)
+    for bucket in range(len(begins) - 1):
+        begin, end = begins[bucket], begins[bucket + 1]
+        if end - begin > 1:
+            sort(order, begin, end, times, post_id, tags, 3)
         for place in range(begin, end):
-            tag = tags[buckets.order[place]]
-            if tag & 1 or _is_allowed(p, s, a, tag >> 3, tag >> 1 & 3):
-                chosen[found] = tag >> 3
+            tag = tags[order[place]]
+            row = tag >> 3
+            verdict = YES if tag & 1 else _verdict(excluded, followed, state, a.viewer_print, row, tag >> 1 & 3)
+            if verdict == YES or (verdict == PERHAPS and not _shows_viewer(p, a, row)):
+                chosen[found] = row
                 found += 1
                 if found == a.limit:
                     return found

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from thunder_ingest.compiled import kernel
+from thunder_ingest.compiled import inlined, kernel
 
 _FEW: Final = 12
 
@@ -66,7 +66,7 @@ def sort(
         order[place] = moving
 
 
-@kernel
+@inlined
 def _is_newer(
     one: int,
     other: int,

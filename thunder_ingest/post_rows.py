@@ -249,7 +249,7 @@ def claim_rows(
 def forget(ids: IdTable, post_ids: Int64[np.ndarray, " n"]) -> None:
     """Posts are stored no more; an id that others refer to stays."""
     for post_id in post_ids:
-        at = place_of(ids, post_id)
+        at = place_of(ids.keys, post_id)
         ids.values[at, FIRST] = 0
         if ids.values[at, SECOND] == 0:
             release(ids, at)

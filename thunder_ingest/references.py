@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32
 
 from thunder_ingest.author_index import AuthorIndex
-from thunder_ingest.compiled import kernel
+from thunder_ingest.compiled import inlined, kernel
 from thunder_ingest.events import ORIGINAL, QUOTE, REPLY, REPOST
 from thunder_ingest.id_table import FIRST, SECOND, IdTable, claim, place_of, release
 from thunder_ingest.post_columns import StoredColumns
@@ -74,14 +74,14 @@ def stored(ids: IdTable, authors: AuthorIndex, columns: StoredColumns) -> Stored
     )
 
 
-@kernel
+@inlined
 def row_of(ids: IdTable, post_id: int) -> int:
     """The row of a post, -1 where it is not stored."""
-    at = place_of(ids, post_id)
+    at = place_of(ids.keys, post_id)
     return ids.values[at, FIRST] - 1 if at >= 0 else -1
 
 
-@kernel
+@inlined
 def fingerprint(author_id: int) -> int:
     """A number of 32 bits, neither NOBODY nor CHECK, that is the same for the same author."""
     mixed = np.uint32((np.uint64(author_id) * _MIX) >> _HALF)
@@ -89,19 +89,19 @@ def fingerprint(author_id: int) -> int:
     return print_
 
 
-@kernel
+@inlined
 def _refers_to(s: Stored, row: int) -> int:
     if s.kind[row] == REPLY:
         return s.parent_id[row]
     return s.source_id[row] if s.kind[row] == REPOST else 0
 
 
-@kernel
+@inlined
 def _begins_a_conversation(s: Stored, row: int) -> bool:
     return s.kind[row] == ORIGINAL or s.kind[row] == QUOTE
 
 
-@kernel
+@inlined
 def _reply_state(s: Stored, row: int) -> int:
     """A reply shows if its parent is stored and is no reply or repost, or answers the root and is by someone followed.
 
@@ -123,7 +123,7 @@ def _reply_state(s: Stored, row: int) -> int:
     return state
 
 
-@kernel
+@inlined
 def _repost_state(s: Stored, row: int) -> int:
     source = row_of(s.ids, s.source_id[row])
     named = s.source_author_id[row]
@@ -134,7 +134,7 @@ def _repost_state(s: Stored, row: int) -> int:
     return NOBODY if author == 0 else fingerprint(author)
 
 
-@kernel
+@inlined
 def _shows_video(s: Stored, row: int, min_video_ms: int) -> bool:
     """A single video, long enough, that is no reply, or a repost of a stored one."""
     if s.kind[row] == REPOST:
@@ -144,7 +144,7 @@ def _shows_video(s: Stored, row: int, min_video_ms: int) -> bool:
     return _begins_a_conversation(s, row) and s.photos[row] == 0 and s.video_ms[row] >= min_video_ms
 
 
-@kernel
+@inlined
 def _decide(s: Stored, r: References, row: int, min_video_ms: int) -> None:
     if s.kind[row] == REPLY:
         r.state[row] = _reply_state(s, row)
@@ -164,12 +164,12 @@ def decide(s: Stored, r: References, rows: Int64[np.ndarray, " n"], min_video_ms
 def decide_about(s: Stored, r: References, post_ids: Int64[np.ndarray, " n"], min_video_ms: int) -> None:
     """What the posts that refer to some posts are, and the replies to those, after a change of the posts."""
     for post_id in post_ids:
-        at = place_of(s.ids, post_id)
+        at = place_of(s.ids.keys, post_id)
         child = s.ids.values[at, SECOND] - 1 if at >= 0 else -1
         while child >= 0:
             _decide(s, r, child, min_video_ms)
             if s.kind[child] == REPLY:
-                below = place_of(s.ids, s.post_id[child])
+                below = place_of(s.ids.keys, s.post_id[child])
                 grandchild = s.ids.values[below, SECOND] - 1
                 while grandchild >= 0:
                     _decide(s, r, grandchild, min_video_ms)
@@ -206,7 +206,7 @@ def unlink(s: Stored, r: References, rows: Int64[np.ndarray, " n"]) -> None:
         if before:
             r.following[before - 1] = after
         else:
-            at = place_of(s.ids, referred)
+            at = place_of(s.ids.keys, referred)
             s.ids.values[at, SECOND] = after
             if after == 0 and s.ids.values[at, FIRST] == 0:
                 release(s.ids, at)

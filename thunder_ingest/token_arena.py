@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt16, UInt32
 
 from thunder_ingest.author_index import longer
-from thunder_ingest.compiled import kernel
+from thunder_ingest.compiled import inlined, kernel
 from thunder_ingest.text import MAX_TOKENS
 
 _FIRST_STEPS: Final = 4096
@@ -40,7 +40,7 @@ def with_room(arena: TokenArena, words: Int64[np.ndarray, " n"]) -> TokenArena:
     return arena._replace(tokens=longer(arena.tokens, room))
 
 
-@kernel
+@inlined
 def _size_class(words: int) -> int:
     """The class of a text's piece, 0 where it needs none: so many steps, from the 17th on doubling."""
     steps = (words + _STEP - 1) // _STEP
@@ -52,7 +52,7 @@ def _size_class(words: int) -> int:
     return size_class
 
 
-@kernel
+@inlined
 def _put_back(arena: TokenArena, at: int, words: int) -> None:
     size_class = _size_class(words)
     if size_class:
