@@ -64,6 +64,15 @@ def place_of(keys: Int64[np.ndarray, "places 2"], id_: int) -> int:
     return -1
 
 
+@kernel
+def touch(keys: Int64[np.ndarray, "places 2"], ids: Int64[np.ndarray, " n"]) -> int:
+    """Bring the places of ids into the cache, many at a time: nothing waits for what one of them holds."""
+    sum_ = 0
+    for id_ in ids:
+        sum_ ^= keys[home(id_, len(keys)), 0]
+    return sum_
+
+
 @inlined
 def claim(table: IdTable, id_: int) -> int:
     """The place of an id, a new one where it had none."""

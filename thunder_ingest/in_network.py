@@ -15,7 +15,7 @@ from thunder_ingest import post_log
 from thunder_ingest.author_index import COUNT, START, AuthorIndex
 from thunder_ingest.compiled import inlined, kernel
 from thunder_ingest.events import REPLY, REPOST
-from thunder_ingest.id_table import FIRST, IdTable, place_of
+from thunder_ingest.id_table import FIRST, IdTable, place_of, touch
 from thunder_ingest.newest_first import newest_first, sort
 from thunder_ingest.post_log import END, PostLog
 from thunder_ingest.references import ALWAYS, CHECK, HIDDEN, NOBODY, fingerprint, row_of
@@ -126,7 +126,8 @@ def select(
 def _mark_followed(p: Posts, s: Scratch, following: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " k"]:
     """The slots of the followed authors who have posts, each once."""
     keys, values, followed = p.authors.table.keys, p.authors.table.values, s.followed
-    slots = np.empty(len(following), np.int64)
+    slots = np.empty(len(following) + 1, np.int64)
+    slots[-1] = touch(keys, following)  # kept, so that it is done
     count = 0
     for author_id in following:
         at = place_of(keys, author_id)
@@ -143,7 +144,8 @@ def _mark_followed(p: Posts, s: Scratch, following: Int64[np.ndarray, " m"]) -> 
 @kernel
 def _mark_excluded(p: Posts, s: Scratch, excluded: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " r"]:
     keys, values, bits = p.ids.keys, p.ids.values, s.excluded
-    rows = np.empty(len(excluded), np.int64)
+    rows = np.empty(len(excluded) + 1, np.int64)
+    rows[-1] = touch(keys, excluded)
     count = 0
     for post_id in excluded:
         at = place_of(keys, post_id)
@@ -268,11 +270,13 @@ def _gather(p: Posts, s: Scratch, a: Asked, slots: Int64[np.ndarray, " k"], chos
     What an author has few of cannot meet a limit: such posts are looked at only when their turn comes.
     """
     heads, entries = p.authors.heads, p.authors.entries
-    room = 0
+    room, touched = 1, 0
     for slot in slots:
         posts: Any = heads[slot, COUNT]
         room += min(posts, max(a.first + a.second, a.scan))
+        touched ^= entries[heads[slot, START], 0]
     times, tags = np.empty(room, np.int64), np.empty(room, np.int64)
+    times[-1] = touched  # kept, so that it is done: many blocks come into the cache at a time
     found = 0
     few = min(a.first, a.second, a.scan)
     for slot in slots:
@@ -330,6 +334,14 @@ def _gather_allowed(
 
 
 @kernel
+def _touch(state: UInt32[np.ndarray, " rows"], tags: Int64[np.ndarray, " n"]) -> int:
+    touched = 0
+    for tag in tags:
+        touched ^= np.int64(state[tag >> 3])
+    return touched
+
+
+@kernel
 def _in_order(
     p: Posts,
     s: Scratch,
@@ -344,6 +356,7 @@ def _in_order(
         return 0
     followed, excluded, state, post_id = s.followed, s.excluded, p.state, p.post_id
     order, begins = newest_first(times)
+    chosen[0] = _touch(state, tags)
     for bucket in range(len(begins) - 1):
         begin, end = begins[bucket], begins[bucket + 1]
         if end - begin > 1:
