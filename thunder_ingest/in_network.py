@@ -23,7 +23,7 @@ from thunder_ingest.references import ALWAYS, CHECK, HIDDEN, NOBODY, fingerprint
 DAY_MS = 86_400_000
 
 _WALKED_AT_ONCE: Final = 20_000
-_GATHERED_COST: Final = 25
+GATHERED_COST = 25
 """Entries of the log that are walked in the time in which one author or one post is gathered."""
 _PATIENCE: Final = 4
 NO, YES, PERHAPS = 0, 1, 2
@@ -81,6 +81,7 @@ class Asked(NamedTuple):
     scan: int
     limit: int
     videos_only: bool
+    gathered_cost: int
 
 
 def scratch(slots: int, rows: int) -> Scratch:
@@ -93,7 +94,7 @@ def asked(viewer: int, oldest_ms: int, limits: StoreLimits, limit: int, *, video
     """The question of a viewer; videos are a list of their own."""
     first, second = (limits.videos, 0) if videos_only else (limits.originals, limits.replies)
     viewer_print = int(fingerprint(viewer))
-    return Asked(viewer, viewer_print, oldest_ms, first, second, limits.scan, max(limit, 0), videos_only)
+    return Asked(viewer, viewer_print, oldest_ms, first, second, limits.scan, max(limit, 0), videos_only, GATHERED_COST)
 
 
 @kernel
@@ -194,7 +195,7 @@ def _walk_budget(p: Posts, a: Asked, slots: Int64[np.ndarray, " k"], reach: int)
             break
         share = min(1.0, share * a.limit / held)
     length = share * reach
-    if length > _GATHERED_COST * (gathered + len(slots)):
+    if length > a.gathered_cost * (gathered + len(slots)):
         return 0
     budget: Any = max(np.int64(length) * _PATIENCE, _WALKED_AT_ONCE)
     return budget

@@ -104,6 +104,7 @@ class PostBatch(NamedTuple):
     plain: dict[str, np.ndarray[Any, Any]]  # PLAIN, each in the type of its stored column
     tokens: UInt32[np.ndarray, " t"]
     words: Int64[np.ndarray, " n"]
+    has_forms: list[int]  # places of posts whose ids, or whose authors', were published as text
 
 
 def batch_of(posts: Sequence[Post]) -> PostBatch:
@@ -121,6 +122,7 @@ def batch_of(posts: Sequence[Post]) -> PostBatch:
         {name: column.astype(getattr(_STORED, name)) for name, column in plain.items()},
         np.frombuffer(b"".join(whole), "<u4").astype(np.uint32, copy=False),
         np.fromiter(map(len, whole), np.int64, len(whole)) // 4,
+        [place for place, post in enumerate(posts) if post.post_form is not None or post.author_form is not None],
     )
 
 

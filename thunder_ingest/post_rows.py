@@ -66,10 +66,24 @@ class PostRows:
         self._fill_author(posts.in_reply_to_author_id, posts.in_reply_to_post_id)
         return posts
 
-    def put(self, batch: PostBatch) -> Int64[np.ndarray, " k"]:
-        """Write posts, each at most once, in their rows or in new ones; returns the rows that are new."""
+    def make_room(self, batch: PostBatch) -> None:
+        """Move what is too small for a batch into larger arrays; whoever reads meanwhile reads the same from either."""
         n = len(batch.post_id)
-        self._make_room(n, batch)
+        self.ids = with_room(self.ids, 2 * n)  # a post, and what it refers to
+        self.authors = with_slots(self.authors, n)
+        self.log = post_log.with_room(self.log, n)
+        self.arena = token_arena.with_room(self.arena, batch.words)
+        capacity = len(self.columns.post_id) - 1
+        needed = self._used + max(n - len(self._free), 0)
+        if needed > capacity:
+            capacity = max(needed, capacity * 3 // 2)
+            self.totals.grow(capacity + 1)
+            self.references = References(*(longer(column, capacity + 1) for column in self.references))
+            self.columns = self.columns._make(longer(column, capacity + 1) for column in self.columns)
+
+    def put(self, batch: PostBatch) -> Int64[np.ndarray, " k"]:
+        """Write posts, each once, in their rows or in new ones, for which there is room; returns the new rows."""
+        n = len(batch.post_id)
         rows, is_new = np.empty(n, np.int64), np.empty(n, np.bool_)
         first_seen(self.ids, batch.post_id, is_new)
         new = self._take_rows(int(is_new.sum()))
@@ -122,18 +136,6 @@ class PostRows:
 
     # --- parts of `put` and `drop` ----------------------------------------------------------------------------------
 
-    def _make_room(self, n: int, batch: PostBatch) -> None:
-        self.ids = with_room(self.ids, 2 * n)  # a post, and what it refers to
-        self.log = post_log.with_room(self.log, n)
-        self.arena = token_arena.with_room(self.arena, batch.words)
-        capacity = len(self.columns.post_id) - 1
-        needed = self._used + max(n - len(self._free), 0)
-        while capacity < needed:
-            capacity = capacity * 3 // 2
-        self.columns = type(self.columns)(*(longer(column, capacity + 1) for column in self.columns))
-        self.references = References(*(longer(column, capacity + 1) for column in self.references))
-        self.totals.grow(capacity + 1)
-
     def _take_rows(self, n: int) -> Int64[np.ndarray, " n"]:
         again, self._free = self._free[:n], self._free[n:]
         fresh = np.arange(self._used, self._used + n - len(again))
@@ -153,7 +155,6 @@ class PostRows:
         return np.asarray(moved)
 
     def _assign_authors(self, rows: Int64[np.ndarray, " n"], author_ids: Int64[np.ndarray, " n"]) -> None:
-        self.authors = with_slots(self.authors, len(rows))
         slots = np.empty(len(rows), np.int32)
         slots_for(self.authors, author_ids, slots)
         self.columns.author[rows] = slots
@@ -167,9 +168,9 @@ class PostRows:
             for post in batch.posts
         ]
         self.columns.lang[rows] = [self.languages.code(post.lang) for post in batch.posts]
-        for row, post in zip(rows.tolist(), batch.posts, strict=True):
-            if post.post_form is not None or post.author_form is not None:
-                self.string_forms[row] = post.post_form, post.author_form
+        for place in batch.has_forms:
+            post = batch.posts[place]
+            self.string_forms[int(rows[place])] = post.post_form, post.author_form
         token_arena.store(self.arena, rows, batch.tokens, batch.words, self.columns.text, self.columns.words)
 
     def _attach(self, rows: Int64[np.ndarray, " n"]) -> None:

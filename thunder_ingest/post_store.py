@@ -1,8 +1,8 @@
 """Thunder's in-memory store: every servable post, as columns, replicated from `thunder-posts` and `post-counts`.
 
 A replica thread writes, the request path reads; both take `lock`, a writer only for the compiled part of its work on a
-batch of at most BATCH posts. A row means a post only while the lock is held: whoever reads in several steps holds it
-over all of them.
+batch of at most BATCH posts, not while it reads the posts or moves columns into larger ones. A row means a post only
+while the lock is held: whoever reads in several steps holds it over all of them, and does not write meanwhile.
 """
 
 import threading
@@ -36,6 +36,7 @@ class PostStore:
     def __init__(self, limits: StoreLimits | None = None) -> None:
         self.limits = limits or StoreLimits()
         self.lock = threading.RLock()
+        self._writing = threading.RLock()  # taken before `lock`
         self.newest_at = 0
         self._rows = PostRows(self.limits.min_video_ms)
         self._scratch = scratch(1, 1)
@@ -54,15 +55,17 @@ class PostStore:
         live = (post for post in latest.values() if post.is_live)
         while some := list(islice(live, BATCH)):
             batch = batch_of(some)
-            with self.lock:
-                self._put(batch)
+            with self._writing:
+                self._rows.make_room(batch)
+                with self.lock:
+                    self._put(batch)
         with self.lock:
             self.newest_at = max(self.newest_at, newest_at)
 
     def remove(self, post_ids: Sequence[int]) -> None:
         """Forget posts; what was counted is kept for a while, since a deleted post may be restored."""
         unique = np.array(list(dict.fromkeys(post_ids)), np.int64)
-        with self.lock:
+        with self._writing, self.lock:
             rows = self._rows.of(unique)
             rows = rows[rows >= 0]
             for record in self._rows.counts(rows[self._rows.totals.at[rows] > 0]):
@@ -78,7 +81,7 @@ class PostStore:
                 latest[record.post_id] = record
         newest = list(latest.values())
         post_ids, at = np.array(list(latest), np.int64), np.array([record.at for record in newest], np.int64)
-        with self.lock:
+        with self._writing, self.lock:
             self.newest_at = max(self.newest_at, int(at.max(initial=0)))
             rows = self._rows.of(post_ids)
             for place in np.flatnonzero(rows < 0).tolist():
@@ -117,7 +120,7 @@ class PostStore:
 
     def _oldest(self, oldest_ms: int) -> int:
         """Drop a batch of the oldest posts; returns how many."""
-        with self.lock:
+        with self._writing, self.lock:
             log, stored = self._rows.log, self._rows.columns
             begin = int(log.bounds[BEGIN])
             end = min(position(log, stored.created_at, stored.post_id, oldest_ms, 0), begin + BATCH)
