@@ -7,7 +7,7 @@ package: an edit of any of them compiles anew, and a start without an edit compi
 from collections.abc import Callable
 from hashlib import blake2s
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numba
 from numba.core import config as numba_config
@@ -40,7 +40,7 @@ def inlined(function: F) -> F:
     return _compiled(function, "always")
 
 
-def _compiled(function: F, inline: str) -> F:
+def _compiled(function: F, inline: Literal["never", "always"]) -> F:
     theirs, config.CACHE_DIR = config.CACHE_DIR, _OURS
     try:
         return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy", inline=inline)(function))

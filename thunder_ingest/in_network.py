@@ -336,7 +336,7 @@ def _gather_allowed(
 
 @kernel
 def _touch(state: UInt32[np.ndarray, " rows"], tags: Int64[np.ndarray, " n"]) -> int:
-    touched = 0
+    touched: Any = 0
     for tag in tags:
         touched ^= np.int64(state[tag >> 3])
     return touched

@@ -11,7 +11,7 @@ from thunder_ingest.codes import LabelBits, LanguageCodes
 from thunder_ingest.compiled import kernel
 from thunder_ingest.events import PostCounts
 from thunder_ingest.id_table import FIRST, SECOND, IdTable, claim, id_table, place_of, release, with_room
-from thunder_ingest.post_columns import PLAIN, PostBatch, PostColumns, stored_zeros
+from thunder_ingest.post_columns import PLAIN, PostBatch, PostColumns, StoredColumns, stored_zeros
 from thunder_ingest.post_log import PostLog
 from thunder_ingest.post_totals import PostTotals
 from thunder_ingest.references import References, decide, decide_about, link, references, row_of, stored, unlink
@@ -79,7 +79,7 @@ class PostRows:
             capacity = max(needed, capacity * 3 // 2)
             self.totals.grow(capacity + 1)
             self.references = References(*(longer(column, capacity + 1) for column in self.references))
-            self.columns = self.columns._make(longer(column, capacity + 1) for column in self.columns)
+            self.columns = StoredColumns(*(longer(column, capacity + 1) for column in self.columns))
 
     def put(self, batch: PostBatch) -> Int64[np.ndarray, " k"]:
         """Write posts, each once, in their rows or in new ones, for which there is room; returns the new rows."""
