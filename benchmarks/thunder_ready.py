@@ -52,7 +52,7 @@ def _publish(settings: Settings, posts: int, authors: int, seed: int) -> None:
 def main() -> None:
     """Read the changelog of the broker in the settings as a worker does, and say how long it took."""
     began = time.perf_counter()
-    from feed_worker.replica import Replica
+    from feed_worker.replica import Replica, spare_collector
     from infra.clock import clock_of
     from phoenix.index import VectorIndex
     from thunder_ingest.post_store import PostStore, StoreLimits
@@ -65,6 +65,7 @@ def main() -> None:
     clock = clock_of(settings.clock)
     clock.observe(NOW_MS)
     replica = Replica(settings, store, VectorIndex(8), clock)
+    spare_collector()
     replica.start()
     replica.caught_up.wait()
     caught_up = time.perf_counter()

@@ -1,5 +1,6 @@
 """The worker's copy of what the flows derive: posts, counts and vectors, replicated from their topics into memory."""
 
+import gc
 import logging
 import threading
 import time
@@ -20,6 +21,17 @@ log = logging.getLogger(__name__)
 TOPICS = ("thunder-posts", "post-embeddings", "post-counts")
 POLL_S = 0.02
 EXPIRE_EVERY_S = 5.0
+COLLECT_AFTER = 100_000
+
+
+def spare_collector() -> None:
+    """Have the cyclic garbage collector look at what is new only, and seldom.
+
+    Records make objects by the thousand that are gone before the next batch; looking for cycles among them, and among
+    all that was imported, takes as long as reading them.
+    """
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
 class Replica:
