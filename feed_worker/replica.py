@@ -97,7 +97,11 @@ class Replica:
         self._store.apply_counts([unpack_counts(value) for value in by_topic["post-counts"].values() if value])
 
     def _apply_posts(self, records: dict[int, bytes | None]) -> None:
-        posts = [unpack_post(value) for value in records.values() if value]
+        values = [value for value in records.values() if value]
+        newest_ms, others = self._store.apply_packed(values)
+        if newest_ms:
+            self._clock.observe(newest_ms)
+        posts = [unpack_post(values[place]) for place in others]
         gone = [post_id for post_id, value in records.items() if value is None]
         gone += [post.post_id for post in posts if not post.is_live]
         live = [post for post in posts if post.is_live]

@@ -96,33 +96,52 @@ def stored_zeros(rows: int) -> StoredColumns:
 
 
 class PostBatch(NamedTuple):
-    """Live posts on their way into the store: what they say of themselves, as arrays, read before any lock is taken."""
+    """Live posts on their way into the store: what they say of themselves, as arrays, read before any lock is taken.
 
-    posts: Sequence[Post]
+    What few posts have stands beside the arrays, by the post's place: labels that are on, ids published as text.
+    """
+
     post_id: Int64[np.ndarray, " n"]
     author_id: Int64[np.ndarray, " n"]
     plain: dict[str, np.ndarray[Any, Any]]  # PLAIN, each in the type of its stored column
     tokens: UInt32[np.ndarray, " t"]
     words: Int64[np.ndarray, " n"]
-    has_forms: list[int]  # places of posts whose ids, or whose authors', were published as text
+    langs: list[str]
+    lang: Int64[np.ndarray, " n"]  # which of `langs`
+    labels: dict[int, list[str]]
+    forms: dict[int, tuple[str | None, str | None]]
+
+
+def as_stored(name: str, column: Int64[np.ndarray, " n"]) -> np.ndarray[Any, Any]:
+    """A plain column in the type that the store keeps it in."""
+    return (np.minimum(column, np.iinfo(np.uint16).max) if name == "photos" else column).astype(getattr(_STORED, name))
 
 
 def batch_of(posts: Sequence[Post]) -> PostBatch:
     """Read posts into arrays; of a text longer than the columns all tokens are taken."""
-    plain = {name: _integers(name, posts) for name in PLAIN}
-    np.clip(plain["photos"], 0, np.iinfo(np.uint16).max, out=plain["photos"])
     whole = [
         post.tokens if len(post.tokens) < 4 * MAX_TOKENS else token_hashes(post.text).tobytes() or post.tokens
         for post in posts
     ]
+    langs: dict[str, int] = {}
     return PostBatch(
-        posts,
-        _integers("post_id", posts),
-        _integers("author_id", posts),
-        {name: column.astype(getattr(_STORED, name)) for name, column in plain.items()},
-        np.frombuffer(b"".join(whole), "<u4").astype(np.uint32, copy=False),
-        np.fromiter(map(len, whole), np.int64, len(whole)) // 4,
-        [place for place, post in enumerate(posts) if post.post_form is not None or post.author_form is not None],
+        post_id=_integers("post_id", posts),
+        author_id=_integers("author_id", posts),
+        plain={name: as_stored(name, _integers(name, posts)) for name in PLAIN},
+        tokens=np.frombuffer(b"".join(whole), "<u4").astype(np.uint32, copy=False),
+        words=np.fromiter(map(len, whole), np.int64, len(whole)) // 4,
+        lang=np.array([langs.setdefault(post.lang, len(langs)) for post in posts], np.int64),
+        langs=list(langs),
+        labels={
+            place: [label for label, at in post.labels.items() if at > 0]
+            for place, post in enumerate(posts)
+            if post.labels
+        },
+        forms={
+            place: (post.post_form, post.author_form)
+            for place, post in enumerate(posts)
+            if post.post_form is not None or post.author_form is not None
+        },
     )
 
 

@@ -163,14 +163,12 @@ class PostRows:
         self.columns.post_id[rows] = batch.post_id
         for name, column in batch.plain.items():
             getattr(self.columns, name)[rows] = column
-        self.columns.labels[rows] = [
-            self.labels.mask(label for label, at in post.labels.items() if at > 0) if post.labels else 0
-            for post in batch.posts
-        ]
-        self.columns.lang[rows] = [self.languages.code(post.lang) for post in batch.posts]
-        for place in batch.has_forms:
-            post = batch.posts[place]
-            self.string_forms[int(rows[place])] = post.post_form, post.author_form
+        self.columns.labels[rows] = 0
+        for place, labels in batch.labels.items():
+            self.columns.labels[rows[place]] = self.labels.mask(labels)
+        codes = np.array([self.languages.code(lang) for lang in batch.langs], np.uint16)
+        self.columns.lang[rows] = codes[batch.lang]
+        self.string_forms.update((int(rows[place]), forms) for place, forms in batch.forms.items())
         token_arena.store(self.arena, rows, batch.tokens, batch.words, self.columns.text, self.columns.words)
 
     def _attach(self, rows: Int64[np.ndarray, " n"]) -> None:

@@ -13,8 +13,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
-from thunder_ingest.events import Post, PostCounts
+from thunder_ingest.events import Post, PostCounts, pack
 from thunder_ingest.in_network import Posts, Scratch, StoreLimits, asked, scratch, select
+from thunder_ingest.packed_posts import unpack_plain
 from thunder_ingest.popularity import most_popular
 from thunder_ingest.post_columns import PostBatch, PostColumns, batch_of
 from thunder_ingest.post_log import BEGIN, END, position
@@ -54,13 +55,27 @@ class PostStore:
         self.remove([post.post_id for post in latest.values() if not post.is_live])
         live = (post for post in latest.values() if post.is_live)
         while some := list(islice(live, BATCH)):
-            batch = batch_of(some)
-            with self._writing:
-                self._rows.make_room(batch)
-                with self.lock:
-                    self._put(batch)
+            self._put(batch_of(some))
         with self.lock:
             self.newest_at = max(self.newest_at, newest_at)
+
+    def apply_packed(self, values: Sequence[bytes]) -> tuple[int, list[int]]:
+        """Take over those packed records of different posts that are plain, which most are, without decoding each.
+
+        Returns:
+            the time at which the newest of them was created, and the places of the others, which are still to be
+            applied.
+
+        """
+        newest_created_at, others = 0, []
+        for begin in range(0, len(values), BATCH):
+            read = unpack_plain(values[begin : begin + BATCH])
+            self._put(read.batch)
+            newest_created_at = max(newest_created_at, read.newest_created_at)
+            others += [begin + place for place in read.others]
+            with self.lock:
+                self.newest_at = max(self.newest_at, read.newest_at)
+        return newest_created_at, others
 
     def remove(self, post_ids: Sequence[int]) -> None:
         """Forget posts; what was counted is kept for a while, since a deleted post may be restored."""
@@ -102,6 +117,7 @@ class PostStore:
         now_ms = 1_000_000_000_000
         fields = {"kind": 1, "in_reply_to_post_id": 1, "tokens": b"word", "created_at": now_ms, "at": now_ms}
         store.apply([Post(post_id=id_, author_id=id_, **fields) for id_ in (1, 2, 3)])  # type: ignore[arg-type]
+        store.apply_packed([pack(Post(post_id=4, author_id=4, created_at=now_ms, at=now_ms))])
         none, one = np.zeros(0, np.int64), np.ones(1, np.int64)
         for videos_only in (False, True):
             store.in_network(one, 1, none, now_ms, videos_only=videos_only)
@@ -111,7 +127,12 @@ class PostStore:
         store.expire(now_ms * 2)
 
     def _put(self, batch: PostBatch) -> None:
-        new = self._rows.put(batch)
+        with self._writing:
+            self._rows.make_room(batch)
+            with self.lock:
+                self._put_early_counts(self._rows.put(batch))
+
+    def _put_early_counts(self, new: Int64[np.ndarray, " k"]) -> None:
         if self._early_counts:
             post_ids = self._rows.columns.post_id[new].tolist()
             early = [(row, post_id) for row, post_id in enumerate(post_ids) if post_id in self._early_counts]
@@ -210,8 +231,9 @@ class PostStore:
         """The ids of posts and of their authors as they were published, as text."""
         with self.lock:
             stored = self._rows.columns
-            author_ids = self._rows.authors.ids[stored.author[rows]]
-            integers = zip(stored.post_id[rows].tolist(), author_ids.tolist(), strict=True)
+            post_ids = stored.post_id[rows]
+            author_ids = np.where(post_ids != 0, self._rows.authors.ids[stored.author[rows]], 0)
+            integers = zip(post_ids.tolist(), author_ids.tolist(), strict=True)
             strings = [self._rows.string_forms.get(row, (None, None)) for row in rows.tolist()]
         return [
             (post_form or str(post_id), author_form or str(author_id))
