@@ -1,4 +1,4 @@
-"""The hashed tokens of all posts in one array: a text takes as much room as it has words, in steps of four tokens."""
+"""The hashed tokens of all posts in one array: a text takes as much room as it has words."""
 
 from typing import Final, NamedTuple
 
@@ -10,7 +10,7 @@ from thunder_ingest.compiled import inlined, kernel
 from thunder_ingest.text import MAX_TOKENS
 
 _FIRST_STEPS: Final = 4096
-_STEP: Final = 4
+_STEP: Final = 1
 _EXACT: Final = MAX_TOKENS // _STEP
 _CLASSES: Final = _EXACT + 16
 
