@@ -8,7 +8,7 @@ import redis
 
 from feed_worker.parameters import PRESETS, Parameters
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.replica import TOPICS, Replica
+from feed_worker.replica import TOPICS, Replica, spare_collector
 from feed_worker.worker import Worker
 from infra import logs
 from infra.clock import clock_of
@@ -44,9 +44,11 @@ def serve(settings: Settings, parameters: Parameters, stopping: threading.Event)
     client = Patience(settings, stopping).run(lambda: connect(settings))
     model = Phoenix.seeded(settings.model, settings.model_seed)
     store = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms))
+    store.warm_up()
     index = VectorIndex(model.config.embed_dim)
     clock = clock_of(settings.clock)
     replica = Replica(settings, store, index, clock)
+    spare_collector()
     replica.start()
     try:
         model.warm_up(parts=("rank", "retrieve"))

@@ -1,5 +1,6 @@
 """The worker's copy of what the flows derive: posts, counts and vectors, replicated from their topics into memory."""
 
+import gc
 import logging
 import threading
 import time
@@ -20,6 +21,17 @@ log = logging.getLogger(__name__)
 TOPICS = ("thunder-posts", "post-embeddings", "post-counts")
 POLL_S = 0.02
 EXPIRE_EVERY_S = 5.0
+COLLECT_AFTER = 100_000
+
+
+def spare_collector() -> None:
+    """Have the cyclic garbage collector look at what is new only, and seldom.
+
+    Records make objects by the thousand that are gone before the next batch; looking for cycles among them, and among
+    all that was imported, takes as long as reading them.
+    """
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
 class Replica:
@@ -85,7 +97,11 @@ class Replica:
         self._store.apply_counts([unpack_counts(value) for value in by_topic["post-counts"].values() if value])
 
     def _apply_posts(self, records: dict[int, bytes | None]) -> None:
-        posts = [unpack_post(value) for value in records.values() if value]
+        values = [value for value in records.values() if value]
+        newest_ms, others = self._store.apply_packed(values)
+        if newest_ms:
+            self._clock.observe(newest_ms)
+        posts = [unpack_post(values[place]) for place in others]
         gone = [post_id for post_id, value in records.items() if value is None]
         gone += [post.post_id for post in posts if not post.is_live]
         live = [post for post in posts if post.is_live]

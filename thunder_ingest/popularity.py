@@ -3,9 +3,10 @@
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64, UInt32
 
-from thunder_ingest.events import ACTION_INDEX, IMPRESSION, NEGATIVE_ACTIONS
+from thunder_ingest.compiled import kernel
+from thunder_ingest.events import ACTION_INDEX, IMPRESSION, NEGATIVE_ACTIONS, REPLY, REPOST
 
 _POSITIVE: Final = [
     ACTION_INDEX[name]
@@ -33,9 +34,55 @@ def engagement_rate(totals: Int32[np.ndarray, "n 20"]) -> Float32[np.ndarray, " 
     return np.asarray(rate, np.float32)
 
 
-def popularity(
-    rate: Float32[np.ndarray, " n"], created_at: Int64[np.ndarray, " n"], now_ms: int
-) -> Float32[np.ndarray, " n"]:
+@kernel
+def popularity(rate: float, age_ms: int) -> float:
     """The engagement rate, halved every six hours of a post's age."""
-    age = np.maximum(now_ms - created_at, 0).astype(np.float32)
-    return np.asarray(rate * np.exp2(-age / np.float32(HALF_LIFE_MS)))
+    return rate * 2.0 ** (-max(age_ms, 0) / HALF_LIFE_MS)
+
+
+def most_popular(
+    rows: Int32[np.ndarray, " n"],
+    tags: UInt32[np.ndarray, " n"],
+    rate: Float32[np.ndarray, " rows"],
+    created_at: Int64[np.ndarray, " rows"],
+    post_id: Int64[np.ndarray, " rows"],
+    now_ms: int,
+    limit: int,
+) -> Int64[np.ndarray, " r"]:
+    """The rows of the most popular originals and quotes, best first, ties by post id.
+
+    Args:
+        rows: of the posts to choose from.
+        tags: of the same, with the kind in the lowest two bits.
+        rate: engagement rates by row.
+        created_at: by row.
+        post_id: by row.
+        now_ms: the time that freshness goes by.
+        limit: how many are wanted.
+
+    """
+    score = np.empty(len(rows), np.float32)
+    _rate_all(rows, tags, rate, created_at, now_ms, score)
+    fit = np.flatnonzero(score >= 0)
+    if 0 < limit < len(fit):
+        least = np.partition(score[fit], len(fit) - limit)[len(fit) - limit]
+        fit = fit[score[fit] >= least]
+    chosen = rows[fit].astype(np.int64)
+    best: Int64[np.ndarray, " r"] = chosen[np.lexsort((-post_id[chosen], -score[fit]))][: max(limit, 0)]
+    return best
+
+
+@kernel
+def _rate_all(
+    rows: Int32[np.ndarray, " n"],
+    tags: UInt32[np.ndarray, " n"],
+    rate: Float32[np.ndarray, " rows"],
+    created_at: Int64[np.ndarray, " rows"],
+    now_ms: int,
+    score: Float32[np.ndarray, " n"],
+) -> None:
+    """The popularity of posts, -1 for replies and reposts."""
+    for i in range(len(rows)):
+        kind = tags[i] & 3
+        row = rows[i]
+        score[i] = -1.0 if kind in (REPLY, REPOST) else popularity(rate[row], now_ms - created_at[row])

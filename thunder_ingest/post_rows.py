@@ -1,113 +1,254 @@
-"""The rows of the post store: where a post stands, and what is kept of it beside the columns."""
+"""The rows of the post store: where a post stands, and everything that is kept in step with it."""
 
-from collections.abc import Sequence
-from itertools import repeat
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int64, UInt32
+from jaxtyping import Bool, Int64, UInt32
 
-from thunder_ingest.author_index import AuthorIndex
+from thunder_ingest import author_index, post_log, token_arena
+from thunder_ingest.author_index import AuthorIndex, longer, slots_for, with_more_entries, with_slots
 from thunder_ingest.codes import LabelBits, LanguageCodes
-from thunder_ingest.events import Post, PostCounts
-from thunder_ingest.popularity import engagement_rate
-from thunder_ingest.post_columns import TOTALS, PostColumns, take, write, zeros
-from thunder_ingest.text import MAX_TOKENS, token_hashes
+from thunder_ingest.compiled import kernel
+from thunder_ingest.events import PostCounts
+from thunder_ingest.id_table import FIRST, SECOND, IdTable, claim, id_table, place_of, release, with_room
+from thunder_ingest.post_columns import PLAIN, PostBatch, PostColumns, StoredColumns, stored_zeros
+from thunder_ingest.post_log import PostLog
+from thunder_ingest.post_totals import PostTotals
+from thunder_ingest.references import References, decide, decide_about, link, references, row_of, stored, unlink
+from thunder_ingest.text import MAX_TOKENS
 
 _FIRST_CAPACITY: Final = 1024
-_MAX_TOTAL: Final = 2**31 - 1
+_PLACED_BY: Final = ("created_at", "kind", "conversation_id", "in_reply_to_post_id", "source_post_id")
+_SHOWN_BY: Final = ("source_author_id", "photos", "video_ms")
 
 
 class PostRows:
-    """Columns that grow by doubling, and the few things of a post that are no columns. Knows no lock and no rule.
+    """Columns that grow, and the indexes over them. Knows no lock; `min_video_ms` is how long a video has to be.
 
-    `columns` has one row more than there is room for: it is never written, so that row -1 reads as no post.
+    Rows are taken again in the order in which they became free, so that posts of one time tend to stand together.
     """
 
-    def __init__(self) -> None:
-        self.columns = zeros(_FIRST_CAPACITY + 1)
-        self.rate = engagement_rate(self.columns.totals)
-        self.counts_at = np.zeros(_FIRST_CAPACITY + 1, np.int64)
-        self.row: dict[int, int] = {}
-        self.texts: dict[int, str] = {}
-        self.string_forms: dict[int, tuple[str | None, str | None]] = {}
-        self.long_tokens: dict[int, UInt32[np.ndarray, " t"]] = {}  # all of them, where the columns are too narrow
+    def __init__(self, min_video_ms: int) -> None:
+        self.columns = stored_zeros(_FIRST_CAPACITY + 1)
+        self.references: References = references(_FIRST_CAPACITY + 1)
+        self.totals = PostTotals(_FIRST_CAPACITY + 1)
+        self.ids: IdTable = id_table()  # post id → row + 1, first row that refers to it + 1
+        self.authors: AuthorIndex = author_index.author_index()
+        self.log: PostLog = post_log.post_log()
+        self.arena = token_arena.token_arena()
         self.labels = LabelBits()
         self.languages = LanguageCodes()
-        self.authors = AuthorIndex()
-        self._free = list(range(_FIRST_CAPACITY))[::-1]
+        self.string_forms: dict[int, tuple[str | None, str | None]] = {}
+        self.stored = 0
+        self._min_video_ms = min_video_ms
+        self._used = 0
+        self._free = np.zeros(0, np.int64)
 
     def of(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """The rows of posts, -1 where a post is not stored; any shape."""
-        found = map(self.row.get, post_ids.ravel().tolist(), repeat(-1))
-        return np.fromiter(found, np.int64, post_ids.size).reshape(post_ids.shape)
+        rows = np.empty(post_ids.shape, np.int64)
+        find_rows(self.ids, np.ascontiguousarray(post_ids, np.int64).reshape(-1), rows.reshape(-1))
+        return rows
 
     def take(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
         """A copy of rows, with the authors that an event left out filled in where that post is stored."""
-        posts = take(self.columns, rows)
+        s = self.columns
+        post_id = s.post_id[rows]
+        posts = PostColumns(
+            post_id=post_id,
+            author_id=np.where(post_id != 0, self.authors.ids[s.author[rows]], 0),
+            photos=s.photos[rows].astype(np.int32),
+            tokens=self._tokens(rows),
+            totals=self.totals.take(rows),
+            **{name: getattr(s, name)[rows] for name in (*PLAIN, "labels", "lang") if name != "photos"},
+        )
         self._fill_author(posts.source_author_id, posts.source_post_id)
         self._fill_author(posts.in_reply_to_author_id, posts.in_reply_to_post_id)
         return posts
 
-    def put(self, posts: Sequence[Post]) -> list[int]:
-        """Write posts, each in its row or in a new one; returns the posts (their ids) that were not stored before."""
-        new = [post.post_id for post in posts if post.post_id not in self.row]
-        while len(self._free) < len(new):
-            self._grow()
-        self.row.update((post_id, self._free.pop()) for post_id in new)
-        rows = [self.row[post.post_id] for post in posts]
-        write(self.columns, np.array(rows, np.int64), posts)
-        for row, post in zip(rows, posts, strict=True):
-            self._put_aside(row, post)
-        self.authors.add([self.row[post_id] for post_id in new], self.columns.author_id)
+    def make_room(self, batch: PostBatch) -> None:
+        """Move what is too small for a batch into larger arrays; whoever reads meanwhile reads the same from either."""
+        n = len(batch.post_id)
+        self.ids = with_room(self.ids, 2 * n)  # a post, and what it refers to
+        self.authors = with_slots(self.authors, n)
+        self.log = post_log.with_room(self.log, n)
+        self.arena = token_arena.with_room(self.arena, batch.words)
+        capacity = len(self.columns.post_id) - 1
+        needed = self._used + max(n - len(self._free), 0)
+        if needed > capacity:
+            capacity = max(needed, capacity * 3 // 2)
+            self.totals.grow(capacity + 1)
+            self.references = References(*(longer(column, capacity + 1) for column in self.references))
+            self.columns = StoredColumns(*(longer(column, capacity + 1) for column in self.columns))
+
+    def put(self, batch: PostBatch) -> Int64[np.ndarray, " k"]:
+        """Write posts, each once, in their rows or in new ones, for which there is room; returns the new rows."""
+        n = len(batch.post_id)
+        rows, is_new = np.empty(n, np.int64), np.empty(n, np.bool_)
+        first_seen(self.ids, batch.post_id, is_new)
+        new = self._take_rows(int(is_new.sum()))
+        claim_rows(self.ids, batch.post_id, is_new, new, rows)
+        if new.size < n:
+            self._clear_beside(rows[~is_new])
+        moved = self._moved(rows, is_new, batch)
+        self._detach(rows[moved & ~is_new])
+        self._assign_authors(rows[moved], batch.author_id[moved])
+        self._write(rows, batch)
+        self.totals.begin(new)
+        self._attach(rows[moved])
+        state = stored(self.ids, self.authors, self.columns)
+        decide(state, self.references, rows, self._min_video_ms)
+        decide_about(state, self.references, batch.post_id[moved], self._min_video_ms)
         return new
 
-    def drop(self, post_ids: Sequence[int]) -> None:
-        """Clear the rows of stored posts."""
-        rows = [self.row.pop(post_id) for post_id in post_ids]
-        for column in self.columns:
+    def drop(self, rows: Int64[np.ndarray, " n"]) -> None:
+        """Clear the rows of stored posts, each named once."""
+        if len(rows) == 0:
+            return
+        post_ids = self.columns.post_id[rows]
+        self._detach(rows)
+        self._clear_beside(rows)
+        token_arena.put_back(self.arena, rows, self.columns.text, self.columns.words)
+        self.totals.clear(rows)
+        for column in (*self.columns, *self.references):
             column[rows] = 0
-        self.counts_at[rows] = 0
-        self.rate[rows] = self.rate[-1]
-        for beside in (self.texts, self.string_forms, self.long_tokens):
-            for row in rows:
-                beside.pop(row, None)
-        self._free += rows
+        forget(self.ids, post_ids)
+        decide_about(stored(self.ids, self.authors, self.columns), self.references, post_ids, self._min_video_ms)
+        self._free = np.concatenate([self._free, rows])
+        self.stored -= len(rows)
 
-    def put_counts(self, row: int, record: PostCounts) -> None:
-        """Write the running totals of a stored post."""
-        known = record.totals[:TOTALS]
-        self.columns.totals[row, : len(known)] = np.clip(np.array(known, np.int64), 0, _MAX_TOTAL)
-        self.rate[row] = engagement_rate(self.columns.totals[row : row + 1])[0]
-        self.counts_at[row] = record.at
+    def counts(self, rows: Int64[np.ndarray, " n"]) -> list[PostCounts]:
+        """The running totals of stored posts."""
+        records = zip(
+            self.columns.post_id[rows].tolist(),
+            self.totals.at[rows].tolist(),
+            self.totals.take(rows).tolist(),
+            strict=True,
+        )
+        return [PostCounts(post_id=post_id, at=at, totals=totals) for post_id, at, totals in records]
 
-    def counts(self, post_id: int) -> PostCounts:
-        """The running totals of a stored post."""
-        row = self.row[post_id]
-        return PostCounts(post_id=post_id, at=int(self.counts_at[row]), totals=self.columns.totals[row].tolist())
+    def contain(self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]) -> Bool[np.ndarray, " n"]:
+        """Which posts have a phrase in their text."""
+        found = np.zeros(len(rows), np.bool_)
+        if len(phrase):
+            token_arena.contain(self.arena, rows, self.columns.text, self.columns.words, phrase, found)
+        return found
 
-    def _put_aside(self, row: int, post: Post) -> None:
-        self.columns.labels[row] = self.labels.mask(label for label, at in post.labels.items() if at > 0)
-        self.columns.lang[row] = self.languages.code(post.lang)
-        self.texts[row] = post.text
-        if post.post_form is not None or post.author_form is not None:
-            self.string_forms[row] = post.post_form, post.author_form
-        self.long_tokens.pop(row, None)
-        if self.columns.tokens[row, -1]:
-            tokens = token_hashes(post.text)
-            if len(tokens) > MAX_TOKENS:
-                self.long_tokens[row] = tokens
+    # --- parts of `put` and `drop` ----------------------------------------------------------------------------------
+
+    def _take_rows(self, n: int) -> Int64[np.ndarray, " n"]:
+        again, self._free = self._free[:n], self._free[n:]
+        fresh = np.arange(self._used, self._used + n - len(again))
+        self._used += len(fresh)
+        self.stored += n
+        return np.concatenate([again, fresh])
+
+    def _moved(
+        self, rows: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"], batch: PostBatch
+    ) -> Bool[np.ndarray, " n"]:
+        """Which posts are new or differ in what other posts, or their place, depend on."""
+        if is_new.all():
+            return is_new
+        moved = is_new | (self.authors.ids[self.columns.author[rows]] != batch.author_id)
+        for name in (*_PLACED_BY, *_SHOWN_BY):
+            moved |= getattr(self.columns, name)[rows] != batch.plain[name]
+        return np.asarray(moved)
+
+    def _assign_authors(self, rows: Int64[np.ndarray, " n"], author_ids: Int64[np.ndarray, " n"]) -> None:
+        slots = np.empty(len(rows), np.int32)
+        slots_for(self.authors, author_ids, slots)
+        self.columns.author[rows] = slots
+
+    def _write(self, rows: Int64[np.ndarray, " n"], batch: PostBatch) -> None:
+        self.columns.post_id[rows] = batch.post_id
+        for name, column in batch.plain.items():
+            getattr(self.columns, name)[rows] = column
+        self.columns.labels[rows] = 0
+        for place, labels in batch.labels.items():
+            self.columns.labels[rows[place]] = self.labels.mask(labels)
+        codes = np.array([self.languages.code(lang) for lang in batch.langs], np.uint16)
+        self.columns.lang[rows] = codes[batch.lang]
+        self.string_forms.update((int(rows[place]), forms) for place, forms in batch.forms.items())
+        token_arena.store(self.arena, rows, batch.tokens, batch.words, self.columns.text, self.columns.words)
+
+    def _attach(self, rows: Int64[np.ndarray, " n"]) -> None:
+        s = self.columns
+        post_log.merge(self.log, self._oldest_first(rows), s.created_at, s.post_id, s.author, s.kind)
+        by_author, entered = self._author_by_author(rows), 0
+        while True:
+            entered = author_index.merge(self.authors, by_author, entered, s.created_at, s.post_id, s.author, s.kind)
+            if entered == len(rows):
+                break
+            self.authors = with_more_entries(self.authors)
+        link(stored(self.ids, self.authors, s), self.references, rows)
+
+    def _detach(self, rows: Int64[np.ndarray, " n"]) -> None:
+        s = self.columns
+        if len(rows):
+            unlink(stored(self.ids, self.authors, s), self.references, rows)
+            post_log.take_out(self.log, self._oldest_first(rows), s.created_at, s.post_id)
+            author_index.take_out(self.authors, self._author_by_author(rows), s.created_at, s.post_id, s.author)
+
+    def _oldest_first(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        return rows[np.lexsort((self.columns.post_id[rows], self.columns.created_at[rows]))]
+
+    def _author_by_author(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        s = self.columns
+        return rows[np.lexsort((s.post_id[rows], s.created_at[rows], s.author[rows]))]
+
+    def _clear_beside(self, rows: Int64[np.ndarray, " n"]) -> None:
+        if self.string_forms:
+            for row in rows.tolist():
+                self.string_forms.pop(row, None)
+
+    def _tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
+        tokens = np.zeros((len(rows), MAX_TOKENS), np.uint32)
+        token_arena.padded(self.arena, rows, self.columns.text, self.columns.words, tokens)
+        return tokens
 
     def _fill_author(self, author_ids: Int64[np.ndarray, " n"], post_ids: Int64[np.ndarray, " n"]) -> None:
         gaps = np.flatnonzero((author_ids == 0) & (post_ids != 0))
-        author_ids[gaps] = self.columns.author_id[self.of(post_ids[gaps])]
+        rows = self.of(post_ids[gaps])
+        author_ids[gaps] = np.where(rows >= 0, self.authors.ids[self.columns.author[rows]], 0)
 
-    def _grow(self) -> None:
-        room = len(self.counts_at) - 1
-        larger = zeros(2 * room + 1)
-        for new, old in zip(larger, self.columns, strict=True):
-            new[:room] = old[:room]
-        self.columns = larger
-        self.rate = np.concatenate([self.rate, np.repeat(self.rate[-1:], room)])
-        self.counts_at = np.concatenate([self.counts_at, np.zeros(room, np.int64)])
-        self._free += range(2 * room - 1, room - 1, -1)
+
+@kernel
+def find_rows(ids: IdTable, post_ids: Int64[np.ndarray, " n"], rows: Int64[np.ndarray, " n"]) -> None:
+    """The rows of posts, -1 where a post is not stored."""
+    for i in range(len(post_ids)):
+        rows[i] = row_of(ids, post_ids[i])
+
+
+@kernel
+def first_seen(ids: IdTable, post_ids: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"]) -> None:
+    """Which posts are not stored."""
+    for i in range(len(post_ids)):
+        is_new[i] = row_of(ids, post_ids[i]) < 0
+
+
+@kernel
+def claim_rows(
+    ids: IdTable,
+    post_ids: Int64[np.ndarray, " n"],
+    is_new: Bool[np.ndarray, " n"],
+    new: Int64[np.ndarray, " k"],
+    rows: Int64[np.ndarray, " n"],
+) -> None:
+    """The rows of posts; those that are not stored get the new ones."""
+    taken = 0
+    for i in range(len(post_ids)):
+        at = claim(ids, post_ids[i])
+        if is_new[i]:
+            ids.values[at, FIRST] = new[taken] + 1
+            taken += 1
+        rows[i] = ids.values[at, FIRST] - 1
+
+
+@kernel
+def forget(ids: IdTable, post_ids: Int64[np.ndarray, " n"]) -> None:
+    """Posts are stored no more; an id that others refer to stays."""
+    for post_id in post_ids:
+        at = place_of(ids.keys, post_id)
+        ids.values[at, FIRST] = 0
+        if ids.values[at, SECOND] == 0:
+            release(ids, at)

@@ -1,82 +1,152 @@
 """Thunder's in-memory store: every servable post, as columns, replicated from `thunder-posts` and `post-counts`.
 
-A replica thread writes, the request path reads; both take `lock`. A row means a post only while the lock is held:
-whoever reads in several steps holds it over all of them.
+A replica thread writes, the request path reads; both take `lock`, a writer only for the compiled part of its work on a
+batch of at most BATCH posts, not while it reads the posts or moves columns into larger ones. A row means a post only
+while the lock is held: whoever reads in several steps holds it over all of them, and does not write meanwhile.
 """
 
 import threading
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
-from thunder_ingest.events import ORIGINAL, QUOTE, Post, PostCounts
-from thunder_ingest.in_network import InNetworkRead, StoreLimits, select
-from thunder_ingest.popularity import popularity
-from thunder_ingest.post_columns import PostColumns
+from thunder_ingest.events import Post, PostCounts, pack
+from thunder_ingest.in_network import Posts, Scratch, StoreLimits, asked, scratch, select
+from thunder_ingest.packed_posts import unpack_plain
+from thunder_ingest.popularity import most_popular
+from thunder_ingest.post_columns import PostBatch, PostColumns, batch_of
+from thunder_ingest.post_log import BEGIN, END, position
 from thunder_ingest.post_rows import PostRows
-from thunder_ingest.text import contains_sequence
 
 __all__ = ["PostColumns", "PostStore", "StoreLimits"]
 
 _MAX_EARLY_COUNTS: Final = 65_536
+BATCH: Final = 1_000
+"""Posts that are written while readers wait: a millisecond or two."""
 
 
 class PostStore:
-    """The servable posts. `newest_at`, the newest event time that any record has shown, is the log's own clock."""
+    """The servable posts. `newest_at`, the newest event time that any record has shown, is the log's own clock.
+
+    A post takes about 150 bytes and its tokens, 4 bytes each, whatever it is; string ids are kept beside that.
+    """
 
     def __init__(self, limits: StoreLimits | None = None) -> None:
         self.limits = limits or StoreLimits()
         self.lock = threading.RLock()
+        self._writing = threading.RLock()  # taken before `lock`
         self.newest_at = 0
-        self._rows = PostRows()
+        self._rows = PostRows(self.limits.min_video_ms)
+        self._scratch = scratch(1, 1)
         self._early_counts: dict[int, PostCounts] = {}  # oldest arrival first
 
     def __len__(self) -> int:
-        return len(self._rows.row)
+        return self._rows.stored
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def apply(self, posts: Sequence[Post]) -> None:
         """Take over records of `thunder-posts`, each post's in the order of the log; what is not live is removed."""
         latest = {post.post_id: post for post in posts}
+        newest_at = max((max(post.at, post.deleted_at) for post in posts), default=0)
+        self.remove([post.post_id for post in latest.values() if not post.is_live])
+        live = (post for post in latest.values() if post.is_live)
+        while some := list(islice(live, BATCH)):
+            self._put(batch_of(some))
         with self.lock:
-            for post in posts:
-                self.newest_at = max(self.newest_at, post.at, post.deleted_at)
-            self.remove([post.post_id for post in latest.values() if not post.is_live])
-            for post_id in self._rows.put([post for post in latest.values() if post.is_live]):
-                counts = self._early_counts.pop(post_id, None)
-                if counts is not None:
-                    self._rows.put_counts(self._rows.row[post_id], counts)
+            self.newest_at = max(self.newest_at, newest_at)
+
+    def apply_packed(self, values: Sequence[bytes]) -> tuple[int, list[int]]:
+        """Take over those packed records of different posts that are plain, which most are, without decoding each.
+
+        Returns:
+            the time at which the newest of them was created, and the places of the others, which are still to be
+            applied.
+
+        """
+        newest_created_at, others = 0, []
+        for begin in range(0, len(values), BATCH):
+            read = unpack_plain(values[begin : begin + BATCH])
+            self._put(read.batch)
+            newest_created_at = max(newest_created_at, read.newest_created_at)
+            others += [begin + place for place in read.others]
+            with self.lock:
+                self.newest_at = max(self.newest_at, read.newest_at)
+        return newest_created_at, others
 
     def remove(self, post_ids: Sequence[int]) -> None:
         """Forget posts; what was counted is kept for a while, since a deleted post may be restored."""
-        with self.lock:
-            stored = [post_id for post_id in dict.fromkeys(post_ids) if post_id in self._rows.row]
-            for post_id in stored:
-                self._keep_early(self._rows.counts(post_id))
-            self._rows.drop(stored)
+        unique = np.array(list(dict.fromkeys(post_ids)), np.int64)
+        with self._writing, self.lock:
+            rows = self._rows.of(unique)
+            rows = rows[rows >= 0]
+            for record in self._rows.counts(rows[self._rows.totals.at[rows] > 0]):
+                self._keep_early(record)
+            self._rows.drop(rows)
 
     def apply_counts(self, records: Sequence[PostCounts]) -> None:
         """Take over records of `post-counts`: the newest of a post wins, also where the post is still to come."""
-        with self.lock:
-            for record in records:
-                self.newest_at = max(self.newest_at, record.at)
-                row = self._rows.row.get(record.post_id)
-                if row is None:
-                    self._keep_early(record)
-                elif record.at >= self._rows.counts_at[row]:
-                    self._rows.put_counts(row, record)
+        latest: dict[int, PostCounts] = {}
+        for record in records:
+            known = latest.get(record.post_id)
+            if known is None or record.at >= known.at:
+                latest[record.post_id] = record
+        newest = list(latest.values())
+        post_ids, at = np.array(list(latest), np.int64), np.array([record.at for record in newest], np.int64)
+        with self._writing, self.lock:
+            self.newest_at = max(self.newest_at, int(at.max(initial=0)))
+            rows = self._rows.of(post_ids)
+            for place in np.flatnonzero(rows < 0).tolist():
+                self._keep_early(newest[place])
+            newer = np.flatnonzero((rows >= 0) & (at >= self._rows.totals.at[rows]))
+            self._rows.totals.put(rows[newer], [newest[place] for place in newer.tolist()])
 
     def expire(self, now_ms: int) -> int:
         """Forget posts that are too old to be candidates; returns how many."""
-        with self.lock:
-            stored = self._rows.columns
-            old = (stored.post_id > 0) & (stored.created_at < now_ms - self.limits.max_age_ms)
-            expired: list[int] = stored.post_id[old].tolist()
-            self._rows.drop(expired)
-            return len(expired)
+        expired = 0
+        while rows := self._oldest(now_ms - self.limits.max_age_ms):
+            expired += rows
+        return expired
+
+    def warm_up(self) -> None:
+        """Compile, or load from the last time, all that readers and writers run; takes seconds the first time."""
+        store = PostStore(self.limits)
+        now_ms = 1_000_000_000_000
+        fields = {"kind": 1, "in_reply_to_post_id": 1, "tokens": b"word", "created_at": now_ms, "at": now_ms}
+        store.apply([Post(post_id=id_, author_id=id_, **fields) for id_ in (1, 2, 3)])  # type: ignore[arg-type]
+        store.apply_packed([pack(Post(post_id=4, author_id=4, created_at=now_ms, at=now_ms))])
+        none, one = np.zeros(0, np.int64), np.ones(1, np.int64)
+        for videos_only in (False, True):
+            store.in_network(one, 1, none, now_ms, videos_only=videos_only)
+        store.contains_phrase(store.rows_of(one), np.ones(1, np.uint32))
+        store.columns(store.popular(now_ms, 1))
+        store.remove([1])
+        store.expire(now_ms * 2)
+
+    def _put(self, batch: PostBatch) -> None:
+        with self._writing:
+            self._rows.make_room(batch)
+            with self.lock:
+                self._put_early_counts(self._rows.put(batch))
+
+    def _put_early_counts(self, new: Int64[np.ndarray, " k"]) -> None:
+        if self._early_counts:
+            post_ids = self._rows.columns.post_id[new].tolist()
+            early = [(row, post_id) for row, post_id in enumerate(post_ids) if post_id in self._early_counts]
+            records = [self._early_counts.pop(post_id) for _, post_id in early]
+            self._rows.totals.put(new[[row for row, _ in early]], records)
+
+    def _oldest(self, oldest_ms: int) -> int:
+        """Drop a batch of the oldest posts; returns how many."""
+        with self._writing, self.lock:
+            log, stored = self._rows.log, self._rows.columns
+            begin = int(log.bounds[BEGIN])
+            end = min(position(log, stored.created_at, stored.post_id, oldest_ms, 0), begin + BATCH)
+            self._rows.drop(log.row[begin:end].astype(np.int64))
+            return end - begin
 
     def _keep_early(self, record: PostCounts) -> None:
         known = self._early_counts.get(record.post_id)
@@ -111,46 +181,59 @@ class PostStore:
         videos_only: bool = False,
     ) -> Int64[np.ndarray, " r"]:
         """The rows of posts by followed authors that may be candidates, newest first; the rules are `in_network`'s."""
-        read = InNetworkRead(viewer, following, excluded, now_ms - self.limits.max_age_ms, videos_only)
+        following = np.ascontiguousarray(following, np.int64)
+        excluded = np.ascontiguousarray(excluded, np.int64)
         with self.lock:
-            stored = self._rows.columns
-            rows = self._rows.authors.rows_of(np.unique(following), stored.author_id)
-            selected = select(stored, rows, self._rows.of, read, self.limits)
-        return selected[: self.limits.max_results if limit is None else limit]
+            most = min(self.limits.max_results if limit is None else limit, len(self))
+            question = asked(viewer, now_ms - self.limits.max_age_ms, self.limits, most, videos_only=videos_only)
+            return select(self._posts(), self._room(), question, following, excluded)
+
+    def _posts(self) -> Posts:
+        rows, stored = self._rows, self._rows.columns
+        return Posts(
+            rows.ids,
+            rows.authors,
+            rows.log,
+            stored.post_id,
+            stored.created_at,
+            stored.author,
+            stored.source_post_id,
+            stored.source_author_id,
+            rows.references.state,
+            rows.references.is_video,
+        )
+
+    def _room(self) -> Scratch:
+        slots, rows = len(self._rows.authors.ids), len(self._rows.columns.post_id)
+        if len(self._scratch.seen) < slots or len(self._scratch.excluded) * 8 < rows:
+            self._scratch = scratch(slots, rows)
+        return self._scratch
 
     def popular(self, now_ms: int, limit: int) -> Int64[np.ndarray, " r"]:
         """The rows of originals and quotes that are liked and fresh, best first; the formula is `popularity`'s."""
         with self.lock:
-            stored = self._rows.columns
-            fit = (stored.post_id > 0) & ((stored.kind == ORIGINAL) | (stored.kind == QUOTE))
-            fit &= stored.created_at >= now_ms - self.limits.max_age_ms
-            rows = np.flatnonzero(fit)
-            score = popularity(self._rows.rate[rows], stored.created_at[rows], now_ms)
-            best = np.lexsort((-stored.post_id[rows], -score))[:limit]
-            return rows[best]
+            stored, log = self._rows.columns, self._rows.log
+            oldest = position(log, stored.created_at, stored.post_id, now_ms - self.limits.max_age_ms, 0)
+            entries = slice(oldest, int(log.bounds[END]))
+            rate = self._rows.totals.rate
+            return most_popular(
+                log.row[entries], log.tag[entries], rate, stored.created_at, stored.post_id, now_ms, limit
+            )
 
     def contains_phrase(
         self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]
     ) -> Bool[np.ndarray, " n"]:
         """Which posts have the hashed tokens of a phrase in their text, uninterrupted; long texts are read whole."""
         with self.lock:
-            tokens = self._rows.columns.tokens[rows]
-            found = contains_sequence(tokens, phrase)
-            for place in np.flatnonzero((tokens[:, -1] != 0) & ~found).tolist():
-                whole = self._rows.long_tokens.get(int(rows[place]))
-                found[place] = whole is not None and contains_sequence(whole[np.newaxis], phrase)[0]
-            return found
-
-    def texts(self, rows: Int64[np.ndarray, " n"]) -> list[str]:
-        """The texts of posts, empty for row -1."""
-        with self.lock:
-            return [self._rows.texts.get(row, "") for row in rows.tolist()]
+            return self._rows.contain(rows, phrase)
 
     def forms(self, rows: Int64[np.ndarray, " n"]) -> list[tuple[str, str]]:
         """The ids of posts and of their authors as they were published, as text."""
         with self.lock:
             stored = self._rows.columns
-            integers = zip(stored.post_id[rows].tolist(), stored.author_id[rows].tolist(), strict=True)
+            post_ids = stored.post_id[rows]
+            author_ids = np.where(post_ids != 0, self._rows.authors.ids[stored.author[rows]], 0)
+            integers = zip(post_ids.tolist(), author_ids.tolist(), strict=True)
             strings = [self._rows.string_forms.get(row, (None, None)) for row in rows.tolist()]
         return [
             (post_form or str(post_id), author_form or str(author_id))
