@@ -104,7 +104,9 @@ def main() -> None:
     with running(world) as settings, Client(settings) as client:
         arrivals = Arrivals(settings)
         viewers = [int(viewer) for viewer in world.viewers]
-        measures = []
+        # a new producer's first message waits for its connection and its id, about a second
+        arrivals.wait({client.request_feed(viewers[0]): time.perf_counter()})
+        measures: list[Measure] = []
         for rate in map(float, arguments.rates.split(",")):
             sys.stderr.write(f"{rate:g} requests a second for {arguments.seconds:g} s\n")
             latencies = [1_000 * each for each in at_rate(client, arrivals, viewers, rate, arguments.seconds)]
