@@ -1,12 +1,16 @@
 """Servers for tests: the embedded ones from wheels here, real ones in containers in tests/e2e."""
 
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+
+from infra.processes import CHILD
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +20,10 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     directory: Path = tmp_path_factory.mktemp("valkey")
     socket = directory / "s"
+    server = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(directory)]
+    # through the shim that ends it with this process, should that be killed
     process = subprocess.Popen(
-        [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(directory)],
-        stdout=subprocess.DEVNULL,
+        [sys.executable, "-I", "-S", str(CHILD), str(os.getpid()), *server], stdout=subprocess.DEVNULL
     )
     while not socket.exists():
         assert process.poll() is None, "the embedded Valkey ended at once"
