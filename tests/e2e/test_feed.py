@@ -74,7 +74,7 @@ def test_ids_come_back_in_the_form_in_which_they_were_published(client: Client) 
     posts = [post(author, post_id=f"at://{author}/post/{uuid.uuid4()}") for author in authors]
     client.publish([*(follow(viewer, author) for author in authors), *posts])
     expected = {str(each["post_id"]): str(each["author_id"]) for each in posts}
-    assert eventually(lambda: expected.items() <= shown(client, viewer).items())
+    assert eventually(lambda: expected.items() <= shown(client, viewer, size=200).items())
     assert (feed := client.feed(viewer)) is not None
     assert feed.user_id == viewer
 
