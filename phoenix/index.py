@@ -6,131 +6,143 @@ an approximate index would pay for its speed with rebuilds.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int64
 
-_FIRST_CAPACITY = 1_024
+from phoenix.slabs.device import DeviceSlab
+from phoenix.slabs.host import HostSlab
+from phoenix.slabs.masks import Mask, Traits
+
+__all__ = ["Mask", "Traits", "VectorIndex"]
+
+
+class Slab(Protocol):
+    """The vectors of one model version. One writer at a time; any number of searches at any time."""
+
+    def __len__(self) -> int:
+        """How many posts there are."""
+        ...
+
+    @property
+    def ids(self) -> Int64[np.ndarray, " n"]:
+        """The ids of all posts, in no order."""
+        ...
+
+    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
+        """Insert posts, or replace them; of an id named twice the last one stays."""
+        ...
+
+    def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
+        """Replace what masks look at, where the posts are there; of an id named twice the last one stays."""
+        ...
+
+    def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
+        """Forget posts; those that are not there do no harm."""
+        ...
+
+    def search(
+        self, queries: Float32[np.ndarray, "B d"], k: int, masks: Sequence[Mask]
+    ) -> tuple[Int64[np.ndarray, "B k"], Float32[np.ndarray, "B k"]]:
+        """As `VectorIndex.search` says."""
+        ...
+
+
+def slab_for_this_machine(dim: int) -> Slab:
+    """On accelerators where there are any, else in the memory of the host."""
+    return HostSlab(dim) if jax.default_backend() == "cpu" else DeviceSlab(dim)
 
 
 class VectorIndex:
-    """Unit vectors by post id. Every method may be called from any thread.
+    """Unit vectors by post id. Every method may be called from any thread; a search waits for nobody.
 
     Args:
         dim: width of the vectors.
+        slab: makes the place for a version's vectors.
 
     """
 
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
-        self._slabs: dict[str, _Slab] = {}
-        self._lock = threading.Lock()
+    def __init__(self, dim: int, slab: Callable[[int], Slab] = slab_for_this_machine) -> None:
+        self._dim, self._new_slab = dim, slab
+        self._slabs: dict[str, Slab] = {}
+        self._writing = threading.Lock()
 
     def __len__(self) -> int:
         """How many posts have a vector, of whichever version."""
-        with self._lock:
+        with self._writing:
             slabs = list(self._slabs.values())
-            return len(slabs[0]) if len(slabs) == 1 else len(set().union(*(slab.slots for slab in slabs)))
+            if len(slabs) == 1:
+                return len(slabs[0])
+            return len(np.unique(np.concatenate([np.zeros(0, np.int64), *(slab.ids for slab in slabs)])))
 
-    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], version: str) -> None:
+    def upsert(
+        self,
+        ids: Int64[np.ndarray, " n"],
+        vectors: Float32[np.ndarray, "n d"],
+        version: str,
+        traits: Traits | None = None,
+    ) -> None:
         """Insert vectors, or replace those of the same version; of an id named twice the last one stays.
 
         Raises:
-            ValueError: where the shapes do not belong together.
+            ValueError: where the shapes do not belong together, or a vector has a component that is no number.
 
         """
         if vectors.shape != (len(ids), self._dim):
             raise ValueError(
                 f"vectors of shape {vectors.shape} for {len(ids)} ids; ({len(ids)}, {self._dim}) is wanted"
             )
-        with self._lock:
-            self._slabs.setdefault(version, _Slab(self._dim)).upsert(ids, vectors)
+        if not np.isfinite(vectors).all():
+            raise ValueError("vectors must be finite")
+        ids, vectors = np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(vectors, np.float32)
+        with self._writing:
+            slab = self._slabs.get(version)
+            if slab is None:
+                slab = self._new_slab(self._dim)
+            slab.upsert(ids, vectors, traits or Traits.unknown(len(ids)))
+            self._slabs[version] = slab
+
+    def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
+        """Replace what masks look at, in every version, of the posts that have a vector."""
+        with self._writing:
+            for slab in self._slabs.values():
+                slab.describe(ids, traits)
 
     def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
         """Forget posts, in every version; those that are not there do no harm."""
-        with self._lock:
+        with self._writing:
             for slab in self._slabs.values():
                 slab.remove(ids)
 
     def drop_versions_except(self, versions: Iterable[str]) -> None:
         """Forget whole versions, those no longer served."""
         wanted = set(versions)
-        with self._lock:
+        with self._writing:
             self._slabs = {version: slab for version, slab in self._slabs.items() if version in wanted}
 
     def search(
-        self, queries: Float32[np.ndarray, "B d"], k: int, version: str
+        self,
+        queries: Float32[np.ndarray, "B d"],
+        k: int,
+        version: str,
+        masks: Sequence[Mask] | None = None,
     ) -> tuple[Int64[np.ndarray, "B k"], Float32[np.ndarray, "B k"]]:
         """The k posts with the greatest inner product for each query, best first, equal ones by descending id.
 
+        Args:
+            queries: a row each.
+            k: results for each.
+            version: of the model that made the queries.
+            masks: one for each query; what they leave out takes no place among the k.
+
         Returns:
-            ids and scores; id -1 with score -inf where there are fewer than k posts of that version.
+            ids and scores; id -1 with score -inf where fewer than k posts of that version may be found.
 
         """
-        ids = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        with self._lock:
-            slab = self._slabs.get(version)
-            if slab is not None and len(slab) and k:
-                found = min(k, len(slab))
-                slab.search_into(queries, ids[:, :found], scores[:, :found])
-        return ids, scores
-
-
-class _Slab:
-    """The vectors of one version, dense: a removed one's place is taken by the last."""
-
-    def __init__(self, dim: int) -> None:
-        self.slots: dict[int, int] = {}
-        self._ids = np.empty(_FIRST_CAPACITY, np.int64)
-        self._vectors = np.empty((_FIRST_CAPACITY, dim), np.float32)
-
-    def __len__(self) -> int:
-        return len(self.slots)
-
-    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"]) -> None:
-        slots = [self.slots.setdefault(id_, len(self.slots)) for id_ in ids.tolist()]
-        self._grow_to(len(self.slots))
-        self._ids[slots] = ids
-        self._vectors[slots] = vectors
-
-    def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
-        for id_ in ids.tolist():
-            slot = self.slots.pop(id_, None)
-            if slot is not None and slot != (last := len(self.slots)):
-                self._vectors[slot] = self._vectors[last]
-                self._ids[slot] = self._ids[last]
-                self.slots[int(self._ids[slot])] = slot
-
-    def search_into(
-        self,
-        queries: Float32[np.ndarray, "B d"],
-        ids: Int64[np.ndarray, "B k"],
-        scores: Float32[np.ndarray, "B k"],
-    ) -> None:
-        products = queries @ self._vectors[: len(self)].T
-        for row, of_query in enumerate(products):
-            best = _best(of_query, self._ids[: len(self)], ids.shape[1])
-            ids[row], scores[row] = self._ids[best], of_query[best]
-
-    def _grow_to(self, size: int) -> None:
-        capacity = len(self._ids)
-        if size <= capacity:
-            return
-        while capacity < size:
-            capacity *= 2
-        grown_ids, grown_vectors = (
-            np.empty(capacity, np.int64),
-            np.empty((capacity, self._vectors.shape[1]), np.float32),
-        )
-        grown_ids[: len(self._ids)], grown_vectors[: len(self._ids)] = self._ids, self._vectors
-        self._ids, self._vectors = grown_ids, grown_vectors
-
-
-def _best(scores: Float32[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], k: int) -> Int64[np.ndarray, " k"]:
-    """The slots of the k best, in order; all that tie with the k-th take part, so that ids decide and not slots."""
-    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-    slots = np.flatnonzero(scores >= kth)
-    order = np.lexsort((-ids[slots], -scores[slots]))[:k]
-    return slots[order]
+        slab = self._slabs.get(version)
+        if slab is None:
+            return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        return slab.search(queries, k, masks or [Mask()] * len(queries))

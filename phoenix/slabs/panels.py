@@ -1,0 +1,196 @@
+"""Panels: vectors laid out so that the inner products of 64 rows with 4 queries need no register but the sums.
+
+A panel holds 64 rows, dimension by dimension: `panels[p, d, lane]` is component d of row 64 p + lane. Going through the
+dimensions, a few rows' worth of registers are loaded and each of the four queries' components multiplies them all. The
+sums never leave the registers, nothing is added across lanes, and memory is read once, front to back: the scan runs at
+the speed of memory until the multiplications bind.
+
+Stored is fp32, fp16 or int8 times a scale; all of it is widened to fp32 on the way into the registers. A query is
+therefore never rounded, and how far a product may be from the true one is known for each row: `error`, see `write`.
+"""
+
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32, Int8, Int64
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from phoenix.slabs.compiled import kernel
+
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
+
+PANEL: Final = 64
+TILE: Final = 4
+"""Queries that share a pass: with 64 rows 16 sums of 16 lanes, which AVX-512 holds with room for the operands."""
+_LANES: Final = 16
+_LEAST_SCALE: Final = np.float32(1e-30)
+"""Below it a vector is stored as zeros: the quotient would lose its digits. What that loses is in the bound."""
+_STORED: Final[dict[Precision, Any]] = {"float32": np.float32, "float16": np.int16, "int8": np.int8}
+"""fp16 travels as the integer of the same bits: compiled functions know no half."""
+
+
+class Panels(NamedTuple):
+    """P panels; what `products` finds for a row is to be multiplied by its scale."""
+
+    stored: Any  # (P, d, 64), in the precision's type
+    scale: Float32[np.ndarray, "P 64"]
+    error: Float32[np.ndarray, "P 64"]  # at most this times the query's norm is a scaled product off
+
+
+def empty_panels(rows: int, dim: int, precision: Precision) -> Panels:
+    """Room for rows, a multiple of 64; memory is taken where it is first written."""
+    panels = rows // PANEL
+    stored = np.zeros((panels, dim, PANEL), _STORED[precision])
+    return Panels(stored, np.zeros((panels, PANEL), np.float32), np.zeros((panels, PANEL), np.float32))
+
+
+def write(panels: Panels, rows: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"]) -> None:
+    """Store vectors in rows, with the bound on what a scan of them may be off.
+
+    With x the vector, x' what is stored of it and y a query, |x'y - xy| <= |x - x'| |y| (Cauchy-Schwarz), and a sum of
+    d fp32 products adds at most d + 2 roundings of |x'| |y| 2^-24. Doubled, for the scan and for the score that it is
+    compared with, and doubled again for the roundings of the bound itself.
+    """
+    if panels.stored.dtype == np.float32:
+        stored, restored, scale = vectors, vectors, np.ones(len(rows), np.float32)
+    elif panels.stored.dtype == np.int16:
+        halves = vectors.astype(np.float16)
+        stored, restored, scale = halves.view(np.int16), halves.astype(np.float32), np.ones(len(rows), np.float32)
+    else:
+        stored, restored = np.empty(vectors.shape, np.int8), np.empty(vectors.shape, np.float32)
+        scale = np.empty(len(rows), np.float32)
+        _quantise(vectors, stored, restored, scale)
+    _write(panels, rows, stored, restored, scale, vectors)
+
+
+def tiles(queries: Float32[np.ndarray, "B d"]) -> Float32[np.ndarray, "T d 4"]:
+    """Queries by fours, dimension by dimension, the last four filled up with zeros."""
+    batch, dim = queries.shape
+    padded = np.zeros((-(-batch // TILE) * TILE, dim), np.float32)
+    padded[:batch] = queries
+    return np.ascontiguousarray(padded.reshape(-1, TILE, dim).swapaxes(1, 2))
+
+
+@kernel
+def _quantise(
+    vectors: Float32[np.ndarray, "n d"],
+    stored: Int8[np.ndarray, "n d"],
+    restored: Float32[np.ndarray, "n d"],
+    scale: Float32[np.ndarray, " n"],
+) -> None:
+    """Each vector as whole numbers from -127 to 127 times a scale of its own."""
+    for row in range(len(vectors)):
+        largest = np.float32(0)
+        for value in vectors[row]:
+            largest = max(largest, abs(value))
+        scale[row] = largest / np.float32(127)
+        by = np.float32(1) / scale[row] if scale[row] > _LEAST_SCALE else np.float32(0)
+        for d in range(vectors.shape[1]):
+            stored[row, d] = np.int8(np.rint(vectors[row, d] * by))
+            restored[row, d] = scale[row] * np.float32(stored[row, d])
+
+
+@kernel
+def _write(
+    panels: Panels,
+    rows: Int64[np.ndarray, " n"],
+    stored: Any,
+    restored: Float32[np.ndarray, "n d"],
+    scale: Float32[np.ndarray, " n"],
+    vectors: Float32[np.ndarray, "n d"],
+) -> None:
+    dim = vectors.shape[1]
+    for number in range(len(rows)):
+        panel, lane = rows[number] // PANEL, rows[number] % PANEL
+        lost, norm = 0.0, 0.0
+        for d in range(dim):
+            panels.stored[panel, d, lane] = stored[number, d]
+            lost += (np.float64(vectors[number, d]) - np.float64(restored[number, d])) ** 2
+            norm += np.float64(vectors[number, d]) ** 2
+        panels.scale[panel, lane] = scale[number]
+        bound = np.sqrt(lost) + 4 * (dim + 4) * 2.0**-24 * (np.sqrt(norm) + np.sqrt(lost))
+        panels.error[panel, lane] = np.nextafter(np.float32(bound), np.float32(np.inf))
+
+
+_Float: Final = ir.FloatType()
+_Floats: Final = ir.VectorType(_Float, _LANES)
+_Int32: Final = ir.IntType(32)
+_Int64: Final = ir.IntType(64)
+_CONTRACT: Final = ("contract",)
+"""A product and the sum that it goes into may be rounded once: what lets the compiler use fused multiply-add."""
+
+
+def _widened(builder: Any, stored: Any, at: Any) -> Any:
+    """16 stored values from an address on, as fp32."""
+    if stored == types.float32:
+        return builder.load(builder.bitcast(at, _Floats.as_pointer()), align=4)
+    if stored == types.int16:
+        halves = ir.VectorType(ir.HalfType(), _LANES)
+        return builder.fpext(builder.load(builder.bitcast(at, halves.as_pointer()), align=2), _Floats)
+    integers = ir.VectorType(ir.IntType(8), _LANES)
+    return builder.sitofp(builder.load(builder.bitcast(at, integers.as_pointer()), align=1), _Floats)
+
+
+def _fetch(builder: Any, at: Any) -> None:
+    """Ask for a cache line ahead of time: while a panel is gone through again and again, memory would stand idle."""
+    byte = ir.IntType(8).as_pointer()
+    signature = ir.FunctionType(ir.VoidType(), [byte, _Int32, _Int32, _Int32])
+    prefetch = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0i8")
+    builder.call(prefetch, [builder.bitcast(at, byte), *(_Int32(flag) for flag in (0, 3, 1))])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, out: Any) -> Any:
+    """Write the products of a panel's rows with the four queries of a tile into `out` (4, 64).
+
+    Written in the compiler's own terms, since a loop that keeps 16 sums in vector registers is more than it finds by
+    itself: one pass over the dimensions, four registers of rows, one of a query's component, 16 of sums.
+    """
+    vectors = PANEL // _LANES
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        stored_, queries_, out_ = (
+            context.make_array(signature.args[place])(context, builder, arguments[place]) for place in (0, 2, 4)
+        )
+        dim = cgutils.unpack_tuple(builder, stored_.shape, 3)[1]
+        size = builder.mul(dim, _Int64(PANEL))
+        first_row = builder.gep(stored_.data, [builder.mul(arguments[1], size)])
+        first_query = builder.gep(queries_.data, [builder.mul(arguments[3], builder.mul(dim, _Int64(TILE)))])
+        before, loop, after = builder.block, builder.append_basic_block("dims"), builder.append_basic_block("sums")
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        d = builder.phi(_Int64)
+        d.add_incoming(_Int64(0), before)
+        sums = [builder.phi(_Floats) for _ in range(TILE * vectors)]
+        lanes = builder.gep(first_row, [builder.mul(d, _Int64(PANEL))])
+        rows = [_widened(builder, stored.dtype, builder.gep(lanes, [_Int64(_LANES * v)])) for v in range(vectors)]
+        for v in range(vectors):
+            _fetch(builder, builder.gep(lanes, [builder.add(size, _Int64(_LANES * v))]))
+        added = []
+        for q in range(TILE):
+            at = builder.gep(first_query, [builder.add(builder.mul(d, _Int64(TILE)), _Int64(q))])
+            one = builder.insert_element(ir.Constant(_Floats, ir.Undefined), builder.load(at), _Int32(0))
+            every = ir.Constant(ir.VectorType(_Int32, _LANES), [0] * _LANES)
+            component = builder.shuffle_vector(one, ir.Constant(_Floats, ir.Undefined), every)
+            for v in range(vectors):
+                product = builder.fmul(rows[v], component, flags=_CONTRACT)
+                added.append(builder.fadd(product, sums[q * vectors + v], flags=_CONTRACT))
+        next_d = builder.add(d, _Int64(1))
+        d.add_incoming(next_d, loop)
+        for sum_, more in zip(sums, added, strict=True):
+            sum_.add_incoming(ir.Constant(_Floats, [0.0] * _LANES), before)
+            sum_.add_incoming(more, loop)
+        builder.cbranch(builder.icmp_signed("<", next_d, dim), loop, after)
+
+        builder.position_at_end(after)
+        for place, sum_ in enumerate(added):
+            builder.store(
+                sum_, builder.bitcast(builder.gep(out_.data, [_Int64(_LANES * place)]), _Floats.as_pointer()), align=4
+            )
+        return context.get_dummy_value()
+
+    return types.void(stored, panel, queries, tile, out), generate
