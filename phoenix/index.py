@@ -11,7 +11,7 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from phoenix.slabs.device import DeviceSlab
 from phoenix.slabs.host import HostSlab
@@ -32,6 +32,10 @@ class Slab(Protocol):
         """The ids of all posts, in no order."""
         ...
 
+    def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which posts are there."""
+        ...
+
     def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
         """Insert posts, or replace them; of an id named twice the last one stays."""
         ...
@@ -42,6 +46,10 @@ class Slab(Protocol):
 
     def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
         """Forget posts; those that are not there do no harm."""
+        ...
+
+    def warm_up(self, batches: Sequence[int], k: int) -> None:
+        """Compile what searches by these numbers of queries need; the vectors stay as they are."""
         ...
 
     def search(
@@ -69,6 +77,10 @@ class VectorIndex:
         self._dim, self._new_slab = dim, slab
         self._slabs: dict[str, Slab] = {}
         self._writing = threading.Lock()
+
+    def warm_up(self, batches: Sequence[int], k: int) -> None:
+        """Have compiled what the first searches would wait for: k results for these numbers of queries."""
+        self._new_slab(self._dim).warm_up(batches, k)
 
     def __len__(self) -> int:
         """How many posts have a vector, of whichever version."""
@@ -104,6 +116,16 @@ class VectorIndex:
                 slab = self._new_slab(self._dim)
             slab.upsert(ids, vectors, traits or Traits.unknown(len(ids)))
             self._slabs[version] = slab
+
+    def count(self, version: str) -> int:
+        """How many posts have a vector of this version."""
+        slab = self._slabs.get(version)
+        return 0 if slab is None else len(slab)
+
+    def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which posts have a vector, of whichever version."""
+        with self._writing:
+            return np.any([slab.holds(ids) for slab in self._slabs.values()] or np.zeros((1, len(ids)), np.bool_), 0)
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
         """Replace what masks look at, in every version, of the posts that have a vector."""

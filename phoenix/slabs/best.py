@@ -1,4 +1,4 @@
-"""The best of many: scores with ids in two arrays side by side, the greater score first, equal ones by descending id."""
+"""The best of many: scores and ids in two arrays side by side, greater scores first, equal ones by descending id."""
 
 import numpy as np
 from jaxtyping import Float32, Int64

@@ -1,13 +1,13 @@
 """The vectors of one model version on accelerators, their rows split over all devices.
 
-Glossary of shapes: R: rows of a chunk; r: of them on one device; B: queries, S: the largest set of a mask, K: results,
-each rounded up to a power of two. None of the sizes grows with the index: more posts are more chunks, and a compiled
-function serves them all. Arrays on a device are never changed but replaced, so a search that holds a tuple of chunks
-sees one state of the index, whatever is written meanwhile.
+Glossary of shapes: R: rows of a chunk; r: of them on one device; B: queries and K: results, rounded up to powers of
+two; S: ids in a set of a mask, see SET_SIZES. None of the sizes grows with the index: more posts are more chunks, and
+a compiled function serves them all. Arrays on a device are never changed but replaced, so a search that holds a tuple
+of chunks sees one state of the index, whatever is written meanwhile.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -15,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, Float32, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt64
 
 from phoenix.slabs.masks import IdSets, Mask, Masks, Traits
 from phoenix.slabs.slots import SlotTable
 
 CHUNK_ROWS: Final = 65_536
 _WRITTEN_AT_ONCE: Final = (64, 4_096)
+SET_SIZES: Final = (64, 512, 4_096)
+"""The sets of a batch's masks are filled up to one of these, or to a power of two: blocks and seen posts by the dozen
+or by the thousand."""
 _ROWS: Final = PartitionSpec("rows")
 _EVERYWHERE: Final = PartitionSpec()
 
@@ -71,19 +74,21 @@ class DeviceSlab:
         chunk_rows: a multiple of the number of devices.
 
     Attributes:
-        traces: how many functions have been traced so far; does not grow with the index.
+        chunks: what a search sees, as of now.
 
     """
 
     def __init__(self, dim: int, dtype: Any = jnp.float32, chunk_rows: int = CHUNK_ROWS) -> None:
-        self.traces = 0
         self._dim, self._dtype, self._chunk_rows = dim, dtype, chunk_rows
-        self._mesh = Mesh(np.array(jax.devices()), ("rows",))
         self._slots = SlotTable()
         self._free, self._used = np.zeros(0, np.int64), 0
-        self._chunks: tuple[Rows, ...] = ()
-        self._put = self._compiled(_put, (_ROWS, _EVERYWHERE, _EVERYWHERE), _ROWS)
-        self._improve = self._compiled(_improve, (_ROWS, _EVERYWHERE, _EVERYWHERE, _EVERYWHERE), _EVERYWHERE)
+        self.chunks: tuple[Rows, ...] = ()
+        self._functions = _compiled()
+
+    @property
+    def traces(self) -> int:
+        """How many functions all slabs together have traced so far; does not grow with an index."""
+        return self._functions.traces
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -92,6 +97,10 @@ class DeviceSlab:
     def ids(self) -> Int64[np.ndarray, " n"]:
         """The ids of all posts, in no order."""
         return self._slots.ids
+
+    def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which posts are there."""
+        return self._slots.slots_of(ids) >= 0
 
     def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
         """Insert posts, or replace them; of an id named twice the last one stays."""
@@ -102,14 +111,14 @@ class DeviceSlab:
         slots[new] = self._take(len(new))
         self._slots.assign(ids, slots)
         rows = Rows(vectors.astype(self._dtype), ids, traits, np.ones(len(ids), np.bool_))
-        self._chunks = self._written(slots, rows, lambda chunk: chunk, lambda _, changed: changed)
+        self.chunks = self._written(slots, rows, lambda chunk: chunk, lambda _, changed: changed)
 
     def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
         """Forget posts; those that are not there do no harm."""
         slots = self._slots.release(ids)
         self._free = np.concatenate([self._free, slots])
         gone = np.zeros(len(slots), np.bool_)
-        self._chunks = self._written(
+        self.chunks = self._written(
             slots, gone, lambda chunk: chunk.shown, lambda chunk, shown: chunk._replace(shown=shown)
         )
 
@@ -118,26 +127,41 @@ class DeviceSlab:
         last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
         slots = self._slots.slots_of(ids[last])
         there = last[slots >= 0]
-        self._chunks = self._written(
+        self.chunks = self._written(
             slots[slots >= 0],
             Traits(*(column[there] for column in traits)),
             lambda chunk: chunk.traits,
             lambda chunk, changed: chunk._replace(traits=changed),
         )
 
+    def warm_up(self, batches: Sequence[int], k: int) -> None:
+        """Compile for these numbers of queries and for all sizes of masks; the index stays as it is."""
+        blank = DeviceSlab(self._dim, self._dtype, self._chunk_rows)
+        for size in _WRITTEN_AT_ONCE:
+            ids = np.arange(1, size + 1)
+            blank.upsert(ids, np.zeros((size, self._dim), np.float32), Traits.unknown(size))
+            blank.describe(ids, Traits.unknown(size))
+            blank.remove(ids[1:])
+        for batch in batches:
+            for size in SET_SIZES:
+                masks = [Mask(without_posts=np.arange(size))] * batch
+                blank.search(np.zeros((batch, self._dim), np.float32), k, masks)
+
     def search(
         self, queries: Float32[np.ndarray, "B d"], k: int, masks: Sequence[Mask]
     ) -> tuple[Int64[np.ndarray, "B k"], Float32[np.ndarray, "B k"]]:
         """The k best of each query, as `VectorIndex.search` says."""
-        chunks = self._chunks
+        chunks = self.chunks  # as of now, whatever is written while they are gone through
         batch, results = _rounded(len(queries)), _rounded(k)
         padded = np.zeros((batch, self._dim), np.float32)
         padded[: len(queries)] = queries
         with jax.enable_x64(True):
             wanted = _padded([*masks, *[Mask()] * (batch - len(queries))])
-            best = Best(np.full((batch, results), -np.inf, np.float32), np.full((batch, results), -1, np.int64))
+            none = Best(np.full((batch, results), -np.inf, np.float32), np.full((batch, results), -1, np.int64))
+            # where the best of a chunk will be, too, so that the first chunk's call is compiled like all others
+            best = jax.device_put(none, NamedSharding(self._functions.mesh, _EVERYWHERE))
             for chunk in chunks:
-                best = self._improve(chunk, padded, wanted, best)
+                best = self._functions.improve(chunk, padded, wanted, best)
         return np.array(best.ids)[: len(queries), :k], np.array(best.scores)[: len(queries), :k]
 
     def _take(self, count: int) -> Int64[np.ndarray, " count"]:
@@ -153,7 +177,7 @@ class DeviceSlab:
         with_part: Callable[[Rows, Any], Rows],
     ) -> tuple[Rows, ...]:
         """The chunks with a part of some rows replaced, which is done for few or for many rows at once."""
-        chunks = list(self._chunks)
+        chunks = list(self.chunks)
         with jax.enable_x64(True):
             while len(chunks) * self._chunk_rows < self._used:
                 chunks.append(self._empty())
@@ -161,10 +185,10 @@ class DeviceSlab:
                 inside = np.flatnonzero(slots // self._chunk_rows == number)
                 for given in np.split(inside, range(_WRITTEN_AT_ONCE[-1], len(inside), _WRITTEN_AT_ONCE[-1])):
                     size = next(size for size in _WRITTEN_AT_ONCE if size >= len(given))
-                    places = np.full(size, self._chunk_rows, np.int64)
+                    places = np.full(size, self._chunk_rows, np.int32)
                     places[: len(given)] = slots[given] % self._chunk_rows
                     filled = jax.tree.map(partial(_filled, given, size), values)
-                    changed = self._put(part(chunks[number]), places, filled)
+                    changed = self._functions.put(part(chunks[number]), places, filled)
                     chunks[number] = with_part(chunks[number], changed)
         return tuple(chunks)
 
@@ -176,8 +200,18 @@ class DeviceSlab:
             Traits.unknown(rows),
             np.zeros(rows, np.bool_),
         )
-        on_devices: Rows = jax.device_put(blank, NamedSharding(self._mesh, _ROWS))
+        on_devices: Rows = jax.device_put(blank, NamedSharding(self._functions.mesh, _ROWS))
         return on_devices
+
+
+class _Functions:
+    """What is compiled for all devices, once for each bucket of sizes."""
+
+    def __init__(self) -> None:
+        self.traces = 0
+        self.mesh = Mesh(np.array(jax.devices()), ("rows",))
+        self.put = self._compiled(_put, (_ROWS, _EVERYWHERE, _EVERYWHERE), _ROWS)
+        self.improve = self._compiled(_improve, (_ROWS, _EVERYWHERE, _EVERYWHERE, _EVERYWHERE), _EVERYWHERE)
 
     def _compiled(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         def traced(*arguments: Any) -> Any:
@@ -185,10 +219,16 @@ class DeviceSlab:
             return function(*arguments)
 
         # that every device has the same best after it has gathered all is more than the check can see
-        return jax.jit(jax.shard_map(traced, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False))
+        return jax.jit(jax.shard_map(traced, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False))
 
 
-def _put(columns: Any, places: Int64[Array, " n"], values: Any) -> Any:
+@cache
+def _compiled() -> _Functions:
+    """Shared by all slabs: another version's vectors are of the same shapes."""
+    return _Functions()
+
+
+def _put(columns: Any, places: Int32[Array, " n"], values: Any) -> Any:
     """One device's part of columns, with the values for those places of the chunk that are its own."""
 
     def changed(column: Array, new: Array) -> Array:
@@ -250,12 +290,14 @@ def _held(sets: PaddedSets, values: Int64[Array, " r"]) -> Bool[Array, "B r"]:
 
 def _padded(masks: Sequence[Mask]) -> PaddedMasks:
     plain = Masks.of(masks)
-    return PaddedMasks(*(_padded_sets(part) if isinstance(part, IdSets) else part for part in plain))
+    largest = max(int(np.diff(part.bounds).max()) for part in plain if isinstance(part, IdSets))
+    size = next((size for size in SET_SIZES if size >= largest), _rounded(largest))
+    return PaddedMasks(*(_padded_sets(part, size) if isinstance(part, IdSets) else part for part in plain))
 
 
-def _padded_sets(sets: IdSets) -> PaddedSets:
+def _padded_sets(sets: IdSets, size: int) -> PaddedSets:
     sizes = np.diff(sets.bounds)
-    places = np.minimum(np.arange(_rounded(int(sizes.max()))), np.maximum(sizes - 1, 0)[:, None])
+    places = np.minimum(np.arange(size), np.maximum(sizes - 1, 0)[:, None])
     ids = np.append(sets.ids, 0)[np.minimum(sets.bounds[:-1, None] + places, len(sets.ids))]
     return PaddedSets(ids, sizes > 0)
 

@@ -26,11 +26,14 @@ from phoenix.slabs.slots import SlotTable
 CHUNK_ROWS: Final = 16_384
 """Rows that are scanned by one call: 8 MB of 128 fp32, half a millisecond, so that threads finish together."""
 _SAMPLED: Final = 32
-_WORTH_GUESSING: Final = 8 * CHUNK_ROWS
+"""One panel of so many is in the sample that a guess is made from."""
+_WORTH_GUESSING: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
-class _Snapshot:
+class Snapshot:
+    """One state of the index. Whoever holds it keeps the rows that it shows from being written."""
+
     chunks: tuple[Chunk, ...]
     shown: tuple[Bool[np.ndarray, " rows"], ...]
     rows: int
@@ -45,15 +48,22 @@ class HostSlab:
         precision: what is scanned.
         exact: whether fp32 stands beside it, so that what the scan finds has its true score: exact, since the scan
             knows how far each of its own scores may be off. Without it those scores are final.
+        chunk_rows: a multiple of 64.
+
+    Attributes:
+        snapshot: what a search sees, as of now.
 
     """
 
-    def __init__(self, dim: int, precision: Precision = "int8", *, exact: bool = True) -> None:
+    def __init__(
+        self, dim: int, precision: Precision = "int8", *, exact: bool = True, chunk_rows: int = CHUNK_ROWS
+    ) -> None:
         self._dim, self._precision, self._rescored = dim, precision, exact and precision != "float32"
+        self._chunk_rows = chunk_rows
         self._slots = SlotTable()
-        self._snapshot = _Snapshot((), (), 0)
+        self.snapshot = Snapshot((), (), 0)
         self._free = np.zeros(0, np.int64)
-        self._leaving: deque[tuple[weakref.ref[_Snapshot], Int64[np.ndarray, " n"]]] = deque()
+        self._leaving: deque[tuple[weakref.ref[Snapshot], Int64[np.ndarray, " n"]]] = deque()
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -63,32 +73,44 @@ class HostSlab:
         """The ids of all posts, in no order."""
         return self._slots.ids
 
+    def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which posts are there."""
+        return self._slots.slots_of(ids) >= 0
+
     def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
         """Insert posts, or replace them; of an id named twice the last one stays."""
         fresh = self._take(len(ids))
-        chunks = self._snapshot.chunks + tuple(self._new_chunks(int(fresh.max(initial=-1)) + 1))
-        for number, rows, given in _by_chunk(fresh):
+        chunks = self.snapshot.chunks + tuple(self._new_chunks(int(fresh.max(initial=-1)) + 1))
+        for number, rows, given in self._by_chunk(fresh):
             _write(chunks[number], rows, ids[given], vectors[given], Traits(*(column[given] for column in traits)))
         before = self._slots.assign(ids, fresh)
         self._show(chunks, fresh, before[before >= 0])
 
     def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
         """Forget posts; those that are not there do no harm."""
-        self._show(self._snapshot.chunks, np.zeros(0, np.int64), self._slots.release(ids))
+        self._show(self.snapshot.chunks, np.zeros(0, np.int64), self._slots.release(ids))
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
         """Replace what masks look at, where the posts are there."""
         slots = self._slots.slots_of(ids)
         there = np.flatnonzero(slots >= 0)
-        for number, rows, given in _by_chunk(slots[there]):
-            for column, values in zip(self._snapshot.chunks[number].traits, traits, strict=True):
+        for number, rows, given in self._by_chunk(slots[there]):
+            for column, values in zip(self.snapshot.chunks[number].traits, traits, strict=True):
                 column[rows] = values[there[given]]
+
+    def warm_up(self, batches: Sequence[int], k: int) -> None:
+        """Compile what is not yet; the index stays as it is."""
+        blank = HostSlab(self._dim, self._precision, exact=self._rescored, chunk_rows=self._chunk_rows)
+        blank.upsert(np.array([1]), np.zeros((1, self._dim), np.float32), Traits.unknown(1))
+        for batch in batches:
+            blank.search(np.zeros((batch, self._dim), np.float32), k, [Mask()] * batch)
+        blank.remove(np.array([1]))
 
     def search(
         self, queries: Float32[np.ndarray, "B d"], k: int, masks: Sequence[Mask]
     ) -> tuple[Int64[np.ndarray, "B k"], Float32[np.ndarray, "B k"]]:
         """The k best of each query, as `VectorIndex.search` says."""
-        snapshot = self._snapshot
+        snapshot = self.snapshot
         ids, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
         looked_for = min(k, snapshot.rows)
         if not looked_for or not len(queries):
@@ -104,39 +126,42 @@ class HostSlab:
 
     def _take(self, count: int) -> Int64[np.ndarray, " count"]:
         """Rows that no search sees: those that were given up, as far as there are any, and new ones."""
+        given_up = [self._free]
         while self._leaving and self._leaving[0][0]() is None:
-            self._free = np.concatenate([self._free, self._leaving.popleft()[1]])
+            given_up.append(self._leaving.popleft()[1])
+        self._free = np.concatenate(given_up)
         again, self._free = self._free[:count], self._free[count:]
-        first = self._snapshot.rows
+        first = self.snapshot.rows
         return np.concatenate([again, np.arange(first, first + count - len(again))])
 
     def _new_chunks(self, rows: int) -> Iterator[Chunk]:
-        for _ in range(len(self._snapshot.chunks) * CHUNK_ROWS, rows, CHUNK_ROWS):
+        for _ in range(len(self.snapshot.chunks) * self._chunk_rows, rows, self._chunk_rows):
             yield Chunk(
-                empty_panels(CHUNK_ROWS, self._dim, self._precision),
-                np.zeros((CHUNK_ROWS if self._rescored else 0, self._dim), np.float32),
-                np.zeros(CHUNK_ROWS, np.int64),
-                Traits.unknown(CHUNK_ROWS),
+                empty_panels(self._chunk_rows, self._dim, self._precision),
+                np.zeros((self._chunk_rows if self._rescored else 0, self._dim), np.float32),
+                np.zeros(self._chunk_rows, np.int64),
+                Traits.unknown(self._chunk_rows),
             )
 
     def _show(self, chunks: tuple[Chunk, ...], new: Int64[np.ndarray, " n"], gone: Int64[np.ndarray, " m"]) -> None:
         """Make the next snapshot the current one: with new rows, without those that are gone (a row may be both)."""
-        last = self._snapshot
-        shown = [*last.shown, *(np.zeros(CHUNK_ROWS, np.bool_) for _ in chunks[len(last.shown) :])]
+        last = self.snapshot
+        shown = [*last.shown, *(np.zeros(self._chunk_rows, np.bool_) for _ in chunks[len(last.shown) :])]
         for slots, value in ((new, True), (gone, False)):
-            for number, rows, _ in _by_chunk(slots):
+            for number, rows, _ in self._by_chunk(slots):
                 shown[number] = shown[number].copy()
                 shown[number][rows] = value
-        self._snapshot = _Snapshot(chunks, tuple(shown), max(last.rows, int(new.max(initial=-1)) + 1))
+        self.snapshot = Snapshot(chunks, tuple(shown), max(last.rows, int(new.max(initial=-1)) + 1))
         self._leaving.append((weakref.ref(last), gone))
 
-
-def _by_chunk(slots: Int64[np.ndarray, " n"]) -> Iterator[tuple[int, Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]]:
-    """For each chunk that slots are in: its number, the rows there, and which of the slots they are."""
-    order = np.argsort(slots, kind="stable")
-    numbers, begins = np.unique(slots[order] // CHUNK_ROWS, return_index=True)
-    for number, given in zip(numbers.tolist(), np.split(order, begins)[1:], strict=True):
-        yield number, slots[given] % CHUNK_ROWS, given
+    def _by_chunk(
+        self, slots: Int64[np.ndarray, " n"]
+    ) -> Iterator[tuple[int, Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]]:
+        """For each chunk that slots are in: its number, the rows there, and which of the slots they are."""
+        order = np.argsort(slots, kind="stable")
+        numbers, begins = np.unique(slots[order] // self._chunk_rows, return_index=True)
+        for number, given in zip(numbers.tolist(), np.split(order, begins)[1:], strict=True):
+            yield number, slots[given] % self._chunk_rows, given
 
 
 def _write(
@@ -161,14 +186,14 @@ def _asked(queries: Float32[np.ndarray, "B d"], masks: Sequence[Mask]) -> Querie
     return Queries(queries, tiles(queries), norms, Masks.of(masks), floor)
 
 
-def _guessed(snapshot: _Snapshot, asked: Queries, k: int) -> Candidates | None:
+def _guessed(snapshot: Snapshot, asked: Queries, k: int) -> Candidates | None:
     """The candidates, if a guess at the k-th best score is low enough, which it nearly always is.
 
     Until k good rows are found a floor is low, and rows by the thousand are looked at in vain. A sample tells where the
     floor will end: at about its `k / _SAMPLED`-th best. The guess stays below by five standard deviations of how many
     of the k best a sample has, twice what would make one in a million searches start again.
     """
-    if snapshot.rows < _WORTH_GUESSING:
+    if len(snapshot.chunks) < _WORTH_GUESSING:
         return None
     expected = k / _SAMPLED
     sampled = int(expected + 5 * expected**0.5) + 5
@@ -183,7 +208,7 @@ def _guessed(snapshot: _Snapshot, asked: Queries, k: int) -> Candidates | None:
     return None if too_few.any() else found
 
 
-def _scanned(snapshot: _Snapshot, asked: Queries, k: int, step: int = 1) -> Candidates:
+def _scanned(snapshot: Snapshot, asked: Queries, k: int, step: int = 1) -> Candidates:
     """The k best and others of every `step`-th panel, by as many threads as there is work for."""
     threads = min(len(snapshot.chunks), _cores())
     found = no_candidates(threads, len(asked.floor), k)
@@ -192,8 +217,9 @@ def _scanned(snapshot: _Snapshot, asked: Queries, k: int, step: int = 1) -> Cand
     def work(thread: int) -> None:
         own, reached = Candidates(*(part[thread] for part in found)), none_reached(len(asked.floor))
         for number in numbers:
-            panels = -(-min(snapshot.rows - number * CHUNK_ROWS, CHUNK_ROWS) // PANEL)
-            scan(snapshot.chunks[number], snapshot.shown[number], panels, step, asked, k, own, reached)
+            chunk, shown = snapshot.chunks[number], snapshot.shown[number]
+            panels = -(-min(snapshot.rows - number * len(shown), len(shown)) // PANEL)
+            scan(chunk, shown, panels, step, asked, k, own, reached)
 
     others = [_pool().submit(work, thread) for thread in range(1, threads)]
     work(0)

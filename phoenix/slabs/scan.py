@@ -11,7 +11,7 @@ leaves out.
 from typing import Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Shaped
+from jaxtyping import Bool, Float32, Int64
 
 from phoenix.slabs.best import select, sort
 from phoenix.slabs.compiled import inlined, kernel, summing
@@ -133,7 +133,7 @@ def scan(
     found: Candidates,
     reached: Reached,
 ) -> None:
-    """Find the candidates of each query in every `step`-th of a chunk's first panels, as far as a snapshot shows them."""
+    """Find each query's candidates in every `step`-th of a chunk's first panels, of rows that a snapshot shows."""
     floor, scale, error = queries.floor, chunk.panels.scale, chunk.panels.error
     room = np.empty((TILE, PANEL), np.float32)
     for panel in range(0, panels, step):

@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Callable
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from phoenix.index import Mask, Slab, Traits, VectorIndex
 from phoenix.slabs.device import DeviceSlab
 from phoenix.slabs.host import HostSlab
+from phoenix.slabs.panels import PANEL, TILE, Precision, empty_panels, products, tiles, write
 
 DIM = 3
 IDS, AUTHORS, LANGUAGES, LABELS = range(1, 13), range(1, 4), range(3), 3
@@ -126,18 +128,49 @@ def test_any_interleaving_finds_what_brute_force_finds(slab: Callable[[int], Sla
     run().runTest()
 
 
-@pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
+SIZED: dict[str, Callable[[int], Slab]] = {
+    "one chunk": HostSlab,
+    "guesses that are often too high": lambda dim: HostSlab(dim, chunk_rows=64),
+    "guesses": lambda dim: HostSlab(dim, chunk_rows=2_048),
+    "approximations that are rescored": lambda dim: HostSlab(dim, "float16", chunk_rows=2_048),
+    "fp32 alone": lambda dim: HostSlab(dim, "float32", chunk_rows=2_048),
+    "a device": lambda dim: DeviceSlab(dim, chunk_rows=8_192),
+}
+
+
+@pytest.mark.parametrize("slab", SIZED.values(), ids=SIZED)
 @settings(max_examples=10, deadline=None)
-@given(k=st.integers(1, 40), seed=st.integers(0, 2**16))
-def test_the_best_of_many_are_found(slab: Callable[[int], Slab], k: int, seed: int) -> None:
+@given(k=st.sampled_from([1, 10, 300]), seed=st.integers(0, 2**16), is_sorted=st.booleans())
+def test_the_best_of_many_are_found(slab: Callable[[int], Slab], k: int, seed: int, is_sorted: bool) -> None:
     rng = np.random.default_rng(seed)
-    stored, query = rng.normal(size=(3_000, 8)).astype(np.float32), rng.normal(size=(1, 8)).astype(np.float32)
-    index = VectorIndex(8, (lambda dim: DeviceSlab(dim, chunk_rows=1_024)) if slab is SLABS["on a device"] else slab)
-    index.upsert(np.arange(1, 3_001), stored, "v")
-    index.remove(np.arange(1, 3_001, 2))
-    left = np.arange(2, 3_001, 2)
-    best = left[np.argsort(-(stored[left - 1] @ query[0]), kind="stable")[:k]]
+    stored, query = rng.normal(size=(20_000, 8)).astype(np.float32), rng.normal(size=(1, 8)).astype(np.float32)
+    if is_sorted:
+        stored = stored[np.argsort(stored @ query[0])]  # each row better than all before
+    index = VectorIndex(8, slab)
+    index.upsert(np.arange(1, 20_001), stored, "v")
+    index.remove(np.arange(1, 20_001, 2))
+    left = np.arange(2, 20_001, 2)
+    best = left[np.argsort(-(stored[left - 1].astype(np.float64) @ query[0]), kind="stable")[:k]]
     assert index.search(query, k, "v")[0][0].tolist() == best.tolist()
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+@given(data=st.data())
+def test_no_scan_is_off_by_more_than_it_says(precision: Precision, data: st.DataObject) -> None:
+    elements = st.floats(-1e3, 1e3, width=32)
+    vectors_ = data.draw(arrays(np.float32, (PANEL, 5), elements=elements))
+    queries = data.draw(arrays(np.float32, (TILE, 5), elements=elements))
+    panels, found = empty_panels(PANEL, 5, precision), np.empty((TILE, PANEL), np.float32)
+    write(panels, np.arange(PANEL), vectors_)
+    scanned(panels.stored, tiles(queries), found)
+    true = queries.astype(np.float64) @ vectors_.astype(np.float64).T
+    allowed = panels.error[0] * np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
+    assert (abs(found * panels.scale[0] - true) <= allowed).all()
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def scanned(stored: np.ndarray, of_queries: np.ndarray, found: np.ndarray) -> None:
+    products(stored, 0, of_queries, 0, found)
 
 
 def test_an_unknown_version_finds_nothing_rather_than_another_versions_vectors() -> None:
@@ -178,3 +211,81 @@ def test_a_search_during_writes_finds_whole_states_only(slab: Callable[[int], Sl
         stop.set()
         writer.join()
     assert states <= {(-1, -1), (2, 1)}
+
+
+@pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
+def test_a_search_beside_a_writer_sees_old_or_new_vectors_and_never_a_torn_or_foreign_one(
+    slab: Callable[[int], Slab],
+) -> None:
+    posts, stop = np.arange(1, 65), threading.Event()
+    index = VectorIndex(DIM, slab)
+
+    def publish(generation: int) -> None:
+        of_all = np.full(len(posts), generation)
+        index.upsert(posts, np.stack([posts, of_all, posts * of_all], axis=1).astype(np.float32), "v")
+
+    def write_on() -> None:
+        generation = 1
+        while not stop.is_set():
+            generation = generation % 99 + 1
+            publish(generation)
+
+    publish(1)
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    generations = set()
+    try:
+        for _ in range(150):
+            ids, scores = index.search(np.eye(DIM, dtype=np.float32), len(posts), "v")
+            components = np.zeros((DIM, len(posts)), np.float32)
+            for component, (of, found) in enumerate(zip(ids, scores, strict=True)):
+                components[component, of - 1] = found
+            assert components[0].tolist() == posts.tolist()
+            (generation,) = {*components[1].tolist()}  # all of a batch is seen, or nothing of it
+            assert components[2].tolist() == (posts * generation).tolist()
+            generations.add(generation)
+    finally:
+        stop.set()
+        writer.join()
+    assert len(generations) > 1
+
+
+def test_a_row_is_written_again_only_when_no_search_can_see_it() -> None:
+    slab, one, nothing = HostSlab(DIM), np.array([1]), Traits.unknown(1)
+    slab.upsert(one, np.full((1, DIM), 1, np.float32), nothing)
+    seen = slab.snapshot
+    for value in range(2, 6):
+        slab.upsert(one, np.full((1, DIM), value, np.float32), nothing)
+    assert seen.chunks[0].vectors[seen.shown[0]].tolist() == [[1, 1, 1]]
+    assert slab.snapshot.rows == 5
+    del seen
+    for value in range(6, 20):
+        slab.upsert(one, np.full((1, DIM), value, np.float32), nothing)
+    assert slab.snapshot.rows == 5
+
+
+def test_a_bulk_of_posts_may_name_one_twice_and_be_spread_over_chunks() -> None:
+    slab = HostSlab(DIM, chunk_rows=64)
+    ids = np.concatenate([np.arange(1, 1_001), np.arange(1, 501)])
+    slab.upsert(ids, np.repeat(np.arange(1_500, dtype=np.float32), DIM).reshape(-1, DIM), Traits.unknown(1_500))
+    found, scores = slab.search(np.eye(1, DIM, dtype=np.float32), 1_001, [Mask()])
+    assert len(slab) == 1_000
+    assert found[0].tolist() == [*range(500, 0, -1), *range(1_000, 500, -1), -1]
+    assert scores[0, :-1].tolist() == [*range(1_499, 999, -1), *range(999, 499, -1)]
+
+
+def test_what_is_asked_of_the_index_about_its_posts() -> None:
+    index = VectorIndex(DIM)
+    index.upsert(np.array([1, 2]), np.ones((2, DIM), np.float32), "old")
+    index.upsert(np.array([2, 3]), np.ones((2, DIM), np.float32), "new")
+    assert index.holds(np.array([4, 3, 2, 1])).tolist() == [False, True, True, True]
+    assert [index.count(version) for version in ("old", "new", "unknown")] == [2, 2, 0]
+    assert VectorIndex(DIM).holds(np.array([1])).tolist() == [False]
+
+
+@pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
+def test_warming_up_leaves_nothing_in_the_index(slab: Callable[[int], Slab]) -> None:
+    index = VectorIndex(DIM, slab)
+    index.warm_up((1, 4), 10)
+    assert len(index) == 0
+    assert index.search(np.ones((1, DIM), np.float32), 1, "v")[0].tolist() == [[-1]]
