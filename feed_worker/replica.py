@@ -7,12 +7,13 @@ import time
 
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from numpy.typing import NDArray
 
 from infra.clock import Clock
 from infra.kafka import consumer_config, group, partitions_of, watermarks
 from infra.outage import outage
 from infra.settings import Settings
-from phoenix.index import VectorIndex
+from phoenix.index import Traits, VectorIndex
 from thunder_ingest.events import unpack_counts, unpack_embedding, unpack_post
 from thunder_ingest.post_store import PostStore
 
@@ -112,6 +113,18 @@ class Replica:
         if live:
             self._store.apply(live)
             self._clock.observe(max(post.created_at for post in live))
+        self._describe(np.array(list(records), np.int64))
+
+    def _describe(self, post_ids: NDArray[np.int64]) -> None:
+        """Tell the index what masks go by, of posts that it has: a label may just have been put on one."""
+        indexed = post_ids[self._index.holds(post_ids)]
+        if len(indexed):
+            self._index.describe(indexed, self._traits(indexed))
+
+    def _traits(self, post_ids: NDArray[np.int64]) -> Traits:
+        """As the store knows them; posts that it does not have yet are described when they come."""
+        posts = self._store.columns(self._store.rows_of(post_ids))
+        return Traits(posts.author_id, posts.lang.astype(np.int64), posts.labels, posts.video_ms > 0)
 
     def _apply_vectors(self, records: dict[int, bytes | None]) -> None:
         gone = [post_id for post_id, value in records.items() if value is None]
@@ -124,7 +137,7 @@ class Replica:
         for version, pairs in by_version.items():
             ids = np.array([post_id for post_id, _ in pairs], np.int64)
             vectors = np.frombuffer(b"".join(vector for _, vector in pairs), "<f4").reshape(len(pairs), -1)
-            self._index.upsert(ids, vectors, version)
+            self._index.upsert(ids, vectors, version, self._traits(ids))
 
 
 def _value(message: Message) -> bytes | None:

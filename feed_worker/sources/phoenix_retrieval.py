@@ -7,15 +7,11 @@ from numpy.typing import NDArray
 
 from feed_worker.candidates import Candidates
 from feed_worker.components import Source
-from feed_worker.membership import contains
 from feed_worker.model_inputs import history_of
 from feed_worker.ports import Model
 from feed_worker.query import Query
-from phoenix.index import VectorIndex
+from phoenix.index import Mask, VectorIndex
 from thunder_ingest.post_store import PostStore
-
-OVERFETCH = 2
-"""What a viewer has seen resembles their history most: twice as many are looked up, so that enough remain."""
 
 
 class PhoenixRetrievalSource(Source):
@@ -23,7 +19,8 @@ class PhoenixRetrievalSource(Source):
 
     Viewers without a history have no vector, and requests for the network alone no use for one. What has left the post
     store since it was embedded is no candidate. Where posts have no vectors yet, the feed says so. Unlike the published
-    one this source leaves out seen and served posts, so that they take no other post's place.
+    one this source leaves out, while it searches, what filters would drop by author, label or video, and seen and
+    served posts, so that none of these takes another post's place. What only followers may see is Thunder's to find.
     """
 
     def __init__(self, store: PostStore, index: VectorIndex, model: Model) -> None:
@@ -37,17 +34,27 @@ class PhoenixRetrievalSource(Source):
         """At most `retrieval_max` for each query, the most similar first."""
         history = history_of(queries, self._store, self._model.config)
         vectors = self._model.embed_users(history)
-        k = OVERFETCH * max(query.parameters.retrieval_max for query in queries)
-        ids, scores = self._index.search(vectors, k, self._model.version)
-        if (ids < 0).all() and len(self._store):
+        k = max(query.parameters.retrieval_max for query in queries)
+        masks = [self._mask(query) for query in queries]
+        ids, scores = self._index.search(vectors, k, self._model.version, masks)
+        if not self._index.count(self._model.version) and len(self._store):
             for query in queries:
                 query.degradations.append(f"{self.name}: no vectors of model {self._model.version}")
         return [self._found(*found) for found in zip(queries, ids, scores, strict=True)]
+
+    def _mask(self, query: Query) -> Mask:
+        viewer, parameters = query.viewer, query.parameters
+        return Mask(
+            without_authors=np.concatenate([viewer.blocks, viewer.blocked_by, viewer.mutes, [query.user_id]]),
+            without_posts=query.known_ids,
+            without_labels=self._store.label_mask(parameters.unsafe_labels | parameters.unsafe_labels_out_of_network),
+            video=not query.request.exclude_videos,
+        )
 
     def _found(self, query: Query, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:
         limit = query.parameters.retrieval_max
         with self._store.lock:
             rows = self._store.rows_of(ids)
-            usable = np.flatnonzero((rows >= 0) & ~contains(query.known_ids, ids))[:limit]
+            usable = np.flatnonzero(rows >= 0)[:limit]
             posts = self._store.columns(rows[usable])
         return Candidates.of(posts, "phoenix_retrieval", scores[usable].astype(np.float32))

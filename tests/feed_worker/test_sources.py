@@ -10,7 +10,7 @@ from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
 from feed_worker.sources.popular import PopularSource
 from feed_worker.sources.thunder import ThunderSource
 from phoenix.configs import NANO
-from phoenix.index import VectorIndex
+from phoenix.index import Traits, VectorIndex
 from tests.feed_worker.builders import MINUTE_MS, NOW_MS, FixedModel, KnownUsers, ids, post, query, store_of, viewer
 
 FRIEND, STRANGER = 60, 70
@@ -21,12 +21,14 @@ def found(candidates: Candidates) -> list[int]:
     return post_ids
 
 
-def index_of(similarities: dict[int, float], version: str = FixedModel.version) -> VectorIndex:
+def index_of(
+    similarities: dict[int, float], version: str = FixedModel.version, traits: Traits | None = None
+) -> VectorIndex:
     """An index in which posts have these similarities to every viewer of the fixed model."""
     index = VectorIndex(NANO.embed_dim)
     vectors = np.zeros((len(similarities), NANO.embed_dim), np.float32)
     vectors[:, 0] = list(similarities.values())
-    index.upsert(np.array(list(similarities), np.int64), vectors, version)
+    index.upsert(np.array(list(similarities), np.int64), vectors, version, traits)
     return index
 
 
@@ -58,6 +60,24 @@ def test_retrieval_finds_nothing_that_is_seen_or_no_longer_stored() -> None:
     source = PhoenixRetrievalSource(store, index_of({1: 0.1, 2: 0.9, 3: 0.5}), FixedModel())
     (candidates,) = source.fetch([query(viewer(liked=[2], seen=[2]))])
     assert found(candidates) == [1]
+
+
+def test_what_the_viewer_may_not_see_takes_no_other_posts_place() -> None:
+    store = store_of(*(post(i) for i in range(1, 9)))
+    unsafe, for_followers = store.label_mask({"spam"}), store.label_mask({"adult"})
+    traits = Traits(
+        author=np.array([50, 51, 52, 1, 54, 55, 56, 57]),
+        language=np.zeros(8, np.int64),
+        labels=np.array([0, 0, 0, 0, unsafe, for_followers, 0, 0], np.uint64),
+        video=np.arange(1, 9) == 7,
+    )
+    source = PhoenixRetrievalSource(store, index_of({i: 1 - i / 10 for i in range(1, 9)}, traits=traits), FixedModel())
+    one = replace(FORYOU, retrieval_max=1)
+    objecting = viewer(liked=[9], blocks=[50], blocked_by=[51], mutes=[52])
+    (candidates,) = source.fetch([query(objecting, parameters=one, exclude_videos=True)])
+    assert found(candidates) == [8]
+    (candidates,) = source.fetch([query(viewer(liked=[9]), parameters=replace(FORYOU, retrieval_max=4))])
+    assert found(candidates) == [1, 2, 3, 7]
 
 
 def test_retrieval_never_compares_vectors_of_another_version_and_says_that_its_own_are_missing() -> None:
