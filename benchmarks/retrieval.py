@@ -1,0 +1,256 @@
+"""Exact retrieval from a large index, beside what the machine's memory and multipliers allow at most.
+
+`python -m benchmarks.retrieval [--posts N] [--dim D] [--k K] [--batches B ...] [--rounds N] [--large-posts N]`. The
+bound of a search is the longer of reading every fp32 component once and of multiplying it with every query, at the
+bandwidth and the matmul peak that are measured between the searches; `bound_share` is that bound by the search's time,
+round by round, so that whatever else the machine does counts for both. Recall is the share of the true k best by fp64.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numba
+import numpy as np
+import psutil
+from jaxtyping import Float32, Float64, Int64
+
+from benchmarks.report import Measure, print_report, quantiles
+from phoenix.index import Mask, Traits
+from phoenix.slabs.host import HostSlab
+from phoenix.slabs.panels import Precision
+
+LOADED_AT_ONCE: Final = 50_000
+MATMUL: Final = 2_048
+GOAL: Final = 0.7
+LANGUAGES: Final = 20
+TIES: Final = 1e-6
+"""What ties with the k-th best as far as fp32 can tell is as good."""
+
+
+class Form(NamedTuple):
+    """A way to store the vectors; the goal is for what is exact."""
+
+    name: str
+    precision: Precision
+    exact: bool
+
+
+FORMS: Final = (
+    Form("fp32", "float32", True),
+    Form("int8_rescored", "int8", True),
+    Form("fp16", "float16", False),
+    Form("int8", "int8", False),
+)
+
+
+def unit_vectors(rng: np.random.Generator, count: int, dim: int) -> Float32[np.ndarray, "n d"]:
+    """Points on the sphere, no direction preferred: the hardest case, for no group of rows can be ruled out."""
+    vectors = rng.standard_normal((count, dim), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def traits(ids: Int64[np.ndarray, " n"]) -> Traits:
+    """Authors with ten posts each, 20 languages, a label on one post of 16, a video in one of four."""
+    labels = (ids % 16 == 0).astype(np.uint64)
+    return Traits(ids // 10, ids % LANGUAGES, labels, ids % 4 == 0)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+def _sum(words: Int64[np.ndarray, " n"]) -> int:
+    sum_ = 0
+    for word in words:
+        sum_ += word
+    return sum_
+
+
+class Machine:
+    """What the machine can do: `bytes` read once by all cores, and a square matmul by XLA."""
+
+    def __init__(self, vectors: Float32[np.ndarray, "n d"]) -> None:
+        self._bytes = vectors.nbytes
+        self._parts = np.array_split(vectors.reshape(-1).view(np.int64), psutil.cpu_count() or 1)
+        self._square = jnp.asarray(np.random.default_rng(0).standard_normal((MATMUL, MATMUL), dtype=np.float32))
+        self._matmul = jax.jit(jnp.matmul)
+        self.bytes_per_second()
+        self.flops()
+
+    def bytes_per_second(self) -> float:
+        """Read bandwidth, the better of one pass by all cores and one by one core."""
+        threads = [threading.Thread(target=_sum, args=(part,)) for part in self._parts]
+
+        def read() -> None:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        return self._bytes / min(seconds(read), seconds(lambda: [_sum(part) for part in self._parts]))
+
+    def flops(self) -> float:
+        """Floating-point operations a second, products and sums."""
+        taken = seconds(lambda: self._matmul(self._square, self._square).block_until_ready())
+        return 2 * MATMUL**3 / taken
+
+
+def load(slab: HostSlab, count: int, dim: int, seed: int) -> float:
+    """Fill a slab with posts from 1 on; returns the seconds of its own work."""
+    rng, spent = np.random.default_rng(seed), 0.0
+    for begin in range(0, count, LOADED_AT_ONCE):
+        ids = np.arange(begin + 1, min(begin + LOADED_AT_ONCE, count) + 1)
+        vectors, described = unit_vectors(rng, len(ids), dim), traits(ids)
+        spent += seconds(lambda ids=ids, vectors=vectors, described=described: slab.upsert(ids, vectors, described))
+    return spent
+
+
+class Batch(NamedTuple):
+    """Queries with their true products, column i - 1 that of post i."""
+
+    queries: Float32[np.ndarray, "B d"]
+    products: Float64[np.ndarray, "B n"]
+
+    def recall(self, found: Int64[np.ndarray, "B k"]) -> float:
+        """The share of the true k best."""
+        shares = []
+        for ids, products in zip(found, self.products, strict=True):
+            kth = np.partition(products, len(products) - len(ids))[len(products) - len(ids)]
+            shares.append(np.count_nonzero(products[np.unique(ids) - 1] >= kth - TIES) / len(ids))
+        return float(np.mean(shares))
+
+
+def batch_of(size: int, seed: int, vectors: Float32[np.ndarray, "n d"]) -> Batch:
+    """Queries that resemble nothing in particular."""
+    queries = unit_vectors(np.random.default_rng(seed + size), size, vectors.shape[1])
+    parts = np.array_split(vectors, 64)
+    return Batch(queries, np.concatenate([queries.astype(np.float64) @ part.T for part in parts], axis=1))
+
+
+def searched(
+    form: Form, options: argparse.Namespace, vectors: Float32[np.ndarray, "n d"], batches: Sequence[Batch]
+) -> list[Measure]:
+    """Latency, share of the bound and recall of each batch size, and how fast a form loads."""
+    slab = HostSlab(options.dim, form.precision, exact=form.exact)
+    loaded = load(slab, options.posts, options.dim, options.seed)
+    machine, result = Machine(vectors), []
+    for asked in batches:
+        queries, batch = asked.queries, len(asked.queries)
+        sys.stderr.write(f"{form.name}: {batch} queries\n")
+        unmasked = [Mask()] * batch
+        found = slab.search(queries, options.k, unmasked)[0]
+        latencies, shares = [], []
+        for _ in range(options.rounds):
+            bound = max(vectors.nbytes / machine.bytes_per_second(), 2 * batch * vectors.size / machine.flops())
+            taken = seconds(lambda queries=queries, masks=unmasked: slab.search(queries, options.k, masks))
+            latencies.append(taken * 1_000)
+            shares.append(bound / taken)
+        name, goal = f"{form.name}_{batch}", GOAL if form.exact else None
+        result += [
+            Measure(f"latency_ms_p50_{name}", quantiles(latencies)["p50"], "ms", "lower", None, quantiles(latencies)),
+            Measure(f"bound_share_{name}", quantiles(shares)["p50"], "share", "higher", goal, quantiles(shares)),
+            Measure(f"recall_{name}", asked.recall(found), "share", "higher", 1.0 if form.exact else None),
+        ]
+    result.append(Measure(f"load_per_second_{form.name}", round(options.posts / loaded), "1/s", "higher"))
+    if form.name == "int8_rescored":
+        result += [*masked(slab, options), *while_writing(slab, options)]
+    return result
+
+
+def masked(slab: HostSlab, options: argparse.Namespace) -> list[Measure]:
+    """One query that may find one language of 20, no video, no labelled post and none of 1,000 authors."""
+    query = unit_vectors(np.random.default_rng(options.seed), 1, options.dim)
+    authors = np.arange(0, options.posts // 10, max(options.posts // 10_000, 1))
+    mask = Mask(languages=np.array([7]), without_authors=authors, without_labels=1, video=False)
+    slab.search(query, options.k, [mask])
+    latencies = [seconds(lambda: slab.search(query, options.k, [mask])) * 1_000 for _ in range(options.rounds)]
+    few = float((slab.search(query, options.k, [mask])[0] > 0).mean())
+    return [
+        Measure("latency_ms_p50_masked", quantiles(latencies)["p50"], "ms", "lower", None, quantiles(latencies)),
+        Measure("results_masked", few, "share of k", "higher", 1.0),
+    ]
+
+
+def while_writing(slab: HostSlab, options: argparse.Namespace) -> list[Measure]:
+    """One query at a time while another thread replaces 1,000 vectors after the other as fast as it can."""
+    rng, stop, written = np.random.default_rng(options.seed), threading.Event(), 0
+
+    def write() -> None:
+        nonlocal written
+        while not stop.is_set():
+            ids = rng.integers(1, options.posts + 1, 1_000)
+            slab.upsert(ids, unit_vectors(rng, len(ids), options.dim), traits(ids))
+            written += len(ids)
+
+    query, writer = unit_vectors(rng, 1, options.dim), threading.Thread(target=write)
+    began = time.perf_counter()
+    writer.start()
+    latencies = [seconds(lambda: slab.search(query, options.k, [Mask()])) * 1_000 for _ in range(options.rounds)]
+    stop.set()
+    writer.join()
+    spread = quantiles(latencies) | {"written_per_second": round(written / (time.perf_counter() - began))}
+    return [Measure("latency_ms_p50_while_writing", spread["p50"], "ms", "lower", None, spread)]
+
+
+def large(options: argparse.Namespace) -> list[Measure]:
+    """Memory and latency of a larger index, exact results from an int8 scan."""
+    sys.stderr.write(f"loading {options.large_posts:,} posts\n")
+    before, slab = psutil.Process().memory_info().rss, HostSlab(options.dim)
+    load(slab, options.large_posts, options.dim, options.seed)
+    row = (psutil.Process().memory_info().rss - before) / options.large_posts
+    query = unit_vectors(np.random.default_rng(options.seed), 1, options.dim)
+    slab.search(query, options.k, [Mask()])
+    latencies = [seconds(lambda: slab.search(query, options.k, [Mask()])) * 1_000 for _ in range(options.rounds)]
+    return [
+        Measure("bytes_per_post_large", round(row, 1), "bytes", "lower"),
+        Measure("memory_gb_large", round(row * options.large_posts / 1e9, 2), "GB", "lower"),
+        Measure("latency_ms_p50_large", quantiles(latencies)["p50"], "ms", "lower", None, quantiles(latencies)),
+    ]
+
+
+def measures(options: argparse.Namespace) -> list[Measure]:
+    """Everything that the benchmark reports; the large index first, since memory once used is not given back."""
+    result = large(options) if options.large_posts else []
+    rng = np.random.default_rng(options.seed)
+    sizes = [min(LOADED_AT_ONCE, options.posts - begin) for begin in range(0, options.posts, LOADED_AT_ONCE)]
+    vectors = np.concatenate([unit_vectors(rng, size, options.dim) for size in sizes])  # those that `load` makes
+    machine = Machine(vectors)
+    bandwidth = [machine.bytes_per_second() / 1e9 for _ in range(options.rounds)]
+    flops = [machine.flops() / 1e9 for _ in range(options.rounds)]
+    result += [
+        Measure("read_gb_per_second", quantiles(bandwidth)["p50"], "GB/s", "higher", None, quantiles(bandwidth)),
+        Measure("matmul_gflops", quantiles(flops)["p50"], "GFLOP/s", "higher", None, quantiles(flops)),
+    ]
+    batches = [batch_of(size, options.seed, vectors) for size in options.batches]
+    for form in FORMS:
+        result += searched(form, options, vectors, batches)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--posts", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--k", type=int, default=1_000)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--large-posts", type=int, default=10_000_000, help="0 leaves the large index out")
+    parser.add_argument("--seed", type=int, default=20261125)
+    options = parser.parse_args(arguments)
+    print_report("retrieval", vars(options), measures(options))
+
+
+if __name__ == "__main__":
+    main()
