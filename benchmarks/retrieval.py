@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import jax
@@ -69,7 +70,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True)
 def _sum(words: Int64[np.ndarray, " n"]) -> int:
     sum_ = 0
     for word in words:
@@ -112,7 +113,7 @@ def load(slab: HostSlab, count: int, dim: int, seed: int) -> float:
     for begin in range(0, count, LOADED_AT_ONCE):
         ids = np.arange(begin + 1, min(begin + LOADED_AT_ONCE, count) + 1)
         vectors, described = unit_vectors(rng, len(ids), dim), traits(ids)
-        spent += seconds(lambda ids=ids, vectors=vectors, described=described: slab.upsert(ids, vectors, described))
+        spent += seconds(partial(slab.upsert, ids, vectors, described))
     return spent
 
 
@@ -153,7 +154,7 @@ def searched(
         latencies, shares = [], []
         for _ in range(options.rounds):
             bound = max(vectors.nbytes / machine.bytes_per_second(), 2 * batch * vectors.size / machine.flops())
-            taken = seconds(lambda queries=queries, masks=unmasked: slab.search(queries, options.k, masks))
+            taken = seconds(partial(slab.search, queries, options.k, unmasked))
             latencies.append(taken * 1_000)
             shares.append(bound / taken)
         name, goal = f"{form.name}_{batch}", GOAL if form.exact else None

@@ -125,7 +125,10 @@ class VectorIndex:
     def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Which posts have a vector, of whichever version."""
         with self._writing:
-            return np.any([slab.holds(ids) for slab in self._slabs.values()] or np.zeros((1, len(ids)), np.bool_), 0)
+            held = np.zeros(len(ids), np.bool_)
+            for slab in self._slabs.values():
+                held |= slab.holds(ids)
+            return held
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
         """Replace what masks look at, in every version, of the posts that have a vector."""

@@ -25,44 +25,47 @@ _WRITTEN_AT_ONCE: Final = (64, 4_096)
 SET_SIZES: Final = (64, 512, 4_096)
 """The sets of a batch's masks are filled up to one of these, or to a power of two: blocks and seen posts by the dozen
 or by the thousand."""
-_ROWS: Final = PartitionSpec("rows")
-_EVERYWHERE: Final = PartitionSpec()
+_spec: Any = PartitionSpec
+_ROWS: Final = _spec("rows")
+_EVERYWHERE: Final = _spec()
+Column = Any
+"""NumPy's array where it is made, JAX's on the devices."""
 
 
 class Rows(NamedTuple):
     """A chunk; rows that are not shown hold no post."""
 
-    vectors: Float[Array, "R d"]
-    ids: Int64[Array, " R"]
+    vectors: Float[Column, "R d"]
+    ids: Int64[Column, " R"]
     traits: Traits
-    shown: Bool[Array, " R"]
+    shown: Bool[Column, " R"]
 
 
 class PaddedSets(NamedTuple):
     """A sorted set for each query, filled up with its last id; an empty one with zeros that `some` says to ignore."""
 
-    ids: Int64[Array, "B S"]
-    some: Bool[Array, " B"]
+    ids: Int64[Column, "B S"]
+    some: Bool[Column, " B"]
 
 
 class PaddedMasks(NamedTuple):
     """`Masks` in shapes that are compiled for."""
 
-    any_language: Bool[Array, " B"]
+    any_language: Bool[Column, " B"]
     languages: PaddedSets
-    any_author: Bool[Array, " B"]
+    any_author: Bool[Column, " B"]
     authors: PaddedSets
     without_authors: PaddedSets
     without_posts: PaddedSets
-    without_labels: UInt64[Array, " B"]
-    video: Bool[Array, " B"]
+    without_labels: UInt64[Column, " B"]
+    video: Bool[Column, " B"]
 
 
 class Best(NamedTuple):
     """The best so far, best first; id -1 with score -inf where there are fewer."""
 
-    scores: Float32[Array, "B K"]
-    ids: Int64[Array, "B K"]
+    scores: Float32[Column, "B K"]
+    ids: Int64[Column, "B K"]
 
 
 class DeviceSlab:
@@ -261,7 +264,7 @@ def _best_rows(scores: Float32[Array, "B r"], ids: Int64[Array, " r"], k: int) -
     cut = (kth > -jnp.inf) & (jnp.sum(scores >= kth, axis=1, keepdims=True, dtype=jnp.int32) > k)
 
     def by_id(_: Array) -> Array:
-        limits = jnp.iinfo(jnp.int64)
+        limits = np.iinfo(np.int64)
         equal = jnp.where(scores == kth, ids[None], limits.min)
         return lax.top_k(jnp.where(scores > kth, limits.max, equal), k)[1].astype(places.dtype)
 
@@ -271,13 +274,14 @@ def _best_rows(scores: Float32[Array, "B r"], ids: Int64[Array, " r"], k: int) -
 
 
 def _eligible(rows: Rows, masks: PaddedMasks) -> Bool[Array, "B r"]:
-    author, language, labels, video = rows.traits
+    author, language, labels, video = (jnp.asarray(column) for column in rows.traits)
     clean = (labels[None] & masks.without_labels[:, None]) == 0
     silent = ~video[None] | masks.video[:, None]
     spoken = masks.any_language[:, None] | _held(masks.languages, language)
     wanted = masks.any_author[:, None] | _held(masks.authors, author)
     unwanted = _held(masks.without_authors, author) | _held(masks.without_posts, rows.ids)
-    return rows.shown[None] & clean & silent & spoken & wanted & ~unwanted
+    shown: Bool[Array, "1 r"] = rows.shown[None]
+    return shown & clean & silent & spoken & wanted & ~unwanted
 
 
 def _held(sets: PaddedSets, values: Int64[Array, " r"]) -> Bool[Array, "B r"]:

@@ -9,13 +9,14 @@ Stored is fp32, fp16 or int8 times a scale; all of it is widened to fp32 on the 
 therefore never rounded, and how far a product may be from the true one is known for each row: `error`, see `write`.
 """
 
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Float32, Int8, Int64
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils as numba_cgutils
 from numba.extending import intrinsic
 
 from phoenix.slabs.compiled import kernel
@@ -28,6 +29,7 @@ TILE: Final = 4
 _LANES: Final = 16
 _LEAST_SCALE: Final = np.float32(1e-30)
 """Below it a vector is stored as zeros: the quotient would lose its digits. What that loses is in the bound."""
+cgutils: Any = numba_cgutils
 _STORED: Final[dict[Precision, Any]] = {"float32": np.float32, "float16": np.int16, "int8": np.int8}
 """fp16 travels as the integer of the same bits: compiled functions know no half."""
 
@@ -142,8 +144,7 @@ def _fetch(builder: Any, at: Any) -> None:
     builder.call(prefetch, [builder.bitcast(at, byte), *(_Int32(flag) for flag in (0, 3, 1))])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, out: Any) -> Any:
+def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, out: Any) -> Any:
     """Write the products of a panel's rows with the four queries of a tile into `out` (4, 64).
 
     Written in the compiler's own terms, since a loop that keeps 16 sums in vector registers is more than it finds by
@@ -194,3 +195,6 @@ def products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, ou
         return context.get_dummy_value()
 
     return types.void(stored, panel, queries, tile, out), generate
+
+
+products: Final = cast(Callable[..., None], intrinsic(_products))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from phoenix.index import Mask, Slab, Traits, VectorIndex
 from phoenix.slabs.device import DeviceSlab
@@ -25,7 +25,12 @@ SLABS: dict[str, Callable[[int], Slab]] = {
 ids = st.lists(st.sampled_from(IDS), max_size=8).map(lambda given: np.array(given, np.int64))
 versions = st.sampled_from(["old", "new"])
 whole_numbers = st.integers(-3, 3).map(float)  # sums of whole numbers are exact, in whatever order
-some_of = lambda values: st.none() | st.lists(st.sampled_from(values), max_size=3).map(np.array)  # noqa: E731
+
+
+def some_of(values: range) -> st.SearchStrategy[np.ndarray | None]:
+    return st.none() | st.lists(st.sampled_from(values), max_size=3).map(np.array)
+
+
 masks = st.builds(
     Mask,
     languages=some_of(LANGUAGES),
@@ -65,11 +70,9 @@ def lets_through(mask: Mask, id_: int, author: int, language: int, labels: int, 
 class IndexAgainstBruteForce(RuleBasedStateMachine):
     """Whatever happened to the index, it finds what sorting all that should be in it finds."""
 
-    slab: Callable[[int], Slab]
-
-    def __init__(self) -> None:
+    def __init__(self, slab: Callable[[int], Slab]) -> None:
         super().__init__()
-        self.index = VectorIndex(DIM, type(self).slab)
+        self.index = VectorIndex(DIM, slab)
         self.expected: dict[str, dict[int, tuple[np.ndarray, tuple[int, int, int, bool]]]] = {"old": {}, "new": {}}
 
     @rule(data=st.data(), ids=ids, version=versions)
@@ -122,10 +125,11 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
 def test_any_interleaving_finds_what_brute_force_finds(slab: Callable[[int], Slab]) -> None:
-    machine = type("Machine", (IndexAgainstBruteForce,), {"slab": staticmethod(slab)})
-    run = machine.TestCase
-    run.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
-    run().runTest()
+    class Machine(IndexAgainstBruteForce):
+        def __init__(self) -> None:
+            super().__init__(slab)
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=25, deadline=None))
 
 
 SIZED: dict[str, Callable[[int], Slab]] = {
@@ -168,7 +172,7 @@ def test_no_scan_is_off_by_more_than_it_says(precision: Precision, data: st.Data
     assert (abs(found * panels.scale[0] - true) <= allowed).all()
 
 
-@numba.njit  # type: ignore[untyped-decorator]
+@numba.njit
 def scanned(stored: np.ndarray, of_queries: np.ndarray, found: np.ndarray) -> None:
     products(stored, 0, of_queries, 0, found)
 
