@@ -35,6 +35,19 @@ def spare_collector() -> None:
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
+def traits_of(store: PostStore, post_ids: NDArray[np.int64]) -> Traits:
+    """What masks go by, as the store knows it; a post that comes after its vector is described when it comes."""
+    posts = store.columns(store.rows_of(post_ids))
+    return Traits(posts.author_id, posts.lang.astype(np.int64), posts.labels, posts.video_ms > 0)
+
+
+def describe(index: VectorIndex, store: PostStore, post_ids: NDArray[np.int64]) -> None:
+    """Tell the index of posts that changed, as far as it has them: a label may just have been put on one."""
+    indexed = post_ids[index.holds(post_ids)]
+    if len(indexed):
+        index.describe(indexed, traits_of(store, indexed))
+
+
 class Replica:
     """Reads the three topics whole, in a thread of its own, and goes on reading; belongs to no consumer group."""
 
@@ -113,18 +126,7 @@ class Replica:
         if live:
             self._store.apply(live)
             self._clock.observe(max(post.created_at for post in live))
-        self._describe(np.array(list(records), np.int64))
-
-    def _describe(self, post_ids: NDArray[np.int64]) -> None:
-        """Tell the index what masks go by, of posts that it has: a label may just have been put on one."""
-        indexed = post_ids[self._index.holds(post_ids)]
-        if len(indexed):
-            self._index.describe(indexed, self._traits(indexed))
-
-    def _traits(self, post_ids: NDArray[np.int64]) -> Traits:
-        """As the store knows them; posts that it does not have yet are described when they come."""
-        posts = self._store.columns(self._store.rows_of(post_ids))
-        return Traits(posts.author_id, posts.lang.astype(np.int64), posts.labels, posts.video_ms > 0)
+        describe(self._index, self._store, np.array(list(records), np.int64))
 
     def _apply_vectors(self, records: dict[int, bytes | None]) -> None:
         gone = [post_id for post_id, value in records.items() if value is None]
@@ -137,7 +139,7 @@ class Replica:
         for version, pairs in by_version.items():
             ids = np.array([post_id for post_id, _ in pairs], np.int64)
             vectors = np.frombuffer(b"".join(vector for _, vector in pairs), "<f4").reshape(len(pairs), -1)
-            self._index.upsert(ids, vectors, version, self._traits(ids))
+            self._index.upsert(ids, vectors, version, traits_of(self._store, ids))
 
 
 def _value(message: Message) -> bytes | None:

@@ -280,8 +280,8 @@ def _eligible(rows: Rows, masks: PaddedMasks) -> Bool[Array, "B r"]:
     spoken = masks.any_language[:, None] | _held(masks.languages, language)
     wanted = masks.any_author[:, None] | _held(masks.authors, author)
     unwanted = _held(masks.without_authors, author) | _held(masks.without_posts, rows.ids)
-    shown: Bool[Array, "1 r"] = rows.shown[None]
-    return shown & clean & silent & spoken & wanted & ~unwanted
+    eligible: Bool[Array, "B r"] = rows.shown[None] & clean & silent & spoken & wanted & ~unwanted
+    return eligible
 
 
 def _held(sets: PaddedSets, values: Int64[Array, " r"]) -> Bool[Array, "B r"]:
@@ -289,14 +289,16 @@ def _held(sets: PaddedSets, values: Int64[Array, " r"]) -> Bool[Array, "B r"]:
         places = jnp.minimum(jnp.searchsorted(ids, values), len(ids) - 1)
         return ids[places] == values
 
-    return jax.vmap(one)(sets.ids) & sets.some[:, None]
+    held: Bool[Array, "B r"] = jax.vmap(one)(sets.ids) & sets.some[:, None]
+    return held
 
 
 def _padded(masks: Sequence[Mask]) -> PaddedMasks:
     plain = Masks.of(masks)
     largest = max(int(np.diff(part.bounds).max()) for part in plain if isinstance(part, IdSets))
     size = next((size for size in SET_SIZES if size >= largest), _rounded(largest))
-    return PaddedMasks(*(_padded_sets(part, size) if isinstance(part, IdSets) else part for part in plain))
+    parts: list[Any] = [_padded_sets(part, size) if isinstance(part, IdSets) else part for part in plain]
+    return PaddedMasks(*parts)
 
 
 def _padded_sets(sets: IdSets, size: int) -> PaddedSets:
