@@ -23,11 +23,11 @@ from phoenix.slabs.panels import PANEL, Precision, empty_panels, tiles, write
 from phoenix.slabs.scan import Candidates, Chunk, Queries, finish, no_candidates, none_reached, scan
 from phoenix.slabs.slots import SlotTable
 
-CHUNK_ROWS: Final = 16_384
-"""Rows that are scanned by one call: 8 MB of 128 fp32, half a millisecond, so that threads finish together."""
+CHUNK_ROWS: Final = 65_536
+"""Rows that are scanned by one call: a tenth of a millisecond or more, so that the call itself hardly counts."""
 _SAMPLED: Final = 32
 """One panel of so many is in the sample that a guess is made from."""
-_WORTH_GUESSING: Final = 8
+_WORTH_GUESSING: Final = 3
 
 
 @dataclass(frozen=True, eq=False)

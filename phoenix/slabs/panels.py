@@ -26,7 +26,7 @@ Precision: TypeAlias = Literal["float32", "float16", "int8"]
 PANEL: Final = 64
 TILE: Final = 4
 """Queries that share a pass: with 64 rows 16 sums of 16 lanes, which AVX-512 holds with room for the operands."""
-_LANES: Final = 16
+LANES: Final = 16
 _LEAST_SCALE: Final = np.float32(1e-30)
 """Below it a vector is stored as zeros: the quotient would lose its digits. What that loses is in the bound."""
 cgutils: Any = numba_cgutils
@@ -118,7 +118,7 @@ def _write(
 
 
 _Float: Final = ir.FloatType()
-_Floats: Final = ir.VectorType(_Float, _LANES)
+_Floats: Final = ir.VectorType(_Float, LANES)
 _Int32: Final = ir.IntType(32)
 _Int64: Final = ir.IntType(64)
 _CONTRACT: Final = ("contract",)
@@ -130,9 +130,9 @@ def _widened(builder: Any, stored: Any, at: Any) -> Any:
     if stored == types.float32:
         return builder.load(builder.bitcast(at, _Floats.as_pointer()), align=4)
     if stored == types.int16:
-        halves = ir.VectorType(ir.HalfType(), _LANES)
+        halves = ir.VectorType(ir.HalfType(), LANES)
         return builder.fpext(builder.load(builder.bitcast(at, halves.as_pointer()), align=2), _Floats)
-    integers = ir.VectorType(ir.IntType(8), _LANES)
+    integers = ir.VectorType(ir.IntType(8), LANES)
     return builder.sitofp(builder.load(builder.bitcast(at, integers.as_pointer()), align=1), _Floats)
 
 
@@ -150,7 +150,7 @@ def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, o
     Written in the compiler's own terms, since a loop that keeps 16 sums in vector registers is more than it finds by
     itself: one pass over the dimensions, four registers of rows, one of a query's component, 16 of sums.
     """
-    vectors = PANEL // _LANES
+    vectors = PANEL // LANES
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         stored_, queries_, out_ = (
@@ -168,14 +168,14 @@ def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, o
         d.add_incoming(_Int64(0), before)
         sums = [builder.phi(_Floats) for _ in range(TILE * vectors)]
         lanes = builder.gep(first_row, [builder.mul(d, _Int64(PANEL))])
-        rows = [_widened(builder, stored.dtype, builder.gep(lanes, [_Int64(_LANES * v)])) for v in range(vectors)]
+        rows = [_widened(builder, stored.dtype, builder.gep(lanes, [_Int64(LANES * v)])) for v in range(vectors)]
         for v in range(vectors):
-            _fetch(builder, builder.gep(lanes, [builder.add(size, _Int64(_LANES * v))]))
+            _fetch(builder, builder.gep(lanes, [builder.add(size, _Int64(LANES * v))]))
         added = []
         for q in range(TILE):
             at = builder.gep(first_query, [builder.add(builder.mul(d, _Int64(TILE)), _Int64(q))])
             one = builder.insert_element(ir.Constant(_Floats, ir.Undefined), builder.load(at), _Int32(0))
-            every = ir.Constant(ir.VectorType(_Int32, _LANES), [0] * _LANES)
+            every = ir.Constant(ir.VectorType(_Int32, LANES), [0] * LANES)
             component = builder.shuffle_vector(one, ir.Constant(_Floats, ir.Undefined), every)
             for v in range(vectors):
                 product = builder.fmul(rows[v], component, flags=_CONTRACT)
@@ -183,14 +183,14 @@ def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, o
         next_d = builder.add(d, _Int64(1))
         d.add_incoming(next_d, loop)
         for sum_, more in zip(sums, added, strict=True):
-            sum_.add_incoming(ir.Constant(_Floats, [0.0] * _LANES), before)
+            sum_.add_incoming(ir.Constant(_Floats, [0.0] * LANES), before)
             sum_.add_incoming(more, loop)
         builder.cbranch(builder.icmp_signed("<", next_d, dim), loop, after)
 
         builder.position_at_end(after)
         for place, sum_ in enumerate(added):
             builder.store(
-                sum_, builder.bitcast(builder.gep(out_.data, [_Int64(_LANES * place)]), _Floats.as_pointer()), align=4
+                sum_, builder.bitcast(builder.gep(out_.data, [_Int64(LANES * place)]), _Floats.as_pointer()), align=4
             )
         return context.get_dummy_value()
 
@@ -198,3 +198,19 @@ def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, o
 
 
 products: Final = cast(Callable[..., None], intrinsic(_products))
+
+
+def _fetch_ahead(_context: Any, vectors: Any, row: Any, d: Any) -> Any:
+    """Ask for the cache line of a component of a row that will be needed soon."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        dim = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        place = builder.add(builder.mul(arguments[1], dim), arguments[2])
+        _fetch(builder, builder.gep(array.data, [place]))
+        return context.get_dummy_value()
+
+    return types.void(vectors, row, d), generate
+
+
+fetch_ahead: Final = cast(Callable[..., None], intrinsic(_fetch_ahead))

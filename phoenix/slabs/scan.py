@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int64
 from phoenix.slabs.best import select, sort
 from phoenix.slabs.compiled import inlined, kernel, summing
 from phoenix.slabs.masks import Masks, Traits
-from phoenix.slabs.panels import PANEL, TILE, Panels, products
+from phoenix.slabs.panels import LANES, PANEL, TILE, Panels, fetch_ahead, products
 
 _LEAST_ROOM: Final = 64
 _LOOKED_AT_ONCE: Final = 512
@@ -107,6 +107,9 @@ def _sift(chunk: Chunk, shown: Bool[np.ndarray, " rows"], masks: Masks, query: i
             continue
         reached.rows[query, left], reached.scores[query, left] = row, reached.scores[query, number]
         left += 1
+        if len(chunk.vectors):
+            for d in range(0, chunk.vectors.shape[1], LANES):
+                fetch_ahead(chunk.vectors, row, d)
     reached.counts[query] = left
 
 
