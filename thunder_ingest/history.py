@@ -45,32 +45,52 @@ class _Folded(NamedTuple):
     positions: NDArray[Any]  # [g] of dtype POSITION, by post and time; `at` is 0 where nothing stands
 
 
-def positions(entries: Entries, limit: int) -> NDArray[Any]:
-    """The newest positions of a history as POSITION records, oldest first."""
+def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray[Any]:
+    """The newest positions of a history as POSITION records, oldest first.
+
+    Args:
+        entries: [n] in any order.
+        limit: so many at most.
+        passed_over: whether posts that were seen and no more are positions.
+
+    """
     folded = _fold(*_essential(entries)).positions
-    standing: NDArray[Any] = folded[folded["at"] > 0]
-    return np.asarray(standing[_oldest_first(standing["at"], standing["post_id"])[-limit:]])
+    counting: NDArray[Any] = folded[_counts(folded, passed_over)]
+    return np.asarray(counting[_oldest_first(counting["at"], counting["post_id"])[-limit:]])
 
 
-def compacted(entries: Entries, limit: int) -> Entries:
-    """The entries that still matter: `positions` of them, and of them with later ones, are as before.
+class Compacted(NamedTuple):
+    """A history divided: what still matters, and what was done on posts that have left it."""
 
-    Kept are the newest `limit` positions, as many that were taken back whole, the undoings that these need, and the
-    newest `limit` others.
+    kept: Entries
+    left: Entries
+
+
+def compacted(entries: Entries, limit: int, passed_over: bool = True) -> Compacted:
+    """Leave out what no longer matters: `positions` of what is kept, and of that with later entries, are as before.
+
+    Kept are the newest `limit` positions, as many that do not count, the undoings that these need, and the newest
+    `limit` others; oldest first. Arguments as of `positions`.
     """
     done, undone, undone_by, position, folded = _fold(*_essential(entries))
     kept = np.zeros(len(folded), bool)
     last_at = np.zeros(len(folded), np.int64)
     np.maximum.at(last_at, position, done["at"])
-    for stands in (True, False):
-        groups = np.flatnonzero((folded["at"] > 0) == stands)
-        at = folded["at"] if stands else last_at
+    counts = _counts(folded, passed_over)
+    for among, at in ((counts, folded["at"]), (~counts, last_at)):
+        groups = np.flatnonzero(among)
         kept[groups[_oldest_first(at[groups], folded["post_id"][groups])[-limit:]]] = True
     needed = np.zeros(len(undone), bool)
     needed[_oldest_first(undone["at"], undone["post_id"])[-limit:]] = True
-    cancelled = kept[position] & (undone_by >= 0)
-    needed[undone_by[cancelled]] = True
-    return np.concatenate([done[kept[position]], undone[needed]])
+    stays = kept[position]
+    needed[undone_by[stays & (undone_by >= 0)]] = True
+    whole = np.concatenate([done[stays], undone[needed]])
+    return Compacted(whole[_oldest_first(whole["at"], whole["post_id"])], done[~stays])
+
+
+def _counts(folded: NDArray[Any], passed_over: bool) -> Bool[np.ndarray, " g"]:
+    """Which positions are shown: something stands of them, and where that is asked for an action."""
+    return np.asarray((folded["at"] > 0) & (passed_over | (folded["actions"] > 0)))
 
 
 def _essential(entries: Entries) -> tuple[Entries, Entries]:
