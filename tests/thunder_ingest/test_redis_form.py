@@ -77,7 +77,7 @@ def test_short_tails_are_joined_and_long_ones_folded_into_the_base(
     users = UserStates(valkey)
     monkeypatch.setattr(redis_form, "MAX_FIELDS", 2)
     monkeypatch.setattr(redis_form, "_COUNTED_FIELDS", 1)
-    monkeypatch.setattr(redis_form, "FOLD_BYTES", 100)
+    monkeypatch.setattr(redis_form, "FOLD_BYTES", 60)
     for n in range(3):
         write(users, f"0-{n}", edge(Follow, n, target=n + 2))
         assert valkey.hkeys("user:{1}") == ([b"following+0-0"] if n == 0 else [b"following+joined"])
