@@ -9,6 +9,7 @@ What counts is a function of the set of entries alone, whatever their order, dup
 glossary of shapes: n raw entries, m entries that matter, g positions.
 """
 
+from functools import reduce
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -157,7 +158,7 @@ def _undone_by(done: Entries, undone: Entries) -> Int64[np.ndarray, " m"]:
 def is_last(*keys: NDArray[Any]) -> Bool[np.ndarray, " n"]:
     """Where, in arrays sorted together, the next entry has other keys."""
     last = np.ones(len(keys[0]), bool)
-    last[:-1] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    last[:-1] = reduce(np.logical_or, [key[1:] != key[:-1] for key in keys])
     return last
 
 

@@ -33,7 +33,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 """The kinds whose entries are of one width; those of `keywords` are text, those of `seen_before` a filter."""
 
 _KNOWN_KINDS: Final = frozenset(KINDS)
-_ROWS_BYTE: Final = bytes((ROWS,))
+_ROWS_BYTE, _COLUMNS_BYTE = bytes((ROWS,)), bytes((COLUMNS,))
 _PLAIN, _ZSTD = b"\x00", b"\x01"
 _ZSTD_LEVEL: Final = 1  # higher levels gain 1 %
 _BY_STEPS: Final = frozenset(("at", "post_id", "target_id"))
@@ -62,7 +62,7 @@ def packed(body: bytes) -> bytes:
     """A value of the newer version, compressed where that makes it shorter."""
     compressed = zstandard.compress(body, _ZSTD_LEVEL)
     rest = _ZSTD + compressed if len(compressed) < len(body) else _PLAIN + body
-    return bytes((COLUMNS,)) + rest
+    return _COLUMNS_BYTE + rest
 
 
 def body_of(stored: bytes) -> bytes:
@@ -86,25 +86,30 @@ def body_of(stored: bytes) -> bytes:
 
 def is_columns(stored: bytes) -> bool:
     """Whether a value is of the newer version."""
-    return stored[:1] == bytes((COLUMNS,))
+    return stored[:1] == _COLUMNS_BYTE
 
 
-def decode_entries(kind: str, stored: bytes) -> Entries:
-    """The entries of a stored value of either version.
+def decode_entries(kind: str, stored: Iterable[bytes]) -> Entries:
+    """The entries of stored values of either version, one after another.
 
     Raises:
         ValueError: like `body_of`.
 
     """
-    body, dtype = body_of(stored), DTYPES[kind]
+    dtype = DTYPES[kind]
+    # joined as bytes: NumPy takes microseconds to make sure that arrays of records are of one type
+    return np.frombuffer(b"".join([_rows_of(value, dtype) for value in stored]), dtype)
+
+
+def _rows_of(stored: bytes, dtype: np.dtype[Any]) -> bytes:
     if not is_columns(stored):
-        return np.frombuffer(body, dtype)
-    reader = _Reader(body)
+        return body_of(stored)
+    reader = _Reader(body_of(stored))
     entries = np.empty(reader.number(), dtype)
     for name in dtype.names or ():
         entries[name] = _decoded(name, reader, len(entries))
     reader.finish()
-    return entries
+    return entries.tobytes()
 
 
 def _encoded(name: str, values: NDArray[Any]) -> bytes:

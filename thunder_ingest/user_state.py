@@ -98,7 +98,7 @@ def decode(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> User
         is_known=any(kind != "served" for kind in stored),
         positions=history.positions(entries["history"], limits.positions, limits.passed_over),
         keywords=tuple(sorted(word for word, (_, on) in _keywords(_keyword_rows(stored)).items() if on)),
-        seen=np.union1d(_views(entries["history"])["post_id"], entries["seen"]["post_id"]),
+        seen=_seen(entries["history"], entries["seen"]),
         seen_before=_seen_before(stored),
         served_ids=served["post_id"].copy(),
         served_at=served["at"].copy(),
@@ -176,8 +176,7 @@ def _by_kind(fields: Mapping[bytes, bytes]) -> dict[str, list[bytes]]:
 
 
 def _entries(kind: str, stored: _Stored) -> Entries:
-    values = [decode_entries(kind, value) for value in stored.get(kind, ())]
-    return np.concatenate(values) if values else np.zeros(0, DTYPES[kind])
+    return decode_entries(kind, stored.get(kind, ()))
 
 
 # --- edges: the last writer by time wins, at one time the doing ------------------------------------------------------
@@ -193,7 +192,8 @@ def _edges(entries: Entries) -> Entries:
 
 def _standing(kind: str, edges: Entries, limits: StateLimits) -> Entries:
     standing = edges[edges["undo"] == 0]
-    return np.asarray(standing[_newest(standing, limits.following)] if kind == "following" else standing)
+    bounded = kind == "following" and len(standing) > limits.following
+    return np.asarray(standing[_newest(standing, limits.following)] if bounded else standing)
 
 
 def _compacted_edges(kind: str, entries: Entries, limits: StateLimits) -> Entries:
@@ -247,6 +247,12 @@ def _newest_views(views: Entries) -> Entries:
     views = views[np.lexsort((views["at"], views["post_id"]))]
     views = views[history.is_last(views["post_id"])]
     return np.asarray(views[np.lexsort((views["post_id"], views["at"]))])
+
+
+def _seen(entries: Entries, views: Entries) -> Int64[np.ndarray, " n"]:
+    """Posts of a history and others, sorted, each once."""
+    seen = np.sort(np.concatenate([entries["post_id"][entries["undo"] == 0], views["post_id"]]))
+    return np.asarray(seen[history.is_last(seen)])
 
 
 def _seen_before(stored: _Stored) -> SeenFilter:

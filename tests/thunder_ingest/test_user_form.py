@@ -81,7 +81,7 @@ def test_columns_give_back_the_entries_in_their_order(case: tuple[str, np.ndarra
     kind, entries = case
     stored = encode_columns(entries)
     assert stored[0] == COLUMNS
-    assert np.array_equal(decode_entries(kind, stored), entries)
+    assert np.array_equal(decode_entries(kind, [stored]), entries)
 
 
 def test_columns_of_a_history_take_less_than_half_of_its_rows() -> None:
@@ -165,7 +165,7 @@ def test_rows_and_columns_side_by_side_say_what_rows_alone_say(
 ) -> None:
     rows = tails_of(happened)
     mixed = {
-        name: encode_columns(decode_entries(name.partition(b"+")[0].decode(), value))
+        name: encode_columns(decode_entries(name.partition(b"+")[0].decode(), [value]))
         if random.random() < 0.5
         else value
         for name, value in rows.items()

@@ -234,7 +234,7 @@ def test_joined_tails_are_read_as_those_that_they_replace(
 def test_what_was_undone_is_remembered_up_to_a_limit() -> None:
     events = [edge(Unfollow, n, target=n + 2) for n in range(5)] + [unmute(n, f"word {n}") for n in range(5)]
     stored = compacted(tails_of([*events, edge(Follow, 9, target=99), mute(9, "on")]), SMALL)
-    assert decode_entries("following", stored[b"following"])["target_id"].tolist() == [5, 6, 99]
+    assert decode_entries("following", [stored[b"following"]])["target_id"].tolist() == [5, 6, 99]
     late = [edge(Follow, 0, target=6), edge(Follow, 0, target=2), mute(0, "word 4"), mute(0, "word 0")]
     state = decode(stored | tails_of(late))
     assert (state.following.tolist(), state.keywords) == ([2, 99], ("on", "word 0"))
