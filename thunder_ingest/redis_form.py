@@ -21,13 +21,14 @@ Client: TypeAlias = redis.Redis | RedisCluster
 Fields: TypeAlias = dict[Any, Any]  # of bytes to bytes; redis-py types a mapping wider than it is
 Command: TypeAlias = Sequence[str | bytes]
 
-MAX_FIELDS: Final = 128
-"""Fields of a user's hash; more are joined. A further field costs some microseconds of each read."""
+MAX_FIELDS: Final = 64
+"""Fields of a user's hash; more are joined. A further field costs 100 bytes, and a microsecond of each read."""
 
 FOLD_BYTES: Final = 8_192
 """Tails that are longer together are folded into the bases: a millisecond of work, for some 500 entries at once."""
 
-_COUNTED_FIELDS: Final = 32  # a hash is asked for its size after so many fields were added to it, not after each
+_COUNTED_FIELDS: Final = 16  # a hash is asked for its size after so many fields were added to it, not after each
+_TIDIED_TOGETHER: Final = 32  # users: three round trips for all of them
 _COUNTERS: Final = 1 << 20
 _CHUNK: Final = 1_000  # commands sent at once: Redis works on some while the next are packed
 
@@ -86,9 +87,10 @@ class UserStates:
         writes = hset_commands(entries, suffix)
         grown = self._grown(entries)
         sizes = self._execute(writes + [("HLEN", user_key(user)) for user in grown])[len(writes) :]
-        for user, size in zip(grown, sizes, strict=True):
-            if size > MAX_FIELDS - _COUNTED_FIELDS:
-                self._tidy(user)
+        large = [user for user, size in zip(grown, sizes, strict=True) if size > MAX_FIELDS - _COUNTED_FIELDS]
+        together = 1 if isinstance(self._client, RedisCluster) else _TIDIED_TOGETHER
+        for first in range(0, len(large), together):
+            self._tidy(large[first : first + together])
 
     def _grown(self, entries: UserEntries) -> list[str]:
         """The users whose hashes have got many fields since they were last asked for their size."""
@@ -114,11 +116,14 @@ class UserStates:
             ValueError: where what is stored cannot be read; the text names the user.
 
         """
+        return [self._decoded(user, fields) for user, fields in zip(users, self._stored(users), strict=True)]
+
+    def _stored(self, users: Sequence[str]) -> list[Fields]:
         with self._client.pipeline(transaction=False) as pipe:
             for user in users:
                 pipe.hgetall(user_key(user))
-            stored = pipe.execute()
-        return [self._decoded(user, fields) for user, fields in zip(users, stored, strict=True)]
+            stored: list[Fields] = pipe.execute()
+        return stored
 
     def _execute(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to commands sent together; on a cluster each goes to the node of its key."""
@@ -136,21 +141,21 @@ class UserStates:
         except ValueError as error:
             raise ValueError(f"{user_key(user)} in Redis cannot be read: {error}") from error
 
-    def _tidy(self, user: str) -> None:
-        """Join a user's tails; given up where somebody writes meanwhile: a later batch tries again."""
-        key = user_key(user)
+    def _tidy(self, users: Sequence[str]) -> None:
+        """Join users' tails; given up for those who are written to meanwhile: a later batch tries again."""
         with self._client.pipeline(transaction=True) as pipe:
             try:
-                pipe.watch(key)
-                written, tails = _tidied(pipe.hgetall(key), self._limits)
-                if not tails:
-                    return
+                pipe.watch(*map(user_key, users))
+                tidied = [_tidied(fields, self._limits) for fields in self._stored(users)]
                 pipe.multi()
-                pipe.hset(key, mapping=written)
-                pipe.hdel(key, *tails)
+                for user, (written, tails) in zip(users, tidied, strict=True):
+                    if tails:
+                        pipe.hset(user_key(user), mapping=written)
+                        pipe.hdel(user_key(user), *tails)
                 pipe.execute()
             except redis.WatchError:
-                return
+                for user in users if len(users) > 1 else ():
+                    self._tidy([user])
 
 
 def hset_commands(entries: UserEntries, suffix: str) -> list[Command]:

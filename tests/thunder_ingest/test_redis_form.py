@@ -101,7 +101,7 @@ def test_what_somebody_writes_during_a_compaction_is_not_lost(
     for n in range(MAX_FIELDS - 1):
         write(users, f"0-{n}", edge(Follow, n, target=n + 2))
     monkeypatch.setattr(redis_form, "_tidied", interrupted)
-    monkeypatch.setattr(other, "_tidy", lambda user: None)
+    monkeypatch.setattr(other, "_tidy", lambda users: None)
     write(users, "0-one", edge(Follow, 9_999, target=9_999))
     assert valkey.hlen("user:{1}") == MAX_FIELDS + 1  # given up, and nothing is gone
     monkeypatch.setattr(redis_form, "_tidied", tidied)
