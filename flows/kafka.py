@@ -36,7 +36,7 @@ from infra.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
 
-BATCH_MESSAGES = 10_000  # at most: a flow that keeps up gets what has come since it last looked
+BATCH_MESSAGES = 5_000  # at most: a flow that keeps up gets what has come since it last looked
 IDLE = timedelta(milliseconds=5)
 TICK_S = 1.0
 GC_THRESHOLD = 1_000_000  # objects: several batches
@@ -88,7 +88,9 @@ class _Partition(StatefulSourcePartition[Batch, int]):
     def next_batch(self) -> list[Batch]:
         if stopping.is_set():
             raise StopIteration
-        messages = [message for message in self._consumer.consume(self._batch_messages, 0.001) if self._usable(message)]
+        messages = self._consumer.consume(self._batch_messages, 0.001)
+        if any([message.error() for message in messages]):
+            messages = [message for message in messages if self._usable(message)]
         self._idle = not messages
         if messages:
             self._outage.ends()

@@ -137,7 +137,7 @@ class Publisher:
                         produce(topic, value, key)
                     break
                 except BufferError:
-                    self._producer.poll(0.05)
+                    self._producer.poll(0.01)
 
     def flush(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Wait until everything handed over is delivered, however long the broker is away.
