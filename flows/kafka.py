@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatefulSinkPartition, StatelessSinkPartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from infra import logs
@@ -89,7 +89,7 @@ class _Partition(StatefulSourcePartition[Batch, int]):
         if stopping.is_set():
             raise StopIteration
         messages = self._consumer.consume(self._batch_messages, 0.001)
-        if any([message.error() for message in messages]):
+        if any(message.error() is not None for message in messages):
             messages = [message for message in messages if self._usable(message)]
         self._idle = not messages
         if messages:
@@ -151,10 +151,61 @@ class _Writer(StatelessSinkPartition[list[Record]]):
             return
         for records in items:
             self._publisher.publish(records)
-        try:
-            self._publisher.flush(stopping.is_set)
-        except DeliveryFailed as error:
-            exit_now(error)
+        delivered(self._publisher)
+
+
+def delivered(publisher: Publisher) -> None:
+    """Wait for the delivery of everything handed over; ends the process where that is refused for good."""
+    try:
+        publisher.flush(stopping.is_set)
+    except DeliveryFailed as error:
+        exit_now(error)
+
+
+class EpochSink(FixedPartitionedSink[list[Record], None]):
+    """Writes like `KafkaSink`, but waits once an epoch: a flow works on while its records are on their way.
+
+    An item's key is `key_of` the partition that its batch came from. 1. An item is handed over when it comes, and may
+    be delivered milliseconds later. 2. At the end of an epoch Bytewax asks for a snapshot of each partition that was
+    written: it returns when all is delivered. 3. Bytewax commits the epoch, and with it the offsets of the sources.
+    """
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._settings, self._topic = settings, topic
+        self._publisher: Publisher | None = None
+
+    @staticmethod
+    def key_of(partition: int) -> str:
+        """The key of what a partition's batches turn into; keys sort like partitions."""
+        return f"{partition:05}"
+
+    def list_parts(self) -> list[str]:
+        """Name a part for each partition of the source's topic, so that a worker writes what it has read."""
+        return [self.key_of(part) for part in partitions_of(self._settings, [self._topic])[self._topic]]
+
+    def part_fn(self, item_key: str) -> int:
+        """Tell a key's place among all parts."""
+        return int(item_key)
+
+    def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> "_EpochWriter":
+        """Write by the one producer of this process."""
+        self._publisher = self._publisher or Publisher(self._settings)
+        return _EpochWriter(self._publisher)
+
+
+class _EpochWriter(StatefulSinkPartition[list[Record], None]):
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def write_batch(self, values: list[list[Record]]) -> None:
+        for records in values:
+            self._publisher.publish(records)
+
+    def snapshot(self) -> None:
+        delivered(self._publisher)
+
+    def close(self) -> None:
+        delivered(self._publisher)
 
 
 def collect_garbage_seldom() -> None:
