@@ -52,6 +52,16 @@ class Batch(NamedTuple):
     partition: int
     messages: Sequence[Message]
 
+    @property
+    def part(self) -> str:
+        """What the recovery store calls the partition."""
+        return f"{self.topic}-{self.partition}"
+
+
+def _parts(settings: Settings, topic: str) -> list[str]:
+    """The partitions of a topic by name, in the order that Bytewax numbers them in."""
+    return sorted(Batch(topic, partition, ()).part for partition in partitions_of(settings, [topic])[topic])
+
 
 class KafkaSource(FixedPartitionedSource[Batch, int]):
     """The messages of a topic, a batch an item, its partitions spread over the workers; resumes at exact offsets."""
@@ -61,7 +71,7 @@ class KafkaSource(FixedPartitionedSource[Batch, int]):
 
     def list_parts(self) -> list[str]:
         """Name the partitions of the topic: keys of the recovery store."""
-        return [f"{self._topic}-{part}" for part in partitions_of(self._settings, [self._topic])[self._topic]]
+        return _parts(self._settings, self._topic)
 
     def build_part(self, _step_id: str, for_part: str, resume_state: int | None) -> "_Partition":
         """Start to read a partition at the offset that the recovery store gives, else at its beginning."""
@@ -165,27 +175,24 @@ def delivered(publisher: Publisher) -> None:
 class EpochSink(FixedPartitionedSink[list[Record], None]):
     """Writes like `KafkaSink`, but waits once an epoch: a flow works on while its records are on their way.
 
-    An item's key is `key_of` the partition that its batch came from. 1. An item is handed over when it comes, and may
-    be delivered milliseconds later. 2. At the end of an epoch Bytewax asks for a snapshot of each partition that was
-    written: it returns when all is delivered. 3. Bytewax commits the epoch, and with it the offsets of the sources.
+    An item's key is the `part` of the batch that it was made of. 1. An item is handed over when it comes, and may be
+    delivered milliseconds later. 2. At the end of an epoch Bytewax asks for a snapshot of each part that was written:
+    it returns when all is delivered. 3. Bytewax commits the epoch, and with it the offsets of the sources.
     """
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self._settings, self._topic = settings, topic
+        self._parts: list[str] = []
         self._publisher: Publisher | None = None
 
-    @staticmethod
-    def key_of(partition: int) -> str:
-        """The key of what a partition's batches turn into; keys sort like partitions."""
-        return f"{partition:05}"
-
     def list_parts(self) -> list[str]:
-        """Name a part for each partition of the source's topic, so that a worker writes what it has read."""
-        return [self.key_of(part) for part in partitions_of(self._settings, [self._topic])[self._topic]]
+        """Name the parts as the source of `topic` does, so that each worker writes what it has read."""
+        self._parts = _parts(self._settings, self._topic)
+        return self._parts
 
     def part_fn(self, item_key: str) -> int:
-        """Tell a key's place among all parts."""
-        return int(item_key)
+        """Tell a part's place among all."""
+        return self._parts.index(item_key)
 
     def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> "_EpochWriter":
         """Write by the one producer of this process."""
@@ -202,9 +209,6 @@ class _EpochWriter(StatefulSinkPartition[list[Record], None]):
             self._publisher.publish(records)
 
     def snapshot(self) -> None:
-        delivered(self._publisher)
-
-    def close(self) -> None:
         delivered(self._publisher)
 
 

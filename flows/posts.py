@@ -64,7 +64,7 @@ def build_flow(source: Source[Batch], sink: Sink[tuple[str, list[Record]]], deco
     flow = Dataflow("posts")
     batches = op.input("posts", flow, source)
     decoded = op.map("decode", batches, decode)
-    records = op.map("apply", decoded, lambda each: (EpochSink.key_of(each.batch.partition), apply(each)))
+    records = op.map("apply", decoded, lambda each: (each.batch.part, apply(each)))
     op.output("thunder-posts", records, sink)
     return flow
 
