@@ -157,15 +157,20 @@ class _Writer(StatelessSinkPartition[list[Record]]):
         self._publisher = publisher
 
     def write_batch(self, items: list[list[Record]]) -> None:
-        if not any(items):
-            return
+        if any(items):
+            _hand_over(self._publisher, items)
+            _wait_for_delivery(self._publisher)
+
+
+def _hand_over(publisher: Publisher, items: list[list[Record]]) -> None:
+    try:
         for records in items:
-            self._publisher.publish(records)
-        delivered(self._publisher)
+            publisher.publish(records, stopping.is_set)
+    except DeliveryFailed as error:
+        exit_now(error)
 
 
-def delivered(publisher: Publisher) -> None:
-    """Wait for the delivery of everything handed over; ends the process where that is refused for good."""
+def _wait_for_delivery(publisher: Publisher) -> None:
     try:
         publisher.flush(stopping.is_set)
     except DeliveryFailed as error:
@@ -205,11 +210,10 @@ class _EpochWriter(StatefulSinkPartition[list[Record], None]):
         self._publisher = publisher
 
     def write_batch(self, values: list[list[Record]]) -> None:
-        for records in values:
-            self._publisher.publish(records)
+        _hand_over(self._publisher, values)
 
     def snapshot(self) -> None:
-        delivered(self._publisher)
+        _wait_for_delivery(self._publisher)
 
 
 def collect_garbage_seldom() -> None:

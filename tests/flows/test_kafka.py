@@ -28,7 +28,7 @@ class Broker:
     def __call__(self, _settings: Settings) -> "Broker":
         return self
 
-    def publish(self, records: Iterable[Record]) -> None:
+    def publish(self, records: Iterable[Record], _stopping: object) -> None:
         self.on_their_way += [record.value or b"" for record in records]
 
     def flush(self, _stopping: object) -> None:
