@@ -30,10 +30,10 @@ T0 = 1_700_000_000_000
 
 def run(batches: Iterable[Batch], changelog: Iterable[Record] = ()) -> list[Record]:
     """Run the flow over batches, restarting from an earlier run's changelog; what it wrote."""
-    config, clock, out = Settings(), LogClock(), list[list[Record]]()
+    config, clock, out = Settings(), LogClock(), list[tuple[str, list[Record]]]()
     apply = Apply(PostTable(48 * HOUR), clock, restore_of(changelog))
     run_main(build_flow(TestingSource(batches), TestingSink(out), Decoder(config, clock), apply))
-    return [record for records in out for record in records]
+    return [record for _, records in out for record in records]
 
 
 def restore_of(changelog: Iterable[Record]) -> Callable[[PostTable], None]:
