@@ -111,6 +111,20 @@ def test_another_authors_word_on_a_post_is_refused() -> None:
     assert [record.topic for record in records].count("dead-letters") == 1
 
 
+def test_a_process_that_lost_a_partition_does_not_expire_what_another_has_heard_of_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each restores the whole table; the one goes on with what it knew, the other hears of the post's creation."""
+    monkeypatch.setattr("flows.posts.EXPIRE_EVERY_S", 0.0)
+    label = PostLabeled(post_id=1, author_id=7, at=T0, label="adult")
+    before = run([batch("posts", label)])
+    hears = run([batch("posts", created(at=T0 + 47 * HOUR))], before)
+    lost_it = run([batch("posts", created(2, at=T0 + 49 * HOUR), partition=1)], before)
+    post = served([*before, *hears, *lost_it])[b"1"]
+    assert post is not None
+    assert post.labels == {"adult": T0}
+
+
 posts = st.integers(1, 3)
 times = st.integers(T0, T0 + 20)
 post_events: st.SearchStrategy[Event] = st.one_of(
