@@ -28,7 +28,6 @@ from infra.kafka import (
     consumer_config,
     exit_now,
     group,
-    partitions_of,
     wait_for_topics,
 )
 from infra.outage import outage
@@ -60,8 +59,9 @@ class KafkaSource(FixedPartitionedSource[Batch, int]):
         self._settings, self._topic, self._flow, self._batch_messages = settings, topic, flow, batch_messages
 
     def list_parts(self) -> list[str]:
-        """Name the partitions of the topic: keys of the recovery store."""
-        return [f"{self._topic}-{part}" for part in partitions_of(self._settings, [self._topic])[self._topic]]
+        """Name the partitions of the topic, waiting while the broker is away: keys of the recovery store."""
+        partitions = wait_for_topics(self._settings, [self._topic], stopping)[self._topic]
+        return [f"{self._topic}-{part}" for part in partitions]
 
     def build_part(self, _step_id: str, for_part: str, resume_state: int | None) -> "_Partition":
         """Start to read a partition at the offset that the recovery store gives, else at its beginning."""
