@@ -28,7 +28,6 @@ from infra.kafka import (
     consumer_config,
     exit_now,
     group,
-    partitions_of,
     wait_for_topics,
 )
 from infra.outage import outage
@@ -59,8 +58,9 @@ class Batch(NamedTuple):
 
 
 def _parts(settings: Settings, topic: str) -> list[str]:
-    """The partitions of a topic by name, in the order that Bytewax numbers them in."""
-    return sorted(Batch(topic, partition, ()).part for partition in partitions_of(settings, [topic])[topic])
+    """The partitions of a topic by name, in the order that Bytewax numbers them in; waits while the broker is away."""
+    partitions = wait_for_topics(settings, [topic], stopping)[topic]
+    return sorted(Batch(topic, partition, ()).part for partition in partitions)
 
 
 class KafkaSource(FixedPartitionedSource[Batch, int]):

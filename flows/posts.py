@@ -88,6 +88,6 @@ def flow() -> Dataflow:
     """The flow on the servers of the settings."""
     settings = start(["posts", "thunder-posts", "dead-letters"])
     clock = clock_of(settings.clock)
-    apply = Apply(PostTable(settings.max_post_age_ms), clock, restore_from(settings))
+    apply = Apply(PostTable(settings.remembered_ms), clock, restore_from(settings))
     source = KafkaSource(settings, "posts", "flows.posts")
     return build_flow(source, EpochSink(settings, "posts"), Decoder(settings, clock), apply)

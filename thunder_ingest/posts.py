@@ -30,7 +30,7 @@ MAX_LABELS: Final = 64
 """Labels that one post may bear, those taken off again included."""
 
 STATE_HEADER: Final = "state"
-"""The header of a tombstone that still tells when a post was deleted."""
+"""The header of a tombstone that still tells what is known of a post that is not there."""
 
 _KIND_INDEX: Final = {kind: index for index, kind in enumerate(KINDS)}
 _encode = msgspec.msgpack.Encoder().encode
@@ -184,12 +184,12 @@ def newest_at(post: Post) -> int:
 def changelog(post: Post) -> Change:
     """A post's record in `thunder-posts`: key, value, headers.
 
-    A deleted post is a tombstone whose header still tells what a restarting flow has to know: when it was deleted, by
-    whom it was, its labels. Where only labels are known so far, they are a record of a post that is not live.
+    What is not live is a tombstone, whose header still tells what a restarting flow has to know: when the post was
+    deleted, by whom it was, its labels.
     """
-    if post.deleted_at and not post.is_live:
-        return key_of_id(post.post_id), None, [(STATE_HEADER, pack(post))]
-    return key_of_id(post.post_id), pack(post), None
+    if post.is_live:
+        return key_of_id(post.post_id), pack(post), None
+    return key_of_id(post.post_id), None, [(STATE_HEADER, pack(post))]
 
 
 def _record_of(value: bytes | None, headers: Headers | None) -> bytes | None:
@@ -267,17 +267,24 @@ class PostTable:
         return Changes(list(changed.values()), refused)
 
     def expire(self, now_ms: int) -> list[int]:
-        """Forget the posts about which nothing was said for `max_age_ms`; returns their ids."""
+        """Forget the posts about which nothing was said for `max_age_ms`; returns the ids of those that were live.
+
+        Their records are still to be taken out of the changelog. The others are tombstones already, and to write one
+        more would be wrong: another process may have heard of the post's creation since this one was started.
+        """
         oldest_ms = now_ms - self._max_age_ms
         expired = []
         for second in [second for second in self._by_age if second <= oldest_ms // 1_000]:
             for post_id in self._by_age.pop(second):
                 packed = self._records.get(post_id)
-                at = 0 if packed is None else newest_at(unpack_post(packed))
-                if at >= oldest_ms:
+                if packed is None:
+                    continue
+                post = unpack_post(packed)
+                if (at := newest_at(post)) >= oldest_ms:
                     self._by_age[at // 1_000].append(post_id)
-                elif packed is not None:
-                    del self._records[post_id]
+                    continue
+                del self._records[post_id]
+                if post.is_live:
                     expired.append(post_id)
         return expired
 

@@ -1,82 +1,72 @@
-from collections.abc import Iterable
-from datetime import timedelta
-from math import inf
-from pathlib import Path
+"""The way of messages from Kafka into a flow, on a real broker."""
 
-import bytewax.operators as op
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
-from bytewax.dataflow import Dataflow
-from bytewax.recovery import RecoveryConfig, init_db_dir
-from bytewax.testing import TestingSource, run_main
+from confluent_kafka import Producer
 
-import flows.kafka
-from flows.kafka import EpochSink
-from infra.kafka import DeliveryFailed, Record
-from infra.settings import Settings
+from flows.kafka import Batch, KafkaSource
+from infra.embedded import EmbeddedKafka
+from infra.kafka import BrokerUnreachable, partitions_of
+from infra.kafka_admin import create_topics
+from infra.settings import Settings, load
+from tests.infra.waiting import eventually
 
-PARTS = 12  # more than ten: their names sort otherwise than their numbers
-
-
-class Broker:
-    """Takes records at once and delivers them when it is waited for; refuses to from the `fails_at`th time on."""
-
-    def __init__(self, fails_at: float = inf) -> None:
-        self.on_their_way: list[bytes] = []
-        self.delivered: list[bytes] = []
-        self._fails_at, self._waited = fails_at, 0
-
-    def __call__(self, _settings: Settings) -> "Broker":
-        return self
-
-    def publish(self, records: Iterable[Record], _stopping: object) -> None:
-        self.on_their_way += [record.value or b"" for record in records]
-
-    def flush(self, _stopping: object) -> None:
-        self._waited += bool(self.on_their_way)
-        if self._waited >= self._fails_at:
-            raise DeliveryFailed("refused")
-        self.delivered += self.on_their_way
-        self.on_their_way = []
+pytestmark = pytest.mark.embedded
 
 
-def write(
-    monkeypatch: pytest.MonkeyPatch, broker: Broker, count: int, per_epoch: int, recovery: RecoveryConfig | None
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka:
+        settings = load(kafka=kafka.address, partitions=2)
+        create_topics(settings)
+        yield settings
+
+
+def write(settings: Settings, *values: bytes) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka})
+    for value in values:
+        producer.produce("posts", key=b"7", value=value, partition=0)
+    assert producer.flush(10) == 0
+
+
+def read(settings: Settings, part: str, resume_at: int | None, messages: int) -> list[Batch]:
+    """The batches of a partition until so many messages, or for 0 the first tick, have come."""
+    partition = KafkaSource(settings, "posts", "flows.posts").build_part("posts", part, resume_at)
+    found = list[Batch]()
+
+    def come() -> bool:
+        found.extend(partition.next_batch())
+        return bool(found) and sum(len(batch.messages) for batch in found) >= messages
+
+    eventually(come)
+    partition.close()
+    return found
+
+
+def test_a_partial_batch_is_handed_on_at_once_and_a_resumed_flow_begins_where_it_was(settings: Settings) -> None:
+    write(settings, b"first")
+    (batch,) = [batch for batch in read(settings, "posts-0", None, 1) if batch.messages]
+    assert [message.value() for message in batch.messages] == [b"first"]
+    write(settings, b"second")
+    (batch,) = [batch for batch in read(settings, "posts-0", 1, 1) if batch.messages]
+    assert [(message.offset(), message.value()) for message in batch.messages] == [(1, b"second")]
+
+
+def test_a_broker_that_is_away_when_a_flow_begins_to_read_is_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Copy the numbers up to `count` into the broker, from where the recovery store says."""
+    away = iter([BrokerUnreachable("away")])
 
-    def killed(reason: object) -> None:
-        raise RuntimeError(reason)
+    def at_first_away(*arguments: Any) -> dict[str, list[int]]:
+        for error in away:
+            raise error
+        return partitions_of(*arguments)
 
-    monkeypatch.setattr(flows.kafka, "Publisher", broker)
-    monkeypatch.setattr(flows.kafka, "exit_now", killed)
-    monkeypatch.setattr(flows.kafka, "partitions_of", lambda _, topics: {topic: [*range(PARTS)] for topic in topics})
-    flow = Dataflow("copy")
-    numbers = op.input("numbers", flow, TestingSource(range(count), batch_size=per_epoch))
-    records = op.map("record", numbers, lambda n: (f"numbers-{n % PARTS}", [Record("copy", None, b"%d" % n)]))
-    op.output("copy", records, EpochSink(Settings(), "numbers"))
-    run_main(flow, recovery_config=recovery, epoch_interval=timedelta(0))
+    monkeypatch.setattr("infra.kafka.partitions_of", at_first_away)
+    assert KafkaSource(settings, "posts", "flows.posts").list_parts() == ["posts-0", "posts-1"]
 
 
-@pytest.mark.parametrize("with_recovery", [True, False])
-def test_all_that_was_written_is_delivered_before_a_flow_ends(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, with_recovery: bool
-) -> None:
-    init_db_dir(tmp_path, 1)
-    broker = Broker()
-    write(monkeypatch, broker, 30, 7, RecoveryConfig(str(tmp_path)) if with_recovery else None)
-    assert sorted(map(int, broker.delivered)) == [*range(30)]
-    assert not broker.on_their_way
-
-
-@pytest.mark.parametrize("fails_at", range(1, 6))
-def test_what_was_not_delivered_when_its_epoch_ended_is_written_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails_at: int
-) -> None:
-    init_db_dir(tmp_path, 1)
-    recovery = RecoveryConfig(str(tmp_path), backup_interval=timedelta(0))
-    first, second = Broker(fails_at), Broker()
-    with pytest.raises(RuntimeError):
-        write(monkeypatch, first, 30, 7, recovery)
-    write(monkeypatch, second, 30, 7, recovery)
-    assert first.on_their_way
-    assert sorted({*map(int, first.delivered), *map(int, second.delivered)}) == [*range(30)]
+def test_a_silent_partition_lets_time_pass(settings: Settings) -> None:
+    assert read(settings, "posts-1", None, 0) == [Batch("posts", 1, [])]

@@ -1,0 +1,81 @@
+"""The worker's copy of the changelog on a real broker: when it is ready, and how soon it knows."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+
+from feed_worker.replica import Replica
+from infra.clock import WallClock
+from infra.embedded import EmbeddedKafka
+from infra.kafka_admin import create_topics
+from infra.settings import Settings, load
+from phoenix.index import VectorIndex
+from tests.infra.waiting import eventually
+from thunder_ingest.events import Post, key_of_id, pack
+from thunder_ingest.post_store import PostStore
+
+pytestmark = pytest.mark.embedded
+
+PARTITIONS = 4
+post_ids = itertools.count(1)
+
+
+@pytest.fixture
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka:
+        settings = load(kafka=kafka.address, partitions=PARTITIONS)
+        create_topics(settings)
+        yield settings
+
+
+@pytest.fixture
+def store() -> PostStore:
+    return PostStore()
+
+
+@pytest.fixture
+def replica(settings: Settings, store: PostStore) -> Iterator[Replica]:
+    started = Replica(settings, store, VectorIndex(1), WallClock())
+    yield started
+    started.stop()
+
+
+def write(settings: Settings, post: Post, partition: int) -> int:
+    """Write one post's record, and nothing after it; returns its id."""
+    producer = Producer({"bootstrap.servers": settings.kafka})
+    producer.produce("thunder-posts", key=key_of_id(post.post_id), value=pack(post), partition=partition)
+    assert producer.flush(10) == 0
+    return post.post_id
+
+
+def new_post() -> Post:
+    now_ms = WallClock().now_ms()
+    return Post(post_id=next(post_ids), author_id=7, created_at=now_ms, at=now_ms)
+
+
+def knows(store: PostStore, post_id: int) -> bool:
+    return bool(store.rows_of(np.array([post_id]))[0] >= 0)
+
+
+@pytest.mark.parametrize("written", [0, 1, PARTITIONS])
+def test_partitions_that_are_silent_do_not_block_start_up(settings: Settings, store: PostStore, written: int) -> None:
+    there = [write(settings, new_post(), partition) for partition in range(written)]
+    replica = Replica(settings, store, VectorIndex(1), WallClock())
+    replica.start()
+    assert replica.caught_up.wait(30)
+    replica.stop()
+    assert replica.failure is None
+    assert all(knows(store, post_id) for post_id in there)
+
+
+def test_a_single_record_is_applied_at_once_without_waiting_for_a_full_batch(
+    settings: Settings, store: PostStore, replica: Replica
+) -> None:
+    replica.start()
+    assert replica.caught_up.wait(30)
+    for partition in range(PARTITIONS):  # each alone, while all the others are silent
+        post_id = write(settings, new_post(), partition)
+        eventually(lambda post_id=post_id: knows(store, post_id))  # type: ignore[misc]
