@@ -49,7 +49,7 @@ def write(
 
     monkeypatch.setattr(flows.kafka, "Publisher", broker)
     monkeypatch.setattr(flows.kafka, "exit_now", killed)
-    monkeypatch.setattr(flows.kafka, "wait_for_topics", lambda _, topics, __: {topic: [*range(PARTS)] for topic in topics})
+    monkeypatch.setattr(flows.kafka, "wait_for_topics", lambda _, topics, __: dict.fromkeys(topics, range(PARTS)))
     flow = Dataflow("copy")
     numbers = op.input("numbers", flow, TestingSource(range(count), batch_size=per_epoch))
     records = op.map("record", numbers, lambda n: (f"numbers-{n % PARTS}", [Record("copy", None, b"%d" % n)]))
