@@ -1,10 +1,11 @@
-"""The stored form of a user's entries of one kind: a version byte, then rows or columns; both may stand in one hash.
+"""The stored form of a user's entries of one kind, of two versions, which may stand side by side in one hash.
 
 Version 1, rows: the entries end to end. What is appended is written so, since a batch adds an entry or two.
-Version 2, columns: what is kept. A byte that says how the rest is packed, the number of entries, then field by field:
-times and posts as steps from one entry to the next, authors as indexes of those that occur, each in no more bytes than
-the largest needs, all lowest bytes first, then all second ones; compressed where that makes it shorter. A history of
-1,024 positions takes 40 % of its rows. Keywords differ in length: their rows are compressed whole.
+Version 2: a byte that says how the rest is written, then rows or columns, compressed where that makes them shorter.
+Tails that were joined are rows, which costs least to write; bases are columns: the number of entries, then field by
+field, times and posts as steps from one entry to the next, authors as indexes of those that occur, each in no more
+bytes than the largest needs, all lowest bytes first, then all second ones. A history of 1,024 positions takes 40 % of
+its rows.
 
 glossary of shapes: n entries, m values of a field that differ.
 """
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from thunder_ingest.user_entries import EDGE, EDGE_KINDS, HISTORY, KINDS, VIEW
 
 ROWS: Final = 1
-COLUMNS: Final = 2
+COMPACT: Final = 2
 
 Entries = NDArray[Any]  # of one of the dtypes below
 
@@ -30,11 +31,11 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "seen": VIEW,
     "served": VIEW,
 }
-"""The kinds whose entries are of one width; those of `keywords` are text, those of `seen_before` a filter."""
+"""The kinds whose entries are of one width; those of `keywords` are text, and `seen_before` is a filter."""
 
 _KNOWN_KINDS: Final = frozenset(KINDS)
-_ROWS_BYTE, _COLUMNS_BYTE = bytes((ROWS,)), bytes((COLUMNS,))
-_PLAIN, _ZSTD = b"\x00", b"\x01"
+_ROWS_BYTE, _COMPACT_BYTE = bytes((ROWS,)), bytes((COMPACT,))
+_COMPRESSED, _IN_ROWS = 1, 2
 _ZSTD_LEVEL: Final = 1  # higher levels gain 1 %
 _BY_STEPS: Final = frozenset(("at", "post_id", "target_id"))
 _BY_INDEX: Final = frozenset(("author_id",))
@@ -55,18 +56,23 @@ def encode(kind: str, entries: Iterable[bytes]) -> bytes:
 def encode_columns(entries: Entries) -> bytes:
     """Entries of one of DTYPES as columns."""
     fields = [_encoded(name, np.ascontiguousarray(entries[name])) for name in entries.dtype.names or ()]
-    return packed(np.uint32(len(entries)).tobytes() + b"".join(fields))
+    return _packed(0, np.uint32(len(entries)).tobytes() + b"".join(fields))
 
 
-def packed(body: bytes) -> bytes:
-    """A value of the newer version, compressed where that makes it shorter."""
+def encode_rows(rows: bytes) -> bytes:
+    """Rows, or what has no entries, in the newer version."""
+    return _packed(_IN_ROWS, rows)
+
+
+def _packed(layout: int, body: bytes) -> bytes:
     compressed = zstandard.compress(body, _ZSTD_LEVEL)
-    rest = _ZSTD + compressed if len(compressed) < len(body) else _PLAIN + body
-    return _COLUMNS_BYTE + rest
+    if len(compressed) < len(body):
+        layout, body = layout | _COMPRESSED, compressed
+    return bytes((COMPACT, layout)) + body
 
 
-def body_of(stored: bytes) -> bytes:
-    """What was packed, or the rows of the older version.
+def rows_of(kind: str, stored: bytes) -> bytes:
+    """What stands in a stored value of either version, as rows.
 
     Raises:
         ValueError: naming the version, where it is not one that is known here; for a value that is broken.
@@ -74,37 +80,36 @@ def body_of(stored: bytes) -> bytes:
     """
     if stored[:1] == _ROWS_BYTE:
         return stored[1:]
-    if not is_columns(stored):
-        raise ValueError(f"user state of version {stored[0] if stored else None}; this program knows {ROWS}, {COLUMNS}")
-    if stored[1:2] == _PLAIN:
-        return stored[2:]
+    if not is_compact(stored):
+        raise ValueError(f"user state of version {stored[0] if stored else None}; this program knows {ROWS}, {COMPACT}")
+    layout, body = int.from_bytes(stored[1:2]), stored[2:]
+    if len(stored) < 2 or layout > _COMPRESSED | _IN_ROWS:
+        raise ValueError(f"broken: no layout is called {stored[1:2]!r}")
     try:
-        return zstandard.decompress(stored[2:])
+        body = zstandard.decompress(body) if layout & _COMPRESSED else body
     except zstandard.ZstdError as error:
         raise ValueError(f"broken: {error}") from error
+    return body if layout & _IN_ROWS else _rows_of_columns(body, DTYPES[kind])
 
 
-def is_columns(stored: bytes) -> bool:
+def is_compact(stored: bytes) -> bool:
     """Whether a value is of the newer version."""
-    return stored[:1] == _COLUMNS_BYTE
+    return stored[:1] == _COMPACT_BYTE
 
 
 def decode_entries(kind: str, stored: Iterable[bytes]) -> Entries:
     """The entries of stored values of either version, one after another.
 
     Raises:
-        ValueError: like `body_of`.
+        ValueError: like `rows_of`.
 
     """
-    dtype = DTYPES[kind]
     # joined as bytes: NumPy takes microseconds to make sure that arrays of records are of one type
-    return np.frombuffer(b"".join([_rows_of(value, dtype) for value in stored]), dtype)
+    return np.frombuffer(b"".join([rows_of(kind, value) for value in stored]), DTYPES[kind])
 
 
-def _rows_of(stored: bytes, dtype: np.dtype[Any]) -> bytes:
-    if not is_columns(stored):
-        return body_of(stored)
-    reader = _Reader(body_of(stored))
+def _rows_of_columns(body: bytes, dtype: np.dtype[Any]) -> bytes:
+    reader = _Reader(body)
     entries = np.empty(reader.number(), dtype)
     for name in dtype.names or ():
         entries[name] = _decoded(name, reader, len(entries))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from thunder_ingest import history
 from thunder_ingest.seen_filter import FilterSize, SeenFilter
 from thunder_ingest.user_entries import EDGE_KINDS, KINDS, VIEW, keyword_entries, keyword_entry
-from thunder_ingest.user_form import DTYPES, Entries, body_of, decode_entries, encode_columns, packed
+from thunder_ingest.user_form import DTYPES, Entries, decode_entries, encode_columns, encode_rows, rows_of
 
 TAIL: Final = b"+"
 """Between a kind and the name of a tail in a field's name."""
@@ -124,7 +124,7 @@ def compact(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> tup
         folded["served"] = _newest_views(_entries("served", stored))[-limits.served :]
     bases = {}
     if "keywords" in tails:
-        bases["keywords"] = packed(_compacted_keywords(_keyword_rows(stored), limits))
+        bases["keywords"] = encode_rows(_compacted_keywords(_keyword_rows(stored), limits))
     if "history" in tails or "seen" in tails:
         folded["history"], left = history.compacted(_entries("history", stored), limits.positions, limits.passed_over)
         if len(left) or "seen" in tails:
@@ -133,7 +133,7 @@ def compact(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> tup
             folded["seen"], older = seen[-limits.seen :], seen[: -limits.seen]
             if len(older):
                 before = _seen_before(stored).with_posts(older["post_id"], limits.seen_before)
-                bases["seen_before"] = packed(before.to_bytes())
+                bases["seen_before"] = encode_rows(before.to_bytes())
     bases |= {kind: encode_columns(entries) for kind, entries in folded.items()}
     return {kind.encode(): base for kind, base in bases.items()}, [name for names in tails.values() for name in names]
 
@@ -142,12 +142,8 @@ def join(fields: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], list[bytes]
     """Put the tails of each kind end to end, in one; returns and raises like `compact`."""
     joined, replaced = {}, list[bytes]()
     for kind, names in _tails(fields).items():
-        tails, name = {kind: [fields[each] for each in names]}, kind.encode() + JOINED
-        if kind == "keywords":
-            joined[name] = packed(_keyword_rows(tails))
-        else:
-            entries = _entries(kind, tails)
-            joined[name] = encode_columns(entries[np.argsort(entries["at"], kind="stable")])
+        name = kind.encode() + JOINED
+        joined[name] = encode_rows(b"".join([rows_of(kind, fields[each]) for each in names]))
         replaced += [each for each in names if each != name]
     return joined, replaced
 
@@ -212,7 +208,7 @@ def _newest(edges: Entries, limit: int) -> Int64[np.ndarray, " n"]:
 
 
 def _keyword_rows(stored: _Stored) -> bytes:
-    return b"".join(map(body_of, stored.get("keywords", ())))
+    return b"".join([rows_of("keywords", value) for value in stored.get("keywords", ())])
 
 
 def _keywords(rows: bytes) -> dict[str, tuple[int, bool]]:
@@ -256,4 +252,4 @@ def _seen(entries: Entries, views: Entries) -> Int64[np.ndarray, " n"]:
 
 
 def _seen_before(stored: _Stored) -> SeenFilter:
-    return SeenFilter.from_bytes(b"".join(map(body_of, stored.get("seen_before", ()))))
+    return SeenFilter.from_bytes(b"".join([rows_of("seen_before", value) for value in stored.get("seen_before", ())]))

@@ -1,5 +1,6 @@
 """The stored form: both versions, alone and side by side, and what the first one wrote."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ from tests.thunder_ingest.users import T0, Fields, compacted, edge, favorite, im
 from thunder_ingest.events import Block, EngagementEvent, Follow, GraphEvent, MuteKeyword, Unfollow
 from thunder_ingest.user_entries import EDGE, HISTORY, KINDS, VIEW, keyword_entry
 from thunder_ingest.user_form import (
-    COLUMNS,
+    COMPACT,
     DTYPES,
     ROWS,
     decode_entries,
     encode,
     encode_columns,
-    is_columns,
-    packed,
+    encode_rows,
+    is_compact,
 )
 from thunder_ingest.user_state import UserState, compact, decode
 
@@ -80,7 +81,7 @@ def records(dtype: np.dtype[Any]) -> st.SearchStrategy[np.ndarray]:
 def test_columns_give_back_the_entries_in_their_order(case: tuple[str, np.ndarray]) -> None:
     kind, entries = case
     stored = encode_columns(entries)
-    assert stored[0] == COLUMNS
+    assert stored[0] == COMPACT
     assert np.array_equal(decode_entries(kind, [stored]), entries)
 
 
@@ -99,13 +100,14 @@ def test_columns_of_a_history_take_less_than_half_of_its_rows() -> None:
     ("name", "value", "reason"),
     [
         (b"seen+1", b"\x03" + bytes(16), "version 3; this program knows 1, 2"),
+        (b"history+1", b"\x02", "no layout"),
         (b"seen+1", b"", "version None; this program knows 1, 2"),
         (b"history+1", b"\x01" + bytes(30), "multiple of element size"),
         (b"history+1", b"\x02\x01nonsense", "broken"),
         (b"history+1", b"\x02\x07", "broken"),
         (b"history+1", encode_columns(np.zeros(9, HISTORY))[:-1], "broken"),
         (b"history+1", b"\x02\x00\x02\x00\x00\x00\x01", "cut off"),
-        (b"seen+1", packed(bytes(99)), "left over"),
+        (b"seen+1", b"\x02\x00" + bytes(99), "left over"),
         (b"keywords+1", b"\x01" + keyword_entry(T0, "word", undo=False)[:-1], "cut off"),
         (b"keywords+1", b"\x01" + bytes(5), "cut off"),
     ],
@@ -118,7 +120,7 @@ def test_a_value_that_cannot_be_read_is_a_value_error(read: Any, name: bytes, va
 def test_a_filter_that_is_cut_off_is_a_value_error() -> None:
     for body in (bytes(3), bytes([1, 0, 0, 0, 0, 9, 0, 0, 0, 0])):
         with pytest.raises(ValueError, match="a filter is cut off"):
-            decode({b"seen_before": packed(body)})
+            decode({b"seen_before": encode_rows(body)})
 
 
 def test_what_the_first_version_wrote_is_read() -> None:
@@ -148,7 +150,7 @@ def test_a_compaction_rewrites_the_first_version_as_columns_and_reads_as_before(
     touched = tails_of([MuteKeyword(user_id=1, keyword="late", at=T0 + 99), edge(Follow, 99, target=77)])
     once = compacted(stored | touched)
     assert plain(decode(once)) == plain(decode(stored | touched))
-    assert all(is_columns(once[name]) for name in (b"history", b"following", b"keywords", b"seen"))
+    assert all(is_compact(once[name]) for name in (b"history", b"following", b"keywords", b"seen"))
 
 
 events = st.lists(
@@ -164,11 +166,13 @@ def test_rows_and_columns_side_by_side_say_what_rows_alone_say(
     happened: list[EngagementEvent | GraphEvent], random: Any
 ) -> None:
     rows = tails_of(happened)
+    forms: dict[str, Callable[[str, bytes], bytes]] = {
+        "rows": lambda _, value: value,
+        "compressed rows": lambda _, value: encode_rows(value[1:]),
+        "columns": lambda kind, value: encode_columns(decode_entries(kind, [value])),
+    }
     mixed = {
-        name: encode_columns(decode_entries(name.partition(b"+")[0].decode(), [value]))
-        if random.random() < 0.5
-        else value
-        for name, value in rows.items()
+        name: forms[random.choice([*forms])](name.partition(b"+")[0].decode(), value) for name, value in rows.items()
     }
     assert plain(decode(mixed)) == plain(decode(rows))
     assert plain(decode(compacted(mixed))) == plain(decode(rows))

@@ -185,6 +185,9 @@ def test_any_order_any_duplicates_and_compactions_at_any_time_lead_to_one_state(
         stored |= {name + b"-%d" % number: value for name, value in tails_of([event]).items()}
         if random.random() < 0.3:
             stored = compacted(stored)
+        elif random.random() < 0.3:
+            joined, replaced = join(stored)
+            stored = {name: value for name, value in (stored | joined).items() if name not in replaced}
     assert plain(decode(stored)) == expected
 
 
