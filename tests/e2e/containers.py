@@ -111,8 +111,6 @@ def kafka() -> Iterator[Server]:
         "TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
         "TRANSACTION_STATE_LOG_MIN_ISR": "1",
         "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
-        "BROKER_SESSION_TIMEOUT_MS": "2000",  # a broker that was killed comes back after so long
-        "BROKER_HEARTBEAT_INTERVAL_MS": "500",
         "ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
         "AUTO_CREATE_TOPICS_ENABLE": "false",
     }
