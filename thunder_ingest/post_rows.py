@@ -14,7 +14,7 @@ from thunder_ingest.id_table import FIRST, SECOND, IdTable, claim, id_table, pla
 from thunder_ingest.post_columns import PLAIN, PostBatch, PostColumns, StoredColumns, stored_zeros
 from thunder_ingest.post_log import PostLog
 from thunder_ingest.post_totals import PostTotals
-from thunder_ingest.references import References, decide, decide_about, link, references, row_of, stored, unlink
+from thunder_ingest.references import References, decide, link, references, referring, row_in, stored, unlink
 from thunder_ingest.text import MAX_TOKENS
 
 _FIRST_CAPACITY: Final = 1024
@@ -96,9 +96,7 @@ class PostRows:
         self._write(rows, batch)
         self.totals.begin(new)
         self._attach(rows[moved])
-        state = stored(self.ids, self.authors, self.columns)
-        decide(state, self.references, rows, self._min_video_ms)
-        decide_about(state, self.references, batch.post_id[moved], self._min_video_ms)
+        self._decide(np.concatenate([rows, self._referring(batch.post_id[moved])]))
         return new
 
     def drop(self, rows: Int64[np.ndarray, " n"]) -> None:
@@ -113,7 +111,7 @@ class PostRows:
         for column in (*self.columns, *self.references):
             column[rows] = 0
         forget(self.ids, post_ids)
-        decide_about(stored(self.ids, self.authors, self.columns), self.references, post_ids, self._min_video_ms)
+        self._decide(self._referring(post_ids))
         self._free = np.concatenate([self._free, rows])
         self.stored -= len(rows)
 
@@ -189,6 +187,12 @@ class PostRows:
             post_log.take_out(self.log, self._oldest_first(rows), s.created_at, s.post_id)
             author_index.take_out(self.authors, self._author_by_author(rows), s.created_at, s.post_id, s.author)
 
+    def _referring(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
+        return referring(self.ids, self.columns.kind, self.columns.post_id, self.references.following, post_ids)
+
+    def _decide(self, rows: Int64[np.ndarray, " n"]) -> None:
+        decide(stored(self.ids, self.authors, self.columns), self.references, rows, self._min_video_ms)
+
     def _oldest_first(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         return rows[np.lexsort((self.columns.post_id[rows], self.columns.created_at[rows]))]
 
@@ -215,15 +219,17 @@ class PostRows:
 @kernel
 def find_rows(ids: IdTable, post_ids: Int64[np.ndarray, " n"], rows: Int64[np.ndarray, " n"]) -> None:
     """The rows of posts, -1 where a post is not stored."""
+    keys, values = ids.keys, ids.values
     for i in range(len(post_ids)):
-        rows[i] = row_of(ids, post_ids[i])
+        rows[i] = row_in(keys, values, post_ids[i])
 
 
 @kernel
 def first_seen(ids: IdTable, post_ids: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"]) -> None:
     """Which posts are not stored."""
+    keys, values = ids.keys, ids.values
     for i in range(len(post_ids)):
-        is_new[i] = row_of(ids, post_ids[i]) < 0
+        is_new[i] = row_in(keys, values, post_ids[i]) < 0
 
 
 @kernel
