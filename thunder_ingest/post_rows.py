@@ -76,7 +76,7 @@ class PostRows:
         capacity = len(self.columns.post_id) - 1
         needed = self._used + max(n - len(self._free), 0)
         if needed > capacity:
-            capacity = max(needed, capacity * 3 // 2)
+            capacity = max(needed, capacity * 2)  # what is not written to costs no memory
             self.totals.grow(capacity + 1)
             self.references = References(*(longer(column, capacity + 1) for column in self.references))
             self.columns = StoredColumns(*(longer(column, capacity + 1) for column in self.columns))
@@ -158,20 +158,22 @@ class PostRows:
         self.columns.author[rows] = slots
 
     def _write(self, rows: Int64[np.ndarray, " n"], batch: PostBatch) -> None:
-        self.columns.post_id[rows] = batch.post_id
+        at = _span(rows)
+        self.columns.post_id[at] = batch.post_id
         for name, column in batch.plain.items():
-            getattr(self.columns, name)[rows] = column
-        self.columns.labels[rows] = 0
+            getattr(self.columns, name)[at] = column
+        self.columns.labels[at] = 0
         for place, labels in batch.labels.items():
             self.columns.labels[rows[place]] = self.labels.mask(labels)
         codes = np.array([self.languages.code(lang) for lang in batch.langs], np.uint16)
-        self.columns.lang[rows] = codes[batch.lang]
+        self.columns.lang[at] = codes[batch.lang]
         self.string_forms.update((int(rows[place]), forms) for place, forms in batch.forms.items())
         token_arena.store(self.arena, rows, batch.tokens, batch.words, self.columns.text, self.columns.words)
 
     def _attach(self, rows: Int64[np.ndarray, " n"]) -> None:
         s = self.columns
-        post_log.merge(self.log, self._oldest_first(rows), s.created_at, s.post_id, s.author, s.kind)
+        rows = self._oldest_first(rows)
+        post_log.merge(self.log, rows, s.created_at, s.post_id, s.author, s.kind)
         by_author, entered = self._author_by_author(rows), 0
         while True:
             entered = author_index.merge(self.authors, by_author, entered, s.created_at, s.post_id, s.author, s.kind)
@@ -184,7 +186,8 @@ class PostRows:
         s = self.columns
         if len(rows):
             unlink(stored(self.ids, self.authors, s), self.references, rows)
-            post_log.take_out(self.log, self._oldest_first(rows), s.created_at, s.post_id)
+            rows = self._oldest_first(rows)
+            post_log.take_out(self.log, rows, s.created_at, s.post_id)
             author_index.take_out(self.authors, self._author_by_author(rows), s.created_at, s.post_id, s.author)
 
     def _referring(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
@@ -194,11 +197,15 @@ class PostRows:
         decide(stored(self.ids, self.authors, self.columns), self.references, rows, self._min_video_ms)
 
     def _oldest_first(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        return rows[np.lexsort((self.columns.post_id[rows], self.columns.created_at[rows]))]
+        at = _span(rows)
+        created_at = self.columns.created_at[at]
+        if (created_at[1:] > created_at[:-1]).all():  # as most batches come
+            return rows
+        return rows[np.lexsort((self.columns.post_id[at], created_at))]
 
-    def _author_by_author(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        s = self.columns
-        return rows[np.lexsort((s.post_id[rows], s.created_at[rows], s.author[rows]))]
+    def _author_by_author(self, oldest_first: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The same rows, of each author still oldest first."""
+        return oldest_first[np.argsort(self.columns.author[oldest_first], kind="stable")]
 
     def _clear_beside(self, rows: Int64[np.ndarray, " n"]) -> None:
         if self.string_forms:
@@ -214,6 +221,12 @@ class PostRows:
         gaps = np.flatnonzero((author_ids == 0) & (post_ids != 0))
         rows = self.of(post_ids[gaps])
         author_ids[gaps] = np.where(rows >= 0, self.authors.ids[self.columns.author[rows]], 0)
+
+
+def _span(rows: Int64[np.ndarray, " n"]) -> slice | Int64[np.ndarray, " n"]:
+    """Rows as a slice where they follow each other, as new ones do: several times as fast to write and to read."""
+    follow = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all()
+    return slice(int(rows[0]), int(rows[-1]) + 1) if follow else rows
 
 
 @kernel
