@@ -153,7 +153,11 @@ def _read_record(
                 return False
             fields[field, place], lengths[field, place] = at, number
             at += number
-    if lengths[_LANG, place] > _LONGEST_LANG or lengths[_TOKENS, place] >= 4 * MAX_TOKENS or lengths[_TOKENS, place] & 3:
+    if (
+        lengths[_LANG, place] > _LONGEST_LANG
+        or lengths[_TOKENS, place] >= 4 * MAX_TOKENS
+        or lengths[_TOKENS, place] & 3
+    ):
         return False
     lang: Any = np.int64(0)
     for byte in range(lengths[_LANG, place]):

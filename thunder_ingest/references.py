@@ -104,7 +104,7 @@ def _refers_to(s: Stored, row: int) -> int:
 
 @inlined
 def _begins_a_conversation(kind: int) -> bool:
-    return kind == ORIGINAL or kind == QUOTE
+    return kind in (ORIGINAL, QUOTE)
 
 
 @kernel
