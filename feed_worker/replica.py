@@ -4,9 +4,12 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Final, TypeAlias
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from infra.clock import Clock
 from infra.kafka import consumer_config, group, partitions_of, watermarks
@@ -20,6 +23,11 @@ log = logging.getLogger(__name__)
 
 TOPICS = ("thunder-posts", "post-embeddings", "post-counts")
 POLL_S = 0.02
+_READ_AHEAD: Final = {
+    # librdkafka rests for a second, by default, whenever it has read ahead as far as it may
+    "fetch.queue.backoff.ms": 5,
+    "queued.max.messages.kbytes": 65_536,
+}
 EXPIRE_EVERY_S = 5.0
 COLLECT_AFTER = 100_000
 
@@ -34,13 +42,17 @@ def spare_collector() -> None:
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
+_Records: TypeAlias = dict[bytes | None, bytes | None]
+"""Values of one topic by key, None where a record is a tombstone."""
+
+
 class Replica:
     """Reads the three topics whole, in a thread of its own, and goes on reading; belongs to no consumer group."""
 
     def __init__(self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock) -> None:
         self._store, self._index, self._clock = store, index, clock
         self._outage = outage("Kafka", settings.kafka)
-        self._consumer = Consumer(consumer_config(settings, group(settings, "replica")))
+        self._consumer = Consumer(consumer_config(settings, group(settings, "replica")) | _READ_AHEAD)
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
@@ -74,7 +86,7 @@ class Replica:
             raise
 
     def _step(self) -> None:
-        messages = [message for message in self._consumer.consume(5_000, POLL_S) if _usable(message)]
+        messages = _usable(self._consumer.consume(5_000, POLL_S))
         if messages:
             self._outage.ends()
             self._apply(messages)
@@ -89,20 +101,20 @@ class Replica:
         return all(part.offset >= self._ends[part.topic, part.partition] for part in positions)
 
     def _apply(self, messages: list[Message]) -> None:
-        by_topic: dict[str, dict[int, bytes | None]] = {topic: {} for topic in TOPICS}
-        for message in messages:  # of several records of one key only the last counts
-            by_topic[message.topic() or ""][int(message.key() or 0)] = _value(message)
+        by_topic: dict[str, _Records] = {topic: {} for topic in TOPICS}
+        for topic, run in groupby(messages, Message.topic):
+            by_topic[topic or ""] |= _records(list(run))
         self._apply_posts(by_topic["thunder-posts"])
         self._apply_vectors(by_topic["post-embeddings"])
         self._store.apply_counts([unpack_counts(value) for value in by_topic["post-counts"].values() if value])
 
-    def _apply_posts(self, records: dict[int, bytes | None]) -> None:
-        values = [value for value in records.values() if value]
+    def _apply_posts(self, records: _Records) -> None:
+        values = list(filter(None, records.values()))
         newest_ms, others = self._store.apply_packed(values)
         if newest_ms:
             self._clock.observe(newest_ms)
         posts = [unpack_post(values[place]) for place in others]
-        gone = [post_id for post_id, value in records.items() if value is None]
+        gone = _without_value(records)
         gone += [post.post_id for post in posts if not post.is_live]
         live = [post for post in posts if post.is_live]
         if gone:
@@ -113,8 +125,8 @@ class Replica:
             self._store.apply(live)
             self._clock.observe(max(post.created_at for post in live))
 
-    def _apply_vectors(self, records: dict[int, bytes | None]) -> None:
-        gone = [post_id for post_id, value in records.items() if value is None]
+    def _apply_vectors(self, records: _Records) -> None:
+        gone = _without_value(records)
         if gone:
             self._index.remove(np.array(gone, np.int64))
         by_version: dict[str, list[tuple[int, bytes]]] = {}
@@ -127,13 +139,18 @@ class Replica:
             self._index.upsert(ids, vectors, version)
 
 
-def _value(message: Message) -> bytes | None:
-    value = message.value()
-    return value.encode() if isinstance(value, str) else value
+def _records(messages: list[Message]) -> _Records:
+    """Values by key; of several records of one key only the last counts."""
+    return dict(zip(map(Message.key, messages), map(Message.value, messages), strict=True))
 
 
-def _usable(message: Message) -> bool:
-    error = message.error()
-    if error is not None and not error.retriable():
-        raise KafkaException(error)
-    return error is None
+def _without_value(records: _Records) -> list[int]:
+    return [int(key or 0) for key, value in records.items() if value is None]
+
+
+def _usable(messages: list[Message]) -> list[Message]:
+    errors: Iterable[KafkaError | None] = map(Message.error, messages)
+    for error in (error for error in errors if error is not None):
+        if not error.retriable():
+            raise KafkaException(error)
+    return [message for message in messages if message.error() is None]

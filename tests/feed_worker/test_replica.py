@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from confluent_kafka import Producer
+from msgspec import structs
 
 from feed_worker.replica import Replica
 from infra.clock import WallClock
@@ -45,15 +46,20 @@ def replica(settings: Settings, store: PostStore) -> Iterator[Replica]:
 
 def write(settings: Settings, post: Post, partition: int) -> int:
     """Write one post's record, and nothing after it; returns its id."""
-    producer = Producer({"bootstrap.servers": settings.kafka})
-    producer.produce("thunder-posts", key=key_of_id(post.post_id), value=pack(post), partition=partition)
-    assert producer.flush(10) == 0
+    write_all(settings, (post.post_id, pack(post)), partition=partition)
     return post.post_id
 
 
-def new_post() -> Post:
+def write_all(settings: Settings, *records: tuple[int, bytes | None], partition: int) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka})
+    for post_id, value in records:
+        producer.produce("thunder-posts", key=key_of_id(post_id), value=value, partition=partition)
+    assert producer.flush(10) == 0
+
+
+def new_post(**fields: int) -> Post:
     now_ms = WallClock().now_ms()
-    return Post(post_id=next(post_ids), author_id=7, created_at=now_ms, at=now_ms)
+    return Post(post_id=next(post_ids), author_id=7, created_at=now_ms, at=now_ms, **fields)  # type: ignore[arg-type]
 
 
 def knows(store: PostStore, post_id: int) -> bool:
@@ -79,3 +85,13 @@ def test_a_single_record_is_applied_at_once_without_waiting_for_a_full_batch(
     for partition in range(PARTITIONS):  # each alone, while all the others are silent
         post_id = write(settings, new_post(), partition)
         eventually(lambda post_id=post_id: knows(store, post_id))  # type: ignore[misc]
+
+
+def test_of_several_records_of_a_post_the_last_counts(settings: Settings, store: PostStore, replica: Replica) -> None:
+    edited, deleted = new_post(photos=1), new_post()
+    edits = [(edited.post_id, pack(structs.replace(edited, photos=photos))) for photos in (1, 2, 3)]
+    write_all(settings, *edits, (deleted.post_id, pack(deleted)), (deleted.post_id, None), partition=0)
+    replica.start()
+    assert replica.caught_up.wait(30)
+    assert store.columns(store.rows_of(np.array([edited.post_id]))).photos.tolist() == [3]
+    assert not knows(store, deleted.post_id)
