@@ -1,11 +1,15 @@
 """Serving: the two models behind one face, compiled ahead of time for a few sizes and never again.
 
 A request of any size is padded to a bucket, or cut into several where it is larger than the largest. A viewer's history
-is encoded once; candidates are scored against it a chunk at a time. While the device works on a chunk the host hashes
-the next one.
+is encoded once; candidates are scored against it a chunk at a time. Chunks are independent, so each runs on a thread of
+its own: one is hashed while another is computed, and a processor's cores work on a chunk each, which keeps them busier
+than sharing out every operation of one.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import Any, Final, Literal, NamedTuple, Self
 
 import haiku as hk
@@ -72,6 +76,8 @@ class Phoenix:
         self._params: Params = jax.device_put(params)
         self._functions = _functions(config)
         self._compiled: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
+        self._compiling = Lock()
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="phoenix")
 
     @classmethod
     def seeded(cls, config: ModelConfig | str, seed: int) -> Self:
@@ -114,25 +120,33 @@ class Phoenix:
     def score(self, history: History, candidates: CandidateInputs) -> Float32[np.ndarray, "B C 19"]:
         """18 probabilities, then the dwell time in ms, for each candidate; zeros where the mask says there is none."""
         scores = np.zeros((*candidates.mask.shape, ACTION_COUNT), np.float32)
-        under_way = []
+        under_way: list[Future[None]] = []
         for start, stop, bucket in chunks(len(scores), self.config.batch_buckets):
             viewers = History(*(column[start:stop] for column in history))
             asked = CandidateInputs(*(column[start:stop] for column in candidates))
-            under_way += [(scores[start:stop], *piece) for piece in self._begin_scoring(viewers, asked, bucket)]
-        for of_batch, start, stop, predictions in under_way:
-            of_batch[:, start:stop] = np.asarray(predictions)[: len(of_batch), : stop - start]
+            under_way += self._begin_scoring(viewers, asked, bucket, scores[start:stop])
+        for chunk in under_way:
+            chunk.result()
         return np.where(candidates.mask[..., None], scores, np.float32(0))
 
     def _begin_scoring(
-        self, history: History, candidates: CandidateInputs, batch: int
-    ) -> Iterator[tuple[int, int, Float32[Array, "batch bucket 19"]]]:
-        """Encode a batch of histories once, and set off each chunk of candidates, without waiting for results."""
-        prefix = self._run("encode", (batch,), filled_up(history_rows(self.config, history), batch))
+        self, history: History, candidates: CandidateInputs, batch: int, scores: Float32[np.ndarray, "B C 19"]
+    ) -> Iterator[Future[None]]:
+        """Set off the encoding of a batch of histories and the scoring of each chunk of candidates, into `scores`."""
+        prefix = self._threads.submit(
+            lambda: self._run("encode", (batch,), filled_up(history_rows(self.config, history), batch))
+        )
+
+        def score(start: int, stop: int, bucket: int) -> None:
+            rows = filled_up(candidate_rows(self.config, candidates, start, bucket), batch)
+            embedded = self._run("candidates", (batch, bucket), rows)
+            predictions = self._run("score", (batch, bucket), prefix.result(), embedded)
+            scores[:, start:stop] = np.asarray(predictions)[: len(scores), : stop - start]
+
         columns = np.flatnonzero(candidates.mask.any(axis=0))
         count = int(columns[-1]) + 1 if len(columns) else 0
-        for start, stop, bucket in chunks(count, self.config.candidate_buckets):
-            rows = filled_up(candidate_rows(self.config, candidates, start, bucket), batch)
-            yield start, stop, self._run("score", (batch, bucket), prefix, rows)
+        for chunk in chunks(count, self.config.candidate_buckets):
+            yield self._threads.submit(score, *chunk)
 
     def _run(self, name: str, bucket: tuple[int, ...], *inputs: Any) -> Any:
         """Call a function compiled for a bucket, compiling it first where `warm_up` has not.
@@ -142,13 +156,14 @@ class Phoenix:
         """
         function, model = self._functions[name]
         params = self._params[model]
-        if (name, bucket) not in self._compiled:
+        with self._compiling:
+            if (name, bucket) not in self._compiled:
 
-            def traced(*arguments: Any) -> Any:
-                self.traces += 1
-                return function(*arguments)
+                def traced(*arguments: Any) -> Any:
+                    self.traces += 1
+                    return function(*arguments)
 
-            self._compiled[name, bucket] = jax.jit(traced).lower(params, *inputs).compile()
+                self._compiled[name, bucket] = jax.jit(traced).lower(params, *inputs).compile()
         return self._compiled[name, bucket](params, *inputs)
 
 
@@ -182,7 +197,8 @@ def _functions(config: ModelConfig) -> dict[str, tuple[Callable[..., Any], int]]
 
     return {
         "encode": (pure(lambda rows: Ranker(config).encode(rows)), 0),
-        "score": (pure(lambda prefix, rows: Ranker(config).score(prefix, rows)), 0),
+        "candidates": (pure(lambda rows: Ranker(config).embed(rows)), 0),
+        "score": (pure(lambda prefix, embedded: Ranker(config).score(prefix, embedded)), 0),
         "users": (pure(lambda rows: TwoTower(config).embed_users(rows)), 1),
         "posts": (pure(lambda rows: TwoTower(config).embed_posts(rows)), 1),
     }

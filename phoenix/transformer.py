@@ -197,7 +197,6 @@ class Transformer(hk.Module):
 
     def attend(self, candidates: Float[Array, "B C D"], prefix: Prefix) -> Float[Array, "B C D"]:
         """Candidates against a prefix that has been encoded."""
-        candidates = jax.lax.optimization_barrier(candidates)
         for block, remembered in zip(self._blocks, prefix.blocks, strict=True):
             candidates = block.over_prefix(candidates, remembered, prefix.mask)
         normed: Array = self._norm(candidates)

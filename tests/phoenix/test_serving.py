@@ -48,7 +48,7 @@ def test_nothing_is_compiled_after_the_warm_up_whatever_the_sizes(phoenix: Phoen
 def test_there_are_as_many_traces_as_buckets(phoenix: Phoenix) -> None:
     config = phoenix.config
     batches, counts, posts = map(len, (config.batch_buckets, config.candidate_buckets, config.post_buckets))
-    assert phoenix.traces == 2 * batches + batches * counts + posts
+    assert phoenix.traces == 2 * batches + 2 * batches * counts + posts
 
 
 def test_a_process_compiles_only_the_parts_that_it_needs_and_says_what_it_does(tiny: ModelConfig) -> None:
