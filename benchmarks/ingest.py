@@ -1,10 +1,11 @@
 """Events a second from Kafka through a flow to Kafka and Redis, with recovery on and epochs of a second.
 
-`python -m benchmarks.ingest [--posts N] [--engagements N] [--users N] [--burst-seconds S] [--burst-rate N]`. The
-servers run in containers (the images of the end-to-end tests), or with `--own-servers` where FORYOU_KAFKA and
-FORYOU_REDIS point: their topics and keys are then DELETED. A log is published first; a rate is the slope of what the
-flow has read and finished by the ends of its epochs, with the CPU time of its processes beside it. Broker, Redis and
-flow share the machine.
+`python -m benchmarks.ingest [--posts N] [--engagements N] [--users N] [--repeat N] [--only PARTS]`. The servers run in
+containers (the images of the end-to-end tests), or with `--own-servers` where FORYOU_KAFKA and FORYOU_REDIS point:
+their topics and keys are then DELETED. A log is published first; a rate is the slope of what the flow has read and
+finished by the ends of its epochs, while it is behind. Broker, Redis and flow share the machine: beside a rate stand
+the cores that the flow's processes kept busy, and all cores that were busy. A flow that uses less than a core for each
+process waits for something else; where all cores are busy, that is the machine.
 """
 
 import argparse
@@ -28,78 +29,42 @@ from bytewax.recovery import init_db_dir
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from benchmarks.ingest_log import engagements, posts, publish
 from benchmarks.report import Measure, print_report
-from flows.kafka import Batch, KafkaSink, KafkaSource, start
-from infra.kafka import Publisher, Record, group
+from flows.kafka import Batch, EpochSink, KafkaSource, start
+from infra.kafka import Record, group
 from infra.kafka_admin import admin, create_topics
 from infra.redis import connect
 from infra.settings import Settings, load
 from infra.topics import TOPICS
-from thunder_ingest.events import Engagement, Event, Impression, PostCreated, encode, pack
+from thunder_ingest.events import PostCreated, pack
 
-WORDS_PER_POST = 12
-ENGAGED_POSTS = 20_000
-FIRST_POST = 10**12
 TIMEOUT_S = 300.0
 SAME_EPOCH_S = 0.4
+GOALS = {"posts": 150_000.0, "engagements": 100_000.0}
+BURST_GOAL_S = 5.0
 Log = Callable[[int], Iterator[tuple[bytes, bytes]]]
 """So many messages with their keys."""
 
 
 class Progress(NamedTuple):
-    """How far a flow had come at a moment: messages committed, CPU seconds used by its processes."""
+    """How far a flow had come at a moment: messages committed; of its processes CPU seconds and memory."""
 
     at: float
     committed: int
     cpu_s: float
+    rss_bytes: int
+    busy_s: float  # of all cores of the machine
 
 
 class Rate(NamedTuple):
-    """Messages a second of wall time and of CPU time (all threads of all processes of the flow)."""
+    """Messages a second of wall time and of the flow's CPU time; cores busy meanwhile; memory that a message took."""
 
     per_second: float
     per_cpu_second: float
-
-
-# --- what is published ----------------------------------------------------------------------------------------------
-
-
-def posts(count: int, random: np.random.Generator) -> Iterator[tuple[bytes, bytes]]:
-    """Original posts of twelve words, as keys and messages."""
-    vocabulary = np.array(
-        ["".join(map(chr, random.integers(97, 123, length))) for length in random.integers(2, 10, 5000)]
-    )
-    texts = vocabulary[random.zipf(1.2, (count, WORDS_PER_POST)) % len(vocabulary)].tolist()
-    authors = random.integers(1, 50_000, count).tolist()
-    for index, (author, words) in enumerate(zip(authors, texts, strict=True)):
-        post = PostCreated(post_id=FIRST_POST + index, author_id=author, at=_now_ms(), text=" ".join(words), lang="en")
-        yield b"%d" % author, encode(post)
-
-
-def engagements(count: int, users: int, random: np.random.Generator) -> Iterator[tuple[bytes, bytes]]:
-    """Impressions and favorites, half each, of users who are all as active, on posts of skewed popularity."""
-    viewers = random.integers(1, users + 1, count).tolist()
-    viewed = (FIRST_POST + random.zipf(1.1, count) % ENGAGED_POSTS).tolist()
-    for index, (user, post_id) in enumerate(zip(viewers, viewed, strict=True)):
-        author, at = post_id % 50_000 + 1, _now_ms()
-        event: Event = Impression(user_id=user, post_id=post_id, author_id=author, at=at, surface="home")
-        if index % 2:
-            event = Engagement(user_id=user, post_id=post_id, author_id=author, at=at, action="favorite")
-        yield b"%d" % user, encode(event)
-
-
-def publish(settings: Settings, topic: str, messages: Iterator[tuple[bytes, bytes]], rate: float = np.inf) -> None:
-    """Publish messages, `rate` a second at most, and wait for their delivery."""
-    publisher, begin = Publisher(settings, **{"queue.buffering.max.messages": 1_000_000}), time.perf_counter()
-    for index, (key, value) in enumerate(messages):
-        publisher.publish([Record(topic, key, value)])
-        if index % 1_000 == 0:
-            time.sleep(max(0.0, begin + index / rate - time.perf_counter()))
-    publisher.flush()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    flow_cores: float
+    machine_cores: float
+    bytes_per_message: float
 
 
 def bare() -> Dataflow:
@@ -107,14 +72,14 @@ def bare() -> Dataflow:
     settings = start(["posts", "thunder-posts"])
     decode, flow = msgspec.json.Decoder(PostCreated).decode, Dataflow("bare")
 
-    def copied(batch: Batch) -> list[Record]:
-        return [
+    def copied(batch: Batch) -> tuple[str, list[Record]]:
+        return batch.part, [
             Record("thunder-posts", b"%d" % (message.offset() or 0), pack(decode(message.value() or b"")))
             for message in batch.messages
         ]
 
     batches = op.input("posts", flow, KafkaSource(settings, "posts", "flows.posts"))
-    op.output("thunder-posts", op.map("copy", batches, copied), KafkaSink(settings))
+    op.output("thunder-posts", op.map("copy", batches, copied), EpochSink(settings, "posts"))
     return flow
 
 
@@ -157,13 +122,23 @@ def follow(settings: Settings, topic: str, total: int, processes: list[psutil.Pr
     broker, deadline = admin(settings), time.perf_counter() + TIMEOUT_S
     while True:
         committed = _committed(broker, settings, topic)
-        cpu_s = sum(sum(process.cpu_times()[:2]) for process in processes)
-        yield Progress(time.perf_counter(), committed, cpu_s)
+        yield _progress(committed, processes)
         if committed >= total:
             return
         if time.perf_counter() > deadline:
             raise TimeoutError(f"{committed} messages of {total} committed in {TIMEOUT_S:g} s")
         time.sleep(0.05)
+
+
+def _progress(committed: int, processes: list[psutil.Process]) -> Progress:
+    machine = psutil.cpu_times()
+    return Progress(
+        time.perf_counter(),
+        committed,
+        sum(sum(process.cpu_times()[:2]) for process in processes),
+        sum(process.memory_info().rss for process in processes),
+        sum(machine) - machine.guest - machine.guest_nice - machine.idle - machine.iowait,
+    )
 
 
 def _committed(broker: AdminClient, settings: Settings, topic: str) -> int:
@@ -173,10 +148,15 @@ def _committed(broker: AdminClient, settings: Settings, topic: str) -> int:
     return sum(max(0, part.offset) for part in future.result().topic_partitions)
 
 
-def drained(settings: Settings, flow: str, topic: str, total: int, processes: int) -> Rate:
-    """The rate at which a flow works off what stands in its topic."""
-    with running(settings, flow, processes) as started:
-        return rate_of(commits(follow(settings, topic, total, started)))
+def drained(settings: Settings, flow: str, topic: str, total: int, processes: int, repeat: int) -> list[Rate]:
+    """The rates at which a flow works off what stands in its topic, each time from the beginning."""
+    rates = []
+    for _ in range(repeat):
+        emptied(settings, but=topic)
+        with running(settings, flow, processes) as started:
+            rates.append(rate_of(commits(follow(settings, topic, total, started))))
+        sys.stderr.write(f"  {flow}, {processes} process(es): {rates[-1]}\n")
+    return rates
 
 
 def commits(seen: Iterable[Progress]) -> list[Progress]:
@@ -200,20 +180,83 @@ def rate_of(committed: list[Progress]) -> Rate:
         raise SystemExit(f"worked off in {len(committed)} epochs: publish more for a rate that means something")
     done = committed[-2].committed - committed[1].committed
     begin, end = committed[0], committed[-3]
-    return Rate(done / (end.at - begin.at), done / (end.cpu_s - begin.cpu_s))
+    wall_s, cpu_s = end.at - begin.at, end.cpu_s - begin.cpu_s
+    return Rate(
+        done / wall_s,
+        done / cpu_s,
+        cpu_s / wall_s,
+        (end.busy_s - begin.busy_s) / wall_s,
+        (end.rss_bytes - begin.rss_bytes) / done,
+    )
 
 
-def burst_lag_s(settings: Settings, messages: Log, seconds: float, rate: float) -> float:
-    """Seconds from the end of a burst until the engagements flow has committed all of it."""
+def burst_lag_s(settings: Settings, topic: str, messages: Log, seconds: float, rate: float) -> float:
+    """Seconds from the end of a burst until a topic's flow has committed all of it."""
     before, burst = 1_000, int(seconds * rate)
-    publish(settings, "engagements", messages(before))
-    with running(settings, "flows.engagements", 1) as started:
-        for _ in follow(settings, "engagements", before, started):
+    emptied(settings)
+    publish(settings, topic, messages(before))
+    with running(settings, f"flows.{topic}", 1) as started:
+        for _ in follow(settings, topic, before, started):
             pass
-        publish(settings, "engagements", messages(burst), rate)
+        publish(settings, topic, messages(burst), rate)
         ended = time.perf_counter()
-        *_, last = follow(settings, "engagements", before + burst, started)
+        *_, last = follow(settings, topic, before + burst, started)
         return last.at - ended
+
+
+# --- what is reported -----------------------------------------------------------------------------------------------
+
+
+def rate_measure(name: str, rates: list[Rate], goal: float | None = None) -> Measure:
+    """The median rate, with the least and the greatest and those of CPU time beside it."""
+    found = [rate.per_second for rate in rates]
+    spread = {"min": round(min(found), 1), "max": round(max(found), 1)}
+    spread["per_cpu_second"] = round(_median(rates, "per_cpu_second"), 1)
+    return Measure(name, round(_median(rates, "per_second"), 1), "1/s", "higher", goal, spread)
+
+
+def cores_measure(name: str, rates: list[Rate]) -> Measure:
+    """Cores that the flow kept busy, and all that were busy."""
+    spread = {"whole_machine": round(_median(rates, "machine_cores"), 2)}
+    return Measure(name, round(_median(rates, "flow_cores"), 2), "cores", "lower", None, spread)
+
+
+def _median(rates: list[Rate], field: str) -> float:
+    return float(np.median([getattr(rate, field) for rate in rates]))
+
+
+def measures_of(topic: str, rates: dict[str, list[Rate]]) -> list[Measure]:
+    """The measures of a topic's flow, by what `drained_by_all` names."""
+    names = {"bare": "bare_{}", "one": "{}", "two": "{}_by_two_processes"}
+    measures = []
+    for which, found in rates.items():
+        name = names[which].format(topic)
+        goal = GOALS[topic] if which == "one" else None
+        measures += [rate_measure(f"{name}_per_second", found, goal), cores_measure(f"{name}_cores", found)]
+    if topic == "posts" and "one" in rates:
+        grown = round(_median(rates["one"], "bytes_per_message"))
+        measures.append(Measure("posts_flow_bytes_per_post", grown, "bytes", "lower"))
+    return measures
+
+
+def drained_by_all(
+    settings: Settings, topic: str, messages: Iterator[tuple[bytes, bytes]], total: int, repeat: int, parts: set[str]
+) -> dict[str, list[Rate]]:
+    """Publish a log once and let it be worked off by a flow that does nothing, by one process, by two."""
+    flow = f"flows.{topic}"
+    wanted = {
+        "bare": ("benchmarks.ingest:bare", 1, topic == "posts" and "bare" in parts),
+        "one": (flow, 1, topic in parts),
+        "two": (flow, 2, topic in parts and "two" in parts),
+    }
+    emptied(settings)
+    sys.stderr.write(f"publishing {total} {topic}\n")
+    publish(settings, topic, messages)
+    return {
+        which: drained(settings, name, topic, total, processes, repeat)
+        for which, (name, processes, is_wanted) in wanted.items()
+        if is_wanted
+    }
 
 
 # --- servers --------------------------------------------------------------------------------------------------------
@@ -231,10 +274,10 @@ def servers(own: bool) -> Iterator[Settings]:
         yield Settings(kafka=kafka.address, redis=f"redis://{redis_.address}/0")
 
 
-def emptied(settings: Settings) -> None:
-    """Topics and keys as on the first day."""
+def emptied(settings: Settings, but: str = "") -> None:
+    """Topics, all but one, and keys as on the first day."""
     broker = admin(settings)
-    known = [name for name in TOPICS if name in broker.list_topics(timeout=10).topics]
+    known = [name for name in TOPICS if name in broker.list_topics(timeout=10).topics and name != but]
     if known:
         for future in broker.delete_topics(known, operation_timeout=30).values():
             future.result()
@@ -250,51 +293,41 @@ def emptied(settings: Settings) -> None:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--posts", type=int, default=1_500_000)
-    parser.add_argument("--engagements", type=int, default=1_500_000)
+    parser.add_argument("--posts", type=int, default=2_500_000)
+    parser.add_argument("--engagements", type=int, default=2_000_000)
     parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--repeat", type=int, default=3, help="how often each rate is measured")
     parser.add_argument("--burst-seconds", type=float, default=10.0)
-    parser.add_argument("--burst-rate", type=float, default=50_000.0, help="engagements a second")
+    parser.add_argument("--burst-rate", type=float, default=50_000.0, help="messages a second")
     parser.add_argument(
         "--only", default="bare,posts,engagements,two,burst", help="of bare, posts, engagements, two, burst"
     )
     parser.add_argument("--own-servers", action="store_true", help="those of the settings; they are emptied")
     arguments = parser.parse_args()
     parts, random = set(arguments.only.split(",")), np.random.default_rng(7)
-    measures, single = list[Measure](), dict[str, Rate]()
-    counts: dict[str, int] = {"posts": arguments.posts, "engagements": arguments.engagements}
+    totals: dict[str, int] = {"posts": arguments.posts, "engagements": arguments.engagements}
     logs: dict[str, Log] = {
         "posts": lambda count: posts(count, random),
         "engagements": lambda count: engagements(count, arguments.users, random),
     }
+    measures, ratios = list[Measure](), dict[str, float]()
     with servers(arguments.own_servers) as settings:
-
-        def measured(topic: str, processes: int, flow: str = "") -> Rate:
-            sys.stderr.write(f"{counts[topic]} {topic} for {processes} process(es) of {flow or topic}\n")
-            emptied(settings)
-            publish(settings, topic, logs[topic](counts[topic]))
-            rate = drained(settings, flow or f"flows.{topic}", topic, counts[topic], processes)
-            sys.stderr.write(f"  {rate.per_second:,.0f} a second, {rate.per_cpu_second:,.0f} a CPU second\n")
-            return rate
-
-        if "bare" in parts:
-            rate = measured("posts", 1, "benchmarks.ingest:bare")
-            spread = {"per_cpu_second": round(rate.per_cpu_second, 1)}
-            measures.append(Measure("bare_posts_per_second", round(rate.per_second, 1), "1/s", "higher", None, spread))
-        for topic, goal in (("posts", 150_000.0), ("engagements", 100_000.0)):
-            if topic in parts:
-                single[topic] = rate = measured(topic, 1)
-                spread = {"per_cpu_second": round(rate.per_cpu_second, 1)}
-                measures.append(
-                    Measure(f"{topic}_per_second", round(rate.per_second, 1), "1/s", "higher", goal, spread)
-                )
-        if "two" in parts:
-            ratios = {topic: round(measured(topic, 2).per_second / one.per_second, 2) for topic, one in single.items()}
+        for topic, log in logs.items():
+            if topic in parts or (topic == "posts" and "bare" in parts):
+                total = totals[topic]
+                rates = drained_by_all(settings, topic, log(total), total, arguments.repeat, parts)
+                measures += measures_of(topic, rates)
+                if "two" in rates:
+                    two, one = (_median(rates[which], "per_second") for which in ("two", "one"))
+                    ratios[topic] = round(two / one, 2)
+        if ratios:
             measures.append(Measure("two_process_ratio", min(ratios.values()), "", "higher", None, ratios))
         if "burst" in parts:
-            emptied(settings)
-            lag = burst_lag_s(settings, logs["engagements"], arguments.burst_seconds, arguments.burst_rate)
-            measures.append(Measure("burst_lag_seconds", round(lag, 2), "s", "lower", 5.0))
+            lags = {
+                topic: round(burst_lag_s(settings, topic, log, arguments.burst_seconds, arguments.burst_rate), 2)
+                for topic, log in logs.items()
+            }
+            measures.append(Measure("burst_lag_seconds", max(lags.values()), "s", "lower", BURST_GOAL_S, lags))
     print_report("ingest", vars(arguments), measures)
 
 

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.thunder [--posts N] [--authors N] [--viewers N] [--plain-viewers N] [--writing-seconds S]
 [--ready-posts N]`. Reads are thread CPU time; wall time stands beside it. Every viewer is read once, so that caches
-hold nothing of theirs.
+hold nothing of theirs. Inserts are what a worker does: records of the changelog as bytes, decoding included;
+`insert_decoded_per_second` are `Post` objects, a tenth of the posts.
 """
 
 import argparse
@@ -14,12 +15,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from benchmarks.plain_store import PlainStore
 from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.thunder_ready import ready_seconds
 from benchmarks.thunder_world import NOW_MS, ThunderWorld, Viewer, generate, viewers
+from thunder_ingest.events import pack
 from thunder_ingest.post_store import PostStore, StoreLimits
 
 BATCH: Final = 1_000
@@ -39,16 +43,38 @@ def resident_bytes() -> int:
 
 def load(world: ThunderWorld, store: PostStore, end: int) -> dict[str, float]:
     """Fill a store; the seconds that its own work took, and bytes for each post (the process grew by)."""
-    before, spent, cpu = resident_bytes(), 0.0, 0.0
-    for begin in range(0, end, BATCH):
-        posts = world.posts(begin, min(begin + BATCH, end))
-        wall_began, cpu_began = time.perf_counter(), time.thread_time()
-        store.apply(posts)
-        spent, cpu = spent + time.perf_counter() - wall_began, cpu + time.thread_time() - cpu_began
+    before = resident_bytes()
+    spent = sum((insert(store, packed(world, begin, end)) for begin in range(0, end, BATCH)), np.zeros(2))
     for begin in range(0, end, BATCH):
         store.apply_counts(world.counts(begin, min(begin + BATCH, end)))
-    del posts
-    return {"wall": spent, "cpu": cpu, "bytes": (resident_bytes() - before) / end}
+    wall, cpu = spent.tolist()
+    return {"wall": wall, "cpu": cpu, "bytes": (resident_bytes() - before) / end}
+
+
+def packed(world: ThunderWorld, begin: int, end: int) -> list[bytes]:
+    """A batch of posts of the world as they stand on the changelog."""
+    return [pack(post) for post in world.posts(begin, min(begin + BATCH, end))]
+
+
+def insert(store: PostStore, records: list[bytes]) -> NDArray[np.float64]:
+    """Wall and CPU seconds of inserting a batch."""
+    wall_began, cpu_began = time.perf_counter(), time.thread_time()
+    _, others = store.apply_packed(records)
+    spent = np.array([time.perf_counter() - wall_began, time.thread_time() - cpu_began])
+    if others:
+        raise RuntimeError("records of the benchmark are plain")
+    return spent
+
+
+def decoded_per_second(world: ThunderWorld, end: int) -> float:
+    """Posts that are inserted as objects, a second of wall time."""
+    store, spent = PostStore(), 0.0
+    for begin in range(0, end, BATCH):
+        posts = world.posts(begin, min(begin + BATCH, end))
+        began = time.perf_counter()
+        store.apply(posts)
+        spent += time.perf_counter() - began
+    return round(end / spent)
 
 
 def read(store: PostStore, viewer: Viewer) -> Any:
@@ -72,17 +98,17 @@ def while_writing(
 ) -> dict[str, float]:
     """The same while posts are applied at a fixed rate in another thread; also how many were, each second."""
     wanted = int(seconds * POSTS_PER_SECOND_WHILE_READING)
-    batches = [world.posts(at, at + BATCH) for at in range(begin, begin + wanted, BATCH)]
+    batches = [packed(world, at, begin + wanted) for at in range(begin, begin + wanted, BATCH)]
     written, stopping = [0], threading.Event()
 
     def write() -> None:
         began = time.perf_counter()
-        for number, posts in enumerate(filter(None, batches)):
+        for number, records in enumerate(batches):
             due = began + number * BATCH / POSTS_PER_SECOND_WHILE_READING
             if stopping.wait(max(due - time.perf_counter(), 0)):
                 return
-            store.apply(posts)
-            written[0] += len(posts)
+            store.apply_packed(records)
+            written[0] += len(records)
 
     writer = threading.Thread(target=write)
     began = time.perf_counter()
@@ -148,6 +174,7 @@ def measures(arguments: argparse.Namespace) -> list[Measure]:
         _p99("read_1000_follows_while_writing", writing, 400.0),
         Measure("insert_per_second", round(arguments.posts / loaded["wall"]), "1/s", "higher"),
         Measure("insert_per_cpu_second", round(arguments.posts / loaded["cpu"]), "1/s", "higher"),
+        Measure("insert_decoded_per_second", decoded_per_second(world, arguments.posts // 10), "1/s", "higher"),
         Measure("bytes_per_post", round(loaded["bytes"], 1), "bytes", "lower", 300.0),
     ]
     for name, (spread, different) in compared.items():

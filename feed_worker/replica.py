@@ -4,16 +4,19 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Final, TypeAlias
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
-from numpy.typing import NDArray
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from feed_worker.post_traits import describe, traits_of
 from infra.clock import Clock
 from infra.kafka import consumer_config, group, partitions_of, watermarks
 from infra.outage import outage
 from infra.settings import Settings
-from phoenix.index import Traits, VectorIndex
+from phoenix.index import VectorIndex
 from thunder_ingest.events import unpack_counts, unpack_embedding, unpack_post
 from thunder_ingest.post_store import PostStore
 
@@ -21,6 +24,11 @@ log = logging.getLogger(__name__)
 
 TOPICS = ("thunder-posts", "post-embeddings", "post-counts")
 POLL_S = 0.02
+_READ_AHEAD: Final = {
+    # librdkafka rests for a second, by default, whenever it has read ahead as far as it may
+    "fetch.queue.backoff.ms": 5,
+    "queued.max.messages.kbytes": 65_536,
+}
 EXPIRE_EVERY_S = 5.0
 COLLECT_AFTER = 100_000
 
@@ -35,17 +43,8 @@ def spare_collector() -> None:
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
-def traits_of(store: PostStore, post_ids: NDArray[np.int64]) -> Traits:
-    """What masks go by, as the store knows it; a post that comes after its vector is described when it comes."""
-    posts = store.columns(store.rows_of(post_ids))
-    return Traits(posts.author_id, posts.lang.astype(np.int64), posts.labels, posts.video_ms > 0)
-
-
-def describe(index: VectorIndex, store: PostStore, post_ids: NDArray[np.int64]) -> None:
-    """Tell the index of posts that changed, as far as it has them: a label may just have been put on one."""
-    indexed = post_ids[index.holds(post_ids)]
-    if len(indexed):
-        index.describe(indexed, traits_of(store, indexed))
+_Records: TypeAlias = dict[bytes | None, bytes | None]
+"""Values of one topic by key, None where a record is a tombstone."""
 
 
 class Replica:
@@ -54,7 +53,7 @@ class Replica:
     def __init__(self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock) -> None:
         self._store, self._index, self._clock = store, index, clock
         self._outage = outage("Kafka", settings.kafka)
-        self._consumer = Consumer(consumer_config(settings, group(settings, "replica")))
+        self._consumer = Consumer(consumer_config(settings, group(settings, "replica")) | _READ_AHEAD)
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
@@ -88,7 +87,7 @@ class Replica:
             raise
 
     def _step(self) -> None:
-        messages = [message for message in self._consumer.consume(5_000, POLL_S) if _usable(message)]
+        messages = _usable(self._consumer.consume(5_000, POLL_S))
         if messages:
             self._outage.ends()
             self._apply(messages)
@@ -103,20 +102,20 @@ class Replica:
         return all(part.offset >= self._ends[part.topic, part.partition] for part in positions)
 
     def _apply(self, messages: list[Message]) -> None:
-        by_topic: dict[str, dict[int, bytes | None]] = {topic: {} for topic in TOPICS}
-        for message in messages:  # of several records of one key only the last counts
-            by_topic[message.topic() or ""][int(message.key() or 0)] = _value(message)
+        by_topic: dict[str, _Records] = {topic: {} for topic in TOPICS}
+        for topic, run in groupby(messages, Message.topic):
+            by_topic[topic or ""] |= _records(list(run))
         self._apply_posts(by_topic["thunder-posts"])
         self._apply_vectors(by_topic["post-embeddings"])
         self._store.apply_counts([unpack_counts(value) for value in by_topic["post-counts"].values() if value])
 
-    def _apply_posts(self, records: dict[int, bytes | None]) -> None:
-        values = [value for value in records.values() if value]
+    def _apply_posts(self, records: _Records) -> None:
+        values = list(filter(None, records.values()))
         newest_ms, others = self._store.apply_packed(values)
         if newest_ms:
             self._clock.observe(newest_ms)
         posts = [unpack_post(values[place]) for place in others]
-        gone = [post_id for post_id, value in records.items() if value is None]
+        gone = _without_value(records)
         gone += [post.post_id for post in posts if not post.is_live]
         live = [post for post in posts if post.is_live]
         if gone:
@@ -126,10 +125,10 @@ class Replica:
         if live:
             self._store.apply(live)
             self._clock.observe(max(post.created_at for post in live))
-        describe(self._index, self._store, np.array(list(records), np.int64))
+        describe(self._index, self._store, np.array([int(key or 0) for key in records], np.int64))
 
-    def _apply_vectors(self, records: dict[int, bytes | None]) -> None:
-        gone = [post_id for post_id, value in records.items() if value is None]
+    def _apply_vectors(self, records: _Records) -> None:
+        gone = _without_value(records)
         if gone:
             self._index.remove(np.array(gone, np.int64))
         by_version: dict[str, list[tuple[int, bytes]]] = {}
@@ -142,13 +141,18 @@ class Replica:
             self._index.upsert(ids, vectors, version, traits_of(self._store, ids))
 
 
-def _value(message: Message) -> bytes | None:
-    value = message.value()
-    return value.encode() if isinstance(value, str) else value
+def _records(messages: list[Message]) -> _Records:
+    """Values by key; of several records of one key only the last counts."""
+    return dict(zip(map(Message.key, messages), map(Message.value, messages), strict=True))
 
 
-def _usable(message: Message) -> bool:
-    error = message.error()
-    if error is not None and not error.retriable():
-        raise KafkaException(error)
-    return error is None
+def _without_value(records: _Records) -> list[int]:
+    return [int(key or 0) for key, value in records.items() if value is None]
+
+
+def _usable(messages: list[Message]) -> list[Message]:
+    errors: Iterable[KafkaError | None] = map(Message.error, messages)
+    for error in (error for error in errors if error is not None):
+        if not error.retriable():
+            raise KafkaException(error)
+    return [message for message in messages if message.error() is None]

@@ -152,5 +152,5 @@ def flow() -> Dataflow:
         UserSink(settings),
         KafkaSink(settings),
         Decoder(settings, clock_of(settings.clock)),
-        settings.max_post_age_ms,
+        settings.remembered_ms,
     )

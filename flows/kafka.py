@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatefulSinkPartition, StatelessSinkPartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from infra import logs
@@ -28,7 +28,6 @@ from infra.kafka import (
     consumer_config,
     exit_now,
     group,
-    partitions_of,
     wait_for_topics,
 )
 from infra.outage import outage
@@ -36,7 +35,7 @@ from infra.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
 
-BATCH_MESSAGES = 10_000  # at most: a flow that keeps up gets what has come since it last looked
+BATCH_MESSAGES = 5_000  # at most: a flow that keeps up gets what has come since it last looked
 IDLE = timedelta(milliseconds=5)
 TICK_S = 1.0
 GC_THRESHOLD = 1_000_000  # objects: several batches
@@ -52,6 +51,17 @@ class Batch(NamedTuple):
     partition: int
     messages: Sequence[Message]
 
+    @property
+    def part(self) -> str:
+        """What the recovery store calls the partition."""
+        return f"{self.topic}-{self.partition}"
+
+
+def _parts(settings: Settings, topic: str) -> list[str]:
+    """The partitions of a topic by name, in the order that Bytewax numbers them in; waits while the broker is away."""
+    partitions = wait_for_topics(settings, [topic], stopping)[topic]
+    return sorted(Batch(topic, partition, ()).part for partition in partitions)
+
 
 class KafkaSource(FixedPartitionedSource[Batch, int]):
     """The messages of a topic, a batch an item, its partitions spread over the workers; resumes at exact offsets."""
@@ -61,7 +71,7 @@ class KafkaSource(FixedPartitionedSource[Batch, int]):
 
     def list_parts(self) -> list[str]:
         """Name the partitions of the topic: keys of the recovery store."""
-        return [f"{self._topic}-{part}" for part in partitions_of(self._settings, [self._topic])[self._topic]]
+        return _parts(self._settings, self._topic)
 
     def build_part(self, _step_id: str, for_part: str, resume_state: int | None) -> "_Partition":
         """Start to read a partition at the offset that the recovery store gives, else at its beginning."""
@@ -88,7 +98,9 @@ class _Partition(StatefulSourcePartition[Batch, int]):
     def next_batch(self) -> list[Batch]:
         if stopping.is_set():
             raise StopIteration
-        messages = [message for message in self._consumer.consume(self._batch_messages, 0.001) if self._usable(message)]
+        messages = self._consumer.consume(self._batch_messages, 0.001)
+        if any(message.error() is not None for message in messages):
+            messages = [message for message in messages if self._usable(message)]
         self._idle = not messages
         if messages:
             self._outage.ends()
@@ -145,14 +157,63 @@ class _Writer(StatelessSinkPartition[list[Record]]):
         self._publisher = publisher
 
     def write_batch(self, items: list[list[Record]]) -> None:
-        if not any(items):
-            return
+        if any(items):
+            _hand_over(self._publisher, items)
+            _wait_for_delivery(self._publisher)
+
+
+def _hand_over(publisher: Publisher, items: list[list[Record]]) -> None:
+    try:
         for records in items:
-            self._publisher.publish(records)
-        try:
-            self._publisher.flush(stopping.is_set)
-        except DeliveryFailed as error:
-            exit_now(error)
+            publisher.publish(records, stopping.is_set)
+    except DeliveryFailed as error:
+        exit_now(error)
+
+
+def _wait_for_delivery(publisher: Publisher) -> None:
+    try:
+        publisher.flush(stopping.is_set)
+    except DeliveryFailed as error:
+        exit_now(error)
+
+
+class EpochSink(FixedPartitionedSink[list[Record], None]):
+    """Writes like `KafkaSink`, but waits once an epoch: a flow works on while its records are on their way.
+
+    An item's key is the `part` of the batch that it was made of. 1. An item is handed over when it comes, and may be
+    delivered milliseconds later. 2. At the end of an epoch Bytewax asks for a snapshot of each part that was written:
+    it returns when all is delivered. 3. Bytewax commits the epoch, and with it the offsets of the sources.
+    """
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._settings, self._topic = settings, topic
+        self._parts: list[str] = []
+        self._publisher: Publisher | None = None
+
+    def list_parts(self) -> list[str]:
+        """Name the parts as the source of `topic` does, so that each worker writes what it has read."""
+        self._parts = _parts(self._settings, self._topic)
+        return self._parts
+
+    def part_fn(self, item_key: str) -> int:
+        """Tell a part's place among all."""
+        return self._parts.index(item_key)
+
+    def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> "_EpochWriter":
+        """Write by the one producer of this process."""
+        self._publisher = self._publisher or Publisher(self._settings)
+        return _EpochWriter(self._publisher)
+
+
+class _EpochWriter(StatefulSinkPartition[list[Record], None]):
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def write_batch(self, values: list[list[Record]]) -> None:
+        _hand_over(self._publisher, values)
+
+    def snapshot(self) -> None:
+        _wait_for_delivery(self._publisher)
 
 
 def collect_garbage_seldom() -> None:

@@ -16,7 +16,7 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
 from flows.decoding import Decoded, Decoder
-from flows.kafka import Batch, KafkaSink, KafkaSource, start
+from flows.kafka import Batch, EpochSink, KafkaSource, start
 from infra.clock import Clock, clock_of
 from infra.dead_letters import dead_letter
 from infra.kafka import Headers, Record
@@ -43,18 +43,14 @@ class Apply:
         if not self._restored:
             self._restore(self._table)
             self._restored = True
-        records = list(decoded.refused)
         now_ms = self._clock.now_ms()
-        changed: dict[bytes, Record] = {}  # of several changes to one post in a batch only the last is worth a record
-        for event, message in zip(decoded.events, decoded.messages, strict=True):
-            try:
-                change = self._table.change(event, now_ms)
-            except Refused as reason:
-                records.append(dead_letter(message, reason))
-            else:
-                if change is not None:
-                    changed[change[0]] = Record("thunder-posts", *change)
-        return records + list(changed.values()) + self._expired(now_ms)
+        changes, refused = self._table.changes(decoded.events, now_ms)
+        return [
+            *decoded.refused,
+            *[dead_letter(decoded.messages[place], reason) for place, reason in refused.items()],
+            *[Record("thunder-posts", key, value, headers) for key, value, headers in changes],
+            *self._expired(now_ms),
+        ]
 
     def _expired(self, now_ms: int) -> list[Record]:
         if time.monotonic() - self._expired_at < EXPIRE_EVERY_S:
@@ -63,12 +59,12 @@ class Apply:
         return [Record("thunder-posts", key_of_id(post_id), None) for post_id in self._table.expire(now_ms)]
 
 
-def build_flow(source: Source[Batch], sink: Sink[list[Record]], decode: Decoder, apply: Apply) -> Dataflow:
+def build_flow(source: Source[Batch], sink: Sink[tuple[str, list[Record]]], decode: Decoder, apply: Apply) -> Dataflow:
     """Lay out the steps."""
     flow = Dataflow("posts")
     batches = op.input("posts", flow, source)
     decoded = op.map("decode", batches, decode)
-    records = op.map("apply", decoded, apply)
+    records = op.map("apply", decoded, lambda each: (each.batch.part, apply(each)))
     op.output("thunder-posts", records, sink)
     return flow
 
@@ -92,6 +88,6 @@ def flow() -> Dataflow:
     """The flow on the servers of the settings."""
     settings = start(["posts", "thunder-posts", "dead-letters"])
     clock = clock_of(settings.clock)
-    apply = Apply(PostTable(settings.max_post_age_ms), clock, restore_from(settings))
+    apply = Apply(PostTable(settings.remembered_ms), clock, restore_from(settings))
     source = KafkaSource(settings, "posts", "flows.posts")
-    return build_flow(source, KafkaSink(settings), Decoder(settings, clock), apply)
+    return build_flow(source, EpochSink(settings, "posts"), Decoder(settings, clock), apply)

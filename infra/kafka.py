@@ -125,8 +125,8 @@ class Publisher:
         extra = {"on_delivery": self._on_failure, "delivery.report.only.error": True}
         self._producer = Producer(producer_config(settings) | extra | overrides)
 
-    def publish(self, records: Iterable[Record]) -> None:
-        """Hand records over; waits where the producer's queue is full."""
+    def publish(self, records: Iterable[Record], stopping: Callable[[], bool] = lambda: False) -> None:
+        """Hand records over; where the producer's queue is full, waits and raises like `flush`."""
         produce = self._producer.produce
         for topic, key, value, headers in records:
             while True:
@@ -137,7 +137,7 @@ class Publisher:
                         produce(topic, value, key)
                     break
                 except BufferError:
-                    self._producer.poll(0.05)
+                    self.flush(stopping)
 
     def flush(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Wait until everything handed over is delivered, however long the broker is away.

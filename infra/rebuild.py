@@ -23,7 +23,7 @@ from infra.settings import Settings
 from infra.tables import moment
 from thunder_ingest.events import EngagementEvent, GraphEvent, Refused, decode
 from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_state import updates_of
+from thunder_ingest.user_entries import updates_of
 
 TOPICS = ("social-graph", "engagements")
 """The graph first, so that a block holds before there is a history to recommend from."""

@@ -47,7 +47,10 @@ class Settings(BaseSettings):
     clock: Literal["wall", "log"] = Field(
         "wall", description="wall: service; log: a replay, time is the newest event's"
     )
-    max_post_age_ms: int = Field(48 * HOUR_MS, ge=1, description="older posts are no candidates and are forgotten")
+    max_post_age_ms: int = Field(48 * HOUR_MS, ge=1, description="older posts are no candidates")
+    late_tolerance_ms: int = Field(
+        HOUR_MS, ge=0, description="events that come so late still meet what is known of their post"
+    )
     future_tolerance_ms: int = Field(300_000, ge=0, description="events further ahead of the wall clock are refused")
 
     model: str = Field("nano", description="the model configuration, one of phoenix.configs.CONFIGS")
@@ -73,6 +76,11 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the TOML file."""
         path = Path(os.environ.get("FORYOU_CONFIG", "foryou.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+    @property
+    def remembered_ms(self) -> int:
+        """How long the flows remember a post of which they hear no more: longer than it can be a candidate."""
+        return self.max_post_age_ms + self.late_tolerance_ms
 
     def environment(self) -> dict[str, str]:
         """These settings as `FORYOU_*` variables, for the processes of a stack."""

@@ -1,6 +1,7 @@
 """Ctrl-C and its like: where there is something to clean up they unwind it, once, and nothing can swallow them."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +20,14 @@ def unwinding() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    ignored, sys.unraisablehook = sys.unraisablehook, _ignored
     handlers = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        sys.unraisablehook = ignored
 
 
 @contextmanager
@@ -56,6 +59,12 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     _arrived.append(number)
     signal.alarm(LONGEST_EXIT_S)
     _raise(number)
+
+
+def _ignored(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Print what was raised where it is ignored, unless a signal did: `check` raises that again."""
+    if not (_arrived and issubclass(unraisable.exc_type, KeyboardInterrupt | SystemExit)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _raise(number: int) -> None:

@@ -54,7 +54,7 @@ class UserDocument(msgspec.Struct):
     """following, blocks, blocked_by, mutes, subscriptions: by id, since when is not kept for reading."""
     keywords: list[str]
     seen: list[str]
-    """By id."""
+    """By id; of posts seen before those, counted as `seen_before`, the ids are no longer kept."""
     served: list[Served]
     """Newest first."""
 
@@ -81,7 +81,8 @@ def read(settings: Settings, user: str, limit: int) -> UserDocument | None:
 def _document(form: str, state: UserState, limit: int) -> UserDocument:
     edges = {kind: getattr(state, kind) for kind in EDGE_KINDS}
     counts = {"history": len(state.positions), **{kind: len(ids) for kind, ids in edges.items()}}
-    counts |= {"keywords": len(state.keywords), "seen": len(state.seen), "served": len(state.served_ids)}
+    counts |= {"keywords": len(state.keywords), "seen": len(state.seen)}
+    counts |= {"seen_before": len(state.seen_before), "served": len(state.served_ids)}
     served = zip(state.served_at[::-1][:limit].tolist(), state.served_ids[::-1][:limit].tolist(), strict=True)
     return UserDocument(
         user_id=form,

@@ -68,10 +68,13 @@ class Ranker(hk.Module):
         """What candidates attend to, once for a viewer however many candidates there are."""
         return self._transformer.encode(*self._prefix_tokens(history))[1]
 
-    def score(self, prefix: Prefix, candidates: CandidateRows) -> Float[Array, "B C A"]:
-        """Predictions for candidates: 18 probabilities, then the dwell time in ms."""
-        logits = self._head(self._transformer.attend(self._candidate_tokens(candidates), prefix))
-        return predictions(logits)
+    def embed(self, candidates: CandidateRows) -> Float[Array, "B C D"]:
+        """The candidates' tokens, which know nothing of a viewer yet."""
+        return self._candidate_tokens(candidates)
+
+    def score(self, prefix: Prefix, candidates: Float[Array, "B C D"]) -> Float[Array, "B C A"]:
+        """Predictions for candidates that have been embedded: 18 probabilities, then the dwell time in ms."""
+        return predictions(self._head(self._transformer.attend(candidates, prefix)))
 
     def _prefix_tokens(
         self, history: HistoryRows

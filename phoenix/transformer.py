@@ -16,7 +16,8 @@ The prefix attends to itself both ways. A candidate attends to the prefix and to
 do not depend on candidates: `encode` computes them once, and `attend` scores against them as many candidates, in as
 many calls, as there are. `__call__` is the same in one pass over prefix and candidates under a mask.
 
-Positions count from the newest history item, which is at 0 however long the history is; all candidates are at 1.
+Positions count from the newest history item, which is at 0 however long the history is; all candidates are at 1. What
+rotates a head is its distance from the candidates, so that they themselves need not be rotated.
 """
 
 from typing import Final, NamedTuple
@@ -33,6 +34,11 @@ from phoenix.layers import linear, norm
 _ROPE_BASE: Final = 10_000.0
 _MASKED: Final = -1e30
 _CANDIDATE_POSITION: Final = 1
+_HIGHEST_LOGIT: Final = 70.0
+"""Logits are capped at ± this, which normalised queries and keys do not reach unless their scales grow tenfold.
+
+So the sums of exponentials neither overflow nor vanish, and no maximum has to be found and subtracted first.
+"""
 
 
 class KeysValues(NamedTuple):
@@ -81,41 +87,48 @@ class Attention(hk.Module):
         self._query_norm, self._key_norm = norm("query_norm"), norm("key_norm")
 
     def project(
-        self, x: Float[Array, "B L D"], positions: Int[Array, " L"]
+        self, x: Float[Array, "B L D"], distances: Int[Array, " L"]
     ) -> tuple[Float[Array, "B N L G d"], KeysValues]:
-        """Queries, keys and values of some positions."""
+        """Queries, keys and values of positions at some distances from the candidates."""
+        queries, own = self._unrotated(x)
+        return rotate(queries, distances), KeysValues(rotate(own.keys, distances), own.values)
+
+    def _unrotated(self, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B N L G d"], KeysValues]:
         queries = self._query(x).reshape(*x.shape[:2], self._kv_heads, self._groups, self._width)
         keys = self._key(x).reshape(*x.shape[:2], self._kv_heads, self._width)
         values = self._value(x).reshape(*x.shape[:2], self._kv_heads, self._width)
         queries, keys, values = (jnp.swapaxes(heads, 1, 2) for heads in (queries, keys, values))
-        rotated = rotate(self._query_norm(queries), positions) * self._width**-0.5
-        return rotated, KeysValues(rotate(self._key_norm(keys), positions), values)
+        return self._query_norm(queries) * self._width**-0.5, KeysValues(self._key_norm(keys), values)
 
     def over(
         self, queries: Float[Array, "B N L G d"], seen: KeysValues, mask: Bool[Array, "B M S"]
     ) -> Float[Array, "B L D"]:
         """Attend to what the mask allows."""
-        logits = jnp.einsum("bnlgd,bnsd->bnlgs", queries, seen.keys)
+        logits = capped(jnp.einsum("bnlgd,bnsd->bnlgs", queries, seen.keys))
         weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], logits, _MASKED), axis=-1)
         return self._merge(jnp.einsum("bnlgs,bnsd->bnlgd", weights, seen.values))
 
     def over_prefix_and_self(
-        self, queries: Float[Array, "B N C G d"], prefix: KeysValues, mask: Bool[Array, "B S"], own: KeysValues
+        self, x: Float[Array, "B C D"], prefix: KeysValues, mask: Bool[Array, "B S"]
     ) -> Float[Array, "B C D"]:
-        """Attend to the prefix, and each query to its own key: candidates, isolated without a C by C mask."""
+        """Attend to the prefix, and each position to its own key: candidates, isolated without a C by C mask."""
+        queries, own = self._unrotated(x)
         rows = queries.reshape(*queries.shape[:2], -1, self._width)  # C·G rows a head make one product of matrices
-        to_prefix = jnp.where(mask[:, None, None], jnp.einsum("bnqd,bnsd->bnqs", rows, prefix.keys), _MASKED)
-        to_self = jnp.sum(queries * own.keys[..., None, :], axis=-1).reshape(*rows.shape[:-1], 1)
-        highest = jnp.maximum(jnp.max(to_prefix, axis=-1, keepdims=True), to_self)
-        weights, own_weight = jnp.exp(to_prefix - highest), jnp.exp(to_self - highest)
-        from_prefix = jnp.einsum("bnqs,bnsd->bnqd", weights, prefix.values)
-        from_self = own_weight * jnp.repeat(own.values, self._groups, axis=2)
-        total = jnp.sum(weights, axis=-1, keepdims=True) + own_weight
-        return self._merge(((from_prefix + from_self) / total).reshape(queries.shape))
+        to_prefix = jnp.where(mask[:, None, None], capped(jnp.einsum("bnqd,bnsd->bnqs", rows, prefix.keys)), _MASKED)
+        to_self = capped(jnp.einsum("bncgd,bncd->bncg", queries, own.keys))[..., None]
+        weights, own_weight = jnp.exp(to_prefix), jnp.exp(to_self)
+        from_prefix = jnp.einsum("bnqs,bnsd->bnqd", weights, prefix.values).reshape(queries.shape)
+        total = jnp.sum(weights, axis=-1).reshape(own_weight.shape) + own_weight
+        return self._merge((from_prefix + own_weight * own.values[..., None, :]) / total)
 
     def _merge(self, heads: Float[Array, "B N L G d"]) -> Float[Array, "B L D"]:
         side_by_side = jnp.swapaxes(heads, 1, 2)
         return self._out(side_by_side.reshape(*side_by_side.shape[:2], -1))
+
+
+def capped(logits: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Logits that can be exponentiated as they are."""
+    return jnp.clip(logits, -_HIGHEST_LOGIT, _HIGHEST_LOGIT)
 
 
 def residual_gain(config: ModelConfig) -> float:
@@ -147,18 +160,17 @@ class Block(hk.Module):
         self._feed_forward_norm, self._feed_forward = norm("feed_forward_norm"), FeedForward(config, "feed_forward")
 
     def over_itself(
-        self, x: Float[Array, "B L D"], positions: Int[Array, " L"], mask: Bool[Array, "B M L"]
+        self, x: Float[Array, "B L D"], distances: Int[Array, " L"], mask: Bool[Array, "B M L"]
     ) -> tuple[Float[Array, "B L D"], KeysValues]:
         """One block over positions that attend to each other as the mask allows, and what it remembers of them."""
-        queries, own = self._attention.project(self._attention_norm(x), positions)
+        queries, own = self._attention.project(self._attention_norm(x), distances)
         return self._finish(x, self._attention.over(queries, own, mask)), own
 
     def over_prefix(
-        self, x: Float[Array, "B C D"], positions: Int[Array, " C"], prefix: KeysValues, mask: Bool[Array, "B S"]
+        self, x: Float[Array, "B C D"], prefix: KeysValues, mask: Bool[Array, "B S"]
     ) -> Float[Array, "B C D"]:
         """One block over candidates."""
-        queries, own = self._attention.project(self._attention_norm(x), positions)
-        return self._finish(x, self._attention.over_prefix_and_self(queries, prefix, mask, own))
+        return self._finish(x, self._attention.over_prefix_and_self(self._attention_norm(x), prefix, mask))
 
     def _finish(self, x: Float[Array, "B L D"], attended: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         x = x + attended
@@ -179,15 +191,14 @@ class Transformer(hk.Module):
         """The prefix alone: its hidden states, and what candidates will attend to."""
         remembered = []
         for block in self._blocks:
-            x, own = block.over_itself(x, positions, mask[:, None])
+            x, own = block.over_itself(x, positions - _CANDIDATE_POSITION, mask[:, None])
             remembered.append(own)
         return self._norm(x), Prefix(tuple(remembered), mask)
 
     def attend(self, candidates: Float[Array, "B C D"], prefix: Prefix) -> Float[Array, "B C D"]:
         """Candidates against a prefix that has been encoded."""
-        positions = jnp.full(candidates.shape[1], _CANDIDATE_POSITION)
         for block, remembered in zip(self._blocks, prefix.blocks, strict=True):
-            candidates = block.over_prefix(candidates, positions, remembered, prefix.mask)
+            candidates = block.over_prefix(candidates, remembered, prefix.mask)
         normed: Array = self._norm(candidates)
         return normed
 
@@ -201,9 +212,9 @@ class Transformer(hk.Module):
         """Prefix and candidates in one pass: as training wants it, and the definition `attend` is tested against."""
         count = candidates.shape[1]
         x = jnp.concatenate([prefix, candidates], axis=1)
-        positions = jnp.concatenate([positions, jnp.full(count, _CANDIDATE_POSITION)])
+        distances = jnp.concatenate([positions - _CANDIDATE_POSITION, jnp.zeros(count, positions.dtype)])
         allowed = candidate_isolation(mask, count)
         for block in self._blocks:
-            x, _ = block.over_itself(x, positions, allowed)
+            x, _ = block.over_itself(x, distances, allowed)
         normed: Array = self._norm(x[:, prefix.shape[1] :])
         return normed

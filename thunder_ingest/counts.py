@@ -76,7 +76,11 @@ def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
 
 
 class CountTable:
-    """Running totals of the posts of one shard; forgets a post that nobody has engaged with for `max_age_ms`."""
+    """Running totals of the posts of one shard; forgets a post that nobody has engaged with for `max_age_ms`.
+
+    What comes later than that is still counted while its post is known; were it counted for a post that is forgotten,
+    the little that came late would replace all that had been counted before.
+    """
 
     def __init__(self, max_age_ms: int, snapshot: Snapshot | None = None) -> None:
         self._max_age_ms = max_age_ms
@@ -85,10 +89,12 @@ class CountTable:
         self._at = np.zeros(_FIRST_ROWS, np.int64)
         self._totals = np.zeros((_FIRST_ROWS, COLUMNS), np.int64)
         self._changed = np.zeros(_FIRST_ROWS, bool)
+        self._newest_at = 0
         if snapshot is not None:
             post_id, at, cell, total = (np.frombuffer(column, np.int64) for column in snapshot)
             rows = self._rows_of(post_id)
             self._at[rows] = at
+            self._newest_at = int(at.max(initial=0))
             self._totals.flat[cell] = total
             self._changed[rows] = True  # what the last process had not written yet is not known
 
@@ -96,7 +102,9 @@ class CountTable:
         return len(self._rows)
 
     def add(self, changes: Changes) -> None:
-        """Add changes to the totals."""
+        """Add changes to the totals, but for those that come too late."""
+        self._newest_at = max(self._newest_at, int(changes.at.max(initial=0)))
+        changes = self._in_time(changes)
         rows = self._rows_of(changes.post_id)
         np.add.at(self._totals, (rows, changes.column), changes.amount)
         np.maximum.at(self._at, rows, changes.at)
@@ -116,6 +124,11 @@ class CountTable:
         totals = self._totals[rows].ravel()
         cell = np.flatnonzero(totals)
         return Snapshot(self._post_id[rows].tobytes(), self._at[rows].tobytes(), cell.tobytes(), totals[cell].tobytes())
+
+    def _in_time(self, changes: Changes) -> Changes:
+        late = np.flatnonzero(changes.at < self._newest_at - self._max_age_ms)
+        forgotten = [index for index in late.tolist() if int(changes.post_id[index]) not in self._rows]
+        return Changes(*(np.delete(column, forgotten) for column in changes)) if forgotten else changes
 
     def _needed(self) -> Bool[np.ndarray, " p"]:
         """Which rows are of posts that are young enough, or that are still to be written."""

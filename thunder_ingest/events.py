@@ -227,7 +227,7 @@ def decode(topic: str, raw: bytes | None) -> Any:
         _CHECKS[type(event)](event)
     except Refused:
         raise
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # what msgspec raises is a ValueError
         raise Refused(str(error)) from None
     return event
 
@@ -266,14 +266,19 @@ def key_of(event: Event) -> PublishedId:
 # --- what the types alone cannot say: a check for each type, run for each message ------------------------------------
 
 
+# only a string can be a wrong id, an integer's bounds are in its type; written out, since these run for each message
+
+
 def _check_engagement(event: Engagement) -> None:
-    _check_viewed(event)
+    if type(event.user_id) is str or type(event.post_id) is str or type(event.author_id) is str:
+        _check_ids(event.user_id, event.post_id, event.author_id)
     if event.action == "dwell_time" and event.dwell_ms is None and not event.undo:
         raise Refused("a dwell_time needs `dwell_ms` - at `$.dwell_ms`")
 
 
-def _check_viewed(event: EngagementEvent) -> None:
-    _check_ids(event.user_id, event.post_id, event.author_id)
+def _check_viewed(event: Impression) -> None:
+    if type(event.user_id) is str or type(event.post_id) is str or type(event.author_id) is str:
+        _check_ids(event.user_id, event.post_id, event.author_id)
 
 
 def _check_post(event: PostDeleted | PostLabeled) -> None:
@@ -281,9 +286,17 @@ def _check_post(event: PostDeleted | PostLabeled) -> None:
 
 
 def _check_created(event: PostCreated) -> None:
-    _check_ids(event.post_id, event.author_id)
-    _check_ids(event.conversation_id, event.in_reply_to_post_id, event.in_reply_to_author_id)
-    _check_ids(event.source_post_id, event.source_author_id)
+    if (
+        type(event.post_id) is str
+        or type(event.author_id) is str
+        or type(event.conversation_id) is str
+        or type(event.in_reply_to_post_id) is str
+        or type(event.in_reply_to_author_id) is str
+        or type(event.source_post_id) is str
+        or type(event.source_author_id) is str
+    ):
+        _check_ids(event.post_id, event.author_id, event.conversation_id, event.in_reply_to_post_id)
+        _check_ids(event.in_reply_to_author_id, event.source_post_id, event.source_author_id)
     if event.kind == "original":
         return
     if event.kind in ("repost", "quote") and event.source_post_id is None:
@@ -306,13 +319,10 @@ def _check_request(event: FeedRequest) -> None:
         id64(published)
 
 
-def _check_ids(first: PublishedId | None, second: PublishedId | None, third: PublishedId | None = None) -> None:
-    if type(first) is str:
-        id64(first)
-    if type(second) is str:
-        id64(second)
-    if type(third) is str:
-        id64(third)
+def _check_ids(*published: PublishedId | None) -> None:
+    for each in published:
+        if each is not None:
+            id64(each)
 
 
 _CHECKS: Final[dict[type, Callable[[Any], None]]] = {

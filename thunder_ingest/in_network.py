@@ -26,8 +26,8 @@ _WALKED_AT_ONCE: Final = 20_000
 GATHERED_COST = 25
 """Entries of the log that are walked in the time in which one author or one post is gathered."""
 _PATIENCE: Final = 4
-NO, YES, PERHAPS = 0, 1, 2
 """A walk so many times longer than its estimate is given up."""
+NO, YES, PERHAPS = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)

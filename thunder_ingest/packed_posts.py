@@ -17,6 +17,7 @@ from thunder_ingest.text import MAX_TOKENS
 
 _FIELDS: Final = Post.__struct_fields__
 _COUNT: Final = len(_FIELDS)
+_POST_ID, _AUTHOR_ID = _FIELDS.index("post_id"), _FIELDS.index("author_id")
 _AT, _DELETED_AT = _FIELDS.index("at"), _FIELDS.index("deleted_at")
 _TEXT, _LANG, _TOKENS = _FIELDS.index("text"), _FIELDS.index("lang"), _FIELDS.index("tokens")
 _ABSENT: Final = tuple(_FIELDS.index(name) for name in ("labels", "post_form", "author_form"))
@@ -39,44 +40,48 @@ def unpack_plain(values: Sequence[bytes]) -> Unpacked:
     n = len(values)
     raw = np.frombuffer(b"".join(values), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, values), np.int64, n))
-    fields, lengths = np.zeros((n, _COUNT), np.int64), np.zeros((n, _COUNT), np.int64)
+    fields, lengths = np.empty((_COUNT, n), np.int64), np.empty((_COUNT, n), np.int64)
     is_plain = np.zeros(n, np.bool_)
-    read_records(raw, ends, fields, lengths, is_plain)
-    fields, lengths = fields[is_plain], lengths[is_plain]
+    plain = read_records(raw, ends, fields, lengths, is_plain)
+    fields, lengths = fields[:, :plain], lengths[:, :plain]
+    lang, codes = numbered(fields[_LANG])
     batch = PostBatch(
-        post_id=_column(fields, "post_id"),
-        author_id=_column(fields, "author_id"),
-        plain={name: as_stored(name, _column(fields, name)) for name in PLAIN},
-        tokens=_pieces(raw, fields[:, _TOKENS], lengths[:, _TOKENS]).view("<u4").astype(np.uint32, copy=False),
-        words=lengths[:, _TOKENS] // 4,
-        langs=(langs := _langs(fields[:, _LANG]))[0],
-        lang=langs[1],
+        post_id=fields[_POST_ID],
+        author_id=fields[_AUTHOR_ID],
+        plain={name: as_stored(name, fields[_FIELDS.index(name)]) for name in PLAIN},
+        tokens=_pieces(raw, fields[_TOKENS], lengths[_TOKENS]).view("<u4").astype(np.uint32, copy=False),
+        words=lengths[_TOKENS] // 4,
+        langs=[code.to_bytes(8, "little").rstrip(b"\0").decode() for code in codes.tolist()],
+        lang=lang,
         labels={},
         forms={},
     )
-    return Unpacked(
-        batch,
-        int(fields[:, _AT].max(initial=0)),
-        int(batch.plain["created_at"].max(initial=0)),
-        np.flatnonzero(~is_plain).tolist(),
-    )
+    newest_created_at = int(batch.plain["created_at"].max(initial=0))
+    others = np.flatnonzero(~is_plain).tolist() if plain < n else []
+    return Unpacked(batch, int(fields[_AT].max(initial=0)), newest_created_at, others)
 
 
-def _column(fields: Int64[np.ndarray, "n fields"], name: str) -> Int64[np.ndarray, " n"]:
-    return np.ascontiguousarray(fields[:, _FIELDS.index(name)])
-
-
-def _langs(codes: Int64[np.ndarray, " n"]) -> tuple[list[str], Int64[np.ndarray, " n"]]:
-    """Languages, which the reader gives as numbers: the names, and which of them each post has."""
-    unique, which = np.unique(codes, return_inverse=True)
-    return [int(code).to_bytes(8, "little").rstrip(b"\0").decode() for code in unique], which.reshape(-1)
+@kernel
+def numbered(codes: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " k"]]:
+    """Numbers from 0 for codes of which few differ, and the code of each number."""
+    numbers, unique = np.empty(len(codes), np.int64), np.empty(len(codes), np.int64)
+    known = 0
+    for i in range(len(codes)):
+        number = 0
+        while number < known and unique[number] != codes[i]:
+            number += 1
+        if number == known:
+            unique[known] = codes[i]
+            known += 1
+        numbers[i] = number
+    return numbers, unique[:known]
 
 
 def _pieces(
     raw: UInt8[np.ndarray, " bytes"], begins: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, " total"]:
     pieces = np.empty(int(lengths.sum()), np.uint8)
-    copy_pieces(raw, np.ascontiguousarray(begins), np.ascontiguousarray(lengths), pieces)
+    copy_pieces(raw, begins, lengths, pieces)
     return pieces
 
 
@@ -99,15 +104,17 @@ def copy_pieces(
 def read_records(
     raw: UInt8[np.ndarray, " bytes"],
     ends: Int64[np.ndarray, " n"],
-    fields: Int64[np.ndarray, "n fields"],
-    lengths: Int64[np.ndarray, "n fields"],
+    fields: Int64[np.ndarray, "fields n"],
+    lengths: Int64[np.ndarray, "fields n"],
     is_plain: Bool[np.ndarray, " n"],
-) -> None:
-    """Fill in the numbers of plain records, for texts where they begin and how long they are."""
-    begin = 0
+) -> int:
+    """Fill in the numbers of plain records, for texts where they begin and how long they are; returns how many."""
+    plain = begin = 0
     for i in range(len(ends)):
-        is_plain[i] = _read_record(raw, begin, ends[i], fields[i], lengths[i])
+        is_plain[i] = _read_record(raw, begin, ends[i], fields, lengths, plain)
+        plain += is_plain[i]
         begin = ends[i]
+    return plain
 
 
 @kernel
@@ -115,8 +122,9 @@ def _read_record(
     raw: UInt8[np.ndarray, " bytes"],
     at: int,
     end: int,
-    fields: Int64[np.ndarray, " fields"],
-    lengths: Int64[np.ndarray, " fields"],
+    fields: Int64[np.ndarray, "fields n"],
+    lengths: Int64[np.ndarray, "fields n"],
+    place: int,
 ) -> bool:
     if end - at < 3 or raw[at] != 0xDC or raw[at + 1] != 0 or raw[at + 2] != _COUNT:
         return False
@@ -139,19 +147,23 @@ def _read_record(
         is_absent = field in (_LABELS, _POST_FORM, _AUTHOR_FORM)
         if number < 0 or form != (_BYTES if is_text else _NOTHING if is_absent else _NUMBER):
             return False
-        fields[field] = number
+        fields[field, place] = number
         if is_text:
             if at + number > end:
                 return False
-            fields[field], lengths[field] = at, number
+            fields[field, place], lengths[field, place] = at, number
             at += number
-    if lengths[_LANG] > _LONGEST_LANG or lengths[_TOKENS] >= 4 * MAX_TOKENS or lengths[_TOKENS] & 3:
+    if (
+        lengths[_LANG, place] > _LONGEST_LANG
+        or lengths[_TOKENS, place] >= 4 * MAX_TOKENS
+        or lengths[_TOKENS, place] & 3
+    ):
         return False
     lang: Any = np.int64(0)
-    for byte in range(lengths[_LANG]):
-        lang |= np.int64(raw[fields[_LANG] + byte]) << (8 * byte)
-    fields[_LANG] = lang
-    return at == end and fields[_AT] > 0 and fields[_DELETED_AT] == 0
+    for byte in range(lengths[_LANG, place]):
+        lang |= np.int64(raw[fields[_LANG, place] + byte]) << (8 * byte)
+    fields[_LANG, place] = lang
+    return at == end and fields[_AT, place] > 0 and fields[_DELETED_AT, place] == 0
 
 
 @kernel

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32, UInt64
@@ -103,7 +103,7 @@ class PostBatch(NamedTuple):
 
     post_id: Int64[np.ndarray, " n"]
     author_id: Int64[np.ndarray, " n"]
-    plain: dict[str, np.ndarray[Any, Any]]  # PLAIN, each in the type of its stored column
+    plain: dict[str, Int64[np.ndarray, " n"]]  # PLAIN, each within what its stored column holds
     tokens: UInt32[np.ndarray, " t"]
     words: Int64[np.ndarray, " n"]
     langs: list[str]
@@ -112,9 +112,9 @@ class PostBatch(NamedTuple):
     forms: dict[int, tuple[str | None, str | None]]
 
 
-def as_stored(name: str, column: Int64[np.ndarray, " n"]) -> np.ndarray[Any, Any]:
-    """A plain column in the type that the store keeps it in."""
-    return (np.minimum(column, np.iinfo(np.uint16).max) if name == "photos" else column).astype(getattr(_STORED, name))
+def as_stored(name: str, column: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """A plain column within what the store keeps of it."""
+    return np.minimum(column, np.iinfo(np.uint16).max) if name == "photos" else column
 
 
 def batch_of(posts: Sequence[Post]) -> PostBatch:

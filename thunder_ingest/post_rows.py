@@ -14,7 +14,7 @@ from thunder_ingest.id_table import FIRST, SECOND, IdTable, claim, id_table, pla
 from thunder_ingest.post_columns import PLAIN, PostBatch, PostColumns, StoredColumns, stored_zeros
 from thunder_ingest.post_log import PostLog
 from thunder_ingest.post_totals import PostTotals
-from thunder_ingest.references import References, decide, decide_about, link, references, row_of, stored, unlink
+from thunder_ingest.references import References, decide, link, references, referring, row_in, stored, unlink
 from thunder_ingest.text import MAX_TOKENS
 
 _FIRST_CAPACITY: Final = 1024
@@ -76,7 +76,7 @@ class PostRows:
         capacity = len(self.columns.post_id) - 1
         needed = self._used + max(n - len(self._free), 0)
         if needed > capacity:
-            capacity = max(needed, capacity * 3 // 2)
+            capacity = max(needed, capacity * 2)  # what is not written to costs no memory
             self.totals.grow(capacity + 1)
             self.references = References(*(longer(column, capacity + 1) for column in self.references))
             self.columns = StoredColumns(*(longer(column, capacity + 1) for column in self.columns))
@@ -96,9 +96,7 @@ class PostRows:
         self._write(rows, batch)
         self.totals.begin(new)
         self._attach(rows[moved])
-        state = stored(self.ids, self.authors, self.columns)
-        decide(state, self.references, rows, self._min_video_ms)
-        decide_about(state, self.references, batch.post_id[moved], self._min_video_ms)
+        self._decide(np.concatenate([rows, self._referring(batch.post_id[moved])]))
         return new
 
     def drop(self, rows: Int64[np.ndarray, " n"]) -> None:
@@ -113,7 +111,7 @@ class PostRows:
         for column in (*self.columns, *self.references):
             column[rows] = 0
         forget(self.ids, post_ids)
-        decide_about(stored(self.ids, self.authors, self.columns), self.references, post_ids, self._min_video_ms)
+        self._decide(self._referring(post_ids))
         self._free = np.concatenate([self._free, rows])
         self.stored -= len(rows)
 
@@ -160,20 +158,22 @@ class PostRows:
         self.columns.author[rows] = slots
 
     def _write(self, rows: Int64[np.ndarray, " n"], batch: PostBatch) -> None:
-        self.columns.post_id[rows] = batch.post_id
+        at = _span(rows)
+        self.columns.post_id[at] = batch.post_id
         for name, column in batch.plain.items():
-            getattr(self.columns, name)[rows] = column
-        self.columns.labels[rows] = 0
+            getattr(self.columns, name)[at] = column
+        self.columns.labels[at] = 0
         for place, labels in batch.labels.items():
             self.columns.labels[rows[place]] = self.labels.mask(labels)
         codes = np.array([self.languages.code(lang) for lang in batch.langs], np.uint16)
-        self.columns.lang[rows] = codes[batch.lang]
+        self.columns.lang[at] = codes[batch.lang]
         self.string_forms.update((int(rows[place]), forms) for place, forms in batch.forms.items())
         token_arena.store(self.arena, rows, batch.tokens, batch.words, self.columns.text, self.columns.words)
 
     def _attach(self, rows: Int64[np.ndarray, " n"]) -> None:
         s = self.columns
-        post_log.merge(self.log, self._oldest_first(rows), s.created_at, s.post_id, s.author, s.kind)
+        rows = self._oldest_first(rows)
+        post_log.merge(self.log, rows, s.created_at, s.post_id, s.author, s.kind)
         by_author, entered = self._author_by_author(rows), 0
         while True:
             entered = author_index.merge(self.authors, by_author, entered, s.created_at, s.post_id, s.author, s.kind)
@@ -186,15 +186,26 @@ class PostRows:
         s = self.columns
         if len(rows):
             unlink(stored(self.ids, self.authors, s), self.references, rows)
-            post_log.take_out(self.log, self._oldest_first(rows), s.created_at, s.post_id)
+            rows = self._oldest_first(rows)
+            post_log.take_out(self.log, rows, s.created_at, s.post_id)
             author_index.take_out(self.authors, self._author_by_author(rows), s.created_at, s.post_id, s.author)
 
-    def _oldest_first(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        return rows[np.lexsort((self.columns.post_id[rows], self.columns.created_at[rows]))]
+    def _referring(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
+        return referring(self.ids, self.columns.kind, self.columns.post_id, self.references.following, post_ids)
 
-    def _author_by_author(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        s = self.columns
-        return rows[np.lexsort((s.post_id[rows], s.created_at[rows], s.author[rows]))]
+    def _decide(self, rows: Int64[np.ndarray, " n"]) -> None:
+        decide(stored(self.ids, self.authors, self.columns), self.references, rows, self._min_video_ms)
+
+    def _oldest_first(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        at = _span(rows)
+        created_at = self.columns.created_at[at]
+        if (created_at[1:] > created_at[:-1]).all():  # as most batches come
+            return rows
+        return rows[np.lexsort((self.columns.post_id[at], created_at))]
+
+    def _author_by_author(self, oldest_first: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The same rows, of each author still oldest first."""
+        return oldest_first[np.argsort(self.columns.author[oldest_first], kind="stable")]
 
     def _clear_beside(self, rows: Int64[np.ndarray, " n"]) -> None:
         if self.string_forms:
@@ -212,18 +223,26 @@ class PostRows:
         author_ids[gaps] = np.where(rows >= 0, self.authors.ids[self.columns.author[rows]], 0)
 
 
+def _span(rows: Int64[np.ndarray, " n"]) -> slice | Int64[np.ndarray, " n"]:
+    """Rows as a slice where they follow each other, as new ones do: several times as fast to write and to read."""
+    follow = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all()
+    return slice(int(rows[0]), int(rows[-1]) + 1) if follow else rows
+
+
 @kernel
 def find_rows(ids: IdTable, post_ids: Int64[np.ndarray, " n"], rows: Int64[np.ndarray, " n"]) -> None:
     """The rows of posts, -1 where a post is not stored."""
+    keys, values = ids.keys, ids.values
     for i in range(len(post_ids)):
-        rows[i] = row_of(ids, post_ids[i])
+        rows[i] = row_in(keys, values, post_ids[i])
 
 
 @kernel
 def first_seen(ids: IdTable, post_ids: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"]) -> None:
     """Which posts are not stored."""
+    keys, values = ids.keys, ids.values
     for i in range(len(post_ids)):
-        is_new[i] = row_of(ids, post_ids[i]) < 0
+        is_new[i] = row_in(keys, values, post_ids[i]) < 0
 
 
 @kernel

@@ -7,7 +7,8 @@ can bring it back but newer content, so that what was deleted is not kept.
 """
 
 from collections import defaultdict
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -23,13 +24,13 @@ from thunder_ingest.events import (
     unpack_post,
 )
 from thunder_ingest.ids import id64, string_form
-from thunder_ingest.text import packed_tokens
+from thunder_ingest.text import packed_tokens, packed_tokens_of
 
 MAX_LABELS: Final = 64
 """Labels that one post may bear, those taken off again included."""
 
 STATE_HEADER: Final = "state"
-"""The header of a tombstone that still tells when a post was deleted."""
+"""The header of a tombstone that still tells what is known of a post that is not there."""
 
 _KIND_INDEX: Final = {kind: index for index, kind in enumerate(KINDS)}
 _encode = msgspec.msgpack.Encoder().encode
@@ -60,6 +61,13 @@ Change = tuple[bytes, bytes | None, Headers | None]
 """A record of `thunder-posts`: key, value, headers."""
 
 
+class Changes(NamedTuple):
+    """What some events changed: the record of each post, and why some were refused, by their place."""
+
+    records: list[Change]
+    refused: dict[int, Refused]
+
+
 def from_event(event: PostEvent) -> Post:
     """What one event says about a post."""
     if isinstance(event, PostCreated):
@@ -78,15 +86,15 @@ def from_event(event: PostEvent) -> Post:
 
 
 def _created(event: PostCreated) -> Post:
-    return unpack_post(_packed_creation(event))
+    return unpack_post(_packed_creation(event, packed_tokens(event.text or "")))
 
 
-def _packed_creation(event: PostCreated) -> bytes:
+def _packed_creation(event: PostCreated, tokens: bytes) -> bytes:
     """The record of a post of which nothing but its creation is known: all that most posts ever are.
 
     Written field by field, in the order of `Post`, since it costs a third of building the object first.
     """
-    post_id, author_id, text, at = event.post_id, event.author_id, event.text or "", event.at
+    post_id, author_id, at = event.post_id, event.author_id, event.at
     return _encode(
         (
             post_id if type(post_id) is int else id64(post_id),
@@ -95,7 +103,7 @@ def _packed_creation(event: PostCreated) -> bytes:
             at,
             0,  # deleted_at
             _KIND_INDEX[event.kind],
-            text,
+            event.text or "",
             event.lang or "",
             0 if event.conversation_id is None else id64(event.conversation_id),
             0 if event.in_reply_to_post_id is None else id64(event.in_reply_to_post_id),
@@ -106,7 +114,7 @@ def _packed_creation(event: PostCreated) -> bytes:
             event.video_ms or 0,
             event.subscriber_only is True,
             {},  # labels
-            packed_tokens(text),
+            tokens,
             None if type(post_id) is int else string_form(post_id),
             None if type(author_id) is int else string_form(author_id),
         )
@@ -176,12 +184,12 @@ def newest_at(post: Post) -> int:
 def changelog(post: Post) -> Change:
     """A post's record in `thunder-posts`: key, value, headers.
 
-    A deleted post is a tombstone whose header still tells what a restarting flow has to know: when it was deleted, by
-    whom it was, its labels. Where only labels are known so far, they are a record of a post that is not live.
+    What is not live is a tombstone, whose header still tells what a restarting flow has to know: when the post was
+    deleted, by whom it was, its labels.
     """
-    if post.deleted_at and not post.is_live:
-        return key_of_id(post.post_id), None, [(STATE_HEADER, pack(post))]
-    return key_of_id(post.post_id), pack(post), None
+    if post.is_live:
+        return key_of_id(post.post_id), pack(post), None
+    return key_of_id(post.post_id), None, [(STATE_HEADER, pack(post))]
 
 
 def _record_of(value: bytes | None, headers: Headers | None) -> bytes | None:
@@ -226,36 +234,57 @@ class PostTable:
                 labels.
 
         """
-        change = self.change(event, now_ms)
-        packed = None if change is None else _record_of(*change[1:])
-        return None if packed is None else unpack_post(packed)
+        changes = self.changes([event], now_ms)
+        for reason in changes.refused.values():
+            raise reason
+        packed = [_record_of(value, headers) for _, value, headers in changes.records]
+        return unpack_post(packed[0]) if packed and packed[0] is not None else None
 
-    def change(self, event: PostEvent, now_ms: int) -> Change | None:
-        """Like `apply`; returns the record to write to the changelog."""
-        published = event.post_id
-        post_id = published if type(published) is int else id64(published)
-        if post_id not in self._records:
-            if event.at < now_ms - self._max_age_ms:
-                return None
-            if type(event) is PostCreated:
-                self._records[post_id] = packed = _packed_creation(event)
-                self._by_age[event.at // 1_000].append(post_id)
-                return b"%d" % post_id, packed, None
-        joined = self._join(from_event(event))
-        return None if joined is None else changelog(joined)
+    def changes(self, events: Sequence[PostEvent], now_ms: int) -> Changes:
+        """Join events, in order, as `apply` does; of several changes to one post only the last is worth a record."""
+        oldest_ms = now_ms - self._max_age_ms
+        changed: dict[int, Change] = {}
+        refused: dict[int, Refused] = {}
+        texts = [event.text or "" if type(event) is PostCreated else "" for event in events]
+        for place, (event, tokens) in enumerate(zip(events, packed_tokens_of(texts), strict=True)):
+            published = event.post_id
+            post_id = published if type(published) is int else id64(published)
+            if post_id not in self._records:
+                if event.at < oldest_ms:
+                    continue
+                if type(event) is PostCreated:  # what most events are: there is nothing to join
+                    self._records[post_id] = packed = _packed_creation(event, tokens)
+                    self._by_age[event.at // 1_000].append(post_id)
+                    changed[post_id] = b"%d" % post_id, packed, None
+                    continue
+            try:
+                joined = self._join(from_event(event))
+            except Refused as reason:
+                refused[place] = reason
+            else:
+                if joined is not None:
+                    changed[post_id] = changelog(joined)
+        return Changes(list(changed.values()), refused)
 
     def expire(self, now_ms: int) -> list[int]:
-        """Forget the posts about which nothing was said for `max_age_ms`; returns their ids."""
+        """Forget the posts about which nothing was said for `max_age_ms`; returns the ids of those that were live.
+
+        Their records are still to be taken out of the changelog. The others are tombstones already, and to write one
+        more would be wrong: another process may have heard of the post's creation since this one was started.
+        """
         oldest_ms = now_ms - self._max_age_ms
         expired = []
         for second in [second for second in self._by_age if second <= oldest_ms // 1_000]:
             for post_id in self._by_age.pop(second):
                 packed = self._records.get(post_id)
-                at = 0 if packed is None else newest_at(unpack_post(packed))
-                if at >= oldest_ms:
+                if packed is None:
+                    continue
+                post = unpack_post(packed)
+                if (at := newest_at(post)) >= oldest_ms:
                     self._by_age[at // 1_000].append(post_id)
-                elif packed is not None:
-                    del self._records[post_id]
+                    continue
+                del self._records[post_id]
+                if post.is_live:
                     expired.append(post_id)
         return expired
 

@@ -2,8 +2,8 @@
 
 A hash has a base per kind and a tail per appended batch and kind. Writing is proportional to what happened: a batch
 adds one field to each user and kind it concerns. A tail is called after its batch, so that a batch written again,
-after a crash, replaces itself or folds away. When fields have become many, the tails of a kind are joined into one, end
-to end; only when that has grown long are its entries folded into the base.
+after a crash, replaces itself or folds away. When fields have become many, the tails of a kind are joined into one;
+only when that has grown long are its entries folded into the base.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,32 +13,24 @@ import hiredis
 import redis
 from redis.cluster import RedisCluster
 
-from thunder_ingest.user_entries import (
-    KINDS,
-    VERSION_BYTE,
-    UserEntries,
-    UserUpdate,
-    by_user,
-    encode,
-    entries_of,
-    view_entry,
-)
-from thunder_ingest.user_state import TAIL, UserState, compact, decode
+from thunder_ingest.user_entries import KINDS, UserEntries, UserUpdate, by_user, view_entry
+from thunder_ingest.user_form import encode
+from thunder_ingest.user_state import TAIL, StateLimits, UserState, compact, decode, join
 
 Client: TypeAlias = redis.Redis | RedisCluster
 Fields: TypeAlias = dict[Any, Any]  # of bytes to bytes; redis-py types a mapping wider than it is
 Command: TypeAlias = Sequence[str | bytes]
 
-MAX_FIELDS: Final = 128
-"""Fields of a user's hash; more are joined. A further field costs some microseconds of each read."""
+MAX_FIELDS: Final = 64
+"""Fields of a user's hash; more are joined. A further field costs 100 bytes, and a microsecond of each read."""
 
-FOLD_BYTES: Final = 16_384
-"""Tails that are longer together are folded into the bases: a millisecond of work, for some 300 entries at once."""
+FOLD_BYTES: Final = 8_192
+"""Tails that are longer together are folded into the bases: a millisecond of work, for some 500 entries at once."""
 
-_COUNTED_FIELDS: Final = 32  # a hash is asked for its size after so many fields were added to it, not after each
+_COUNTED_FIELDS: Final = 16  # a hash is asked for its size after so many fields were added to it, not after each
+_TIDIED_TOGETHER: Final = 32  # users: three round trips for all of them
 _COUNTERS: Final = 1 << 20
 _CHUNK: Final = 1_000  # commands sent at once: Redis works on some while the next are packed
-_JOINED: Final = TAIL + b"joined"  # no batch is called so
 
 
 def user_key(user: str) -> str:
@@ -66,13 +58,14 @@ class UserStates:
 
     Args:
         client: of a Redis or a Redis Cluster; it must return bytes.
+        limits: how much of a user is kept, and shown.
 
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, limits: StateLimits = StateLimits()) -> None:  # noqa: B008  # immutable
         if client.get_encoder().decode_responses:
             raise ValueError("the state of users is binary: the client must not decode responses")
-        self._client = client
+        self._client, self._limits = client, limits
         self._added = bytearray(_COUNTERS)  # fields, by hash of the user: users who share a counter are asked earlier
 
     def append(self, updates: Iterable[UserUpdate], suffix: str) -> None:
@@ -94,9 +87,10 @@ class UserStates:
         writes = hset_commands(entries, suffix)
         grown = self._grown(entries)
         sizes = self._execute(writes + [("HLEN", user_key(user)) for user in grown])[len(writes) :]
-        for user, size in zip(grown, sizes, strict=True):
-            if size > MAX_FIELDS - _COUNTED_FIELDS:
-                self._tidy(user)
+        large = [user for user, size in zip(grown, sizes, strict=True) if size > MAX_FIELDS - _COUNTED_FIELDS]
+        together = 1 if isinstance(self._client, RedisCluster) else _TIDIED_TOGETHER
+        for first in range(0, len(large), together):
+            self._tidy(large[first : first + together])
 
     def _grown(self, entries: UserEntries) -> list[str]:
         """The users whose hashes have got many fields since they were last asked for their size."""
@@ -122,11 +116,14 @@ class UserStates:
             ValueError: where what is stored cannot be read; the text names the user.
 
         """
+        return [self._decoded(user, fields) for user, fields in zip(users, self._stored(users), strict=True)]
+
+    def _stored(self, users: Sequence[str]) -> list[Fields]:
         with self._client.pipeline(transaction=False) as pipe:
             for user in users:
                 pipe.hgetall(user_key(user))
-            stored = pipe.execute()
-        return [_decoded(user, fields) for user, fields in zip(users, stored, strict=True)]
+            stored: list[Fields] = pipe.execute()
+        return stored
 
     def _execute(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to commands sent together; on a cluster each goes to the node of its key."""
@@ -138,21 +135,27 @@ class UserStates:
                 return replies
         return _pipelined(self._client, commands) if commands else []
 
-    def _tidy(self, user: str) -> None:
-        """Join a user's tails; given up where somebody writes meanwhile: a later batch tries again."""
-        key = user_key(user)
+    def _decoded(self, user: str, fields: Fields) -> UserState:
+        try:
+            return decode(fields, self._limits)
+        except ValueError as error:
+            raise ValueError(f"{user_key(user)} in Redis cannot be read: {error}") from error
+
+    def _tidy(self, users: Sequence[str]) -> None:
+        """Join users' tails; given up for those who are written to meanwhile: a later batch tries again."""
         with self._client.pipeline(transaction=True) as pipe:
             try:
-                pipe.watch(key)
-                written, tails = _tidied(pipe.hgetall(key))
-                if not tails:
-                    return
+                pipe.watch(*map(user_key, users))
+                tidied = [_tidied(fields, self._limits) for fields in self._stored(users)]
                 pipe.multi()
-                pipe.hset(key, mapping=written)
-                pipe.hdel(key, *tails)
+                for user, (written, tails) in zip(users, tidied, strict=True):
+                    if tails:
+                        pipe.hset(user_key(user), mapping=written)
+                        pipe.hdel(user_key(user), *tails)
                 pipe.execute()
             except redis.WatchError:
-                return
+                for user in users if len(users) > 1 else ():
+                    self._tidy([user])
 
 
 def hset_commands(entries: UserEntries, suffix: str) -> list[Command]:
@@ -187,24 +190,7 @@ def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
         client.connection_pool.release(connection)
 
 
-def _tidied(fields: Fields) -> tuple[Fields, list[bytes]]:
+def _tidied(fields: Fields, limits: StateLimits) -> tuple[Fields, list[bytes]]:
     """The tails of each kind joined into one, or folded into the bases; with the names of those they replace."""
-    tails: dict[bytes, list[bytes]] = {}
-    for name in fields:
-        kind, mark, _ = name.partition(TAIL)
-        if mark and kind.decode(errors="replace") in KINDS:
-            tails.setdefault(kind, []).append(name)
-    if sum(len(fields[name]) for names in tails.values() for name in names) > FOLD_BYTES:
-        return compact(fields)
-    joined = {
-        kind + _JOINED: VERSION_BYTE + b"".join(entries_of(fields[name]) for name in names)
-        for kind, names in tails.items()
-    }
-    return joined, [name for names in tails.values() for name in names if name not in joined]
-
-
-def _decoded(user: str, fields: Fields) -> UserState:
-    try:
-        return decode(fields)
-    except ValueError as error:
-        raise ValueError(f"{user_key(user)} in Redis cannot be read: {error}") from error
+    tail_bytes = sum(len(value) for name, value in fields.items() if TAIL in name)
+    return compact(fields, limits) if tail_bytes > FOLD_BYTES else join(fields)

@@ -75,10 +75,16 @@ def stored(ids: IdTable, authors: AuthorIndex, columns: StoredColumns) -> Stored
 
 
 @inlined
+def row_in(keys: Int64[np.ndarray, "places 2"], values: Int32[np.ndarray, "places 4"], post_id: int) -> int:
+    """The row of a post in the two views of an `IdTable`, -1 where it is not stored."""
+    at = place_of(keys, post_id)
+    return values[at, FIRST] - 1 if at >= 0 else -1
+
+
+@inlined
 def row_of(ids: IdTable, post_id: int) -> int:
-    """The row of a post, -1 where it is not stored."""
-    at = place_of(ids.keys, post_id)
-    return ids.values[at, FIRST] - 1 if at >= 0 else -1
+    """The row of a post, -1 where it is not stored; in loops `row_in` is quicker."""
+    return row_in(ids.keys, ids.values, post_id)
 
 
 @inlined
@@ -97,11 +103,23 @@ def _refers_to(s: Stored, row: int) -> int:
 
 
 @inlined
-def _begins_a_conversation(s: Stored, row: int) -> bool:
-    return s.kind[row] == ORIGINAL or s.kind[row] == QUOTE
+def _begins_a_conversation(kind: int) -> bool:
+    return kind in (ORIGINAL, QUOTE)
 
 
-@inlined
+@kernel
+def decide(s: Stored, r: References, rows: Int64[np.ndarray, " n"], min_video_ms: int) -> None:
+    """What rows are, after they have been written or what they refer to has changed."""
+    kind = s.kind
+    for row in rows:
+        if kind[row] == REPLY:
+            r.state[row] = _reply_state(s, row)
+        elif kind[row] == REPOST:
+            r.state[row] = _repost_state(s, row)
+    _decide_videos(s, r.is_video, rows, min_video_ms)
+
+
+@kernel
 def _reply_state(s: Stored, row: int) -> int:
     """A reply shows if its parent is stored and is no reply or repost, or answers the root and is by someone followed.
 
@@ -110,12 +128,12 @@ def _reply_state(s: Stored, row: int) -> int:
     parent = row_of(s.ids, s.parent_id[row])
     if parent < 0 or s.kind[parent] == REPOST:
         return HIDDEN
-    if _begins_a_conversation(s, parent):
+    if _begins_a_conversation(s.kind[parent]):
         return ALWAYS
     root = s.conversation_id[row] if s.conversation_id[row] != 0 else s.conversation_id[parent]
     if root == 0:
         above = row_of(s.ids, s.parent_id[parent])
-        if above >= 0 and _begins_a_conversation(s, above):
+        if above >= 0 and _begins_a_conversation(s.kind[above]):
             root = s.post_id[above]
     if root == 0 or s.parent_id[parent] != root:
         return HIDDEN
@@ -123,7 +141,7 @@ def _reply_state(s: Stored, row: int) -> int:
     return state
 
 
-@inlined
+@kernel
 def _repost_state(s: Stored, row: int) -> int:
     source = row_of(s.ids, s.source_id[row])
     named = s.source_author_id[row]
@@ -134,47 +152,51 @@ def _repost_state(s: Stored, row: int) -> int:
     return NOBODY if author == 0 else fingerprint(author)
 
 
-@inlined
-def _shows_video(s: Stored, row: int, min_video_ms: int) -> bool:
-    """A single video, long enough, that is no reply, or a repost of a stored one."""
-    if s.kind[row] == REPOST:
-        row = row_of(s.ids, s.source_id[row])
-        if row < 0:
-            return False
-    return _begins_a_conversation(s, row) and s.photos[row] == 0 and s.video_ms[row] >= min_video_ms
-
-
-@inlined
-def _decide(s: Stored, r: References, row: int, min_video_ms: int) -> None:
-    if s.kind[row] == REPLY:
-        r.state[row] = _reply_state(s, row)
-    elif s.kind[row] == REPOST:
-        r.state[row] = _repost_state(s, row)
-    r.is_video[row] = _shows_video(s, row, min_video_ms)
-
-
 @kernel
-def decide(s: Stored, r: References, rows: Int64[np.ndarray, " n"], min_video_ms: int) -> None:
-    """What rows are, after they have been written."""
+def _decide_videos(
+    s: Stored, is_video: Bool[np.ndarray, " rows"], rows: Int64[np.ndarray, " n"], min_video_ms: int
+) -> None:
+    """Which rows show a single video, long enough, that is no reply; a repost shows what its source does."""
+    kind, photos, video_ms, source_id = s.kind, s.photos, s.video_ms, s.source_id
+    keys, values = s.ids.keys, s.ids.values
     for row in rows:
-        _decide(s, r, row, min_video_ms)
+        shown = row_in(keys, values, source_id[row]) if kind[row] == REPOST else row
+        is_video[row] = (
+            shown >= 0
+            and _begins_a_conversation(kind[shown])
+            and photos[shown] == 0
+            and video_ms[shown] >= min_video_ms
+        )
 
 
 @kernel
-def decide_about(s: Stored, r: References, post_ids: Int64[np.ndarray, " n"], min_video_ms: int) -> None:
-    """What the posts that refer to some posts are, and the replies to those, after a change of the posts."""
-    for post_id in post_ids:
-        at = place_of(s.ids.keys, post_id)
-        child = s.ids.values[at, SECOND] - 1 if at >= 0 else -1
+def referring(
+    ids: IdTable,
+    kind: UInt8[np.ndarray, " rows"],
+    post_id: Int64[np.ndarray, " rows"],
+    following: Int32[np.ndarray, " rows"],
+    post_ids: Int64[np.ndarray, " n"],
+) -> Int64[np.ndarray, " k"]:
+    """The rows that a change of posts may concern: what refers to them, and the replies to the replies among those."""
+    keys, values = ids.keys, ids.values
+    rows = np.empty(len(post_ids) + 1, np.int64)
+    found = 0
+    for changed in post_ids:
+        at = place_of(keys, changed)
+        child = values[at, SECOND] - 1 if at >= 0 else -1
         while child >= 0:
-            _decide(s, r, child, min_video_ms)
-            if s.kind[child] == REPLY:
-                below = place_of(s.ids.keys, s.post_id[child])
-                grandchild = s.ids.values[below, SECOND] - 1
-                while grandchild >= 0:
-                    _decide(s, r, grandchild, min_video_ms)
-                    grandchild = r.following[grandchild] - 1
-            child = r.following[child] - 1
+            at = place_of(keys, post_id[child])
+            grandchild = values[at, SECOND] - 1 if kind[child] == REPLY else -1
+            row = child
+            while row >= 0:
+                if found == len(rows):
+                    rows = np.append(rows, np.empty_like(rows))
+                rows[found] = row
+                found += 1
+                row = grandchild
+                grandchild = following[row] - 1 if row >= 0 else -1
+            child = following[child] - 1
+    return rows[:found]
 
 
 @kernel

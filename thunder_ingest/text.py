@@ -10,11 +10,13 @@ they hide nothing from a muted keyword.
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
-import xxhash
-from jaxtyping import Bool, UInt32
+from jaxtyping import Bool, Int64, UInt32
+
+from thunder_ingest.word_hashes import hash_words
 
 MAX_TOKENS: Final = 64
 """The tokens of a post that are kept in columns."""
@@ -58,46 +60,46 @@ def _pattern() -> re.Pattern[str]:
 _TOKEN = _pattern()
 # bytes of ASCII text to bytes of lower-case words, all else to spaces: several times as fast as a pattern
 _ASCII_WORDS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or chr(c) == "_" else 0x20 for c in range(128)) * 2
-_KNOWN_HASHES = 1 << 18
 
 
 def tokenize(text: str) -> list[str]:
     """The tokens of a text, in order, duplicates kept."""
-    return [token.decode() for token in _tokens(text)]
+    return [token.decode() for token in _words(text).split()]
 
 
-def _tokens(text: str) -> list[bytes]:
-    """The tokens as UTF-8."""
+def _words(text: str) -> bytes:
+    """The tokens as UTF-8, with spaces between them."""
     if text.isascii():
-        return text.encode().translate(_ASCII_WORDS).split()
+        return text.encode().translate(_ASCII_WORDS)
     # folding may undo the normalisation, hence a second one
     folded = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
-    return [token.encode() for token in _TOKEN.findall(unicodedata.normalize("NFKC", folded))]
-
-
-class _Hashes(dict[bytes, bytes]):
-    """The hash of each token met lately, packed; 0 is padding, so a token never is."""
-
-    def __missing__(self, token: bytes) -> bytes:
-        if len(self) >= _KNOWN_HASHES:
-            self.clear()
-        self[token] = packed = (xxhash.xxh32_intdigest(token) or 1).to_bytes(4, "little")
-        return packed
-
-
-_hash_of = _Hashes().__getitem__
+    return " ".join(_TOKEN.findall(unicodedata.normalize("NFKC", folded))).encode()
 
 
 def token_hashes(text: str) -> UInt32[np.ndarray, " n"]:
     """The tokens of a text as XXH32 of their UTF-8 bytes, in order; 0 is padding, so a token never is."""
-    return np.frombuffer(b"".join(map(_hash_of, _tokens(text))), "<u4").astype(np.uint32)
+    return _hashed([text], len(text) + 1)[0]
 
 
 def packed_tokens(text: str) -> bytes:
     """The first MAX_TOKENS hashed tokens of a text, uint32 little-endian: the form of `events.Post.tokens`."""
-    tokens = _tokens(text)
-    del tokens[MAX_TOKENS:]
-    return b"".join(map(_hash_of, tokens))
+    return packed_tokens_of([text])[0]
+
+
+def packed_tokens_of(texts: Sequence[str]) -> list[bytes]:
+    """`packed_tokens` of each text, in a fraction of the time."""
+    hashes, counts = _hashed(texts, MAX_TOKENS)
+    packed, ends = hashes.astype("<u4").tobytes(), np.cumsum(4 * counts).tolist()
+    return [packed[begin:end] for begin, end in pairwise([0, *ends])]
+
+
+def _hashed(texts: Sequence[str], limit: int) -> tuple[UInt32[np.ndarray, " t"], Int64[np.ndarray, " n"]]:
+    """The hashes of the first `limit` tokens of each text, one after another, and how many each has."""
+    words = [_words(text) for text in texts]
+    raw = np.frombuffer(b"".join(words), np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))
+    hashes, counts = np.empty((len(raw) + len(words)) // 2, np.uint32), np.empty(len(words), np.int64)
+    return hashes[: hash_words(raw, ends, limit, hashes, counts)], counts
 
 
 def padded_tokens(packed: Sequence[bytes]) -> UInt32[np.ndarray, "n 64"]:

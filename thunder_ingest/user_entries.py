@@ -33,9 +33,6 @@ from thunder_ingest.events import (
 )
 from thunder_ingest.ids import id64, published_form
 
-VERSION: Final = 1
-VERSION_BYTE: Final = bytes((VERSION,))
-
 HISTORY: Final = np.dtype(
     [
         ("at", "<i8"),
@@ -52,14 +49,12 @@ VIEW: Final = np.dtype([("at", "<i8"), ("post_id", "<i8")])
 """A post that was seen, or served."""
 
 EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscriptions")
-KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "served")
-
-_KNOWN_KINDS: Final = frozenset(KINDS)
+KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "seen_before", "served")
+"""A post that leaves the history goes to `seen`, later to `seen_before`."""
 
 _pack_history = struct.Struct("<qqqIBBB").pack
 _EDGE = struct.Struct("<qqB")
 _pack_view = struct.Struct("<qq").pack
-_VIEW_BYTES: Final = VIEW.itemsize  # with which an entry of the history begins
 _KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
 _SURFACES: Final = 15
 
@@ -132,10 +127,7 @@ def entries_by_user(events: Iterable[EngagementEvent | GraphEvent]) -> UserEntri
             author_id = id64(author_id)
         surface = 0 if event.surface is None else surface_code(event.surface)
         kinds = entries[str(user_id) if type(user_id) is int else published_form(user_id)]
-        entry = _pack_history(event.at, post_id, author_id, dwell_ms, action, undo, surface)
-        kinds["history"].append(entry)
-        if not undo:
-            kinds["seen"].append(entry[:_VIEW_BYTES])
+        kinds["history"].append(_pack_history(event.at, post_id, author_id, dwell_ms, action, undo, surface))
     return entries
 
 
@@ -168,27 +160,3 @@ def keyword_entries(joined: bytes) -> Iterator[tuple[int, bool, str]]:
 def surface_code(name: str | None) -> int:
     """The code of a surface, 1 … 15 by hash; 0 where none is named."""
     return 0 if name is None else 1 + xxhash.xxh32_intdigest(name.encode()) % _SURFACES
-
-
-def encode(kind: str, entries: Iterable[bytes]) -> bytes:
-    """The stored form of entries of one kind: a version byte, then the entries.
-
-    Raises:
-        ValueError: for an unknown kind.
-
-    """
-    if kind not in _KNOWN_KINDS:
-        raise ValueError(f"unknown kind of user state {kind!r}; known are {', '.join(KINDS)}")
-    return VERSION_BYTE + b"".join(entries)
-
-
-def entries_of(stored: bytes) -> bytes:
-    """The entries in a stored value, one after another.
-
-    Raises:
-        ValueError: naming the version, where it is not the one that is known here.
-
-    """
-    if stored[:1] != VERSION_BYTE:
-        raise ValueError(f"user state of version {stored[0] if stored else None}; this program knows {VERSION}")
-    return stored[1:]

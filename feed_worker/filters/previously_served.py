@@ -1,11 +1,14 @@
 """PreviouslyServedFilter: the next feed differs from the last."""
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.candidates import Candidates
 from feed_worker.components import Filter
 from feed_worker.filters.previously_seen import touches
+from feed_worker.membership import contains
 from feed_worker.query import Query
 
 
@@ -14,4 +17,4 @@ class PreviouslyServedFilter(Filter):
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         """Posts that were not just served, nor what they show or answer."""
-        return ~touches(query.served, candidates)
+        return ~touches(partial(contains, query.served), candidates)

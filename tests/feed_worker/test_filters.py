@@ -21,6 +21,7 @@ from feed_worker.filters.video import VideoFilter
 from feed_worker.query import Query
 from tests.feed_worker.builders import NOW_MS, VIEWER, candidates_in, hydrated, ids, post, query, store_of, viewer
 from thunder_ingest.events import Post
+from thunder_ingest.seen_filter import FilterSize, SeenFilter
 
 FRIEND, STRANGER, AUTHOR = 60, 70, 50
 
@@ -100,6 +101,11 @@ RELATED = [
 
 def test_what_was_seen_is_not_shown_again_in_any_guise() -> None:
     assert kept(PreviouslySeenFilter(), RELATED, query(viewer(seen=[1]))) == [5]
+
+
+def test_what_was_seen_so_long_ago_that_a_filter_alone_knows_is_not_shown_either() -> None:
+    long_ago = SeenFilter().with_posts(np.array([1]), FilterSize())
+    assert kept(PreviouslySeenFilter(), RELATED, query(viewer(seen_before=long_ago))) == [5]
 
 
 def test_ids_in_the_request_count_as_seen_in_any_form() -> None:

@@ -18,7 +18,7 @@ from thunder_ingest.events import Block, Engagement, EngagementEvent, FeedReques
 from thunder_ingest.ids import id64
 from thunder_ingest.post_store import PostStore
 from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_state import updates_of
+from thunder_ingest.user_entries import updates_of
 
 VIEWER = "did:plc:viewer"
 SKY, BALL = "comet telescope orbit nebula", "goal league striker referee"

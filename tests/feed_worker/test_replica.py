@@ -1,44 +1,97 @@
-import numpy as np
+"""The worker's copy of the changelog on a real broker: when it is ready, and how soon it knows."""
 
-from feed_worker.replica import describe, traits_of
-from phoenix.index import Mask, VectorIndex
-from tests.feed_worker.builders import ids, post, store_of
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+from msgspec import structs
+
+from feed_worker.replica import Replica
+from infra.clock import WallClock
+from infra.embedded import EmbeddedKafka
+from infra.kafka_admin import create_topics
+from infra.settings import Settings, load
+from phoenix.index import VectorIndex
+from tests.infra.waiting import eventually
+from thunder_ingest.events import Post, key_of_id, pack
 from thunder_ingest.post_store import PostStore
 
-DIM = 2
+pytestmark = pytest.mark.embedded
+
+PARTITIONS = 4
+post_ids = itertools.count(1)
 
 
-def index_of(store: PostStore, *post_ids: int) -> VectorIndex:
-    index = VectorIndex(DIM)
-    index.upsert(ids(*post_ids), np.ones((len(post_ids), DIM), np.float32), "v", traits_of(store, ids(*post_ids)))
-    return index
+@pytest.fixture
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka:
+        settings = load(kafka=kafka.address, partitions=PARTITIONS)
+        create_topics(settings)
+        yield settings
 
 
-def found(index: VectorIndex, mask: Mask) -> list[int]:
-    post_ids, _ = index.search(np.ones((1, DIM), np.float32), 3, "v", [mask])
-    return [post_id for post_id in post_ids[0].tolist() if post_id >= 0]
+@pytest.fixture
+def store() -> PostStore:
+    return PostStore()
 
 
-def test_masks_go_by_what_the_store_knows_of_a_post() -> None:
-    store = store_of(post(1, 60, lang="en"), post(2, 70, lang="de", video_ms=9_000))
-    index, german = index_of(store, 1, 2), int(traits_of(store, ids(2)).language[0])
-    assert found(index, Mask(without_authors=ids(60))) == [2]
-    assert found(index, Mask(languages=ids(german))) == [2]
-    assert found(index, Mask(video=False)) == [1]
+@pytest.fixture
+def replica(settings: Settings, store: PostStore) -> Iterator[Replica]:
+    started = Replica(settings, store, VectorIndex(1), WallClock())
+    yield started
+    started.stop()
 
 
-def test_a_label_counts_as_soon_as_it_is_put_on_a_post() -> None:
-    store = store_of(post(1), post(2))
-    index, clean = index_of(store, 1, 2), Mask(without_labels=store.label_mask({"spam"}))
-    assert found(index, clean) == [2, 1]
-    store.apply([post(2, labels={"spam"})])
-    describe(index, store, ids(2, 3))
-    assert found(index, clean) == [1]
+def write(settings: Settings, post: Post, partition: int) -> int:
+    """Write one post's record, and nothing after it; returns its id."""
+    write_all(settings, (post.post_id, pack(post)), partition=partition)
+    return post.post_id
 
 
-def test_a_post_that_comes_after_its_vector_is_described_when_it_comes() -> None:
-    store = store_of()
-    index = index_of(store, 1)
-    store.apply([post(1, 60)])
-    describe(index, store, ids(1))
-    assert found(index, Mask(without_authors=ids(60))) == []
+def write_all(settings: Settings, *records: tuple[int, bytes | None], partition: int) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka})
+    for post_id, value in records:
+        producer.produce("thunder-posts", key=key_of_id(post_id), value=value, partition=partition)
+    assert producer.flush(10) == 0
+
+
+def new_post(**fields: int) -> Post:
+    now_ms = WallClock().now_ms()
+    return Post(post_id=next(post_ids), author_id=7, created_at=now_ms, at=now_ms, **fields)  # type: ignore[arg-type]
+
+
+def knows(store: PostStore, post_id: int) -> bool:
+    return bool(store.rows_of(np.array([post_id]))[0] >= 0)
+
+
+@pytest.mark.parametrize("written", [0, 1, PARTITIONS])
+def test_partitions_that_are_silent_do_not_block_start_up(settings: Settings, store: PostStore, written: int) -> None:
+    there = [write(settings, new_post(), partition) for partition in range(written)]
+    replica = Replica(settings, store, VectorIndex(1), WallClock())
+    replica.start()
+    assert replica.caught_up.wait(30)
+    replica.stop()
+    assert replica.failure is None
+    assert all(knows(store, post_id) for post_id in there)
+
+
+def test_a_single_record_is_applied_at_once_without_waiting_for_a_full_batch(
+    settings: Settings, store: PostStore, replica: Replica
+) -> None:
+    replica.start()
+    assert replica.caught_up.wait(30)
+    for partition in range(PARTITIONS):  # each alone, while all the others are silent
+        post_id = write(settings, new_post(), partition)
+        eventually(lambda post_id=post_id: knows(store, post_id))  # type: ignore[misc]
+
+
+def test_of_several_records_of_a_post_the_last_counts(settings: Settings, store: PostStore, replica: Replica) -> None:
+    edited, deleted = new_post(photos=1), new_post()
+    edits = [(edited.post_id, pack(structs.replace(edited, photos=photos))) for photos in (1, 2, 3)]
+    write_all(settings, *edits, (deleted.post_id, pack(deleted)), (deleted.post_id, None), partition=0)
+    replica.start()
+    assert replica.caught_up.wait(30)
+    assert store.columns(store.rows_of(np.array([edited.post_id]))).photos.tolist() == [3]
+    assert not knows(store, deleted.post_id)

@@ -1,3 +1,4 @@
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,22 @@ def test_a_refused_engagement_is_a_dead_letter_and_the_rest_is_written(valkey: r
     first, second = users.read(["1", "2"])
     assert first.positions["post_id"].tolist() == [10]
     assert second.seen.tolist() == [10]
+
+
+def test_an_event_of_a_clock_that_runs_ahead_is_a_dead_letter_of_either_topic() -> None:
+    ahead = time.time_ns() // 1_000_000 + Settings().future_tolerance_ms + HOUR
+    follow = Follow(user_id=1, target_id=2, at=ahead)
+    writes, records = run([batch("engagements", favorite(at=ahead))], [batch("social-graph", follow)])
+    assert writes == []
+    assert [record.topic for record in records] == ["dead-letters", "dead-letters"]
+
+
+def test_an_event_that_comes_late_takes_its_own_place_in_the_history(valkey: redis.Redis) -> None:
+    writes, _ = run([batch("engagements", favorite(post=11, at=T0 + 9 * HOUR), favorite(post=10))])
+    users = UserStates(valkey)
+    for entries, suffix in writes:
+        users.write(entries, suffix)
+    assert users.read(["1"])[0].positions["post_id"].tolist() == [10, 11]
 
 
 def test_a_block_stands_in_the_state_of_both(valkey: redis.Redis) -> None:

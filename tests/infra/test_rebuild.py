@@ -33,7 +33,7 @@ from thunder_ingest.events import (
 )
 from thunder_ingest.ids import published_form
 from thunder_ingest.redis_form import UserStates, user_key
-from thunder_ingest.user_state import updates_of
+from thunder_ingest.user_entries import updates_of
 
 pytestmark = pytest.mark.embedded
 

@@ -25,7 +25,7 @@ from thunder_ingest.events import (
 )
 from thunder_ingest.ids import id64
 from thunder_ingest.redis_form import UserStates, user_key
-from thunder_ingest.user_state import updates_of
+from thunder_ingest.user_entries import updates_of
 
 T0 = 1_700_000_000_000
 HOUR = 3_600_000

@@ -11,9 +11,12 @@ from phoenix.serving import Phoenix
 
 @pytest.fixture(scope="package", autouse=True)
 def strict_jax() -> Iterator[None]:
-    """Shapes and types that do not match are mistakes here, instead of being stretched until they do."""
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        yield
+    """Shapes and types that do not match are mistakes here, on every thread, instead of being stretched to match."""
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    yield
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 @pytest.fixture(scope="package")

@@ -1,5 +1,7 @@
 """What a score may depend on: the viewer, the history, the candidate and the place, and nothing else whatever."""
 
+from dataclasses import replace
+
 import haiku as hk
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from phoenix.actions import BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS
 from phoenix.configs import ModelConfig
-from phoenix.inputs import CandidateRows, HistoryRows, candidate_rows, history_rows
+from phoenix.inputs import CandidateInputs, CandidateRows, HistoryRows, candidate_rows, history_rows
 from phoenix.ranker import Ranker, predictions
 from phoenix.serving import Phoenix, initial_params
 from tests.phoenix.builders import (
@@ -71,6 +73,36 @@ def test_a_history_that_was_never_padded_scores_alike(tiny: ModelConfig, shown: 
     bare = HistoryRows(padded.user, *(column[:, -shown:] for column in padded[1:]))
     candidates = candidate_rows(tiny, some_candidates(tiny, 1, 3), 0, 3)
     same(in_one_pass(tiny, bare, candidates), in_one_pass(tiny, padded, candidates))
+
+
+@pytest.mark.parametrize("buckets", [(1,), (3, 7), (CANDIDATES,), (64,)])
+def test_buckets_and_chunks_change_no_score(phoenix: Phoenix, tiny: ModelConfig, buckets: tuple[int, ...]) -> None:
+    other = Phoenix.seeded(replace(tiny, candidate_buckets=buckets, batch_buckets=(2,)), seed=7)
+    history, candidates = some_history(tiny, 3, 12), some_candidates(tiny, 3, CANDIDATES)
+    same(other.score(history, candidates), phoenix.score(history, candidates))
+
+
+@given(st.lists(st.booleans(), min_size=CANDIDATES, max_size=CANDIDATES))
+@settings(deadline=None, max_examples=20)
+def test_what_is_no_candidate_changes_no_score(phoenix: Phoenix, kept: list[bool]) -> None:
+    history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, CANDIDATES)
+    masked = candidates._replace(mask=np.array([kept]))
+    same(phoenix.score(history, masked)[:, kept], phoenix.score(history, candidates)[:, kept])
+
+
+@given(st.lists(st.booleans(), min_size=16, max_size=16), st.integers(1, 2**16))
+@settings(deadline=None, max_examples=20)
+def test_other_candidates_in_the_same_place_change_no_bit(phoenix: Phoenix, replaced: list[bool], seed: int) -> None:
+    history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, 16)
+    others = some_candidates(phoenix.config, 1, 16, seed)
+    kept = ~np.array(replaced)
+    mixed = CandidateInputs(
+        *(
+            np.where(np.array([replaced]).reshape(1, 16, *(1,) * (one.ndim - 2)), other, one) if one.ndim > 1 else one
+            for one, other in zip(candidates, others, strict=True)
+        )
+    )
+    np.testing.assert_array_equal(phoenix.score(history, mixed)[:, kept], phoenix.score(history, candidates)[:, kept])
 
 
 def test_training_in_one_pass_sees_what_serving_scores(phoenix: Phoenix, tiny: ModelConfig) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix.configs import ModelConfig
-from phoenix.serving import Phoenix, chunks, initial_params
+from phoenix.serving import Phoenix, aligned, chunks, initial_params
 from tests.phoenix.builders import some_candidates, some_history, some_posts
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -48,7 +48,7 @@ def test_nothing_is_compiled_after_the_warm_up_whatever_the_sizes(phoenix: Phoen
 def test_there_are_as_many_traces_as_buckets(phoenix: Phoenix) -> None:
     config = phoenix.config
     batches, counts, posts = map(len, (config.batch_buckets, config.candidate_buckets, config.post_buckets))
-    assert phoenix.traces == 2 * batches + batches * counts + posts
+    assert phoenix.traces == 2 * batches + 2 * batches * counts + posts
 
 
 def test_a_process_compiles_only_the_parts_that_it_needs_and_says_what_it_does(tiny: ModelConfig) -> None:
@@ -57,6 +57,18 @@ def test_a_process_compiles_only_the_parts_that_it_needs_and_says_what_it_does(t
     model.warm_up(said.append, parts=("embed",))
     assert said == ["embeddings, 4 posts", "embeddings, 32 posts"]
     assert model.traces == 2
+
+
+def test_chunks_that_run_side_by_side_compile_their_bucket_once(tiny: ModelConfig) -> None:
+    cold = Phoenix.seeded(replace(tiny, candidate_buckets=(4,)), seed=7)
+    cold.score(some_history(tiny, 1, 12), some_candidates(tiny, 1, 64))
+    assert cold.traces == 3
+
+
+def test_a_chunk_that_fails_fails_the_request(phoenix: Phoenix, tiny: ModelConfig) -> None:
+    candidates = some_candidates(tiny, 1, 40)
+    with pytest.raises(TypeError, match="called with"):
+        phoenix.score(some_history(tiny, 1, 12), candidates._replace(post_id=candidates.post_id[:, :, None]))
 
 
 def test_a_model_that_was_not_warmed_up_answers_all_the_same(phoenix: Phoenix, tiny: ModelConfig) -> None:
@@ -88,6 +100,15 @@ def test_a_seed_decides_everything(phoenix: Phoenix, tiny: ModelConfig) -> None:
     assert (again.score(history, candidates) == phoenix.score(history, candidates)).all()
     assert other.version != phoenix.version
     assert not np.allclose(other.score(history, candidates), phoenix.score(history, candidates), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (1_000, 64)])
+def test_aligned_parameters_are_what_they_were_and_taken_over_without_a_copy(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).standard_normal(shape, np.float32)
+    copy = aligned(values)
+    np.testing.assert_array_equal(copy, values)
+    if jax.default_backend() == "cpu":
+        assert jax.device_put(copy).unsafe_buffer_pointer() == copy.ctypes.data
 
 
 def test_the_version_names_configuration_seed_and_parameters(phoenix: Phoenix) -> None:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import Array
 
 from phoenix.configs import ModelConfig
@@ -28,8 +30,8 @@ def inputs(config: ModelConfig, seed: int = 0) -> tuple[Array, Array, Array, Arr
     )
 
 
-def in_one_pass(config: ModelConfig, *given: Array) -> Array:
-    return Transformer(config)(*given)
+def in_one_pass(config: ModelConfig, *arguments: Array) -> Array:
+    return Transformer(config)(*arguments)
 
 
 def in_two_steps(config: ModelConfig, prefix: Array, positions: Array, mask: Array, candidates: Array) -> Array:
@@ -37,9 +39,14 @@ def in_two_steps(config: ModelConfig, prefix: Array, positions: Array, mask: Arr
     return transformer.attend(candidates, transformer.encode(prefix, positions, mask)[1])
 
 
-def applied(model: Callable[..., Array], config: ModelConfig, *given: Array) -> Array:
-    params = drawn(partial(in_one_pass, config), 3, *given)
-    result: Array = jax.jit(hk.transform(partial(model, config)).apply)(params, None, *given)
+def drawn_params(config: ModelConfig, *arguments: Array) -> hk.Params:
+    return drawn(partial(in_one_pass, config), 3, *arguments)
+
+
+def applied(model: Callable[..., Array], config: ModelConfig, *arguments: Array) -> Array:
+    result: Array = jax.jit(hk.transform(partial(model, config)).apply)(
+        drawn_params(config, *arguments), None, *arguments
+    )
     return result
 
 
@@ -48,6 +55,67 @@ def test_a_prefix_encoded_once_gives_what_one_pass_under_the_mask_gives(tiny: Mo
     config = replace(tiny, layers=2, kv_heads=kv_heads)
     parts, whole = (applied(model, config, *inputs(config)) for model in (in_two_steps, in_one_pass))
     np.testing.assert_allclose(parts, whole, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("model", [in_one_pass, in_two_steps])
+@given(st.lists(st.booleans(), min_size=CANDIDATES, max_size=CANDIDATES), st.integers(0, 2**16))
+@settings(deadline=None, max_examples=15)
+def test_the_other_candidates_of_a_call_change_no_bit(
+    tiny: ModelConfig, model: Callable[..., Array], replaced: list[bool], seed: int
+) -> None:
+    prefix, positions, mask, candidates = inputs(tiny)
+    others = inputs(tiny, seed + 1)[-1] * 10
+    mixed = jnp.where(jnp.array(replaced)[None, :, None], others, candidates)
+    before, after = (applied(model, tiny, prefix, positions, mask, each) for each in (candidates, mixed))
+    np.testing.assert_array_equal(before[:, ~np.array(replaced)], after[:, ~np.array(replaced)])
+
+
+@pytest.mark.parametrize("model", [in_one_pass, in_two_steps])
+@pytest.mark.parametrize("scored", range(CANDIDATES))
+def test_a_candidate_has_no_gradient_but_its_own(tiny: ModelConfig, model: Callable[..., Array], scored: int) -> None:
+    prefix, positions, mask, candidates = inputs(tiny)
+    params = drawn_params(tiny, prefix, positions, mask, candidates)
+
+    def score(candidates: Array) -> Array:
+        out = hk.transform(partial(model, tiny)).apply(params, None, prefix, positions, mask, candidates)
+        return jnp.sum(jnp.sin(out[:, scored]))
+
+    gradient = np.asarray(jax.jit(jax.grad(score))(candidates))
+    others = np.arange(CANDIDATES) != scored
+    assert np.abs(gradient[:, scored]).min(axis=0).max() > 0
+    np.testing.assert_array_equal(gradient[:, others], 0)
+
+
+def test_both_ways_have_the_same_gradients(tiny: ModelConfig) -> None:
+    config = replace(tiny, layers=2)
+    prefix, positions, mask, candidates = inputs(config)
+    params = drawn_params(config, prefix, positions, mask, candidates)
+
+    def loss(model: Callable[..., Array], params: hk.Params, prefix: Array, candidates: Array) -> Array:
+        out = hk.transform(partial(model, config)).apply(params, None, prefix, positions, mask, candidates)
+        return jnp.sum(jnp.sin(out))
+
+    parts, whole = (
+        jax.jit(jax.grad(partial(loss, model), argnums=(0, 1, 2)))(params, prefix, candidates)
+        for model in (in_two_steps, in_one_pass)
+    )
+    for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE * np.abs(other).max())
+
+
+@pytest.mark.parametrize("scale", [0.0, 30.0, 1e6])
+def test_learned_scales_of_any_size_leave_scores_finite_and_both_ways_equal(tiny: ModelConfig, scale: float) -> None:
+    arguments = inputs(tiny)
+    params = drawn_params(tiny, *arguments)
+    scaled = hk.data_structures.map(
+        lambda module, _, value: value * scale if module.endswith(("query_norm", "key_norm")) else value, params
+    )
+    parts, whole = (
+        jax.jit(hk.transform(partial(model, tiny)).apply)(scaled, None, *arguments)
+        for model in (in_two_steps, in_one_pass)
+    )
+    assert np.isfinite(parts).all()
+    np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-3)
 
 
 def test_masked_positions_of_the_prefix_change_nothing(tiny: ModelConfig) -> None:

@@ -74,6 +74,18 @@ def test_only_changed_totals_are_written_and_old_posts_are_forgotten() -> None:
     assert len(table) == len(CountTable(1_000, table.snapshot())) == 1
 
 
+def test_what_comes_too_late_counts_while_its_post_is_known_and_not_once_it_is_forgotten() -> None:
+    table = CountTable(1_000)
+    table.add(changes_of([Impression(user_id=1, post_id=post_id, author_id=9, at=T0) for post_id in (5, 6)]))
+    table.add(changes_of([Impression(user_id=1, post_id=6, author_id=9, at=T0 + 2_000)]))
+    late = [Impression(user_id=2, post_id=post_id, author_id=9, at=T0 + 1) for post_id in (5, 6, 7)]
+    table.add(changes_of(late))
+    assert {record.post_id: record.totals[IMPRESSION] for record in table.drain()} == {5: 2, 6: 3}
+    table = CountTable(1_000, table.snapshot())
+    table.add(changes_of(late))
+    assert {record.post_id: record.totals[IMPRESSION] for record in table.drain()} == {6: 4}
+
+
 def test_an_undo_that_overtakes_its_action_shows_no_negative_count() -> None:
     table = CountTable(1)
     undo = Engagement(user_id=1, post_id=5, author_id=9, action="favorite", undo=True, at=T0)

@@ -33,6 +33,10 @@ def raw(*entries: Entry) -> NDArray[Any]:
     return np.array([(T0 + entry.at, *entry[1:]) for entry in entries], HISTORY)
 
 
+def kept_of(entries: NDArray[Any], limit: int) -> NDArray[Any]:
+    return compacted(entries, limit).kept
+
+
 def folded(*entries: Entry, limit: int = LIMIT) -> list[tuple[int, set[str], int]]:
     """Positions as post, actions and time since T0."""
     return [
@@ -101,18 +105,18 @@ def test_only_the_newest_positions_are_kept() -> None:
 
 def test_no_entries_are_no_positions() -> None:
     assert positions(raw(), LIMIT).dtype == POSITION
-    assert len(positions(raw(), LIMIT)) == len(compacted(raw(), LIMIT)) == 0
+    assert len(positions(raw(), LIMIT)) == len(kept_of(raw(), LIMIT)) == 0
 
 
 def test_many_repetitions_compact_to_few_entries() -> None:
     pings = raw(*(Entry(n, action=DWELL_TIME, dwell_ms=n) for n in range(0, WINDOW_MS, 1000)))
-    assert len(compacted(pings, LIMIT)) == 2
+    assert len(kept_of(pings, LIMIT)) == 2
 
 
 def test_undoings_that_wait_for_nothing_are_bounded_and_those_that_are_needed_stay() -> None:
     needed = [Entry(0, action=IMPRESSION), Entry(1), Entry(2, undo=1)]
     idle = [Entry(1000 + n, post_id=n + 2, undo=1) for n in range(9)]
-    kept = compacted(raw(*needed, *idle), 3)
+    kept = kept_of(raw(*needed, *idle), 3)
     assert sorted(kept[kept["undo"] == 1]["post_id"].tolist()) == [1, 8, 9, 10]
 
 
@@ -188,7 +192,7 @@ def test_compacting_at_any_time_and_repeating_entries_in_any_order_changes_nothi
         batch, late = late[:size], late[size:]
         kept = np.concatenate([kept, raw(*batch)])
         if random.random() < 0.6:
-            kept = compacted(kept, LIMIT)
+            kept = kept_of(kept, LIMIT)
     assert positions(kept, LIMIT).tolist() == expected
 
 
@@ -196,7 +200,27 @@ def test_compacting_at_any_time_and_repeating_entries_in_any_order_changes_nothi
 @given(histories, st.integers(1, 4))
 def test_compacting_shows_what_was_shown_before_also_where_it_forgets(history: list[Entry], limit: int) -> None:
     entries = raw(*history)
-    once = compacted(entries, limit)
+    once = kept_of(entries, limit)
     assert positions(once, limit).tolist() == positions(entries, limit).tolist() == model(set(history))[-limit:]
-    assert np.array_equal(compacted(once, limit), once)
+    assert np.array_equal(kept_of(once, limit), once)
     assert len(once) <= len(entries) + 2 * limit
+
+
+@settings(deadline=None, max_examples=200)
+@given(histories, st.integers(1, 3))
+def test_posts_that_were_passed_over_take_no_place_where_only_actions_count(history: list[Entry], limit: int) -> None:
+    entries = raw(*history)
+    expected = [position for position in model(set(history)) if position[3]][-limit:]
+    assert positions(entries, limit, passed_over=False).tolist() == expected
+    once = compacted(entries, limit, passed_over=False).kept
+    assert positions(once, limit, passed_over=False).tolist() == expected
+
+
+@settings(deadline=None)
+@given(histories, st.integers(1, 3))
+def test_a_post_that_leaves_the_history_is_told(history: list[Entry], limit: int) -> None:
+    entries = raw(*history)
+    kept, left = compacted(entries, limit)
+    done, still = entries[entries["undo"] == 0], kept[kept["undo"] == 0]
+    assert not left["undo"].any()
+    assert {*done["post_id"]} == {*still["post_id"]} | {*left["post_id"]}

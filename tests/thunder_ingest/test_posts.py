@@ -216,11 +216,11 @@ def test_a_live_post_is_a_record_and_a_deleted_one_a_tombstone_that_knows_when()
     assert unpack_post(dict(headers or ())[STATE_HEADER]) == gone
 
 
-def test_a_label_that_comes_before_its_post_is_a_record_that_is_not_live() -> None:
-    _, value, headers = changelog(joined(labeled(1)))
-    assert headers is None
-    assert value is not None
-    assert not unpack_post(value).is_live
+def test_a_label_that_comes_before_its_post_is_a_tombstone_that_knows_it() -> None:
+    early = joined(labeled(1))
+    key, value, headers = changelog(early)
+    assert (key, value) == (b"1", None)
+    assert unpack_post(dict(headers or ())[STATE_HEADER]) == early
 
 
 def test_a_tombstone_without_a_state_restores_nothing() -> None:
@@ -295,6 +295,14 @@ def test_a_post_is_forgotten_when_nothing_was_said_about_it_for_long() -> None:
     assert table.expire(T0 + 106) == []
 
 
+def test_what_is_not_live_is_forgotten_without_a_word_since_it_is_a_tombstone_already() -> None:
+    table = PostTable(max_age_ms=100)
+    for event in (labeled(1, post_id=1), created(2, post_id=2), deleted(2, post_id=2), created(2, post_id=3)):
+        table.apply(event, T0 + 10)
+    assert table.expire(T0 + 103) == [3]
+    assert len(table) == 0
+
+
 @settings(max_examples=50)
 @given(events_of_posts, st.lists(st.integers(1, 12), max_size=4))
 def test_expiry_forgets_exactly_what_is_too_old(events: list[PostEvent], clock: list[int]) -> None:
@@ -303,6 +311,6 @@ def test_expiry_forgets_exactly_what_is_too_old(events: list[PostEvent], clock: 
     table.expire(T0 + 10)
     for now in sorted(clock):
         expired = set(table.expire(T0 + 5 + now))
-        assert expired == {id_ for id_, post in posts.items() if newest_at(post) < T0 + now}
-        posts = {id_: post for id_, post in posts.items() if id_ not in expired}
+        assert expired == {id_ for id_, post in posts.items() if newest_at(post) < T0 + now and post.is_live}
+        posts = {id_: post for id_, post in posts.items() if newest_at(post) >= T0 + now}
         assert len(table) == len(posts)

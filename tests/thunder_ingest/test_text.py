@@ -10,6 +10,7 @@ from thunder_ingest.text import (
     MAX_TOKENS,
     contains_sequence,
     packed_tokens,
+    packed_tokens_of,
     padded_tokens,
     token_hashes,
     tokenize,
@@ -61,11 +62,21 @@ def test_the_short_way_for_ascii_is_the_long_way(text: str) -> None:
     assert tokenize(text) == tokenize(text + " é")[:-1]
 
 
-@given(texts)
+words = st.text(
+    st.characters(categories=["L", "N"]), min_size=1, max_size=70
+)  # up to and over the 16 bytes of a stripe
+
+
+@given(texts | st.lists(words).map(" ".join))
 def test_hashes_are_those_of_the_tokens_in_order(text: str) -> None:
     expected = [xxhash.xxh32_intdigest(token.encode()) or 1 for token in tokenize(text)]
     assert token_hashes(text).tolist() == expected
     assert token_hashes(text).dtype == np.uint32
+
+
+@given(st.lists(texts | st.integers(60, 70).map(lambda n: "a " * n), max_size=6))
+def test_many_texts_are_hashed_like_each_alone(many: list[str]) -> None:
+    assert packed_tokens_of(many) == [token_hashes(text)[:MAX_TOKENS].astype("<u4").tobytes() for text in many]
 
 
 def test_a_post_keeps_its_first_tokens() -> None:

@@ -1,13 +1,26 @@
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.thunder_ingest.users import (
+    DO,
+    SMALL,
+    T0,
+    UNDO,
+    Fields,
+    compacted,
+    edge,
+    favorite,
+    impression,
+    mute,
+    plain,
+    tails_of,
+    unmute,
+)
 from thunder_ingest.events import (
-    ACTION_INDEX,
     Block,
     Engagement,
     EngagementEvent,
@@ -19,106 +32,15 @@ from thunder_ingest.events import (
     Subscribe,
     Unblock,
     Unfollow,
-    Unmute,
     UnmuteKeyword,
-    Unsubscribe,
 )
 from thunder_ingest.ids import id64
-from thunder_ingest.user_entries import EDGE, HISTORY, VIEW, by_user, entries_by_user, keyword_entry, view_entry
-from thunder_ingest.user_state import (
-    KINDS,
-    VERSION,
-    StateLimits,
-    UserState,
-    compact,
-    decode,
-    encode,
-    surface_code,
-    updates_of,
-)
+from thunder_ingest.user_entries import view_entry
+from thunder_ingest.user_form import decode_entries, encode
+from thunder_ingest.user_state import UserState, compact, decode, join
 
-T0 = 1_700_000_000_000
-DO = {Follow: "following", Block: "blocks", Mute: "mutes", Subscribe: "subscriptions"}
-UNDO = {Unfollow: "following", Unblock: "blocks", Unmute: "mutes", Unsubscribe: "subscriptions"}
-SMALL = StateLimits(positions=3, seen=3, served=2, undone=2)
-Fields = dict[bytes, bytes]
-
-
-def tails_of(events: list[EngagementEvent | GraphEvent], user: str = "1", each: int = 1) -> Fields:
-    """The fields of a user's hash after some events, a tail for every few of them."""
-    tails: dict[bytes, list[bytes]] = {}
-    for number, event in enumerate(events):
-        for update in updates_of(event):
-            if update.user == user:
-                tails.setdefault(f"{update.kind}+0-{number // each}".encode(), []).append(update.entry)
-    return {name: encode(name.partition(b"+")[0].decode(), entries) for name, entries in tails.items()}
-
-
-def compacted(stored: Fields, limits: StateLimits | None = None) -> Fields:
-    bases, tails = compact(stored, limits or StateLimits())
-    return {name: value for name, value in (stored | bases).items() if name not in tails}
-
-
-def plain(state: UserState) -> dict[str, Any]:
-    """A state as lists, to compare."""
-    values = {field.name: getattr(state, field.name) for field in fields(state)}
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
-
-
-def edge(type_: Any, at: int, user: int | str = 1, target: int | str = 2) -> Any:
-    return type_(user_id=user, target_id=target, at=T0 + at)
-
-
-def favorite(at: int, post_id: int = 10, **fields: Any) -> Engagement:
-    return Engagement(user_id=1, post_id=post_id, author_id=7, action="favorite", at=T0 + at, **fields)
-
-
-def impression(at: int, post_id: int = 10, **fields: Any) -> Impression:
-    return Impression(user_id=1, post_id=post_id, author_id=7, at=T0 + at, **fields)
-
-
-def mute(at: int, keyword: str) -> MuteKeyword:
-    return MuteKeyword(user_id=1, keyword=keyword, at=T0 + at)
-
-
-def unmute(at: int, keyword: str) -> UnmuteKeyword:
-    return UnmuteKeyword(user_id=1, keyword=keyword, at=T0 + at)
-
-
-# --- what an event adds ---------------------------------------------------------------------------------------------
-
-
-def test_an_engagement_adds_to_history_and_seen() -> None:
-    event = favorite(5, post_id=10, dwell_ms=3, surface="home")
-    history, seen = updates_of(event)
-    assert (history.user, history.kind, seen.user, seen.kind) == ("1", "history", "1", "seen")
-    (entry,) = np.frombuffer(history.entry, HISTORY)
-    assert entry.tolist() == (T0 + 5, 10, 7, 3, ACTION_INDEX["favorite"], 0, surface_code("home"))
-    assert np.frombuffer(seen.entry, VIEW).tolist() == [(T0 + 5, 10)]
-
-
-def test_an_undo_is_no_sight_of_the_post() -> None:
-    assert [update.kind for update in updates_of(favorite(5, undo=True))] == ["history"]
-
-
-def test_a_block_is_written_to_both_users_under_their_published_forms() -> None:
-    blocker, blocked = updates_of(edge(Block, 5, user="did:a", target="007"))
-    assert (blocker.user, blocker.kind, blocked.user, blocked.kind) == ("did:a", "blocks", "7", "blocked_by")
-    assert np.frombuffer(blocker.entry, EDGE).tolist() == [(T0 + 5, 7, 0)]
-    assert np.frombuffer(blocked.entry, EDGE).tolist() == [(T0 + 5, id64("did:a"), 0)]
-    assert [np.frombuffer(u.entry, EDGE)["undo"].item() for u in updates_of(edge(Unblock, 5))] == [1, 1]
-
-
-@pytest.mark.parametrize("type_", [Follow, Mute, Subscribe, Unfollow, Unmute, Unsubscribe])
-def test_other_edges_are_written_to_their_user_alone(type_: Any) -> None:
-    (update,) = updates_of(edge(type_, 5))
-    assert (update.user, update.kind) == ("1", (DO | UNDO)[type_])
-
-
-def test_surfaces_have_small_codes_and_none_is_zero() -> None:
-    assert surface_code(None) == 0
-    assert {surface_code(f"surface {n}") for n in range(200)} == set(range(1, 16))
-
+HOUR = 3_600_000
+SEEN: dict[str, Any] = {"seen": None, "seen_before": None}
 
 # --- decode ---------------------------------------------------------------------------------------------------------
 
@@ -178,11 +100,29 @@ def test_at_one_time_the_doing_stands() -> None:
     assert decode(tails_of([unmute(5, "x"), mute(5, "x")])).keywords == ("x",)
 
 
-def test_only_the_newest_posts_that_were_seen_and_served_are_kept() -> None:
+def test_only_the_newest_posts_that_were_served_are_kept() -> None:
     views = [view_entry(T0 + n, 100 - n) for n in range(5)]
-    state = decode({b"seen+0": encode("seen", views), b"served+0": encode("served", views[::-1])}, SMALL)
-    assert state.seen.tolist() == [96, 97, 98]
+    state = decode({b"served+0": encode("served", views[::-1])}, SMALL)
     assert (state.served_ids.tolist(), state.served_at.tolist()) == ([97, 96], [T0 + 3, T0 + 4])
+
+
+def test_a_viewer_follows_the_newest_so_many_and_blocks_without_limit() -> None:
+    events = [edge(type_, n, target=100 - n) for type_ in (Follow, Block) for n in range(5)]
+    stored = tails_of(events)
+    for fields in (stored, compacted(stored, SMALL)):
+        state = decode(fields, SMALL)
+        assert (state.following.tolist(), state.blocks.tolist()) == ([96, 97, 98], [96, 97, 98, 99, 100])
+
+
+def test_posts_that_were_passed_over_are_positions_only_where_that_is_asked_for() -> None:
+    events: list[EngagementEvent | GraphEvent] = [impression(n * HOUR, post_id=n + 1) for n in range(9)]
+    events.append(favorite(0, post_id=20))
+    shown = decode(tails_of(events), SMALL).positions["post_id"].tolist()
+    assert shown == [7, 8, 9]
+    acted_on = replace(SMALL, passed_over=False)
+    for fields in (tails_of(events), compacted(tails_of(events), acted_on)):
+        state = decode(fields, acted_on)
+        assert state.positions["post_id"].tolist() == [20]
 
 
 def test_fields_of_kinds_that_come_later_are_passed_over_and_left_alone() -> None:
@@ -190,37 +130,6 @@ def test_fields_of_kinds_that_come_later_are_passed_over_and_left_alone() -> Non
     assert decode(stored).seen.tolist() == [10]
     bases, tails = compact(stored)
     assert not any(name.startswith((b"mood", b"\xff")) for name in [*bases, *tails])
-
-
-# --- the stored form ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_value_is_a_version_and_its_entries(kind: str) -> None:
-    assert encode(kind, []) == bytes([VERSION])
-    assert encode(kind, [b"ab", b"c"]) == bytes([VERSION]) + b"abc"
-    assert plain(decode({kind.encode(): encode(kind, [])})) == plain(UserState.empty()) | {"is_known": kind != "served"}
-
-
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown kind of user state 'mood'; known are history"):
-        encode("mood", [])
-
-
-@pytest.mark.parametrize("read", [decode, compact])
-@pytest.mark.parametrize(
-    ("name", "value", "reason"),
-    [
-        (b"seen+1", b"\x02" + bytes(16), "version 2; this program knows 1"),
-        (b"seen+1", b"", "version None; this program knows 1"),
-        (b"history+1", b"\x01" + bytes(30), "multiple of element size"),
-        (b"keywords+1", b"\x01" + keyword_entry(T0, "word", undo=False)[:-1], "cut off"),
-        (b"keywords+1", b"\x01" + bytes(5), "cut off"),
-    ],
-)
-def test_a_value_that_cannot_be_read_is_a_value_error(read: Any, name: bytes, value: bytes, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        read({name: value})
 
 
 # --- compaction -----------------------------------------------------------------------------------------------------
@@ -250,14 +159,17 @@ def model(events: list[EngagementEvent | GraphEvent]) -> dict[str, Any]:
     return {kind: sorted(target for (k, target), (_, done) in last.items() if k == kind and done) for kind in kinds}
 
 
+def model_of_seen(events: list[EngagementEvent | GraphEvent]) -> set[int]:
+    return {id64(e.post_id) for e in events if isinstance(e, Impression) or (isinstance(e, Engagement) and not e.undo)}
+
+
 @settings(deadline=None)
 @given(event_lists)
 def test_edges_and_keywords_are_the_last_word_on_each(events: list[EngagementEvent | GraphEvent]) -> None:
     state = plain(decode(tails_of(events)))
     expected = model(events)
     assert {kind: list(map(str, state[kind])) for kind in expected} == expected
-    seen = {e.post_id for e in events if isinstance(e, Impression) or (isinstance(e, Engagement) and not e.undo)}
-    assert state["seen"] == sorted(seen)
+    assert state["seen"] == sorted(model_of_seen(events))
 
 
 @settings(deadline=None, max_examples=200)
@@ -273,6 +185,9 @@ def test_any_order_any_duplicates_and_compactions_at_any_time_lead_to_one_state(
         stored |= {name + b"-%d" % number: value for name, value in tails_of([event]).items()}
         if random.random() < 0.3:
             stored = compacted(stored)
+        elif random.random() < 0.3:
+            joined, replaced = join(stored)
+            stored = {name: value for name, value in (stored | joined).items() if name not in replaced}
     assert plain(decode(stored)) == expected
 
 
@@ -284,51 +199,71 @@ def test_a_compacted_state_reads_as_before_also_where_it_forgets(
     stored = tails_of(events, each=each)
     once = compacted(stored, SMALL)
     assert all(b"+" not in name for name in once)
-    assert plain(decode(once, SMALL)) == plain(decode(stored, SMALL))
+    before, after = decode(stored, SMALL), decode(once, SMALL)
+    assert plain(after) | SEEN == plain(before) | SEEN
+    assert set(after.seen) <= set(before.seen)
+    assert set(before.seen) == set(after.seen) | set(before.seen[after.seen_before.holds(before.seen)])
     assert compact(once, SMALL) == ({}, [])
+
+
+@settings(deadline=None, max_examples=200)
+@given(event_lists, st.randoms(use_true_random=False))
+def test_what_was_seen_is_never_forgotten_while_it_fits_and_nothing_else_is_seen_by_id(
+    events: list[EngagementEvent | GraphEvent], random: Any
+) -> None:
+    limits = replace(SMALL, positions=1, seen=1)
+    stored: Fields = {}
+    for number, event in enumerate(events + events[::2]):
+        stored |= {name + b"-%d" % number: value for name, value in tails_of([event]).items()}
+        if random.random() < 0.5:
+            stored = compacted(stored, limits)
+    state, seen = decode(stored, limits), np.array(sorted(model_of_seen(events)), np.int64)
+    assert set(state.seen) <= set(seen)
+    assert set(seen) <= set(state.seen) | set(seen[state.seen_before.holds(seen)])
+
+
+@settings(deadline=None, max_examples=100)
+@given(event_lists, st.integers(1, 5))
+def test_joined_tails_are_read_as_those_that_they_replace(
+    events: list[EngagementEvent | GraphEvent], each: int
+) -> None:
+    stored = tails_of(events, each=each)
+    joined, replaced = join(stored)
+    assert plain(decode(joined)) == plain(decode(stored))
+    assert sorted(replaced) == sorted(stored)
+    assert join(joined) == (joined, [])
 
 
 def test_what_was_undone_is_remembered_up_to_a_limit() -> None:
     events = [edge(Unfollow, n, target=n + 2) for n in range(5)] + [unmute(n, f"word {n}") for n in range(5)]
     stored = compacted(tails_of([*events, edge(Follow, 9, target=99), mute(9, "on")]), SMALL)
-    assert np.frombuffer(stored[b"following"][1:], EDGE)["target_id"].tolist() == [5, 6, 99]
+    assert decode_entries("following", [stored[b"following"]])["target_id"].tolist() == [5, 6, 99]
     late = [edge(Follow, 0, target=6), edge(Follow, 0, target=2), mute(0, "word 4"), mute(0, "word 0")]
     state = decode(stored | tails_of(late))
     assert (state.following.tolist(), state.keywords) == ([2, 99], ("on", "word 0"))
 
 
+def test_what_was_undone_is_remembered_for_a_time() -> None:
+    month = SMALL.undone_ms
+    undone = [edge(Unfollow, 0, target=2), edge(Unfollow, 1, target=3), unmute(0, "x"), unmute(1, "y")]
+    stored = compacted(tails_of([*undone, edge(Follow, month + 1, target=99), mute(month + 1, "on")]), SMALL)
+    late = [edge(Follow, -1, target=2), edge(Follow, -1, target=3), mute(-1, "x"), mute(-1, "y")]
+    state = decode(stored | tails_of(late))
+    assert (state.following.tolist(), state.keywords) == ([2, 99], ("on", "x"))
+
+
+def test_what_leaves_the_history_stays_seen_by_id_and_longer_ago_in_the_filter() -> None:
+    stored: Fields = {}
+    for n in range(12):
+        stored = compacted(stored | tails_of([favorite(n * HOUR, post_id=n + 1)]), SMALL)
+    state = decode(stored, SMALL)
+    assert state.positions["post_id"].tolist() == [10, 11, 12]
+    assert state.seen.tolist() == [7, 8, 9, 10, 11, 12]
+    assert state.seen_before.holds(np.arange(30)).nonzero()[0].tolist() == [1, 2, 3, 4, 5, 6]
+
+
 def test_only_kinds_with_tails_are_written_again() -> None:
     stored = compacted(tails_of([edge(Follow, 1), impression(1)]))
+    assert set(stored) == {b"following", b"history"}
     bases, tails = compact(stored | {b"following+9": encode("following", [])})
     assert (set(bases), tails) == ({b"following"}, [b"following+9"])
-
-
-# --- grouping a batch -----------------------------------------------------------------------------------------------
-
-users = st.sampled_from([1, "1", 2, "did:plc:a"])
-any_events: st.SearchStrategy[EngagementEvent | GraphEvent] = st.one_of(
-    st.builds(
-        Engagement,
-        user_id=users,
-        post_id=st.sampled_from([5, "5", "did:p"]),
-        author_id=st.sampled_from([7, "did:plc:b"]),
-        action=st.sampled_from(["favorite", "reply"]),
-        at=st.integers(T0, T0 + 9),
-        undo=st.sampled_from([None, True, False]),
-        surface=st.sampled_from([None, "home"]),
-    ),
-    st.builds(Impression, user_id=users, post_id=st.just(5), author_id=st.just(7), at=st.integers(T0, T0 + 9)),
-    st.builds(Block, user_id=users, target_id=st.just(3), at=st.just(T0)),
-    st.builds(MuteKeyword, user_id=users, keyword=st.just("word"), at=st.just(T0)),
-)
-
-
-@given(st.lists(any_events, max_size=12))
-def test_the_entries_of_a_batch_are_those_of_each_of_its_events(events: list[EngagementEvent | GraphEvent]) -> None:
-    assert entries_by_user(events) == by_user(update for event in events for update in updates_of(event))
-
-
-def test_an_action_is_an_entry_of_the_history_and_of_what_was_seen_and_an_undo_of_the_history_alone() -> None:
-    history, seen = updates_of(favorite(1))
-    assert (history.kind, seen.kind, seen.entry) == ("history", "seen", view_entry(T0 + 1, 10))
-    assert [update.kind for update in updates_of(favorite(1, undo=True))] == ["history"]

@@ -1,0 +1,233 @@
+"""What users take in Redis, and how long it takes to read one.
+
+`python -m benchmarks.footprint [--users N] [--positions N] [--sample N] [--reads N] [--own-server]`. An embedded Valkey
+is started, or with `--own-server` the Redis of the settings is used: its keys are then DELETED. Users come into being
+as they do in service: each event is written in a batch of its own through `UserStates`, so that a user holds what was
+joined and as many tails as have come since; ids are hashes, which no compression makes shorter. Measured are the growth
+of `used_memory` for each user and, where users are few, `MEMORY USAGE` of each.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+from rich.console import Console
+
+from benchmarks.report import Measure, print_report, quantiles
+from infra.embedded import EmbeddedRedis
+from infra.progress import Advance, Report
+from infra.settings import load
+from thunder_ingest.events import ACTIONS, IMPRESSION
+from thunder_ingest.redis_form import UserStates, user_key
+from thunder_ingest.user_entries import EDGE, HISTORY, UserUpdate
+from thunder_ingest.user_state import StateLimits
+
+BEGIN_MS = 1_750_000_000_000
+POSITIONS_A_SESSION = 20
+SECONDS_A_POSITION = 8
+HOURS_BETWEEN_SESSIONS = 9
+ACTED_ON = 0.3  # of the posts that are shown
+AUTHORS = 500  # whom one user sees
+AT_ONCE = 1_000  # users who come into being together
+BATCH = 16  # users read together, as by a worker under load
+
+
+class CountingConnection(redis.Connection):
+    """Counts how often anything is sent."""
+
+    sent = 0
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send, and count it."""
+        CountingConnection.sent += 1
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]  # redis-py's
+
+
+class Lives(NamedTuple):
+    """What some users did: the entries of one after the other, each oldest first."""
+
+    entries: NDArray[Any]  # [n] of HISTORY
+    starts: NDArray[np.int64]  # [users + 1]
+
+
+def lives(positions: NDArray[np.int64], random: np.random.Generator) -> Lives:
+    """Users who see so many posts each, in sessions, and act on some of them a moment later."""
+    shown = int(positions.sum())
+    acted_on = random.random(shown) < ACTED_ON
+    gaps_ms = random.exponential(SECONDS_A_POSITION * 1_000, shown).astype(np.int64) + 500
+    gaps_ms[::POSITIONS_A_SESSION] += int(HOURS_BETWEEN_SESSIONS * 3_600_000)
+    pools = random.integers(1, 2**63 - 1, (16, AUTHORS))
+    entries = np.zeros(shown, HISTORY)
+    entries["at"] = BEGIN_MS + np.cumsum(gaps_ms) % (30 * 86_400_000)
+    entries["post_id"] = random.integers(1, 2**63 - 1, shown)
+    entries["author_id"] = pools[
+        np.repeat(np.arange(len(positions)) % 16, positions), random.zipf(1.3, shown) % AUTHORS
+    ]
+    entries["action"], entries["surface"] = IMPRESSION, 3
+    entries = np.repeat(entries, 1 + acted_on)
+    actions = np.flatnonzero(np.diff(entries["post_id"], prepend=0) == 0)
+    entries["at"][actions] += random.integers(300, 5_000, len(actions))
+    entries["action"][actions] = random.integers(0, len(ACTIONS), len(actions))
+    dwelt = actions[entries["action"][actions] == len(ACTIONS) - 1]
+    entries["dwell_ms"][dwelt] = random.integers(1_000, 60_000, len(dwelt))
+    of_users = np.add.reduceat(1 + acted_on, np.cumsum(positions) - positions)
+    return Lives(entries, np.concatenate([[0], np.cumsum(of_users)]))
+
+
+def live(users: UserStates, names: Sequence[str], lived: Lives) -> None:
+    """Write an event of each user at a time, in one batch, until all have lived their lives."""
+    rows, size = lived.entries.tobytes(), HISTORY.itemsize
+    starts, ends = lived.starts[:-1].tolist(), lived.starts[1:].tolist()
+    for step in range(max(end - start for start, end in zip(starts, ends, strict=True))):
+        updates = [
+            UserUpdate(name, "history", rows[(start + step) * size : (start + step + 1) * size])
+            for name, start, end in zip(names, starts, ends, strict=True)
+            if start + step < end
+        ]
+        users.append(updates, f"e0-{step * AT_ONCE}-{step * AT_ONCE + len(updates) - 1}")
+
+
+def populate(client: Any, names: Sequence[str], positions: int, seed: int, advance: Advance) -> float:
+    """Users of so many positions each, or about as many where they are many; gives the growth of memory for one."""
+    users, random, before = UserStates(client), np.random.default_rng(seed), _used_bytes(client)
+    for first in range(0, len(names), AT_ONCE):
+        some = names[first : first + AT_ONCE]
+        counts = np.full(len(some), positions)
+        if len(names) > AT_ONCE:
+            counts = random.geometric(1 / positions, len(some))
+        live(users, some, lives(counts, random))
+        advance(first + len(some), len(names))
+    return (_used_bytes(client) - before) / len(names)
+
+
+def fill(client: Any, name: str) -> None:
+    """A user who has everything that is kept: they follow, have seen and have done as much as there is room for."""
+    limits, random = StateLimits(), np.random.default_rng(3)
+    users, seen = UserStates(client), limits.seen_before.posts * limits.seen_before.generations + limits.seen
+    edges = np.zeros(limits.following, EDGE)
+    edges["target_id"], edges["at"] = random.integers(1, 2**63 - 1, (2, limits.following))
+    edges["at"] = BEGIN_MS + edges["at"] % (10**11)
+    entries = lives(np.array([seen + limits.positions]), random).entries
+    entries["at"] = np.sort(entries["at"])
+    for kind, all_ in (("following", edges), ("history", entries)):
+        for first in range(0, len(all_), 10):
+            updates = [UserUpdate(name, kind, each.tobytes()) for each in all_[first : first + 10]]
+            users.append(updates, f"e0-{first}-{first + 9}")
+
+
+def _used_bytes(client: Any) -> int:
+    return int(client.info("memory")["used_memory"])
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """Wall and CPU time of reads, in µs, and how often something was sent for each."""
+
+    wall: dict[str, float]
+    cpu: dict[str, float]
+    round_trips: float
+
+
+def reading(client: Any, names: Sequence[str], times: int, together: int = 1) -> Reading:
+    """Read so many users together, again and again."""
+    users, wall, cpu = UserStates(client), list[float](), list[float]()
+    chosen = np.random.default_rng(13).integers(0, len(names), (times, together)).tolist()
+    users.read([names[0]])
+    CountingConnection.sent = 0
+    for indexes in chosen:
+        asked = [names[index] for index in indexes]
+        begin, cpu_begin = time.perf_counter(), time.thread_time()
+        users.read(asked)
+        wall.append((time.perf_counter() - begin) * 1e6)
+        cpu.append((time.thread_time() - cpu_begin) * 1e6)
+    return Reading(quantiles(wall), quantiles(cpu), CountingConnection.sent / times)
+
+
+def hydrations(name: str, found: Reading) -> list[Measure]:
+    """What was read as measures."""
+    p50, p99 = found.wall["p50"], found.wall["p99"]
+    return [
+        Measure(f"hydrate_{name}_p50", p50, "us", "lower", None, found.wall),
+        Measure(f"hydrate_{name}_p99", p99, "us", "lower", None, found.wall),
+        Measure(f"hydrate_{name}_cpu_p50", found.cpu["p50"], "us", "lower", None, found.cpu),
+        Measure(f"round_trips_{name}", found.round_trips, "", "lower", 1.0),
+    ]
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def server(own: bool) -> Iterator[Any]:
+    """A client of an empty Redis that counts."""
+    with tempfile.TemporaryDirectory() as directory:
+        if own:
+            with _client(load().redis) as client:
+                yield client
+            return
+        with EmbeddedRedis(Path(directory)) as embedded, _client(embedded.address) as client:
+            yield client
+
+
+def _client(address: str) -> Any:
+    return redis.Redis.from_url(address, connection_class=CountingConnection)
+
+
+def measures(arguments: argparse.Namespace, client: Any, report: Report) -> list[Measure]:
+    """Everything that the benchmark reports."""
+    found = list[Measure]()
+    for positions in (128, 1_024):
+        client.flushall()
+        names = [f"{positions}-{number}" for number in range(arguments.sample)]
+        with report.step(f"{arguments.sample:,} users of {positions:,} positions") as advance:
+            grown = populate(client, names, positions, positions, advance)
+        usage = quantiles([float(client.memory_usage(user_key(name), samples=0)) for name in names])
+        spread = usage | {"used_memory": round(grown)}
+        found.append(Measure(f"user_{positions}_bytes", round(grown), "bytes", "lower", None, spread))
+        with report.step(f"users of {positions:,} positions are read"):
+            read = reading(client, names, arguments.reads)
+        found += hydrations(f"user_{positions}", read)
+    client.flushall()
+    with report.step("a user who has everything"):
+        fill(client, "everything")
+    found.append(
+        Measure("full_user_bytes", float(client.memory_usage(user_key("everything"), samples=0)), "bytes", "lower")
+    )
+    found += hydrations("full_user", reading(client, ["everything"], arguments.reads))
+    client.flushall()
+    names = [str(number) for number in range(1, arguments.users + 1)]
+    with report.step(f"{arguments.users:,} users of about {arguments.positions} positions") as advance:
+        grown = populate(client, names, arguments.positions, 5, advance)
+    found.append(Measure("typical_user_bytes", round(grown), "bytes", "lower"))
+    for name, size in (("typical_user", 1), (f"typical_{BATCH}_users", BATCH)):
+        with report.step(f"{size} of {arguments.users:,} users are read at a time"):
+            read = reading(client, names, arguments.reads, size)
+        found += hydrations(name, read)
+    return found
+
+
+def main(options: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=1_000_000, help="typical ones")
+    parser.add_argument("--positions", type=int, default=32, help="of a typical user, on average")
+    parser.add_argument("--sample", type=int, default=200, help="users of 128 and of 1,024 positions")
+    parser.add_argument("--reads", type=int, default=2_000)
+    parser.add_argument("--own-server", action="store_true", help="that of the settings; it is emptied")
+    arguments = parser.parse_args(options)
+    with server(arguments.own_server) as client, Report(Console(stderr=True)) as report:
+        found = measures(arguments, client, report)
+    print_report("footprint", vars(arguments), found)
+
+
+if __name__ == "__main__":
+    main()

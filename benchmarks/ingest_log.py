@@ -1,0 +1,56 @@
+"""Logs for `benchmarks.ingest`: posts of words, engagements of users who are all as active."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from infra.kafka import Publisher, Record
+from infra.settings import Settings
+from thunder_ingest.events import Engagement, Event, Impression, PostCreated, encode
+
+WORDS_PER_POST = 12
+ENGAGED_POSTS = 20_000
+FIRST_POST = 10**12
+AUTHORS = 50_000
+CHUNK = 100_000
+
+
+def posts(count: int, random: np.random.Generator) -> Iterator[tuple[bytes, bytes]]:
+    """Original posts of twelve words, as keys and messages."""
+    vocabulary = np.array(
+        ["".join(map(chr, random.integers(97, 123, length))) for length in random.integers(2, 10, 5000)]
+    )
+    for first in range(0, count, CHUNK):
+        size = min(CHUNK, count - first)
+        texts = vocabulary[random.zipf(1.2, (size, WORDS_PER_POST)) % len(vocabulary)].tolist()
+        authors = random.integers(1, AUTHORS, size).tolist()
+        for index, (author, words) in enumerate(zip(authors, texts, strict=True), FIRST_POST + first):
+            post = PostCreated(post_id=index, author_id=author, at=_now_ms(), text=" ".join(words), lang="en")
+            yield b"%d" % author, encode(post)
+
+
+def engagements(count: int, users: int, random: np.random.Generator) -> Iterator[tuple[bytes, bytes]]:
+    """Impressions and favorites, half each, of users who are all as active, on posts of skewed popularity."""
+    viewers = random.integers(1, users + 1, count).tolist()
+    viewed = (FIRST_POST + random.zipf(1.1, count) % ENGAGED_POSTS).tolist()
+    for index, (user, post_id) in enumerate(zip(viewers, viewed, strict=True)):
+        author, at = post_id % AUTHORS + 1, _now_ms()
+        event: Event = Impression(user_id=user, post_id=post_id, author_id=author, at=at, surface="home")
+        if index % 2:
+            event = Engagement(user_id=user, post_id=post_id, author_id=author, at=at, action="favorite")
+        yield b"%d" % user, encode(event)
+
+
+def publish(settings: Settings, topic: str, messages: Iterator[tuple[bytes, bytes]], rate: float = np.inf) -> None:
+    """Publish messages, `rate` a second at most, and wait for their delivery."""
+    publisher, begin = Publisher(settings, **{"queue.buffering.max.messages": 1_000_000}), time.perf_counter()
+    for index, (key, value) in enumerate(messages):
+        publisher.publish([Record(topic, key, value)])
+        if index % 1_000 == 0:
+            time.sleep(max(0.0, begin + index / rate - time.perf_counter()))
+    publisher.flush()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

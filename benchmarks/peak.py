@@ -1,0 +1,43 @@
+"""What the machine can do at most, as the same library measures it: products of matrices, and reading of memory."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_SQUARES: Final = (1_024, 2_048)
+"""Which is faster depends on caches; the better one counts."""
+_READ_BYTES: Final = 256 << 20
+_TRIES: Final = 3
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+class Machine:
+    """Measured in turns with what is held against it, so that other work on the machine slows both alike."""
+
+    def __init__(self) -> None:
+        self._product, self._total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
+        self._squares = [jnp.full((size, size), 0.5, jnp.float32) for size in _SQUARES]
+        self._memory = jnp.zeros(_READ_BYTES // 4, jnp.float32)
+        self.flops_per_second()
+        self.bytes_per_second()
+
+    def flops_per_second(self) -> float:
+        """Of float32 matrix products, the best of a few."""
+        return max(self._multiply(square) for square in self._squares for _ in range(_TRIES))
+
+    def bytes_per_second(self) -> float:
+        """Read once by a sum, the best of a few."""
+        return _READ_BYTES / min(seconds(lambda: self._total(self._memory).block_until_ready()) for _ in range(_TRIES))
+
+    def _multiply(self, square: Array) -> float:
+        return 2 * len(square) ** 3 / seconds(lambda: self._product(square, square).block_until_ready())

@@ -1,0 +1,194 @@
+"""The ranker: how long 2,048 candidates take, how much of the machine's peak that is, and what reusing a prefix saves.
+
+`python -m benchmarks.ranker [--models M ...] [--candidates N] [--reuse-history H] [--rounds N]`. A request is one
+viewer with a full history and full texts of random words, which no cache has seen together: the hardest lookups there
+are. `latency` is the whole call, from ids to probabilities on the host. `peak_share` is the floating-point operations
+of the model's matrix products (read off the traced functions: user, history and candidates, no padding, and nothing
+else) by that latency, as a share of the matmul rate measured in the same round. `stage_…` are the parts, each alone
+and without threads: hashing and padding on the host, looking up candidates, encoding the history, attention and the
+rest. `prefix_reuse_speedup` holds the call against the monolithic pass under the mask, cut and threaded alike, and
+against that pass over all candidates at once, whichever is faster.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import haiku as hk
+import jax
+import numpy as np
+
+from benchmarks.peak import Machine, seconds
+from benchmarks.report import Measure, print_report, quantiles
+from phoenix.actions import ACTION_COUNT
+from phoenix.configs import ModelConfig, config_named
+from phoenix.inputs import (
+    CandidateInputs,
+    CandidateRows,
+    History,
+    blank_candidates,
+    blank_history,
+    candidate_rows,
+    history_rows,
+)
+from phoenix.ranker import Ranker, predictions
+from phoenix.serving import Phoenix, chunks, initial_params
+
+SHARE_GOAL: Final = 0.6
+REUSE_GOAL: Final = 2.0
+SEED: Final = 20261125
+
+
+def request(config: ModelConfig, count: int, rng: np.random.Generator) -> tuple[History, CandidateInputs]:
+    """A viewer with a full history, and candidates with full texts."""
+    history, candidates = blank_history(config, 1), blank_candidates(config, 1, count)
+
+    def ids(like: np.ndarray) -> Any:
+        return rng.integers(1, 2**62, like.shape)
+
+    def words(like: np.ndarray) -> Any:
+        return rng.integers(1, 2**32, like.shape, np.uint32)
+
+    return (
+        history._replace(
+            user_id=ids(history.user_id),
+            post_id=ids(history.post_id),
+            author_id=ids(history.author_id),
+            tokens=words(history.tokens),
+            actions=rng.random((1, config.history, ACTION_COUNT)) < 0.1,
+            mask=np.ones_like(history.mask),
+        ),
+        candidates._replace(
+            post_id=ids(candidates.post_id), author_id=ids(candidates.author_id), tokens=words(candidates.tokens)
+        ),
+    )
+
+
+def scored(config: ModelConfig, options: argparse.Namespace, machine: Machine) -> list[Measure]:
+    """Latency and share of the peak of whole calls, and what their parts take."""
+    phoenix = Phoenix(config, initial_params(config, SEED), "benchmark")
+    sys.stderr.write(f"{config.name}: {options.candidates} candidates\n")
+    phoenix.warm_up(parts=("rank",))
+    rng = np.random.default_rng(SEED)
+    flops = phoenix.scoring_flops(1, options.candidates)
+    bandwidth = machine.bytes_per_second()
+    latencies, shares, rates = [], [], []
+    for _ in range(options.rounds):
+        asked = request(config, options.candidates, rng)
+        rates.append(machine.flops_per_second())
+        latencies.append(seconds(partial(phoenix.score, *asked)) * 1_000)
+        shares.append(flops / (latencies[-1] / 1_000) / rates[-1])
+    name, spread = config.name, quantiles(latencies)
+    return [
+        Measure(f"{name}_latency_ms_p50", spread["p50"], "ms", "lower", None, spread),
+        Measure(f"{name}_latency_ms_p99", spread["p99"], "ms", "lower", None, spread),
+        _share(f"{name}_peak_share", shares, SHARE_GOAL if name == "small" else None),
+        Measure(f"{name}_gflop_per_request", round(flops / 1e9, 3), "GFLOP", "lower"),
+        Measure(f"{name}_matmul_peak", round(float(np.median(rates)) / 1e9, 1), "GFLOP/s", "higher"),
+        Measure(f"{name}_read_bandwidth", round(bandwidth / 1e9, 1), "GB/s", "higher"),
+        *stages(phoenix, options, request(config, options.candidates, rng)),
+    ]
+
+
+def _share(name: str, values: Sequence[float], goal: float | None) -> Measure:
+    spread = {f"p{q}": round(float(np.percentile(values, q)), 3) for q in (10, 50, 90)}
+    return Measure(name, spread["p50"], "share", "higher", goal, spread)
+
+
+def cut(config: ModelConfig, candidates: CandidateInputs) -> list[CandidateRows]:
+    """The chunks of a request, hashed."""
+    count = candidates.mask.shape[1]
+    return [
+        candidate_rows(config, candidates, start, size) for start, _, size in chunks(count, config.candidate_buckets)
+    ]
+
+
+def pure(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled function of parameters and inputs."""
+    transformed: hk.Transformed = hk.without_apply_rng(hk.transform(method))
+    compiled: Callable[..., Any] = jax.jit(transformed.apply)
+    return compiled
+
+
+def finish(results: Any) -> None:
+    """Wait for the device."""
+    for each in jax.tree.leaves(results):
+        each.block_until_ready()
+
+
+def stages(phoenix: Phoenix, options: argparse.Namespace, asked: tuple[History, CandidateInputs]) -> list[Measure]:
+    """Milliseconds of each part of a request, one after the other."""
+    config, (history, candidates) = phoenix.config, asked
+    params = jax.device_put(initial_params(config, SEED).ranker)
+    encode, embed, attend = (
+        pure(lambda rows: Ranker(config).encode(rows)),
+        pure(lambda rows: Ranker(config).embed(rows)),
+        pure(lambda prefix, embedded: Ranker(config).score(prefix, embedded)),
+    )
+    viewer, rows = history_rows(config, history), cut(config, candidates)
+    prefix, embedded = encode(params, viewer), [embed(params, chunk) for chunk in rows]
+    parts: dict[str, Callable[[], object]] = {
+        "hash": lambda: (history_rows(config, history), cut(config, candidates)),
+        "encode": lambda: finish(encode(params, viewer)),
+        "look_up": lambda: finish([embed(params, chunk) for chunk in rows]),
+        "attend": lambda: finish([attend(params, prefix, chunk) for chunk in embedded]),
+    }
+    result = []
+    for name, work in parts.items():
+        work()
+        spread = quantiles([seconds(work) * 1_000 for _ in range(options.rounds)])
+        result.append(Measure(f"{config.name}_stage_{name}_ms_p50", spread["p50"], "ms", "lower", None, spread))
+    return result
+
+
+def reuse(config: ModelConfig, options: argparse.Namespace) -> Measure:
+    """The time of the monolithic pass by that of the same request with its prefix encoded once."""
+    history, candidates = request(config, options.candidates, np.random.default_rng(SEED))
+    phoenix = Phoenix(config, initial_params(config, SEED), "benchmark")
+    params = jax.device_put(initial_params(config, SEED).ranker)
+    monolithic = pure(lambda viewer, rows: predictions(Ranker(config)(viewer, rows)))
+
+    def in_one_pass(config: ModelConfig, threads: ThreadPoolExecutor) -> None:
+        viewer = history_rows(config, history)
+        list(threads.map(lambda rows: np.asarray(monolithic(params, viewer, rows)), cut(config, candidates)))
+
+    ways: dict[str, Callable[[], object]] = {"reused": lambda: phoenix.score(history, candidates)}
+    with ThreadPoolExecutor() as threads:
+        for size in {*config.candidate_buckets, options.candidates}:
+            sized = replace(config, candidate_buckets=(size,))
+            ways[f"monolithic_{size}"] = partial(in_one_pass, sized, threads)
+        for name, work in ways.items():
+            sys.stderr.write(f"{config.name}, history {config.history}: {name}\n")
+            work()
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(options.rounds // 4 + 1):
+            for name, work in ways.items():
+                taken[name].append(seconds(work))
+    median = {name: float(np.median(values)) for name, values in taken.items()}
+    reused = median.pop("reused")
+    speedups = {name: round(value / reused, 2) for name, value in median.items()}
+    return Measure("prefix_reuse_speedup", min(speedups.values()), "times", "higher", REUSE_GOAL, speedups)
+
+
+def main(options: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["small", "nano"])
+    parser.add_argument("--candidates", type=int, default=2_048)
+    parser.add_argument("--reuse-history", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=100)
+    arguments = parser.parse_args(options)
+    machine, measures = Machine(), []
+    for name in arguments.models:
+        measures += scored(config_named(name), arguments, machine)
+    if arguments.reuse_history:
+        measures.append(reuse(replace(config_named("small"), history=arguments.reuse_history), arguments))
+    print_report("ranker", vars(arguments), measures)
+
+
+if __name__ == "__main__":
+    main()

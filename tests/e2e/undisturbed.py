@@ -1,0 +1,155 @@
+"""What flows have left behind, and what they should have left: the log read once more, in one go."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import redis
+
+from feed_worker.replica import Replica
+from infra.clock import WallClock
+from infra.scan import scan
+from infra.settings import Settings
+from phoenix.index import VectorIndex
+from tests.e2e.conftest import eventually
+from thunder_ingest.counts import CountTable, changes_of
+from thunder_ingest.events import (
+    EngagementEvent,
+    GraphEvent,
+    Post,
+    PostCounts,
+    PostEvent,
+    Refused,
+    decode,
+    unpack_counts,
+    unpack_dead_letter,
+    unpack_post,
+)
+from thunder_ingest.post_store import PostStore
+from thunder_ingest.posts import PostTable, changelog
+from thunder_ingest.redis_form import UserStates
+from thunder_ingest.user_entries import entries_by_user
+from thunder_ingest.user_state import UserState
+
+NONE = np.zeros(0, np.int64)
+
+
+Place = tuple[str, int, int]
+"""The topic, partition and offset of a message."""
+
+
+class Left(NamedTuple):
+    """Everything that is derived from posts, engagements and the social graph."""
+
+    posts: dict[int, Post | None]
+    """The changelog: the last record of each post."""
+    counts: dict[int, list[int]]
+    users: dict[str, dict[str, list[Any]]]
+    stored: dict[int, dict[str, Any]]
+    """The columns of each post in a worker's store."""
+    in_network: dict[str, list[int]]
+    """What each user gets of those whom they follow, newest first."""
+    refused: set[Place]
+    """Messages that became dead letters, whether once or more often."""
+
+
+def left(settings: Settings, client: redis.Redis) -> Left:
+    """What the flows have left in Kafka and Redis, and a worker's store that has been fed from it."""
+    posts = {int(key): _post(value) for key, value in _compacted(settings, "thunder-posts").items()}
+    counts = [unpack_counts(value or b"") for value in _compacted(settings, "post-counts").values()]
+    store = PostStore()
+    replica = Replica(settings, store, VectorIndex(1), WallClock())
+    replica.start()
+    assert eventually(replica.caught_up.is_set)
+    replica.stop()
+    assert replica.failure is None
+    letters = [unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch]
+    refused = {(letter.topic, letter.partition, letter.offset) for letter in letters}
+    return _left(posts, counts, _users(client), store, refused)
+
+
+def undisturbed(settings: Settings, empty: redis.Redis) -> Left:
+    """What the log itself says should be left; an empty Redis takes the state of users."""
+    posts, others = PostTable(settings.remembered_ms), list[EngagementEvent | GraphEvent]()
+    served = dict[int, Post | None]()
+    events, refused = _log(settings)
+    for event in events:
+        if not isinstance(event, PostEvent):
+            others.append(event)
+        elif post := posts.apply(event, event.at):
+            served[post.post_id] = _post(changelog(post)[1])
+    table = CountTable(settings.remembered_ms)
+    table.add(changes_of(others))
+    counts = table.drain()
+    UserStates(empty).write(entries_by_user(others), "0")
+    store = PostStore()
+    store.apply([post for post in served.values() if post is not None and post.is_live])
+    store.apply_counts(counts)
+    return _left(served, counts, _users(empty), store, refused)
+
+
+def _log(settings: Settings) -> tuple[list[PostEvent | EngagementEvent | GraphEvent], set[Place]]:
+    """What the apps have published: what the flows can use, and where the rest stands."""
+    events, refused = list[PostEvent | EngagementEvent | GraphEvent](), set[Place]()
+    for messages in scan(settings, ["posts", "engagements", "social-graph"]):
+        for message in messages:
+            topic = message.topic() or ""
+            try:
+                events.append(decode(topic, message.value()))
+            except Refused:
+                refused.add((topic, message.partition() or 0, message.offset() or 0))
+    return events, refused
+
+
+def _compacted(settings: Settings, topic: str) -> dict[bytes, bytes | None]:
+    return {message.key() or b"": message.value() for batch in scan(settings, [topic]) for message in batch}
+
+
+def _post(value: bytes | None) -> Post | None:
+    return None if value is None else unpack_post(value)
+
+
+def _users(client: redis.Redis) -> dict[str, UserState]:
+    keys = client.scan_iter("user:*")
+    names = sorted(key.decode().removeprefix("user:{").removesuffix("}") for key in keys)
+    return dict(zip(names, UserStates(client).read(names), strict=True))
+
+
+def _left(
+    posts: dict[int, Post | None],
+    counts: list[PostCounts],
+    users: dict[str, UserState],
+    store: PostStore,
+    refused: set[Place],
+) -> Left:
+    return Left(
+        posts=posts,
+        counts={record.post_id: record.totals for record in counts},
+        users={name: _plain(state) for name, state in users.items()},
+        stored=_stored(store, [post_id for post_id, post in posts.items() if post is not None]),
+        in_network={name: _in_network(store, int(name), state) for name, state in users.items()},
+        refused=refused,
+    )
+
+
+def _plain(state: UserState) -> dict[str, list[Any]]:
+    """What flows write of a user, as lists."""
+    fields = ("positions", "following", "blocks", "blocked_by", "mutes", "subscriptions", "keywords", "seen")
+    return {field: list(getattr(state, field)) for field in fields}
+
+
+def _stored(store: PostStore, post_ids: list[int]) -> dict[int, dict[str, Any]]:
+    columns = store.columns(store.rows_of(np.array(post_ids, np.int64)))._asdict()
+    names = {"labels": store.label_names, "lang": store.language}  # whose codes are the store's own
+    plain = {
+        name: [names[name](code) for code in column.tolist()] if name in names else column.tolist()
+        for name, column in columns.items()
+    }
+    return {
+        post_id: dict(zip(plain, row, strict=True)) for post_id, *row in zip(post_ids, *plain.values(), strict=True)
+    }
+
+
+def _in_network(store: PostStore, viewer: int, state: UserState) -> list[int]:
+    rows = store.in_network(state.following, viewer, NONE, store.newest_at)
+    post_ids: list[int] = store.columns(rows).post_id.tolist()
+    return post_ids

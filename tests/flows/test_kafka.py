@@ -1,0 +1,72 @@
+"""The way of messages from Kafka into a flow, on a real broker."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from flows.kafka import Batch, KafkaSource
+from infra.embedded import EmbeddedKafka
+from infra.kafka import BrokerUnreachable, partitions_of
+from infra.kafka_admin import create_topics
+from infra.settings import Settings, load
+from tests.infra.waiting import eventually
+
+pytestmark = pytest.mark.embedded
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka:
+        settings = load(kafka=kafka.address, partitions=2)
+        create_topics(settings)
+        yield settings
+
+
+def write(settings: Settings, *values: bytes) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka})
+    for value in values:
+        producer.produce("posts", key=b"7", value=value, partition=0)
+    assert producer.flush(10) == 0
+
+
+def read(settings: Settings, part: str, resume_at: int | None, messages: int) -> list[Batch]:
+    """The batches of a partition until so many messages, or for 0 the first tick, have come."""
+    partition = KafkaSource(settings, "posts", "flows.posts").build_part("posts", part, resume_at)
+    found = list[Batch]()
+
+    def come() -> bool:
+        found.extend(partition.next_batch())
+        return bool(found) and sum(len(batch.messages) for batch in found) >= messages
+
+    eventually(come)
+    partition.close()
+    return found
+
+
+def test_a_partial_batch_is_handed_on_at_once_and_a_resumed_flow_begins_where_it_was(settings: Settings) -> None:
+    write(settings, b"first")
+    (batch,) = [batch for batch in read(settings, "posts-0", None, 1) if batch.messages]
+    assert [message.value() for message in batch.messages] == [b"first"]
+    write(settings, b"second")
+    (batch,) = [batch for batch in read(settings, "posts-0", 1, 1) if batch.messages]
+    assert [(message.offset(), message.value()) for message in batch.messages] == [(1, b"second")]
+
+
+def test_a_broker_that_is_away_when_a_flow_begins_to_read_is_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = iter([BrokerUnreachable("away")])
+
+    def at_first_away(*arguments: Any) -> dict[str, list[int]]:
+        for error in away:
+            raise error
+        return partitions_of(*arguments)
+
+    monkeypatch.setattr("infra.kafka.partitions_of", at_first_away)
+    assert KafkaSource(settings, "posts", "flows.posts").list_parts() == ["posts-0", "posts-1"]
+
+
+def test_a_silent_partition_lets_time_pass(settings: Settings) -> None:
+    assert read(settings, "posts-1", None, 0) == [Batch("posts", 1, [])]
