@@ -57,9 +57,9 @@ def write_all(settings: Settings, *records: tuple[int, bytes | None], partition:
     assert producer.flush(10) == 0
 
 
-def new_post(**fields: int) -> Post:
+def new_post() -> Post:
     now_ms = WallClock().now_ms()
-    return Post(post_id=next(post_ids), author_id=7, created_at=now_ms, at=now_ms, **fields)  # type: ignore[arg-type]
+    return Post(post_id=next(post_ids), author_id=7, created_at=now_ms, at=now_ms)
 
 
 def knows(store: PostStore, post_id: int) -> bool:
@@ -88,10 +88,11 @@ def test_a_single_record_is_applied_at_once_without_waiting_for_a_full_batch(
 
 
 def test_of_several_records_of_a_post_the_last_counts(settings: Settings, store: PostStore, replica: Replica) -> None:
-    edited, deleted = new_post(photos=1), new_post()
+    edited, deleted, last = new_post(), new_post(), new_post()
     edits = [(edited.post_id, pack(structs.replace(edited, photos=photos))) for photos in (1, 2, 3)]
-    write_all(settings, *edits, (deleted.post_id, pack(deleted)), (deleted.post_id, None), partition=0)
+    gone = (deleted.post_id, pack(deleted)), (deleted.post_id, None)
+    write_all(settings, *edits, *gone, (last.post_id, pack(last)), partition=0)
     replica.start()
-    assert replica.caught_up.wait(30)
+    eventually(lambda: knows(store, last.post_id))
     assert store.columns(store.rows_of(np.array([edited.post_id]))).photos.tolist() == [3]
     assert not knows(store, deleted.post_id)

@@ -20,7 +20,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 def is_gone(pid: int) -> bool:
     """Whether no process with this id runs."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
