@@ -27,7 +27,6 @@ from thunder_ingest.user_entries import (
     entries_of,
     keyword_entries,
     keyword_entry,
-    surface_code,
     updates_of,
 )
 
@@ -42,7 +41,6 @@ __all__ = [
     "compact",
     "decode",
     "encode",
-    "surface_code",
     "updates_of",
 ]
 

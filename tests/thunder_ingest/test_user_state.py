@@ -22,6 +22,7 @@ from thunder_ingest.events import (
     Unmute,
     UnmuteKeyword,
     Unsubscribe,
+    surface_code,
 )
 from thunder_ingest.ids import id64
 from thunder_ingest.user_entries import EDGE, HISTORY, VIEW, by_user, entries_by_user, keyword_entry, view_entry
@@ -33,7 +34,6 @@ from thunder_ingest.user_state import (
     compact,
     decode,
     encode,
-    surface_code,
     updates_of,
 )
 
