@@ -20,7 +20,7 @@ import numpy as np
 from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import CosineRecommender
 from implicit.utils import ParameterWarning
-from jaxtyping import Bool, Float, Int64, Real
+from jaxtyping import Bool, Float, Float32, Int64, Real
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
@@ -79,11 +79,12 @@ class RetrievalTask:
 
     def baselines(self, k: int) -> dict[str, Found]:
         """What each baseline finds, by its name."""
+        alike, (viewers, posts) = similarities(self._seen), factors(self._seen)
         return {
             "popular_the_day_before": self._alike_for_all(self._engaged_the_day_before(), k),
             "newest": self._alike_for_all(self._split.log.posts.created_at, k),
-            "item_item": self._item_item(k),
-            "als": self._factorised(k),
+            "item_item": self._best(lambda rows: (self._seen[self._asked[rows]] @ alike).toarray(), k),
+            "als": self.nearest(viewers[self._asked], posts, k),
         }
 
     def _shown(self, rows: Rows) -> sparse.csr_matrix:
@@ -102,28 +103,6 @@ class RetrievalTask:
     def _alike_for_all(self, scores: Real[np.ndarray, " p"], k: int) -> Found:
         return self._best(lambda rows: np.broadcast_to(scores, (len(rows), self._posts)), k)
 
-    def _item_item(self, k: int) -> Found:
-        """Posts that were shown to the same viewers as the viewer's: cosines of the columns of `seen`."""
-        model = CosineRecommender(K=NEIGHBOURS, num_threads=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ParameterWarning)  # about a matrix that the library itself made
-            model.fit(self._seen, show_progress=False)
-        return self._best(lambda rows: (self._seen[self._asked[rows]] @ model.similarity).toarray(), k)
-
-    def _factorised(self, k: int) -> Found:
-        """Factors of `seen` by alternating least squares."""
-        with threadpool_limits(1, "blas"):  # the library asks for it: its threads would each start as many again
-            model = AlternatingLeastSquares(
-                FACTORS,
-                regularization=REGULARISATION,
-                alpha=WEIGHT,
-                iterations=ITERATIONS,
-                num_threads=1,
-                random_state=1,
-            )
-            model.fit(self._seen, show_progress=False)
-        return self.nearest(model.user_factors[self._asked], model.item_factors, k)
-
     def _best(self, scores_of: Callable[[Rows], Real[np.ndarray, "b p"]], k: int) -> Found:
         """The k best-scored new posts, from the scores of a few of the viewers who are asked for at a time."""
         published = self._split.log.posts.created_at < self._split.until_ms
@@ -136,3 +115,22 @@ class RetrievalTask:
             is_found = np.isfinite(np.take_along_axis(scores, best, axis=1))
             found[rows, : best.shape[1]] = np.where(is_found, best, -1)
         return found
+
+
+def similarities(shown: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Which posts go to the same viewers: cosines [p, p] of the columns of [v, p], the greatest of each post."""
+    model = CosineRecommender(K=NEIGHBOURS, num_threads=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParameterWarning)  # about a matrix that the library itself made
+        model.fit(shown, show_progress=False)
+    return model.similarity
+
+
+def factors(shown: sparse.csr_matrix) -> tuple[Float32[np.ndarray, "v 64"], Float32[np.ndarray, "p 64"]]:
+    """Vectors of viewers and posts whose products come near to [v, p], by alternating least squares."""
+    with threadpool_limits(1, "blas"):  # the library asks for it: its threads would each start as many again
+        model = AlternatingLeastSquares(
+            FACTORS, regularization=REGULARISATION, alpha=WEIGHT, iterations=ITERATIONS, num_threads=1, random_state=1
+        )
+        model.fit(shown, show_progress=False)
+    return model.user_factors, model.item_factors

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from phoenix.actions import DISCRETE
 from phoenix.log import Log
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
 
@@ -83,10 +84,19 @@ class Split:
         return float(labels.mean()) if len(labels) else 0.0
 
     def judgeable(self, least: int) -> list[ActionName]:
-        """The actions that occur, and fail to occur, so often in both spans that figures about them say something."""
+        """The actions that occur, and fail to occur, so often in both spans that figures about them say something.
+
+        An action that was not recorded from the beginning of the judged span is none of them.
+        """
 
         def enough(action: ActionName, rows: Rows) -> bool:
             labels = self.labels(action, self.labelled(action, rows))
             return min(int(labels.sum()), int((~labels).sum())) >= least
 
-        return [action for action in ACTIONS[:-1] if enough(action, self.trained) and enough(action, self.judged)]
+        return [
+            action
+            for action in ACTIONS[:DISCRETE]
+            if self.labelled_since.get(action, 0) <= self.since_ms
+            and enough(action, self.trained)
+            and enough(action, self.judged)
+        ]
