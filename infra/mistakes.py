@@ -14,6 +14,7 @@ from infra.replay_log import LogError
 from infra.settings import SettingsError
 from infra.stack import NotReady
 from infra.unreadable import StateUnreadable
+from phoenix.cards import CheckpointError
 from thunder_ingest.events import Refused
 
 IN_THE_WAY = (
@@ -32,7 +33,7 @@ IN_THE_WAY = (
     Undelivered,
     redis.RedisError,
 )
-WRONG = (LogError, Refused, SettingsError)
+WRONG = (CheckpointError, LogError, Refused, SettingsError)
 
 
 def exit_code(error: Exception) -> int | None:
