@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from infra.evaluate import evaluate
 from infra.settings import UP_KAFKA_PORT, UP_REDIS_PORT, load
 from infra.train import train
 
@@ -33,6 +34,7 @@ rebuild_app = typer.Typer(help="Derive again from the log what was lost.", no_ar
 app.add_typer(state_app, name="state")
 app.add_typer(rebuild_app, name="rebuild")
 app.command()(train)
+app.command()(evaluate)
 
 
 class Clock(StrEnum):

@@ -67,7 +67,9 @@ class Exam:
 
     Attributes:
         log: what may be learned from: the world's, without those posts' impressions that are held out.
-        viewer_id: who is examined.
+        viewer_id: who is examined, ascending.
+        truth: what each post is worth to each of them, 0 … 1.
+        candidates: posts to be ranked, as indices into the log's: `known` ones, and `new` ones that were held out.
 
     Raises:
         ValueError: the world has too few posts to draw candidates from.
@@ -97,7 +99,7 @@ class Exam:
             raise ValueError(f"the world has too few posts to draw {CANDIDATES} known and as many new ones from")
         reading = np.intersect1d(world.viewers, self.log.viewer_id)
         self.viewer_id: Int64[np.ndarray, " u"] = np.sort(rng.permutation(reading)[:viewers])
-        self._worth: Float32[np.ndarray, "u p"] = gate(world.affinity(self.viewer_id, posts))
+        self.truth: Float32[np.ndarray, "u p"] = gate(world.affinity(self.viewer_id, posts))
         self._seen = self.matrix(np.arange(len(self.log.at)))[self._rows_of_viewers()].toarray() > 0
         self._draws = Draws.of(self.viewer_id, seed)
         self.candidates = {"known": self._drawn(rng, new=False), "new": self._drawn(rng, new=True)}
@@ -111,7 +113,7 @@ class Exam:
 
         """
         figures = {
-            f"ndcg@{RANKED}_{name}": metrics.ndcg(np.take_along_axis(self._worth, posts, axis=1), rank(posts), RANKED)
+            f"ndcg@{RANKED}_{name}": metrics.ndcg(np.take_along_axis(self.truth, posts, axis=1), rank(posts), RANKED)
             for name, posts in self.candidates.items()
         }
         figures[f"recall@{RETRIEVED}"] = self._recalled(retrieve, self._askable)
@@ -134,12 +136,12 @@ class Exam:
         viewers, posts = factors(engaged)
         alike = (len(self.viewer_id), 1)
         scorers = {
-            "oracle": self._worth,
+            "oracle": self.truth,
             "matrix_factorisation": viewers[mine] @ posts.T,
             "co_engagement": (engaged[mine] @ similarities(engaged)).toarray(),
             "popularity": np.tile(np.bincount(log.post[positive], minlength=len(self._new)), alike),
             "recency": np.tile(log.posts.created_at, alike),
-            "chance": np.random.default_rng(seed).random(self._worth.shape),
+            "chance": np.random.default_rng(seed).random(self.truth.shape),
         }
         return {name: self.judge_matrix(scores.astype(np.float64)) for name, scores in scorers.items()}
 
@@ -157,7 +159,7 @@ class Exam:
     def _drawn(self, rng: np.random.Generator, *, new: bool) -> Candidates:
         """CANDIDATES posts for each viewer, none that the viewer has seen while there are others."""
         allowed = self._askable & (self._new == new)
-        keys = rng.random(self._worth.shape) + 2.0 * self._seen + 4.0 * ~allowed
+        keys = rng.random(self.truth.shape) + 2.0 * self._seen + 4.0 * ~allowed
         return np.argsort(keys, axis=1)[:, :CANDIDATES]
 
     def _recalled(self, scores: Scores, among: Bool[np.ndarray, " p"]) -> Float[np.ndarray, " u"]:
@@ -166,10 +168,10 @@ class Exam:
 
         def worth(by: Scores) -> Float[np.ndarray, " u"]:
             best = np.argsort(np.where(allowed, -by, np.inf), axis=1, kind="stable")[:, :RETRIEVED]
-            total: Float[np.ndarray, " u"] = np.take_along_axis(self._worth, best, axis=1).sum(axis=1)
+            total: Float[np.ndarray, " u"] = np.take_along_axis(self.truth, best, axis=1).sum(axis=1)
             return total
 
-        return worth(scores) / worth(self._worth)
+        return worth(scores) / worth(self.truth)
 
     def _ranked(self, phoenix: Phoenix, posts: Candidates) -> Float[np.ndarray, "u c"]:
         tokens, scores = phoenix.config.tokens, np.empty(posts.shape, np.float32)
