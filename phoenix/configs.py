@@ -172,14 +172,14 @@ class TrainingConfig:
     candidates: int = 16
     rate: float = 2e-3
     table_rate: float = 0.05
-    retrieval_rate: float = 2e-3
-    retrieval_table_rate: float = 0.05
+    retrieval_rate: float = 5e-3
+    retrieval_table_rate: float = 0.5
     weight_decay: float = 0.01
     dense: Literal["adamw", "muon"] = "adamw"
     viewer_dropout: float = 0.5
     action_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
     positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))
-    shown_weight: float = 0.1
+    shown_weight: float = 1.0
     sampled_posts: int = 2_048
 
 
