@@ -161,7 +161,7 @@ class TrainingConfig:
         viewer_dropout: share of slates whose viewer is made a stranger, so that not all is learned by heart.
         action_weights: how much each action counts in the ranker's loss.
         positive_weights: how far an action says that a post was worth finding.
-        shown_weight: the same of a post that was shown and passed over.
+        shown_weight: the same of a post that was shown, whatever followed; 1.0 makes retrieval imitate what showed it.
         sampled_posts: random posts that retrieval is to tell from those worth finding.
 
     """
@@ -179,7 +179,7 @@ class TrainingConfig:
     viewer_dropout: float = 0.5
     action_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
     positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))
-    shown_weight: float = 1.0
+    shown_weight: float = 0.1
     sampled_posts: int = 2_048
 
 
