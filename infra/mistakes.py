@@ -13,6 +13,7 @@ from infra.replay import Stopped
 from infra.replay_log import LogError
 from infra.settings import SettingsError
 from infra.stack import NotReady
+from infra.train import Diverged
 from infra.unreadable import StateUnreadable
 from phoenix.cards import CheckpointError
 from thunder_ingest.events import Refused
@@ -21,6 +22,7 @@ IN_THE_WAY = (
     BrokerUnreachable,
     ChildDied,
     DeliveryFailed,
+    Diverged,
     EmbeddedError,
     FeedTimeout,
     KafkaException,

@@ -1,5 +1,6 @@
 """`foryou train`: both models from a log, with checkpoints from which it goes on where it was cut off."""
 
+import math
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,10 @@ _TOLD_STEPS = 20
 """Losses are told, and waited for, once in so many steps: in between, the device need not wait for us."""
 
 
+class Diverged(RuntimeError):
+    """Training has left the numbers; the text says where."""
+
+
 def train(
     log: LogDirectory,
     since: Since,
@@ -27,6 +32,9 @@ def train(
     model: Annotated[str, typer.Option(help="configuration of the models")] = "nano",
     epochs: Annotated[int, typer.Option(help="how often each example is met", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="slates of a step", min=1)] = 128,
+    shown_weight: Annotated[
+        float, typer.Option(help="what a post that was passed over is worth finding, where 1 is one acted on", min=0)
+    ] = 0.1,
     seed: Annotated[int, typer.Option(help="of the first parameters and of all chance", min=0)] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="steps between checkpoints", min=1)] = 500,
     keep: Annotated[int, typer.Option(help="checkpoints that are kept, the newest", min=1)] = 2,
@@ -39,7 +47,7 @@ def train(
     from phoenix.configs import TrainingConfig, config_named
     from phoenix.training import Trainer
 
-    training = TrainingConfig(seed=seed, epochs=epochs, batch=batch)
+    training = TrainingConfig(seed=seed, epochs=epochs, batch=batch, shown_weight=shown_weight)
     try:
         sizes = config_named(model)
     except ValueError as error:
@@ -80,17 +88,18 @@ def _run(
     first = int(begun.step)
     if found is not None:
         report.say(f"going on from {found}")
-    figures: dict[str, float] = {}
     with report.step(f"training {card.model.name}, steps {first:,} to {card.steps:,}") as advance:
         for step, (state, losses) in enumerate(trainer.run(begun, batches), first + 1):
-            if step % _TOLD_STEPS == 0 or step == card.steps:
-                figures = {name: float(loss) for name, loss in losses._asdict().items()}
+            saves = step % every == 0 or step == card.steps
+            if saves or step % _TOLD_STEPS == 0:
+                figures = {f"loss_{name}": float(loss) for name, loss in losses._asdict().items()}
                 advance(step - first, card.steps - first)
-            if step % every == 0 or step == card.steps:
-                named = {f"loss_{name}": loss for name, loss in figures.items()}
-                path = checkpoints.save(out, state, msgspec.structs.replace(card, step=step, figures=named))
+                if not all(map(math.isfinite, figures.values())):
+                    raise Diverged(f"the losses of step {step:,} are no numbers; the newest checkpoint is from before")
+            if saves:
+                path = checkpoints.save(out, state, msgspec.structs.replace(card, step=step, figures=figures))
                 checkpoints.forget_all_but(out, keep)
-                report.say(f"{path}: {', '.join(f'{name} {loss:.4f}' for name, loss in figures.items())}")
+                report.say(f"{path}: {', '.join(f'{name} {figure:.4f}' for name, figure in figures.items())}")
 
 
 def _commit() -> str:

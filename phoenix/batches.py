@@ -6,7 +6,7 @@ Glossary of shapes:
     C: candidates of each slate
     A: the 19 actions
     n: posts that retrieval chooses from
-    p: posts of the log
+    k: posts that are known at the end of the span
 
 So a run that goes on from a step sees what it would have seen, and nothing but the step need be kept.
 """
@@ -65,28 +65,28 @@ class Batches:
 
     def __init__(self, log: Log, span: Span, model: ModelConfig, training: TrainingConfig) -> None:
         self._log, self._span, self._training = log, span, training
-        self.rows = rows_between(log, span.since_ms, span.until_ms)
+        rows = rows_between(log, span.since_ms, span.until_ms)
+        self.rows = rows[log.known_at[rows] < span.until_ms]  # what came of the others was not known by then
         if not len(self.rows):
             raise ValueError("there is no impression in this span of the log; nothing can be learned")
         longest = int(np.count_nonzero(log.posts.tokens, axis=1).max())
-        self._model = replace(
-            model, tokens=max(1, min(model.tokens, longest))
-        )  # what is padding everywhere is left out
+        # what is padding in every text is not worth being read
+        self._model = replace(model, tokens=max(1, min(model.tokens, longest)))
         self._epoch, self._slates = 0, self._slates_of(0)
         self.steps_per_epoch = max(1, len(self._slates.viewer_id) // training.batch)
         self.steps = self.steps_per_epoch * training.epochs
-        self._corpus = _Corpus(log, self.rows, self._weights(self.rows), self._model, span.until_ms)
+        self._posts = _known_posts(log, span.until_ms)
+        self._corpus = _Corpus(log, self.rows[self._weights(self.rows) > 0], self._posts, self._model)
 
     @property
     def description(self) -> dict[str, Any]:
         """What is learned from, for a card: equal descriptions mean equal batches."""
         log, past = self._log, self._log.at < self._span.until_ms
-        there = log.posts.created_at < self._span.until_ms
         digest = xxhash.xxh3_64()
         for column in (log.posts.post_id[log.post], *log[3:], log.viewer_id):
             digest.update(np.ascontiguousarray(column[past]).data)
         for column in log.posts:
-            digest.update(np.ascontiguousarray(column[there]).data)
+            digest.update(np.ascontiguousarray(column[self._posts]).data)
         return self._span._asdict() | {
             "labelled_since": dict(self._span.labelled_since),
             "examples": len(self.rows),
@@ -152,22 +152,32 @@ class Batches:
         return history._replace(user=np.where(stranger[:, np.newaxis], 0, history.user))
 
 
+def _known_posts(log: Log, until_ms: int) -> Int64[np.ndarray, " k"]:
+    """The posts that were published, or seen, before a moment; ascending."""
+    created_at = log.posts.created_at
+    known = (created_at > 0) & (created_at < until_ms)
+    known[log.post[log.at < until_ms]] = True
+    return np.flatnonzero(known)
+
+
 class _Corpus:
-    """The posts that retrieval chooses from, and how often each is to be expected among those of a batch."""
+    """The posts that retrieval chooses from, and how often each is to be expected among those of a batch.
+
+    Args:
+        log: the posts are of.
+        wanted: rows of it whose posts are worth finding.
+        known: the posts there are, ascending.
+        model: what reads them.
+
+    """
 
     def __init__(
-        self,
-        log: Log,
-        rows: Int64[np.ndarray, " r"],
-        weights: Float32[np.ndarray, " r"],
-        model: ModelConfig,
-        until_ms: int,
+        self, log: Log, wanted: Int64[np.ndarray, " w"], known: Int64[np.ndarray, " k"], model: ModelConfig
     ) -> None:
         posts = log.posts
         self._rows = post_rows(model, PostInputs(posts.author_id, posts.tokens, posts.video_ms, posts.photos))
-        self._is_there = posts.created_at < until_ms
-        wanted = log.post[rows[weights > 0]]
-        self._share = np.bincount(wanted, minlength=len(posts.post_id)) / max(1, len(wanted))
+        self._known = known
+        self._share = np.bincount(log.post[wanted], minlength=len(posts.post_id)) / max(1, len(wanted))
 
     def choice(
         self,
@@ -178,22 +188,19 @@ class _Corpus:
     ) -> tuple[PostRows, RetrievalTargets]:
         """The posts worth finding in a batch and `sampled` others; all there are, where that is no more."""
         size = shown.size + sampled
-        if size >= len(self._share):
-            chosen, log_q = np.arange(len(self._share)), np.where(self._is_there, 0.0, -np.inf)
+        if size >= len(self._known):
+            chosen, log_q = self._known, np.zeros(len(self._known))
         else:
             chosen, log_q = self._sample(shown[weights > 0], size, sampled, rng)
         place = np.searchsorted(chosen, np.where(weights > 0, shown, chosen[0])).astype(np.int32)
-        return PostRows(*(column[chosen] for column in self._rows)), RetrievalTargets(
-            place, weights, log_q.astype(np.float32)
-        )
+        targets = RetrievalTargets(place, weights, log_q.astype(np.float32))
+        return PostRows(*(column[chosen] for column in self._rows)), targets
 
     def _sample(
         self, wanted: Int64[np.ndarray, " w"], size: int, sampled: int, rng: np.random.Generator
     ) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         """The wanted posts and some at random, ascending, filled up to `size` by posts that count as none."""
-        there = np.flatnonzero(self._is_there)
-        others = rng.choice(there, min(sampled, len(there)), replace=False)
-        chosen = np.union1d(wanted, others)
-        q = 1 - (1 - self._share[chosen]) ** len(wanted) * (1 - len(others) / max(1, len(there)))
+        chosen = np.union1d(wanted, rng.choice(self._known, sampled, replace=False))
+        q = 1 - (1 - self._share[chosen]) ** len(wanted) * (1 - sampled / len(self._known))
         filling = size - len(chosen)
         return np.pad(chosen, (0, filling), mode="edge"), np.pad(np.log(q), (0, filling), constant_values=-np.inf)

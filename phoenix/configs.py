@@ -161,7 +161,7 @@ class TrainingConfig:
         viewer_dropout: share of slates whose viewer is made a stranger, so that not all is learned by heart.
         action_weights: how much each action counts in the ranker's loss.
         positive_weights: how far an action says that a post was worth finding.
-        shown_weight: the same of a post that was shown and passed over.
+        shown_weight: the same of a post that was shown, whatever followed; 1.0 makes retrieval imitate what showed it.
         sampled_posts: random posts that retrieval is to tell from those worth finding.
 
     """
@@ -172,8 +172,8 @@ class TrainingConfig:
     candidates: int = 16
     rate: float = 2e-3
     table_rate: float = 0.05
-    retrieval_rate: float = 2e-3
-    retrieval_table_rate: float = 0.05
+    retrieval_rate: float = 5e-3
+    retrieval_table_rate: float = 0.5
     weight_decay: float = 0.01
     dense: Literal["adamw", "muon"] = "adamw"
     viewer_dropout: float = 0.5

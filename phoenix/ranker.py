@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int
 
 from phoenix.actions import ACTION_COUNT, BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS, log_odds
 from phoenix.configs import ModelConfig
-from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, CandidateRows, HistoryRows
+from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, VIDEO_BUCKETS, CandidateRows, HistoryRows
 from phoenix.layers import ID_DEVIATION, HashedId, HashTable, linear
 from phoenix.seeding import Uniform
 from phoenix.transformer import Prefix, Transformer
@@ -53,7 +53,7 @@ class Ranker(hk.Module):
         self._dwell = HashTable(LOG_BUCKETS, config.dim, name="dwell")
         self._age = HashTable(LOG_BUCKETS, config.dim, name="age")
         self._post_age = HashTable(LOG_BUCKETS, config.dim, name="post_age")
-        self._video = HashTable(LOG_BUCKETS, config.dim, name="video")
+        self._video = HashTable(VIDEO_BUCKETS, config.dim, name="video")
         self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos")
         self._surface = HashTable(SURFACES, config.dim, name="surface")
         self._transformer = Transformer(config)

@@ -33,7 +33,7 @@ from jaxtyping import Float, Int
 
 from phoenix.actions import ACTION_COUNT, IS_NEGATIVE
 from phoenix.configs import ModelConfig
-from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, HistoryRows, PostRows
+from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, VIDEO_BUCKETS, HistoryRows, PostRows
 from phoenix.layers import HashTable, linear, masked_mean, unit
 from phoenix.ranker import signed
 from phoenix.transformer import Transformer
@@ -45,7 +45,7 @@ As much: in the generated world, half of that finds posts of clearly less affini
 """
 _NETWORK_SHARE: Final = 0.1
 """How much the networks add before they have learned anything."""
-_TEMPERATURE: Final = 0.1
+_TEMPERATURE: Final = 0.05
 """Where training begins: cosines lie so close together that undivided they would tell posts hardly apart."""
 _PASSED_OVER: Final = 0.1
 """The first weight of a position without an action; each action adds or takes away 1.0."""
@@ -59,7 +59,7 @@ class TwoTower(hk.Module):
         width, trunk = config.embed_dim, config.dim
         self._authors = HashTable(config.author_rows, width, name="authors")
         self._tokens = HashTable(config.token_rows, width, name="tokens")
-        self._video = HashTable(LOG_BUCKETS, width, name="video")
+        self._video = HashTable(VIDEO_BUCKETS, width, name="video")
         self._photos = HashTable(PHOTO_BUCKETS, width, name="photos")
         self._post_hidden = linear(2 * width, 3 * width, name="post_hidden")
         self._post_out = linear(width, 2 * width, name="post_out")

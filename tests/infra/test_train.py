@@ -5,14 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import typer
 
 from infra.log_options import labelled_since, read_log, time_ms
+from infra.train import Diverged, train
+from phoenix.batches import Batches
+from phoenix.training import Losses, State, Trainer
 from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, encode
 
 T0 = time_ms("2026-01-01")
@@ -105,6 +110,19 @@ def test_another_run_does_not_go_on_there(log: Path, whole: Path) -> None:
     done = trained(log, whole, "--seed", "1")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("is of another run: training.seed is 0, not 1")
+
+
+def test_losses_that_are_no_numbers_end_a_run_before_they_are_kept(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(self: Trainer, state: State, batches: Batches) -> Iterator[tuple[State, Losses]]:
+        yield state, Losses(jnp.float32(1.0), jnp.float32("nan"))
+
+    monkeypatch.setattr(Trainer, "run", diverging)
+    since, until = time_ms("2026-01-01"), time_ms("2026-01-09")
+    with pytest.raises(Diverged, match="step 1 are no numbers"):
+        train(log, since, until, tmp_path, epochs=1, batch=2, seed=0, checkpoint_every=1, keep=1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

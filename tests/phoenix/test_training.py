@@ -26,6 +26,8 @@ from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCrea
 T0 = 1_700_000_000_000
 HOUR = 3_600_000
 TASTES, WORDS = ("sail", "cook"), 6
+ORBAX_FAILS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Where it fails to read, it leaves an event loop to the garbage collector."""
 TRAINING = TrainingConfig(batch=16, candidates=4, epochs=3, rate=5e-3, table_rate=0.1, sampled_posts=8)
 SPAN = Span(T0, T0 + 60 * HOUR, {"click": T0 + 2 * HOUR})
 
@@ -143,6 +145,7 @@ def copy(at_5: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(at_5, tmp_path / at_5.name))
 
 
+@ORBAX_FAILS
 def test_a_damaged_checkpoint_is_refused_and_never_gives_other_numbers(copy: Path) -> None:
     """Whichever file it is, cut off or changed; not all that Orbax writes down matters."""
     files = [path for path in sorted((copy / "state").rglob("*")) if path.is_file()]
@@ -186,6 +189,7 @@ def test_a_card_that_cannot_be_used_is_refused(copy: Path, text: str | None, sai
         checkpoints.restore(copy)
 
 
+@ORBAX_FAILS
 def test_a_checkpoint_of_other_models_is_refused(copy: Path) -> None:
     raw = (copy / "card.json").read_text()
     (copy / "card.json").write_text(raw.replace('"dim": 32', '"dim": 64'))
@@ -224,16 +228,30 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(log: Log, batches: Batch
     assert (batches.batch(0).history.user != other.batch(0).history.user).any()
 
 
-def test_nothing_from_the_end_of_the_span_on_is_learned_from(log: Log, tiny: ModelConfig) -> None:
+def test_nothing_from_the_end_of_the_span_on_is_learned_from(tiny: ModelConfig) -> None:
     """The same batches come of a log that ends there, and the card calls the data the same."""
     until = T0 + 30 * HOUR
     span = Span(T0, until, {})
+    later = [PostCreated(post_id=5_000, author_id=1, at=until, text="later"), *shown_late(until)]
     cut_off = log_of(event for event in events() if event.at < until)
-    one, other = (Batches(each, span, tiny, TRAINING) for each in (log, cut_off))
+    one, other = (Batches(each, span, tiny, TRAINING) for each in (log_of([*events(), *later]), cut_off))
     assert one.description == other.description
     for step in range(one.steps):
         for mine, its in zip(jax.tree.leaves(one.batch(step)), jax.tree.leaves(other.batch(step)), strict=True):
             np.testing.assert_array_equal(mine, its)
+
+
+def shown_late(until: int) -> list[Impression]:
+    """A post that was never published, seen when it is too late."""
+    return [Impression(user_id=1, post_id=6_000, author_id=1, at=until)]
+
+
+def test_what_came_of_an_impression_later_than_the_span_is_not_learned(log: Log, tiny: ModelConfig) -> None:
+    until = T0 + 30 * HOUR
+    ids: dict[str, Any] = {"user_id": 1, "post_id": 7_000, "author_id": 1}
+    late = [Impression(**ids, at=until - 5), Engagement(**ids, action="favorite", at=until + 5)]
+    with_it = Batches(log_of([*events(), *late]), Span(T0, until, {}), tiny, TRAINING)
+    assert len(with_it.rows) == len(Batches(log, Span(T0, until, {}), tiny, TRAINING).rows)
 
 
 def test_what_is_not_recorded_yet_is_not_taken_for_a_no(log: Log, tiny: ModelConfig) -> None:
