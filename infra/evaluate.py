@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -96,7 +96,7 @@ def evaluate(
 def _action(name: str) -> ActionName:
     if name not in ACTION_INDEX:
         raise typer.BadParameter(f"no action {name!r}; there are {', '.join(ACTION_INDEX)}")
-    return cast(ActionName, name)
+    return name
 
 
 def _model(path: Path) -> "tuple[Phoenix, Card]":

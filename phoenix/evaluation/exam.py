@@ -171,7 +171,8 @@ class Exam:
             total: Float[np.ndarray, " u"] = np.take_along_axis(self.truth, best, axis=1).sum(axis=1)
             return total
 
-        return worth(scores) / worth(self.truth)
+        share: Float[np.ndarray, " u"] = worth(scores) / worth(self.truth)
+        return share
 
     def _ranked(self, phoenix: Phoenix, posts: Candidates) -> Float[np.ndarray, "u c"]:
         tokens, scores = phoenix.config.tokens, np.empty(posts.shape, np.float32)
@@ -185,7 +186,8 @@ class Exam:
         posts = self.log.posts
         tokens = posts.tokens[:, : phoenix.config.tokens]
         vectors = phoenix.embed_posts(PostInputs(posts.author_id, tokens, posts.video_ms, posts.photos))
-        return phoenix.embed_users(self._histories(phoenix, slice(None))) @ vectors.T
+        scores: Scores = phoenix.embed_users(self._histories(phoenix, slice(None))) @ vectors.T
+        return scores
 
     def _histories(self, phoenix: Phoenix, some: slice) -> History:
         viewer_id = self.viewer_id[some]

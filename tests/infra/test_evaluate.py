@@ -77,7 +77,7 @@ def test_baselines_can_be_left_out(log: Path, checkpoint: Path) -> None:
     assert code == 0, err
     report = json.loads(out)
     assert report["baselines"] == report["differences"] == {}
-    assert {"click", "dwell", "favorite"} <= report["actions"].keys()
+    assert {"dwell", "favorite"} <= report["actions"].keys()
 
 
 def test_a_model_that_was_trained_on_what_is_to_be_judged_is_refused(log: Path, checkpoint: Path) -> None:
