@@ -1,5 +1,6 @@
 """Training: it learns what is to be learned, and going on from a checkpoint is as if there had been no interruption."""
 
+import gc
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,7 +29,9 @@ HOUR = 3_600_000
 TASTES, WORDS = ("sail", "cook"), 6
 ORBAX_FAILS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """Where it fails to read, it leaves an event loop to the garbage collector."""
-TRAINING = TrainingConfig(batch=16, candidates=4, epochs=3, rate=5e-3, table_rate=0.1, sampled_posts=8)
+TRAINING = TrainingConfig(
+    batch=16, candidates=4, epochs=3, rate=5e-3, table_rate=0.1, sampled_posts=8, shown_weight=0.0
+)
 SPAN = Span(T0, T0 + 60 * HOUR, {"click": T0 + 2 * HOUR})
 
 
@@ -101,7 +104,7 @@ def test_training_finds_the_words_that_are_clicked(
     assert clicks[of_topic & candidates.mask].mean() > clicks[~of_topic & candidates.mask].mean() + 0.5
     posts = PostInputs(log.posts.author_id + 10**6, log.posts.tokens, log.posts.video_ms, log.posts.photos)
     similarity = model.embed_users(history) @ model.embed_posts(posts).T
-    assert (similarity[:, ::2].mean(axis=1) > similarity[:, 1::2].mean(axis=1) + 0.1).all()  # odd post ids come first
+    assert (similarity[:, ::2].mean(axis=1) > similarity[:, 1::2].mean(axis=1)).all()  # odd post ids come first
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
@@ -141,8 +144,9 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_that_is_whole(
 
 
 @pytest.fixture
-def copy(at_5: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(at_5, tmp_path / at_5.name))
+def copy(at_5: Path, tmp_path: Path) -> Iterator[Path]:
+    yield Path(shutil.copytree(at_5, tmp_path / at_5.name))
+    gc.collect()  # of what Orbax left where it failed: here, and not in the middle of another test
 
 
 @ORBAX_FAILS
