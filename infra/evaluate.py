@@ -73,8 +73,10 @@ def evaluate(
         if refused:
             progress.say(f"{refused:,} lines could not be used (`foryou replay` names them)")
         known = labelled_since(labelled) or cards[0].data["labelled_since"]
+        # rates and counters are learned where every action was recorded: a rate of half of them would mislead
+        complete_since = max([trained_since, *(at for at in known.values() if at < since)])
         try:
-            split = Split(columns, trained_since, since, until, known)
+            split = Split(columns, complete_since, since, until, known)
             judge = Judge(
                 split,
                 _judged(split, wanted),
@@ -164,7 +166,12 @@ def _table(title: str, ours: "Measured", others: "Mapping[str, Measured]", ahead
     """A row for the models and each baseline; under each figure its interval, and by how much the models are ahead."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", caption="± 95 %; Δ: models minus this one", caption_justify="left")
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="± 95 %; Δ: models minus this one, * where its interval leaves out 0",
+        caption_justify="left",
+    )
     table.add_column("", no_wrap=True)
     for metric in ours["interval"]:
         table.add_column(metric, justify="right", no_wrap=True)
@@ -185,5 +192,5 @@ def _figure(measured: "Measured", metric: str) -> str:
 def _difference(measured: "Measured", metric: str) -> str:
     digits = _METRICS.get(metric, 3)
     low, high = measured["interval"][metric]
-    sure = "" if low <= 0 <= high else " *"
-    return f"{measured[metric]:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{sure}"
+    sure = "  " if low <= 0 <= high else " *"
+    return f"{measured[metric]:+.{digits}f} ± {(high - low) / 2:.{digits}f}{sure}"

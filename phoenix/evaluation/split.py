@@ -27,7 +27,8 @@ class Split:
 
     Attributes:
         log: all of it.
-        trained_since_ms: where the span begins that models are trained on; what is earlier is history.
+        trained_since_ms: where the span begins that rates and counters are learned on, and from which on all actions
+            are recorded; of what is earlier, what is recorded may be examples too.
         since_ms: where it ends, and where what is judged begins.
         until_ms: where what is judged ends.
         labelled_since: the time from which on the log records an action; one not named was always recorded.
@@ -59,7 +60,7 @@ class Split:
 
     @cached_property
     def trained(self) -> Rows:
-        """Those of them in the span that models are trained on."""
+        """Those of them in the span that rates and counters are learned on."""
         rows: Rows = self.past[self.log.at[self.past] >= self.trained_since_ms]
         return rows
 
@@ -79,7 +80,7 @@ class Split:
         return labels
 
     def rate(self, action: ActionName) -> float:
-        """How often the action followed in the span that models are trained on; 0 where nothing is known."""
+        """How often the action followed in that span; 0 where nothing is known."""
         labels = self.labels(action, self.labelled(action, self.trained))
         return float(labels.mean()) if len(labels) else 0.0
 
