@@ -18,10 +18,9 @@ from feed_worker.candidates import Candidates
 from feed_worker.query import Query
 from phoenix.configs import ModelConfig
 from phoenix.inputs import CandidateInputs, History
-from thunder_ingest.events import ACTIONS
+from thunder_ingest.events import ACTIONS, surface_code
 from thunder_ingest.history import POSITION
 from thunder_ingest.post_store import PostStore
-from thunder_ingest.user_entries import surface_code
 
 _BITS: Final = np.arange(len(ACTIONS), dtype=np.uint32)
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from infra.evaluate import evaluate
 from infra.settings import UP_KAFKA_PORT, UP_REDIS_PORT, load
+from infra.train import train
 
 if TYPE_CHECKING:
     from infra.refused import Selection
@@ -31,6 +33,8 @@ state_app = typer.Typer(help="Show what the system knows of a user or a post.", 
 rebuild_app = typer.Typer(help="Derive again from the log what was lost.", no_args_is_help=True)
 app.add_typer(state_app, name="state")
 app.add_typer(rebuild_app, name="rebuild")
+app.command()(train)
+app.command()(evaluate)
 
 
 class Clock(StrEnum):

@@ -13,13 +13,16 @@ from infra.replay import Stopped
 from infra.replay_log import LogError
 from infra.settings import SettingsError
 from infra.stack import NotReady
+from infra.train import Diverged
 from infra.unreadable import StateUnreadable
+from phoenix.cards import CheckpointError
 from thunder_ingest.events import Refused
 
 IN_THE_WAY = (
     BrokerUnreachable,
     ChildDied,
     DeliveryFailed,
+    Diverged,
     EmbeddedError,
     FeedTimeout,
     KafkaException,
@@ -32,7 +35,7 @@ IN_THE_WAY = (
     Undelivered,
     redis.RedisError,
 )
-WRONG = (LogError, Refused, SettingsError)
+WRONG = (CheckpointError, LogError, Refused, SettingsError)
 
 
 def exit_code(error: Exception) -> int | None:

@@ -1,7 +1,14 @@
 """The sizes of the models, as data. A configuration's name is what `FORYOU_MODEL` chooses."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from thunder_ingest.events import ACTIONS, ActionName
+
+_ACTION_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 1.0) | {"favorite": 4.0, "dwell_time": 0.3}
+"""A favorite is rare and a matter of taste: with less, clicks and views drown it."""
+_POSITIVE_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +141,47 @@ LARGE: Final = ModelConfig(
     post_buckets=(64, 2_048),
 )
 """For an accelerator with 80 GB and more: the tables take 28 GB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How both models are trained.
+
+    Attributes:
+        seed: of the first parameters and of all chance.
+        epochs: how often each example is met. Hashed ids are soon learned by heart: more than one seldom helps.
+        batch: slates of a step, B.
+        candidates: of each slate at most, C.
+        rate: learning rate of the ranker where it begins; it falls in a line to a twentieth.
+        table_rate: the same of its hashed tables.
+        retrieval_rate: the same two of the two-tower model.
+        retrieval_table_rate: likewise.
+        weight_decay: of all that is no table.
+        dense: which optimiser moves all that is no table.
+        viewer_dropout: share of slates whose viewer is made a stranger, so that not all is learned by heart.
+        action_weights: how much each action counts in the ranker's loss.
+        positive_weights: how far an action says that a post was worth finding.
+        shown_weight: the same of a post that was shown, whatever followed; 1.0 makes retrieval imitate what showed it.
+        sampled_posts: random posts that retrieval is to tell from those worth finding.
+
+    """
+
+    seed: int = 0
+    epochs: int = 1
+    batch: int = 128
+    candidates: int = 16
+    rate: float = 2e-3
+    table_rate: float = 0.05
+    retrieval_rate: float = 5e-3
+    retrieval_table_rate: float = 0.5
+    weight_decay: float = 0.01
+    dense: Literal["adamw", "muon"] = "adamw"
+    viewer_dropout: float = 0.5
+    action_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
+    positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))
+    shown_weight: float = 0.1
+    sampled_posts: int = 2_048
+
 
 CONFIGS: Final[dict[str, ModelConfig]] = {config.name: config for config in (NANO, SMALL, BASE, LARGE)}
 

@@ -11,7 +11,7 @@ Glossary of shapes:
     K: hashed rows per id
 
 Ids are hashed on the host, because JAX has no 64-bit integers by default, and because hashing there overlaps with the
-device's work. Durations and ages become buckets of doubling width: what matters is whether minutes, hours or days.
+device's work. Dwell times and ages become buckets of doubling width: what matters is whether minutes, hours or days.
 """
 
 from typing import Any, Final, NamedTuple, TypeVar
@@ -31,7 +31,9 @@ Column = Any
 Rows = TypeVar("Rows", "HistoryRows", "CandidateRows", "PostRows")
 _DWELL_UNIT_MS: Final = 250
 _AGE_UNIT_MS: Final = 60_000
-_VIDEO_UNIT_MS: Final = 500
+VIDEO_BUCKETS: Final = 64
+_VIDEO_EDGES_MS: Final = np.concatenate([[1.0], 2_000.0 * 2.0 ** (np.arange(VIDEO_BUCKETS - 2) / 4.0)])
+"""A video's length in quarters of a doubling: whether it is watched to its end hangs on less than a factor of two."""
 
 
 class History(NamedTuple):
@@ -134,7 +136,7 @@ def candidate_rows(config: ModelConfig, candidates: CandidateInputs, start: int,
         post=hash_rows(chunk(candidates.post_id), config.post_rows, seed=POST_SEED),
         author=hash_rows(chunk(candidates.author_id), config.author_rows, seed=AUTHOR_SEED),
         tokens=_token_rows(config, chunk(candidates.tokens)),
-        video=log_bucket(chunk(candidates.video_ms), _VIDEO_UNIT_MS),
+        video=_video_bucket(chunk(candidates.video_ms)),
         photos=_photo_bucket(chunk(candidates.photos)),
         age=log_bucket(chunk(candidates.age_ms), _AGE_UNIT_MS),
         surface=candidates.surface.astype(np.int32),
@@ -146,7 +148,7 @@ def post_rows(config: ModelConfig, posts: PostInputs) -> PostRows:
     return PostRows(
         author=hash_rows(posts.author_id, config.author_rows, seed=AUTHOR_SEED),
         tokens=_token_rows(config, posts.tokens),
-        video=log_bucket(posts.video_ms, _VIDEO_UNIT_MS),
+        video=_video_bucket(posts.video_ms),
         photos=_photo_bucket(posts.photos),
     )
 
@@ -155,6 +157,11 @@ def log_bucket(values: Real[np.ndarray, "..."], unit: float) -> Int32[np.ndarray
     """Which doubling of `unit` a value lies in: 0 below one unit, 1 below two, 2 below four, at most LOG_BUCKETS−1."""
     _, exponents = np.frexp(np.maximum(values.astype(np.float64) / unit, 0.0))  # exact, where a logarithm might not be
     return np.clip(np.asarray(exponents, np.int32), 0, LOG_BUCKETS - 1)
+
+
+def _video_bucket(video_ms: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
+    """0 for no video, then from 1 on by length."""
+    return np.searchsorted(_VIDEO_EDGES_MS, video_ms, side="right").astype(np.int32)
 
 
 def _photo_bucket(photos: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:

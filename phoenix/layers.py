@@ -11,6 +11,8 @@ from phoenix.seeding import Uniform
 
 _EPSILON = 1e-6
 _LOOKUPS_AT_ONCE = 8
+ID_DEVIATION = 0.1
+"""Of the rows that ids and words begin with in the ranker."""
 
 
 def linear(size: int, fan_in: int, name: str, gain: float = 1.0) -> hk.Linear:
@@ -36,15 +38,25 @@ def masked_mean(vectors: Float[Array, "*n S D"], mask: Bool[Array, "*n S"]) -> F
 
 
 class HashTable(hk.Module):
-    """An embedding table of which row 0 is nothing: it reads as a zero vector."""
+    """An embedding table of which row 0 is nothing: it reads as a zero vector.
 
-    def __init__(self, rows: int, dim: int, name: str) -> None:
+    Args:
+        rows: how many, row 0 included.
+        dim: their width.
+        name: of the module.
+        deviation: of the first numbers. Where a model is to learn rows, they had better begin small: what it first
+            sees of an id is noise, which takes many examples to be forgotten.
+
+    """
+
+    def __init__(self, rows: int, dim: int, name: str, deviation: float = 1.0) -> None:
         super().__init__(name)
         self._shape = [rows, dim]
+        self._first = Uniform(deviation)
 
     def __call__(self, rows: Int[Array, "*n"]) -> Float[Array, "*n D"]:
         """Look rows up."""
-        return _lookup(hk.get_parameter("rows", self._shape, init=Uniform(1.0)), rows)
+        return _lookup(hk.get_parameter("rows", self._shape, init=self._first), rows)
 
     def mean(self, rows: Int[Array, "*n S"]) -> Float[Array, "*n D"]:
         """Look rows up and average those that are something.
@@ -52,7 +64,7 @@ class HashTable(hk.Module):
         The sum runs along S, a few lookups at a time: gathering everything before adding it up is 20 times slower on
         CPUs, where it takes longer than all the rest of a model.
         """
-        table = hk.get_parameter("rows", self._shape, init=Uniform(1.0))
+        table = hk.get_parameter("rows", self._shape, init=self._first)
 
         def add(total: Float[Array, "*n D"], next_rows: Int[Array, "*n"]) -> tuple[Float[Array, "*n D"], None]:
             return total + _lookup(table, next_rows), None
@@ -72,7 +84,7 @@ class HashedId(hk.Module):
 
     def __init__(self, rows: int, table_dim: int, dim: int, name: str) -> None:
         super().__init__(name)
-        self._table = HashTable(rows, table_dim, name="table")
+        self._table = HashTable(rows, table_dim, name="table", deviation=ID_DEVIATION)
         self._projection = linear(dim, HASHES * table_dim, name="projection")
 
     def __call__(self, rows: Int[Array, "*n K"]) -> Float[Array, "*n D"]:

@@ -29,8 +29,8 @@ from jaxtyping import Bool, Float, Int
 
 from phoenix.actions import ACTION_COUNT, BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS, log_odds
 from phoenix.configs import ModelConfig
-from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, CandidateRows, HistoryRows
-from phoenix.layers import HashedId, HashTable, linear
+from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, VIDEO_BUCKETS, CandidateRows, HistoryRows
+from phoenix.layers import ID_DEVIATION, HashedId, HashTable, linear
 from phoenix.seeding import Uniform
 from phoenix.transformer import Prefix, Transformer
 
@@ -47,13 +47,13 @@ class Ranker(hk.Module):
         self._users = HashedId(config.user_rows, config.table_dim, config.dim, name="users")
         self._posts = HashedId(config.post_rows, config.table_dim, config.dim, name="posts")
         self._authors = HashedId(config.author_rows, config.table_dim, config.dim, name="authors")
-        self._tokens = HashTable(config.token_rows, config.table_dim, name="tokens")
+        self._tokens = HashTable(config.token_rows, config.table_dim, name="tokens", deviation=ID_DEVIATION)
         self._text = linear(config.dim, config.table_dim, name="text", gain=2.0)  # a mean of tokens is short
         self._actions = linear(config.dim, ACTION_COUNT, name="actions")
         self._dwell = HashTable(LOG_BUCKETS, config.dim, name="dwell")
         self._age = HashTable(LOG_BUCKETS, config.dim, name="age")
         self._post_age = HashTable(LOG_BUCKETS, config.dim, name="post_age")
-        self._video = HashTable(LOG_BUCKETS, config.dim, name="video")
+        self._video = HashTable(VIDEO_BUCKETS, config.dim, name="video")
         self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos")
         self._surface = HashTable(SURFACES, config.dim, name="surface")
         self._transformer = Transformer(config)

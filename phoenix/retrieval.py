@@ -33,7 +33,7 @@ from jaxtyping import Float, Int
 
 from phoenix.actions import ACTION_COUNT, IS_NEGATIVE
 from phoenix.configs import ModelConfig
-from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, HistoryRows, PostRows
+from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, VIDEO_BUCKETS, HistoryRows, PostRows
 from phoenix.layers import HashTable, linear, masked_mean, unit
 from phoenix.ranker import signed
 from phoenix.transformer import Transformer
@@ -45,6 +45,8 @@ As much: in the generated world, half of that finds posts of clearly less affini
 """
 _NETWORK_SHARE: Final = 0.1
 """How much the networks add before they have learned anything."""
+_TEMPERATURE: Final = 0.05
+"""Where training begins: cosines lie so close together that undivided they would tell posts hardly apart."""
 _PASSED_OVER: Final = 0.1
 """The first weight of a position without an action; each action adds or takes away 1.0."""
 
@@ -57,7 +59,7 @@ class TwoTower(hk.Module):
         width, trunk = config.embed_dim, config.dim
         self._authors = HashTable(config.author_rows, width, name="authors")
         self._tokens = HashTable(config.token_rows, width, name="tokens")
-        self._video = HashTable(LOG_BUCKETS, width, name="video")
+        self._video = HashTable(VIDEO_BUCKETS, width, name="video")
         self._photos = HashTable(PHOTO_BUCKETS, width, name="photos")
         self._post_hidden = linear(2 * width, 3 * width, name="post_hidden")
         self._post_out = linear(width, 2 * width, name="post_out")
@@ -69,9 +71,13 @@ class TwoTower(hk.Module):
         self._transformer = Transformer(config)
         self._user_out = linear(width, trunk, name="user_out")
 
-    def __call__(self, history: HistoryRows, posts: PostRows) -> tuple[Float[Array, "B E"], Float[Array, "n E"]]:
-        """Both towers, as training wants them."""
-        return self.embed_users(history), self.embed_posts(posts)
+    def __call__(
+        self, history: HistoryRows, posts: PostRows
+    ) -> tuple[Float[Array, "B E"], Float[Array, "n E"], Float[Array, ""]]:
+        """Both towers, and the logarithm of the temperature that training divides their products by."""
+        first = hk.initializers.Constant(np.log(_TEMPERATURE))
+        log_temperature = hk.get_parameter("log_temperature", [], init=first)
+        return self.embed_users(history), self.embed_posts(posts), log_temperature
 
     def embed_posts(self, posts: PostRows) -> Float[Array, "n E"]:
         """The candidate tower: unit vectors."""

@@ -76,7 +76,7 @@ class Phoenix:
 
     def __init__(self, config: ModelConfig, params: Params, origin: str) -> None:
         self.config = config
-        self.version = f"{config.name}-{origin}-{_digest(params)}"
+        self.version = f"{config.name}-{origin}-{digest(params)}"
         self.traces = 0
         self._params: Params = jax.device_put(jax.tree.map(aligned, params))
         self._functions = _functions(config)
@@ -216,12 +216,24 @@ def aligned(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
 
 def initial_params(config: ModelConfig, seed: int) -> Params:
     """Parameters drawn from a seed: the same bits on every machine."""
+    return Params(*(drawn(model, seed, *rows) for model, *rows in _models(config)))
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The shapes and types of the parameters, as `jax.ShapeDtypeStruct`."""
+    key = jax.random.key(0)
+    return Params(*(jax.eval_shape(hk.transform(model).init, key, *rows) for model, *rows in _models(config)))
+
+
+def _models(config: ModelConfig) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Each model as a function that uses all its parameters, and inputs for it."""
     history = history_rows(config, blank_history(config, 1))
     candidates = candidate_rows(config, blank_candidates(config, 1, 1), 0, 1)
     posts = post_rows(config, blank_posts(config, 1))
-    return Params(
-        drawn(lambda *rows: Ranker(config)(*rows), seed, history, candidates),
-        drawn(lambda *rows: TwoTower(config)(*rows), seed, history, posts),
+    return (lambda *rows: Ranker(config)(*rows), history, candidates), (
+        lambda *rows: TwoTower(config)(*rows),
+        history,
+        posts,
     )
 
 
@@ -241,11 +253,11 @@ def _functions(config: ModelConfig) -> dict[str, tuple[Callable[..., Any], int]]
     }
 
 
-def _digest(params: Params) -> str:
+def digest(tree: Any) -> str:
     """Eight hexadecimal digits that change with any parameter's name, shape, type or value."""
-    digest = xxhash.xxh3_64(b"%d" % _MEANING)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        values = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {values.shape} {values.dtype}".encode())
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()[:8]
+    hashed = xxhash.xxh3_64(b"%d" % _MEANING)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        values = np.ascontiguousarray(leaf)
+        hashed.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {values.dtype}".encode())
+        hashed.update(values.data)
+    return hashed.hexdigest()[:8]

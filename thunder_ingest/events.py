@@ -5,9 +5,11 @@ can move first. What the flows derive is MessagePack. All times are epoch millis
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
+import xxhash
 from msgspec import Struct
 
 from thunder_ingest.ids import MAX_ID_BYTES, PublishedId, id64
@@ -203,6 +205,8 @@ INPUT_TYPES: Final[dict[str, Any]] = {
 }
 """The topics that apps write, and what may stand in them."""
 
+_SURFACES: Final = 15
+
 _DECODERS = {topic: msgspec.json.Decoder(type_).decode for topic, type_ in INPUT_TYPES.items()}
 _ANY_INPUT = msgspec.json.Decoder(Event)
 _JSON = msgspec.json.Encoder()
@@ -261,6 +265,12 @@ def topic_of(event: Event) -> str:
 def key_of(event: Event) -> PublishedId:
     """The published id that keys an event in its topic: the author's for posts, else the user's."""
     return event.author_id if isinstance(event, PostEvent) else event.user_id
+
+
+@lru_cache(maxsize=1024)
+def surface_code(name: str | None) -> int:
+    """The code of a surface, 1 … 15 by hash; 0 where none is named."""
+    return 0 if name is None else 1 + xxhash.xxh32_intdigest(name.encode()) % _SURFACES
 
 
 # --- what the types alone cannot say: a check for each type, run for each message ------------------------------------

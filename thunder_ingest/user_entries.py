@@ -7,11 +7,10 @@ come in any order and any number of times.
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
-import xxhash
 
 from thunder_ingest.events import (
     ACTION_INDEX,
@@ -30,6 +29,7 @@ from thunder_ingest.events import (
     Unmute,
     UnmuteKeyword,
     Unsubscribe,
+    surface_code,
 )
 from thunder_ingest.ids import id64, published_form
 
@@ -56,7 +56,6 @@ _pack_history = struct.Struct("<qqqIBBB").pack
 _EDGE = struct.Struct("<qqB")
 _pack_view = struct.Struct("<qq").pack
 _KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
-_SURFACES: Final = 15
 
 # the kind that an edge belongs to with its user, with its target where that matters, and whether it is an undoing
 _EDGES: Final[dict[type, tuple[str, str | None, bool]]] = {
@@ -154,9 +153,3 @@ def keyword_entries(joined: bytes) -> Iterator[tuple[int, bool, str]]:
         if offset > len(joined):
             raise ValueError("a keyword entry is cut off")
         yield at, bool(undo), joined[start:offset].decode()
-
-
-@lru_cache(maxsize=1024)
-def surface_code(name: str | None) -> int:
-    """The code of a surface, 1 … 15 by hash; 0 where none is named."""
-    return 0 if name is None else 1 + xxhash.xxh32_intdigest(name.encode()) % _SURFACES

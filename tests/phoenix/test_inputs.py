@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from phoenix.configs import CONFIGS, NANO, ModelConfig, config_named
-from phoenix.inputs import LOG_BUCKETS, candidate_rows, filled_up, history_rows, log_bucket, post_rows
+from phoenix.inputs import LOG_BUCKETS, VIDEO_BUCKETS, candidate_rows, filled_up, history_rows, log_bucket, post_rows
 from tests.phoenix.builders import picked, some_candidates, some_history, some_posts
 
 
@@ -12,6 +12,12 @@ from tests.phoenix.builders import picked, some_candidates, some_history, some_p
 )
 def test_each_doubling_has_a_bucket(value: int, bucket: int) -> None:
     assert log_bucket(np.array([value]), 60_000).tolist() == [bucket]
+
+
+def test_the_length_of_a_video_has_a_bucket_for_each_quarter_of_a_doubling(tiny: ModelConfig) -> None:
+    lengths = np.array([0, 1, 1_999, 2_000, 2_378, 2_379, 4_000, 2**31 - 1], np.int32)
+    posts = some_posts(tiny, len(lengths))._replace(video_ms=lengths)
+    assert post_rows(tiny, posts).video.tolist() == [0, 1, 1, 2, 2, 3, 6, VIDEO_BUCKETS - 1]
 
 
 def test_a_long_history_is_read_from_its_newest_end(tiny: ModelConfig) -> None:

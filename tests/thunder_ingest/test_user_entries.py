@@ -21,9 +21,10 @@ from thunder_ingest.events import (
     Unfollow,
     Unmute,
     Unsubscribe,
+    surface_code,
 )
 from thunder_ingest.ids import id64
-from thunder_ingest.user_entries import EDGE, HISTORY, by_user, entries_by_user, surface_code, updates_of
+from thunder_ingest.user_entries import EDGE, HISTORY, by_user, entries_by_user, updates_of
 
 
 def test_an_engagement_adds_to_the_history() -> None:

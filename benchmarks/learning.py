@@ -1,0 +1,130 @@
+"""How well the models know the generated world's tastes after 0 to N training examples, beside simpler scorers.
+
+What is asked, and what the figures mean, is in `phoenix.evaluation.exam`: shares of what the oracle, who knows every
+taste, reaches; above all NDCG@35 of known posts and of new ones. Models learn from the newest so many impressions, with
+everything before as history. The baselines always learn from the whole log.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import Measure, print_report
+from phoenix.batches import Batches, Span
+from phoenix.configs import ModelConfig, TrainingConfig, config_named
+from phoenix.evaluation.draws import Estimate
+from phoenix.evaluation.exam import Exam
+from phoenix.serving import Phoenix
+from phoenix.training import Trainer
+from phoenix.world import WorldConfig, generate
+
+NOW_MS: Final = 1_790_000_000_000
+DAY_MS: Final = 86_400_000
+GOALS: Final = {"ndcg@35_known": 0.9, "ndcg@35_new": 0.75}
+BAR: Final = 40  # characters of a full bar
+
+Figures = Mapping[str, Estimate]
+
+
+def trained(exam: Exam, model: ModelConfig, training: TrainingConfig, examples: int) -> Phoenix:
+    """The models after one run over the newest `examples` impressions; the seeded ones where these are none."""
+    buckets = replace(model, batch_buckets=(16,))
+    if not examples:
+        return Phoenix.seeded(buckets, training.seed)
+    until_ms = int(exam.log.known_at.max()) + 1
+    since_ms = int(np.sort(exam.log.at)[-min(examples, len(exam.log.at))])
+    batches = Batches(exam.log, Span(since_ms, until_ms, {}), model, training)
+    trainer = Trainer(model, training, batches.steps)
+    for state, losses in trainer.run(trainer.initial(), batches):
+        if (step := int(state.step)) % 50 == 0 or step == batches.steps:
+            sys.stderr.write(f"  step {step:,} of {batches.steps:,}: ranking {float(losses.ranking):.4f}\n")
+    return Phoenix(buckets, state.params, f"examples{examples}")
+
+
+def measures(scorers: Mapping[str, Figures]) -> list[Measure]:
+    """Every figure of every scorer; the goals are those of the models that learned most."""
+    last = [name for name in scorers if name.startswith("models")][-1]
+    return [
+        Measure(
+            f"{scorer}_{name}",
+            round(estimate.value, 4),
+            "share of the oracle's",
+            "higher",
+            GOALS.get(name) if scorer == last else None,
+            {"low": round(estimate.low, 4), "high": round(estimate.high, 4)},
+        )
+        for scorer, figures in scorers.items()
+        for name, estimate in figures.items()
+    ]
+
+
+def chart(scorers: Mapping[str, Figures]) -> Table:
+    """A bar for each scorer, of known posts and of new ones, and all figures in numbers."""
+    table = Table(title="share of the oracle's, ± 95 %", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in (names := [*next(iter(scorers.values()))]):
+        table.add_column(name, no_wrap=True)
+    for scorer, figures in scorers.items():
+        table.add_row(scorer, *(_bar(figures[name], long=name in GOALS) for name in names))
+    return table
+
+
+def _bar(estimate: Estimate, *, long: bool) -> str:
+    number = f"{estimate.value:.3f} ± {(estimate.high - estimate.low) / 2:.3f}"
+    return f"{'█' * round(BAR * estimate.value):{BAR}} {number}" if long else number
+
+
+def main(options: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=1_000)
+    parser.add_argument("--authors", type=int, default=200)
+    parser.add_argument("--posts", type=int, default=8_000)
+    parser.add_argument("--engagements", type=int, default=300_000, help="events, impressions included")
+    parser.add_argument("--days", type=int, default=7, help="the world's span")
+    parser.add_argument("--examples", type=int, nargs="*", default=[0, 3_000, 10_000, 30_000, 100_000])
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=TrainingConfig().batch, help="slates of a step")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--viewers", type=int, default=300, help="who are examined")
+    parser.add_argument("--seeds", type=int, default=1, help="worlds, and models, that the figures are means of")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(options)
+    runs = [run(arguments, arguments.seed + number) for number in range(arguments.seeds)]
+    scorers = {name: mean([each[name] for each in runs]) for name in runs[0]}
+    Console(stderr=True, width=None if sys.stderr.isatty() else 240).print(chart(scorers))
+    print_report("learning", vars(arguments), measures(scorers))
+
+
+def run(arguments: argparse.Namespace, seed: int) -> dict[str, Figures]:
+    """Every scorer on one world, with models of one seed."""
+    sizes = {name: getattr(arguments, name) for name in ("users", "authors", "posts", "engagements")}
+    world = WorldConfig(seed=WorldConfig().seed + seed, span_ms=arguments.days * DAY_MS, **sizes)
+    exam = Exam(generate(world, NOW_MS), arguments.viewers, seed)
+    scorers: dict[str, Figures] = dict(exam.references(seed))
+    training = TrainingConfig(seed=seed, epochs=arguments.epochs, batch=arguments.batch)
+    for examples in arguments.examples:
+        sys.stderr.write(f"seed {seed}: {examples:,} of {len(exam.log.at):,} impressions\n")
+        model = trained(exam, config_named(arguments.model), training, examples)
+        scorers[f"models_{examples}"] = exam.judge_models(model)
+    return scorers
+
+
+def mean(runs: Sequence[Figures]) -> Figures:
+    """The mean over seeds, and of the ends of the intervals, which are over the viewers of each."""
+    return {
+        name: Estimate(
+            *(float(np.mean([getattr(each[name], end) for each in runs])) for end in ("value", "low", "high"))
+        )
+        for name in runs[0]
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""`foryou train`: both models from a log, with checkpoints from which it goes on where it was cut off."""
+
+import math
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.log_options import LabelledSince, LogDirectory, Since, Until, labelled_since, read_log
+
+if TYPE_CHECKING:
+    from infra.progress import Report
+    from phoenix.batches import Batches
+    from phoenix.cards import Card
+    from phoenix.training import Trainer
+
+_TOLD_STEPS = 20
+"""Losses are told, and waited for, once in so many steps: in between, the device need not wait for us."""
+
+
+class Diverged(RuntimeError):
+    """Training has left the numbers; the text says where."""
+
+
+def train(
+    log: LogDirectory,
+    since: Since,
+    until: Until,
+    out: Annotated[Path, typer.Option(help="directory of the checkpoints; a run that was cut off there goes on")],
+    labelled: LabelledSince = None,
+    model: Annotated[str, typer.Option(help="configuration of the models")] = "nano",
+    epochs: Annotated[int, typer.Option(help="how often each example is met", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="slates of a step", min=1)] = 128,
+    shown_weight: Annotated[
+        float, typer.Option(help="what a post that was passed over is worth finding, where 1 is one acted on", min=0)
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="of the first parameters and of all chance", min=0)] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="steps between checkpoints", min=1)] = 500,
+    keep: Annotated[int, typer.Option(help="checkpoints that are kept, the newest", min=1)] = 2,
+) -> None:
+    """Train the ranker and the retrieval model on the impressions of a span, with all earlier ones as history."""
+    from infra.progress import Report
+    from infra.tables import console
+    from phoenix.batches import Batches, Span
+    from phoenix.cards import Card
+    from phoenix.configs import TrainingConfig, config_named
+    from phoenix.training import Trainer
+
+    training = TrainingConfig(seed=seed, epochs=epochs, batch=batch, shown_weight=shown_weight)
+    try:
+        sizes = config_named(model)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if since >= until:
+        raise typer.BadParameter("--since must come before --until")
+    span = Span(since, until, labelled_since(labelled))
+    with Report(console(stderr=True)) as report:
+        with report.step(f"reading {log}") as advance:
+            columns, refused = read_log(log, advance)
+        if refused:
+            report.say(f"{refused:,} lines could not be used (`foryou replay` names them)")
+        try:
+            batches = Batches(columns, span, sizes, training)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        card = Card(
+            step=0,
+            steps=batches.steps,
+            model=sizes,
+            training=training,
+            data=batches.description,
+            commit=_commit(),
+        )
+        _run(Trainer(sizes, training, batches.steps), batches, card, out, checkpoint_every, keep, report)
+
+
+def _run(
+    trainer: "Trainer", batches: "Batches", card: "Card", out: Path, every: int, keep: int, report: "Report"
+) -> None:
+    """From the newest checkpoint, or the beginning, to the last step."""
+    import msgspec
+
+    from phoenix import checkpoints
+
+    found = checkpoints.newest(out)
+    begun = trainer.initial() if found is None else checkpoints.resume(found, card)
+    first = int(begun.step)
+    if found is not None:
+        report.say(f"going on from {found}")
+    with report.step(f"training {card.model.name}, steps {first:,} to {card.steps:,}") as advance:
+        for step, (state, losses) in enumerate(trainer.run(begun, batches), first + 1):
+            saves = step % every == 0 or step == card.steps
+            if saves or step % _TOLD_STEPS == 0:
+                figures = {f"loss_{name}": float(loss) for name, loss in losses._asdict().items()}
+                advance(step - first, card.steps - first)
+                if not all(map(math.isfinite, figures.values())):
+                    raise Diverged(f"the losses of step {step:,} are no numbers; the newest checkpoint is from before")
+            if saves:
+                path = checkpoints.save(out, state, msgspec.structs.replace(card, step=step, figures=figures))
+                checkpoints.forget_all_but(out, keep)
+                report.say(f"{path}: {', '.join(f'{name} {figure:.4f}' for name, figure in figures.items())}")
+
+
+def _commit() -> str:
+    """Which version of the program this is, as far as that can be told."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return asked.stdout.strip()

@@ -1,0 +1,132 @@
+"""Training: both models, a step for each batch, from a state that says all there is to say.
+
+A step depends on the state and its batch alone, and the batch on the state's step: a run that was cut off and goes on
+from a state comes to the same parameters, bit for bit, as one that was not.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float32, Int32
+
+from phoenix.actions import ACTION_COUNT
+from phoenix.batches import Batch, Batches
+from phoenix.configs import ModelConfig, TrainingConfig
+from phoenix.losses import ranking_loss, retrieval_loss
+from phoenix.optimisers import optimiser
+from phoenix.ranker import Ranker
+from phoenix.retrieval import TwoTower
+from phoenix.serving import Params, abstract_params, initial_params
+from thunder_ingest.events import ACTION_INDEX
+
+_LAST_RATE: Final = 0.05
+"""What is left of a learning rate at the end, as a share of the first."""
+_WARM_UP_STEPS: Final = 100
+
+
+class State(NamedTuple):
+    """Everything that the next step depends on besides the log and the configuration."""
+
+    params: Params
+    optimisers: tuple[optax.OptState, optax.OptState]
+    step: Int32[Any, ""]  # how many steps have been taken
+
+
+class Losses(NamedTuple):
+    """What a step's batch was worth before it was learned from; a device's numbers, so reading them waits for it."""
+
+    ranking: Float32[Array, ""]
+    retrieval: Float32[Array, ""]
+
+
+class Trainer:
+    """Trains both models of a configuration.
+
+    Args:
+        model: their sizes.
+        training: how they are trained.
+        steps: of the whole run, which the learning rates depend on.
+
+    """
+
+    def __init__(self, model: ModelConfig, training: TrainingConfig, steps: int) -> None:
+        self._model, self._seed = model, training.seed
+        self._optimisers = tuple(
+            optimiser(
+                rate=_falling(rate, steps),
+                table_rate=_falling(table_rate, steps),
+                weight_decay=training.weight_decay,
+                dense=training.dense,
+            )
+            for rate, table_rate in (
+                (training.rate, training.table_rate),
+                (training.retrieval_rate, training.retrieval_table_rate),
+            )
+        )
+        self._losses = _losses(model, training)
+        self._step = jax.jit(self._stepped, donate_argnums=0)
+
+    def initial(self) -> State:
+        """The state before the first step."""
+        return self._begun(jax.device_put(initial_params(self._model, self._seed)))
+
+    def abstract(self) -> State:
+        """The shapes and types of a state, as `jax.ShapeDtypeStruct`: what a checkpoint is to be read as."""
+        state: State = jax.eval_shape(self._begun, abstract_params(self._model))
+        return state
+
+    def _begun(self, params: Params) -> State:
+        ranking, retrieval = (each.init(of) for each, of in zip(self._optimisers, params, strict=True))
+        return State(params, (ranking, retrieval), jnp.zeros((), jnp.int32))
+
+    def run(self, state: State, batches: Batches) -> Iterator[tuple[State, Losses]]:
+        """Take the steps that are left, yielding the state after each; it may be used until the next is asked for."""
+        for step in range(int(state.step), batches.steps):
+            state, losses = self._step(state, batches.batch(step))
+            yield state, losses
+
+    def _stepped(self, state: State, batch: Batch) -> tuple[State, Losses]:
+        (_, losses), gradients = jax.value_and_grad(self._losses, has_aux=True)(state.params, batch)
+        moved, states = [], []
+        for each, of, gradient, params in zip(self._optimisers, state.optimisers, gradients, state.params, strict=True):
+            updates, after = each.update(gradient, of, params)
+            moved.append(optax.apply_updates(params, updates))
+            states.append(after)
+        return State(Params(*moved), (states[0], states[1]), state.step + 1), losses
+
+
+def _losses(
+    model: ModelConfig, training: TrainingConfig
+) -> Callable[[Params, Batch], tuple[Float32[Array, ""], Losses]]:
+    """The sum of both models' losses, which share no parameter, and each of them."""
+    ranker: hk.Transformed = hk.without_apply_rng(hk.transform(lambda *rows: Ranker(model)(*rows)))
+    two_tower: hk.Transformed = hk.without_apply_rng(hk.transform(lambda *rows: TwoTower(model)(*rows)))
+    weights = np.zeros(ACTION_COUNT, np.float32)
+    for action, weight in training.action_weights.items():
+        weights[ACTION_INDEX[action]] = weight
+
+    def losses(params: Params, batch: Batch) -> tuple[Float32[Array, ""], Losses]:
+        logits = ranker.apply(params.ranker, batch.history, batch.candidates)
+        users, posts, log_temperature = two_tower.apply(params.two_tower, batch.history, batch.posts)
+        both = Losses(
+            ranking_loss(logits, batch.ranking, jnp.asarray(weights)),
+            retrieval_loss(users, posts, batch.retrieval, log_temperature),
+        )
+        return both.ranking + both.retrieval, both
+
+    return losses
+
+
+def _falling(rate: float, steps: int) -> optax.Schedule:
+    """A learning rate that rises for a few steps, then falls in a line."""
+    rising = min(_WARM_UP_STEPS, steps // 10)
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, rate, rising), optax.linear_schedule(rate, rate * _LAST_RATE, steps - rising)],
+        [rising],
+    )

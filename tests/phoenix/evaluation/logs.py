@@ -1,0 +1,54 @@
+"""Small logs as columns, drawn so that there is something to learn."""
+
+from typing import Any
+
+import numpy as np
+
+from phoenix.log import Log, Posts
+from thunder_ingest.events import ACTION_INDEX, ACTIONS
+
+DAY_MS = 86_400_000
+BEGIN_MS = 1_650_000_000_000
+CLICK, VQV = ACTION_INDEX["click"], ACTION_INDEX["vqv"]
+
+
+def log_drawn(seed: int, *, days: int = 6, viewers: int = 60, posts: int = 40, rows: int = 3_000) -> Log:
+    """Viewers and posts with propensities of their own to be clicked and viewed; an impression every now and then."""
+    rng = np.random.default_rng(seed)
+    viewer, post = rng.integers(0, viewers, rows), rng.integers(0, posts, rows)
+    at = BEGIN_MS + rng.integers(0, days * DAY_MS, rows)
+    order = np.lexsort((at, viewer))
+    viewer, post, at = viewer[order], post[order], at[order]
+    leaning = rng.normal(0, 1.5, viewers)[viewer] + rng.normal(0, 1.5, posts)[post]
+    actions = np.zeros((rows, len(ACTIONS)), bool)
+    actions[:, CLICK] = rng.random(rows) < 1 / (1 + np.exp(-leaning))
+    actions[:, VQV] = actions[:, CLICK] & (rng.random(rows) < 0.5)
+    return Log(
+        posts=posts_drawn(rng, posts),
+        viewer_id=1_000 + viewer,
+        post=post,
+        at=at,
+        known_at=at + rng.integers(0, 60_000, rows),
+        surface=rng.integers(0, 3, rows).astype(np.uint8),
+        actions=actions,
+        dwell_ms=rng.exponential(5_000, rows).astype(np.float32),
+    )
+
+
+def posts_drawn(rng: np.random.Generator, posts: int) -> Posts:
+    """Posts by a few authors, in two words, from before the log begins."""
+    tokens = np.zeros((posts, 64), np.uint32)
+    tokens[:, 0], tokens[:, 1] = rng.integers(1, 6, posts), rng.integers(6, 30, posts)
+    return Posts(
+        post_id=np.arange(1, posts + 1),
+        author_id=rng.integers(1, 10, posts),
+        tokens=tokens,
+        created_at=BEGIN_MS - rng.integers(1, DAY_MS, posts),
+        video_ms=rng.integers(0, 60_000, posts).astype(np.int32),
+        photos=np.zeros(posts, np.int32),
+    )
+
+
+def with_actions(log: Log, actions: Any) -> Log:
+    """The same log, where other actions followed."""
+    return log._replace(actions=actions)

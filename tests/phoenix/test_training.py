@@ -1,0 +1,288 @@
+"""Training: it learns what is to be learned, and going on from a checkpoint is as if there had been no interruption."""
+
+import gc
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgspec
+import numpy as np
+import pytest
+
+from phoenix import checkpoints
+from phoenix.batches import Batches, Span
+from phoenix.cards import Card, CheckpointError
+from phoenix.configs import ModelConfig, TrainingConfig
+from phoenix.examples import candidates_of, frozen, history_of, rows_between
+from phoenix.inputs import PostInputs
+from phoenix.log import Log, log_of
+from phoenix.serving import Phoenix, digest
+from phoenix.training import State, Trainer
+from tests.phoenix.builders import some_candidates, some_history
+from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
+
+T0 = 1_700_000_000_000
+HOUR = 3_600_000
+TASTES, WORDS = ("sail", "cook"), 6
+ORBAX_FAILS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Where it fails to read, it leaves an event loop to the garbage collector."""
+TRAINING = TrainingConfig(
+    batch=16, candidates=4, epochs=3, rate=5e-3, table_rate=0.1, sampled_posts=8, shown_weight=0.0
+)
+SPAN = Span(T0, T0 + 60 * HOUR, {"click": T0 + 2 * HOUR})
+
+
+def events(viewers: int = 40, shown: int = 60) -> Iterator[Any]:
+    """All click what is of one topic and pass over the other; the topic shows in the words of a post alone."""
+    rng = np.random.default_rng(3)
+    for post in range(1, 201):
+        words = " ".join(f"{TASTES[post % 2]}{rng.integers(WORDS)}" for _ in range(4))
+        yield PostCreated(post_id=post, author_id=1_000 + post, at=T0 - HOUR, text=words)
+    for viewer in range(1, viewers + 1):
+        for hour, post in enumerate(rng.integers(1, 201, shown).tolist()):
+            ids = {"user_id": viewer, "post_id": post, "author_id": 1_000 + post}
+            yield Impression(**ids, at=T0 + hour * HOUR)
+            if post % 2:
+                yield Engagement(**ids, at=T0 + hour * HOUR + 1, action="click")
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    return log_of(events())
+
+
+@pytest.fixture(scope="module")
+def batches(log: Log, tiny: ModelConfig) -> Batches:
+    return Batches(log, SPAN, tiny, TRAINING)
+
+
+@pytest.fixture(scope="module")
+def trainer(batches: Batches, tiny: ModelConfig) -> Trainer:
+    return Trainer(tiny, TRAINING, batches.steps)
+
+
+@pytest.fixture(scope="module")
+def card(batches: Batches, tiny: ModelConfig) -> Card:
+    return Card(
+        step=0, steps=batches.steps, model=tiny, training=TRAINING, data=batches.description, commit="of the test"
+    )
+
+
+def after(trainer: Trainer, batches: Batches, state: State, steps: int) -> State:
+    for _, (reached, _losses) in zip(range(steps), trainer.run(state, batches), strict=False):
+        state = reached
+    return state
+
+
+def saved(directory: Path, card: Card, state: State) -> Path:
+    return checkpoints.save(directory, state, msgspec.structs.replace(card, step=int(state.step)))
+
+
+@pytest.fixture(scope="module")
+def at_5(trainer: Trainer, batches: Batches, card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("runs"), card, after(trainer, batches, trainer.initial(), 5))
+
+
+def same_bits(one: State, other: State) -> None:
+    for mine, its in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(its))
+
+
+def test_training_finds_the_words_that_are_clicked(
+    log: Log, batches: Batches, trainer: Trainer, tiny: ModelConfig
+) -> None:
+    """In posts of authors that were never met."""
+    model = Phoenix(tiny, after(trainer, batches, trainer.initial(), batches.steps).params, "test")
+    slates = frozen(log, rows_between(log, SPAN.until_ms - 9 * HOUR, SPAN.until_ms), SPAN.until_ms - 9 * HOUR, 9)
+    history, candidates = history_of(log, slates, tiny.history, tiny.tokens), candidates_of(log, slates, tiny.tokens)
+    of_topic = candidates.post_id % 2 == 1
+    strangers = candidates._replace(post_id=candidates.post_id + 10**6, author_id=candidates.author_id + 10**6)
+    clicks = model.score(history, strangers)[..., ACTION_INDEX["click"]]
+    assert clicks[of_topic & candidates.mask].mean() > clicks[~of_topic & candidates.mask].mean() + 0.5
+    posts = PostInputs(log.posts.author_id + 10**6, log.posts.tokens, log.posts.video_ms, log.posts.photos)
+    similarity = model.embed_users(history) @ model.embed_posts(posts).T
+    assert (similarity[:, ::2].mean(axis=1) > similarity[:, 1::2].mean(axis=1)).all()  # odd post ids come first
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    trainer: Trainer, log: Log, batches: Batches, card: Card, tiny: ModelConfig, at_5: Path
+) -> None:
+    uninterrupted = after(trainer, batches, trainer.initial(), batches.steps_per_epoch + 3)  # into the second epoch
+    afresh = Batches(log, SPAN, tiny, TRAINING)
+    again = Trainer(tiny, TRAINING, afresh.steps)
+    resumed = after(again, afresh, checkpoints.resume(at_5, card), batches.steps_per_epoch - 2)
+    same_bits(resumed, uninterrupted)
+
+
+def test_a_checkpoint_gives_back_what_was_saved(trainer: Trainer, batches: Batches, card: Card, at_5: Path) -> None:
+    state, found = checkpoints.restore(at_5)
+    same_bits(state, after(trainer, batches, trainer.initial(), 5))
+    assert found == msgspec.structs.replace(card, step=5, digest=digest(state))
+
+
+def test_what_is_served_is_what_was_trained(at_5: Path, tiny: ModelConfig) -> None:
+    state, _ = checkpoints.restore(at_5)
+    served, trained = checkpoints.phoenix_of(at_5.parent), Phoenix(tiny, state.params, "step5")
+    assert served.version == trained.version
+    history, candidates = some_history(tiny, 2, 12), some_candidates(tiny, 2, 5)
+    np.testing.assert_array_equal(served.score(history, candidates), trained.score(history, candidates))
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_latest_step_that_is_whole(
+    at_5: Path, card: Card, tmp_path: Path
+) -> None:
+    state, _ = checkpoints.restore(at_5)
+    assert checkpoints.newest(tmp_path / "missing") is None
+    paths = [checkpoints.save(tmp_path, state, msgspec.structs.replace(card, step=step)) for step in (7, 30, 200)]
+    (tmp_path / "step-00000999.unfinished").mkdir()
+    assert checkpoints.newest(tmp_path) == paths[2]
+    checkpoints.forget_all_but(tmp_path, 2)
+    assert sorted(tmp_path.iterdir()) == paths[1:]
+
+
+@pytest.fixture
+def copy(at_5: Path, tmp_path: Path) -> Iterator[Path]:
+    yield Path(shutil.copytree(at_5, tmp_path / at_5.name))
+    gc.collect()  # of what Orbax left where it failed: here, and not in the middle of another test
+
+
+@ORBAX_FAILS
+def test_a_damaged_checkpoint_is_refused_and_never_gives_other_numbers(copy: Path) -> None:
+    """Whichever file it is, cut off or changed; not all that Orbax writes down matters."""
+    files = [path for path in sorted((copy / "state").rglob("*")) if path.is_file()]
+    refused = set()
+    for path in files:
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        for damaged in (whole[:middle], whole[:middle] + bytes(byte ^ 255 for byte in whole[middle : middle + 9])):
+            path.write_bytes(damaged + whole[len(damaged) :] if len(damaged) > middle else damaged)
+            try:
+                assert digest(checkpoints.restore(copy)[0]) == checkpoints.card_of(copy).digest
+            except CheckpointError:
+                refused.add(path)
+        path.write_bytes(whole)
+    assert max(files, key=lambda path: path.stat().st_size) in refused
+    checkpoints.restore(copy)
+
+
+def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path) -> None:
+    raw = (copy / "card.json").read_text()
+    (copy / "card.json").write_text(raw.replace(checkpoints.card_of(copy).digest, "00000000"))
+    with pytest.raises(CheckpointError, match="is not what was written"):
+        checkpoints.restore(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"format": 99}', "format 99; this program reads 1"),
+        ('{"format": 1}', "damaged"),
+        (None, "is no checkpoint"),
+    ],
+)
+def test_a_card_that_cannot_be_used_is_refused(copy: Path, text: str | None, said: str) -> None:
+    (copy / "card.json").unlink()
+    if text is not None:
+        (copy / "card.json").write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        checkpoints.restore(copy)
+
+
+@ORBAX_FAILS
+def test_a_checkpoint_of_other_models_is_refused(copy: Path) -> None:
+    raw = (copy / "card.json").read_text()
+    (copy / "card.json").write_text(raw.replace('"dim": 32', '"dim": 64'))
+    with pytest.raises(CheckpointError, match="models are not those of this program"):
+        checkpoints.restore(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"training": replace(TRAINING, seed=1)}, "training.seed is 0, not 1"),
+        ({"steps": 1}, "steps is"),
+        ({"data": {}}, "data.since_ms"),
+    ],
+)
+def test_a_run_does_not_go_on_from_another_runs_checkpoint(
+    at_5: Path, card: Card, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CheckpointError, match=f"is of another run: {said}"):
+        checkpoints.resume(at_5, msgspec.structs.replace(card, **change))
+
+
+def test_a_card_can_be_read(at_5: Path, card: Card) -> None:
+    text = (at_5 / "card.md").read_text()
+    assert "# tiny, step 5 of" in text
+    assert "| labelled_since | click 1700007200000 |" in text
+    assert card.commit in text
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(log: Log, batches: Batches, tiny: ModelConfig) -> None:
+    afresh = Batches(log, SPAN, tiny, TRAINING)
+    for step in (batches.steps_per_epoch + 1, 0, 2):
+        for mine, its in zip(jax.tree.leaves(batches.batch(step)), jax.tree.leaves(afresh.batch(step)), strict=True):
+            np.testing.assert_array_equal(mine, its)
+    other = Batches(log, SPAN, tiny, replace(TRAINING, seed=1))
+    assert (batches.batch(0).history.user != other.batch(0).history.user).any()
+
+
+def test_nothing_from_the_end_of_the_span_on_is_learned_from(tiny: ModelConfig) -> None:
+    """The same batches come of a log that ends there, and the card calls the data the same."""
+    until = T0 + 30 * HOUR
+    span = Span(T0, until, {})
+    later = [PostCreated(post_id=5_000, author_id=1, at=until, text="later"), *shown_late(until)]
+    cut_off = log_of(event for event in events() if event.at < until)
+    one, other = (Batches(each, span, tiny, TRAINING) for each in (log_of([*events(), *later]), cut_off))
+    assert one.description == other.description
+    for step in range(one.steps):
+        for mine, its in zip(jax.tree.leaves(one.batch(step)), jax.tree.leaves(other.batch(step)), strict=True):
+            np.testing.assert_array_equal(mine, its)
+
+
+def shown_late(until: int) -> list[Impression]:
+    """A post that was never published, seen when it is too late."""
+    return [Impression(user_id=1, post_id=6_000, author_id=1, at=until)]
+
+
+def test_what_came_of_an_impression_later_than_the_span_is_not_learned(log: Log, tiny: ModelConfig) -> None:
+    until = T0 + 30 * HOUR
+    ids: dict[str, Any] = {"user_id": 1, "post_id": 7_000, "author_id": 1}
+    late = [Impression(**ids, at=until - 5), Engagement(**ids, action="favorite", at=until + 5)]
+    with_it = Batches(log_of([*events(), *late]), Span(T0, until, {}), tiny, TRAINING)
+    assert len(with_it.rows) == len(Batches(log, Span(T0, until, {}), tiny, TRAINING).rows)
+
+
+def test_what_is_not_recorded_yet_is_not_taken_for_a_no(log: Log, tiny: ModelConfig) -> None:
+    until = T0 + 2 * HOUR
+    early = Batches(log, Span(T0, until, {"click": until}), tiny, TRAINING)
+    weights = early.batch(0).ranking.weights
+    assert not weights[..., 4].any()
+    assert weights[..., 0].any()
+
+
+def test_every_impression_is_an_example_of_an_epoch(log: Log, tiny: ModelConfig) -> None:
+    one_by_one = Batches(log, SPAN, tiny, replace(TRAINING, batch=1, epochs=1))
+    count = sum(one_by_one.batch(step).ranking.weights[..., 0].sum() for step in range(one_by_one.steps))
+    assert count == len(one_by_one.rows)
+
+
+def test_the_posts_that_retrieval_chooses_from_hold_those_worth_finding(log: Log, tiny: ModelConfig) -> None:
+    few = Batches(log, SPAN, tiny, replace(TRAINING, batch=4, sampled_posts=10, positive_weights={"click": 1.0}))
+    assert few.batch(0).posts.author.shape[0] == 4 * 4 + 10
+    for step in range(10):
+        batch = few.batch(step)
+        wanted = batch.retrieval.weights == 1.0
+        found = batch.posts.author[batch.retrieval.post[wanted]]
+        np.testing.assert_array_equal(found, batch.candidates.author[wanted])
+        assert np.isfinite(batch.retrieval.log_q[batch.retrieval.post[wanted]]).all()
+
+
+def test_a_span_without_impressions_is_a_mistake(log: Log, tiny: ModelConfig) -> None:
+    with pytest.raises(ValueError, match="no impression in this span"):
+        Batches(log, Span(T0 - HOUR, T0, {}), tiny, TRAINING)
