@@ -33,8 +33,6 @@ state_app = typer.Typer(help="Show what the system knows of a user or a post.", 
 rebuild_app = typer.Typer(help="Derive again from the log what was lost.", no_args_is_help=True)
 app.add_typer(state_app, name="state")
 app.add_typer(rebuild_app, name="rebuild")
-app.command()(train)
-app.command()(evaluate)
 
 
 class Clock(StrEnum):
@@ -442,3 +440,7 @@ def rebuild_users(as_json: AsJson = False) -> None:
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+app.command()(train)
+app.command()(evaluate)
