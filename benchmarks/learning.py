@@ -112,7 +112,8 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Figures]:
     for examples in arguments.examples:
         sys.stderr.write(f"seed {seed}: {examples:,} of {len(exam.log.at):,} impressions\n")
         model = trained(exam, config_named(arguments.model), training, examples)
-        scorers[f"models_{examples}"] = exam.judge_models(model)
+        scorers[f"models_{examples}"] = figures = exam.judge_models(model)
+        sys.stderr.write(f"  {', '.join(f'{name} {figures[name].value:.3f}' for name in figures)}\n")
     return scorers
 
 
