@@ -6,7 +6,12 @@ from typing import Final, Literal
 
 from thunder_ingest.events import ACTIONS, ActionName
 
-_ACTION_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 1.0) | {"favorite": 4.0, "dwell_time": 0.3}
+_ACTION_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 0.1) | {
+    "click": 1.0,
+    "vqv": 1.0,
+    "favorite": 4.0,
+    "dwell_time": 0.3,
+}
 """A favorite is rare and a matter of taste: with less, clicks and views drown it."""
 _POSITIVE_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 1.0)
 
@@ -170,7 +175,7 @@ class TrainingConfig:
     epochs: int = 1
     batch: int = 128
     candidates: int = 16
-    rate: float = 2e-3
+    rate: float = 2.5e-3
     table_rate: float = 0.05
     retrieval_rate: float = 5e-3
     retrieval_table_rate: float = 0.5

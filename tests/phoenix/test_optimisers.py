@@ -24,7 +24,9 @@ def test_a_row_takes_a_step_of_its_own_and_others_none() -> None:
 
 @pytest.mark.parametrize("dense", ["adamw", "muon"])
 def test_tables_and_the_rest_are_moved_by_optimisers_of_their_own(dense: Dense) -> None:
-    params = TABLE | {"linear": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}}
+    params = {"module": {"rows": jnp.ones((100, 3))}, "few": {"rows": jnp.ones((16, 3))}} | {
+        "linear": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    }
     step = optimiser(rate=0.01, table_rate=0.1, weight_decay=0.5, dense=dense)
     state = step.init(params)
     nothing = {module: {name: jnp.zeros_like(of) for name, of in names.items()} for module, names in params.items()}
@@ -32,11 +34,12 @@ def test_tables_and_the_rest_are_moved_by_optimisers_of_their_own(dense: Dense) 
     moved = optax.apply_updates(params, updates)
     assert (moved["module"]["rows"] == 1).all()  # no gradient, no step, and no decay
     assert (moved["linear"]["w"] < 1).all()
+    assert (moved["few"]["rows"] < 1).all()  # of buckets, all met in every batch
 
 
 @pytest.mark.parametrize("dense", ["adamw", "muon"])
 def test_it_finds_a_minimum(dense: Dense) -> None:
-    params = {"a": {"rows": jnp.zeros((5, 2))}, "b": {"w": jnp.zeros((2, 2))}}
+    params = {"a": {"rows": jnp.zeros((100, 2))}, "b": {"w": jnp.zeros((2, 2))}}
     step = optimiser(rate=0.02, table_rate=0.3, weight_decay=0.0, dense=dense)
 
     @jax.jit
