@@ -16,6 +16,7 @@ from infra.kafka import DeliveryFailed, TopicMissing, wait_for_topics
 from infra.redis import Patience, Stopped, connect
 from infra.settings import Settings, SettingsError, load
 from phoenix.index import VectorIndex
+from phoenix.served import served
 from phoenix.serving import Phoenix
 from thunder_ingest.post_store import PostStore, StoreLimits
 from thunder_ingest.redis_form import UserStates
@@ -42,7 +43,7 @@ def serve(settings: Settings, parameters: Parameters, stopping: threading.Event)
     """Wire a worker together, wait until its copy of the posts has caught up and its model is compiled, and serve."""
     wait_for_topics(settings, ("feed-requests", "feeds-served", "dead-letters", *TOPICS), stopping)
     client = Patience(settings, stopping).run(lambda: connect(settings))
-    model = Phoenix.seeded(settings.model, settings.model_seed)
+    model = model_of(settings)
     store = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms))
     store.warm_up()
     index = VectorIndex(model.config.embed_dim)
@@ -59,6 +60,14 @@ def serve(settings: Settings, parameters: Parameters, stopping: threading.Event)
         Worker(settings, pipeline, parameters, store, model, client, clock, stopping).run(replica)
     finally:
         replica.stop()
+
+
+def model_of(settings: Settings) -> Phoenix:
+    """The models of the settings; raises SettingsError."""
+    try:
+        return served(settings.checkpoint, settings.model, settings.model_seed)
+    except ValueError as error:
+        raise SettingsError(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
 
 
 def parameters_of(settings: Settings) -> Parameters:

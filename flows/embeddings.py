@@ -15,6 +15,7 @@ from confluent_kafka import Message
 
 from flows.kafka import Batch, KafkaSink, KafkaSource, start
 from infra.kafka import Record
+from phoenix.served import served
 from phoenix.serving import Phoenix, PostInputs
 from thunder_ingest.events import Post, PostEmbedding, key_of_id, pack, unpack_post
 from thunder_ingest.text import padded_tokens
@@ -75,6 +76,9 @@ def build_flow(source: Source[Batch], sink: Sink[list[Record]], embed: Callable[
 def flow() -> Dataflow:
     """The flow on the servers of the settings, its model compiled before the first post."""
     settings = start(["thunder-posts", "post-embeddings"])
-    model = Phoenix.seeded(settings.model, settings.model_seed)
+    try:
+        model = served(settings.checkpoint, settings.model, settings.model_seed)
+    except ValueError as error:
+        raise SystemExit(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
     model.warm_up(parts=("embed",))
     return build_flow(KafkaSource(settings, "thunder-posts", "flows.embeddings"), KafkaSink(settings), Embed(model))

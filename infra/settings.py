@@ -55,6 +55,10 @@ class Settings(BaseSettings):
 
     model: str = Field("nano", description="the model configuration, one of phoenix.configs.CONFIGS")
     model_seed: int = Field(20_260_721, ge=0, description="seeds the parameters where there is no checkpoint")
+    checkpoint: str = Field(
+        "",
+        description="directory of checkpoints as `foryou train` writes it; its newest is served, whatever `model` says",
+    )
 
     parameters: str = Field(
         "foryou", description="the preset of weights and limits, one of feed_worker.parameters.PRESETS"

@@ -6,8 +6,9 @@ Glossary of shapes:
     j: rows that are judged
     f: features
 
-None of them sees anything from `since_ms` on. Their constants were chosen on the last day of the span that is trained
-on, and are strong: a baseline that was left weak proves nothing.
+None of them sees anything from `since_ms` on. Their constants are strong: most were chosen on the last day of the span
+that is trained on, the rule for smoothing on the days that are judged, which can only favour the baselines. A baseline
+that was left weak proves nothing.
 """
 
 import warnings

@@ -19,6 +19,7 @@ from phoenix.configs import ModelConfig, TrainingConfig
 from phoenix.examples import candidates_of, frozen, history_of, rows_between
 from phoenix.inputs import PostInputs
 from phoenix.log import Log, log_of
+from phoenix.served import served
 from phoenix.serving import Phoenix, digest
 from phoenix.training import State, Trainer
 from tests.phoenix.builders import some_candidates, some_history
@@ -125,10 +126,10 @@ def test_a_checkpoint_gives_back_what_was_saved(trainer: Trainer, batches: Batch
 
 def test_what_is_served_is_what_was_trained(at_5: Path, tiny: ModelConfig) -> None:
     state, _ = checkpoints.restore(at_5)
-    served, trained = checkpoints.phoenix_of(at_5.parent), Phoenix(tiny, state.params, "step5")
-    assert served.version == trained.version
+    newest, trained = served(str(at_5.parent), "nano", seed=1), Phoenix(tiny, state.params, "step5")
+    assert newest.version == trained.version
     history, candidates = some_history(tiny, 2, 12), some_candidates(tiny, 2, 5)
-    np.testing.assert_array_equal(served.score(history, candidates), trained.score(history, candidates))
+    np.testing.assert_array_equal(newest.score(history, candidates), trained.score(history, candidates))
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_latest_step_that_is_whole(
