@@ -64,19 +64,35 @@ class Pipeline:
     def run(self, queries: Sequence[Query]) -> list[Result]:
         """The results of a batch of requests, in their order; each ends in exactly one status.
 
+        The same as `gather`, `rank` and `finish`, which a worker calls from a thread each so that batches overlap.
+
         Raises:
             Exception: one of `passes`; the batch may then be run again, with fresh queries.
 
         """
+        runs = self.gather(queries)
+        self.rank(runs)
+        return self.finish(runs)
+
+    def gather(self, queries: Sequence[Query]) -> list[Run]:
+        """Viewers read, candidates found, hydrated and filtered; raises one of `passes` like `run`."""
         runs = [Run(query) for query in queries]
         going = [run for run in runs if not run.query.is_expired]
         self._batches("query_hydrator", self.query_hydrators, going, stages.hydrate_queries)
         self._batches("source", self.sources, going, stages.fetch)
         self._singles("hydrator", self.hydrators, going, stages.hydrate)
         self._singles("filter", self.filters, going, stages.apply_filter)
+        return runs
+
+    def rank(self, runs: Sequence[Run]) -> None:
+        """Candidates scored, selected and checked once more; what computes on the device is in here alone."""
+        going = [run for run in runs if not run.query.is_expired]
         self._batches("scorer", self.scorers, going, stages.score)
         self._singles("selector", [self.selector], going, stages.select)
         self._singles("post_selection_filter", self.post_selection_filters, going, stages.apply_filter)
+
+    def finish(self, runs: Sequence[Run]) -> list[Result]:
+        """The results, with side effects done; may be called again, raises one of `passes` like `run`."""
         results = [run.result() for run in runs]
         self._affect([result for result in results if len(result.candidates)])
         return results
