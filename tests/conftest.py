@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 from infra.processes import CHILD
+
+# no test asserts a time: machines are shared, and compiling takes as long as it takes
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
