@@ -124,7 +124,7 @@ def _candidates(stats: Mapping[str, ComponentStats]) -> Iterator[Metric]:
     for name, each in stats.items():
         kept.add_metric([name], each.left)
         removed.add_metric([name], each.removed)
-        for error, count in each.errors.items():
+        for error, count in each.errors_by_kind.items():
             errors.add_metric([name, error], count)
     yield from (kept, removed, errors)
 
