@@ -6,7 +6,7 @@ import threading
 
 import redis
 
-from feed_worker.parameters import PRESETS, Parameters
+from feed_worker.experiments import Experiments, experiments_of
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica import TOPICS, Replica, spare_collector
 from feed_worker.worker import Worker
@@ -32,32 +32,36 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     try:
         settings = load()
-        serve(settings, parameters_of(settings), stopping)
+        serve(settings, experiments_of(settings), stopping)
     except (SettingsError, TopicMissing, redis.AuthenticationError) as error:
         raise SystemExit(str(error)) from None
     except (Stopped, DeliveryFailed) as error:
         log.warning("%s", error)
 
 
-def serve(settings: Settings, parameters: Parameters, stopping: threading.Event) -> None:
+def serve(settings: Settings, experiments: Experiments, stopping: threading.Event) -> None:
     """Wire a worker together, wait until its copy of the posts has caught up and its model is compiled, and serve."""
     wait_for_topics(settings, ("feed-requests", "feeds-served", "dead-letters", *TOPICS), stopping)
     client = Patience(settings, stopping).run(lambda: connect(settings))
     model = model_of(settings)
+    rankers = {checkpoint: ranker_of(checkpoint) for checkpoint in experiments.checkpoints}
     store = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms))
     store.warm_up()
     index = VectorIndex(model.config.embed_dim)
-    index.warm_up(model.config.batch_buckets, parameters.retrieval_max)
+    for most in experiments.retrieval_maxima:
+        index.warm_up(model.config.batch_buckets, most)
     clock = clock_of(settings.clock)
     replica = Replica(settings, store, index, clock)
     spare_collector()
     replica.start()
     try:
         model.warm_up(parts=("rank", "retrieve"))
+        for ranker in rankers.values():
+            ranker.warm_up(parts=("rank",))
         while not (replica.caught_up.wait(0.1) or stopping.is_set()):
             pass
-        pipeline = foryou_pipeline(store, index, model, UserStates(client))
-        Worker(settings, pipeline, parameters, store, model, client, clock, stopping).run(replica)
+        pipeline = foryou_pipeline(store, index, model, UserStates(client), rankers)
+        Worker(settings, pipeline, experiments, store, model, client, clock, stopping).run(replica)
     finally:
         replica.stop()
 
@@ -70,16 +74,12 @@ def model_of(settings: Settings) -> Phoenix:
         raise SettingsError(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
 
 
-def parameters_of(settings: Settings) -> Parameters:
-    """The preset of the settings.
-
-    Raises:
-        SettingsError: naming those that exist.
-
-    """
-    if settings.parameters not in PRESETS:
-        raise SettingsError(f"FORYOU_PARAMETERS: no preset {settings.parameters!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[settings.parameters]
+def ranker_of(checkpoint: str) -> Phoenix:
+    """The model that a variant ranks with; raises SettingsError."""
+    try:
+        return served(checkpoint, "", 0)
+    except ValueError as error:
+        raise SettingsError(f"FORYOU_EXPERIMENTS: {error}") from None
 
 
 if __name__ == "__main__":

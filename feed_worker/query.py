@@ -25,7 +25,9 @@ class Query:
         now_ms: the time that every rule about age goes by.
         deadline_at: later than this the request is answered `expired`, without work.
         size: posts wanted at most.
-        parameters: the preset that ranks this feed.
+        parameters: what ranks this feed.
+        experiments: the variant that the viewer is in, by experiment.
+        model_version: of the ranker that scored the candidates; empty until one has.
         user: the viewer's state; None until it is hydrated.
         seen: sorted unique post ids that the viewer has seen, the request's own list included.
         served: sorted unique post ids served to the viewer a moment ago.
@@ -41,6 +43,8 @@ class Query:
     deadline_at: int
     size: int
     parameters: Parameters
+    experiments: dict[str, str] = field(default_factory=dict)
+    model_version: str = ""
     user: UserState | None = None
     seen: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
     served: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)

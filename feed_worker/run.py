@@ -29,7 +29,7 @@ class Result:
 
     Attributes:
         candidates: what is shown, in order.
-        dropped: which component dropped which posts; kept only where the request asks for an explanation.
+        dropped: which component dropped which candidates; kept only where the request asks for an explanation.
         timings_ms: per component; a component that works on the batch is counted whole for each of its requests.
 
     """
@@ -38,7 +38,7 @@ class Result:
     candidates: Candidates
     status: FeedStatus
     funnel: list[Step]
-    dropped: list[tuple[str, NDArray[np.int64]]]
+    dropped: list[tuple[str, Candidates]]
     timings_ms: dict[str, float]
 
 
@@ -51,7 +51,7 @@ class Run:
     failed: bool = False
     source_failed: bool = False
     funnel: list[Step] = field(default_factory=list)
-    dropped: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
+    dropped: list[tuple[str, Candidates]] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     def narrow(self, name: str, index: NDArray[Any]) -> None:
@@ -60,7 +60,7 @@ class Run:
         if self.query.request.explain and len(narrowed) < len(self.candidates):
             left_out = np.ones(len(self.candidates), np.bool_)
             left_out[index] = False
-            self.dropped.append((name, self.candidates.posts.post_id[left_out]))
+            self.dropped.append((name, self.candidates.take(left_out)))
         self.candidates = narrowed
 
     def result(self) -> Result:

@@ -21,10 +21,10 @@ from typing import NamedTuple
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from feed_worker.experiments import Experiments
 from feed_worker.feed import explanation_of, feed_of, served_of
 from feed_worker.feed_store import Answer, FeedStore
 from feed_worker.framework import Pipeline, Result
-from feed_worker.parameters import Parameters
 from feed_worker.query import Query
 from feed_worker.replica import Replica
 from infra.clock import Clock
@@ -64,14 +64,14 @@ class Worker:
         self,
         settings: Settings,
         pipeline: Pipeline,
-        parameters: Parameters,
+        experiments: Experiments,
         store: PostStore,
         model: Phoenix,
         redis: Client,
         clock: Clock,
         stopping: threading.Event,
     ) -> None:
-        self._settings, self._pipeline, self._parameters = settings, pipeline, parameters
+        self._settings, self._pipeline, self._experiments = settings, pipeline, experiments
         self._posts, self._model, self._clock, self._stopping = store, model, clock, stopping
         self._redis, self._feeds = redis, FeedStore(redis, settings.feed_ttl_s)
         self._patience = Patience(settings, stopping)
@@ -142,15 +142,17 @@ class Worker:
         return requests, refused
 
     def _query(self, request: FeedRequest) -> Query:
-        now_ms = self._clock.now_ms()
+        now_ms, user_id = self._clock.now_ms(), id64(request.user_id)
+        assigned = self._experiments.assign(user_id)
         return Query(
             request=request,
-            user_id=id64(request.user_id),
+            user_id=user_id,
             user_form=published_form(request.user_id),
             now_ms=now_ms,
             deadline_at=request.at + (request.deadline_ms or self._settings.deadline_ms),
             size=request.size or self._settings.feed_size,
-            parameters=self._parameters,
+            parameters=assigned.parameters,
+            experiments=assigned.experiments,
         )
 
     def _answer(self, asked: Asked, result: Result) -> Answer:

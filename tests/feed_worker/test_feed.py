@@ -93,7 +93,7 @@ def test_the_terms_of_an_explanation_add_up_to_the_score() -> None:
 
 def test_an_explanation_names_the_filter_of_each_dropped_candidate_and_the_way_of_all() -> None:
     explanation = json.loads(msgspec.json.encode(explanation_of(*served(explain=True, size=2))))
-    assert ["9", "author_socialgraph_filter"] in explanation["dropped"]
+    assert ["9", "author_socialgraph_filter", None, None] in explanation["dropped"]
     assert explanation["funnel"][0] == {"stage": "source", "name": "thunder_source", "in": 0, "out": 1}
     assert explanation["funnel"][-1] == {"stage": "size", "name": "size", "in": 6, "out": 2}
 
