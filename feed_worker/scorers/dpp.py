@@ -73,8 +73,9 @@ def greedy_map(
         k: positions wanted; fewer come where no more would add more than `MIN_VOLUME`.
 
     """
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float64)
-    units = np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0)
+    units = vectors.astype(np.float64)  # in fp32 a vector is not quite parallel to its copy
+    lengths = np.linalg.norm(units, axis=1, keepdims=True)
+    units /= np.where(lengths > 0, lengths, 1.0)
     volumes = strengths**2
     factors = np.zeros((min(k, len(strengths)), len(strengths)))
     taken = np.zeros(len(factors), np.int64)

@@ -42,14 +42,15 @@ class PhoenixScorer(Scorer):
     ) -> list[Candidates]:
         model = self._models[checkpoint]
         history = history_of(queries, self._store, model.config)
-        predictions = model.score(history, candidates_of(queries, candidates, model.config))
+        inputs = candidates_of(queries, candidates, model.config)
+        predictions = model.score(history, inputs)
         for query in queries:
             query.model_version = model.version
-        return [_scored(each, predicted) for each, predicted in zip(candidates, predictions, strict=True)]
+        asked = inputs.mask.sum(axis=1).tolist()  # of other queries of the batch there may be more
+        return [_scored(each, row[:n]) for each, row, n in zip(candidates, predictions, asked, strict=True)]
 
 
 def _scored(candidates: Candidates, predicted: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Candidates:
     predictions = candidates.predictions.copy()
-    n = min(len(predictions), len(predicted))
-    predictions[:n] = predicted[:n]
+    predictions[: len(predicted)] = predicted
     return candidates.with_columns(predictions=predictions)

@@ -159,6 +159,24 @@ def test_candidates_beyond_the_maximum_get_no_predictions_and_rank_last() -> Non
     assert TopKSelector().select(asked, weighed).tolist()[-1] == 2
 
 
+def test_candidates_beyond_a_querys_maximum_get_none_in_a_batch_with_a_query_that_has_more() -> None:
+    few, many = query(parameters=replace(FORYOU, max_candidates=1)), query(user_id=2)
+    found = [candidates_in(STORE, 1, 2), candidates_in(STORE, 3, 4, 5)]
+    scored = PhoenixScorer(STORE, FixedModel()).score([few, many], found)
+    assert [each.scored.tolist() for each in scored] == [[True, False], [True, True, True]]
+
+
+def test_a_batch_is_scored_by_the_ranker_of_each_query_and_says_by_which() -> None:
+    other = FixedModel(lambda post_id: fixed_predictions(post_id + 1), version="other")
+    asked = [query(parameters=replace(FORYOU, checkpoint=checkpoint)) for checkpoint in ("", "there", "")]
+    found = [candidates_in(STORE, 1), candidates_in(STORE, 1, 2), candidates_in(STORE, 2)]
+    scored = PhoenixScorer(STORE, FixedModel(), {"there": other}).score(asked, found)
+    expected = [fixed_predictions(1), fixed_predictions(2), fixed_predictions(3), fixed_predictions(2)]
+    assert np.concatenate([each.predictions for each in scored]).tolist() == np.array(expected, np.float32).tolist()
+    assert [each.model_version for each in asked] == ["fixed-1", "other", "fixed-1"]
+    assert len(other.scored) == 1
+
+
 def test_a_repost_is_scored_as_what_is_read() -> None:
     model = FixedModel()
     store = store_of(post(1, 50, text="words", photos=2), post(2, 60, "repost", source_post_id=1))
