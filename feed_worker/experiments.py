@@ -72,7 +72,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Where a viewer stands among the variants: the number of one, or how many there are where in none."""
         salt = self.name if self.salt is None else self.salt
         bounds = [round(share * _RANGE) for share in accumulate(variant.share for variant in self.variants)]
-        return bisect_right(bounds, xxhash.xxh64_intdigest(f"{salt}:{user_id}"))
+        return bisect_right(bounds, xxhash.xxh64_intdigest(f"{salt}:{user_id}".encode()))
 
 
 class Assignment(NamedTuple):

@@ -53,9 +53,10 @@ class NewAuthorBoostScorer(Scorer):
         eligible &= posts.totals[:, IMPRESSION] < parameters.new_author_max_views
         top = ranking[: int(parameters.new_author_top_share * len(ranking))]
         top = top[eligible[top]]
+        new = top[:0]
         for begin in range(0, len(top), _ASKED_AT_ONCE):
             asked = top[begin : begin + _ASKED_AT_ONCE]
-            reach = self._store.author_views(posts.author_id[asked])
-            if len(new := asked[reach <= parameters.new_author_max_reach]):
-                return new[:1]
-        return top[:0]
+            new = asked[self._store.author_views(posts.author_id[asked]) <= parameters.new_author_max_reach]
+            if len(new):
+                break
+        return np.asarray(new[:1])

@@ -263,7 +263,8 @@ def _take(vectors: Float[Array, "r d"], places: Int32[Array, " n"]) -> Float32[A
     own = places - lax.axis_index("rows") * vectors.shape[0]
     held = (own >= 0) & (own < vectors.shape[0])
     taken = jnp.where(held[:, None], vectors[jnp.where(held, own, 0)].astype(jnp.float32), 0)
-    return lax.psum(taken, "rows")
+    together: Float32[Array, "n d"] = lax.psum(taken, "rows")
+    return together
 
 
 def _improve(rows: Rows, queries: Float32[Array, "B d"], masks: PaddedMasks, best: Best) -> Best:

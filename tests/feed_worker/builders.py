@@ -96,6 +96,7 @@ def query(
 ) -> Query:
     """A query of the viewer, as it is when its state has been hydrated."""
     size = request.pop("size", None)
+    experiments = request.pop("experiments", {})
     now_ms = request.pop("now_ms", NOW_MS)
     request = {"request_id": "r", "user_id": user_id, "at": NOW_MS, "size": size} | request
     made = Query(
@@ -106,6 +107,7 @@ def query(
         deadline_at=NOW_MS + MINUTE_MS,
         size=size or 35,
         parameters=parameters,
+        experiments=experiments,
     )
     made.user = user if user is not None else viewer()
     made.seen = np.union1d(made.user.seen, made.requested_seen_ids())

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feed_worker.experiments import Experiment, Experiments, Variant
 from feed_worker.framework import Pipeline
-from feed_worker.parameters import PRESETS, Parameters
+from feed_worker.parameters import FORYOU, PRESETS, Parameters
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.query import Query
 from phoenix.configs import NANO
@@ -151,8 +152,8 @@ def pipeline_over(store: PostStore, index: VectorIndex, users: dict[str, UserSta
 
 def found_by_sources(store: PostStore, index: VectorIndex, asked: Query, state: UserState) -> list[int]:
     """What the pipeline's sources find, asked one after another."""
-    probe = query(state, parameters=asked.parameters)
-    pipeline = pipeline_over(store, index, {"1": state})
+    probe = query(state, user_id=asked.user_id, parameters=asked.parameters)
+    pipeline = pipeline_over(store, index, {asked.user_form: state})
     probe.request = asked.request
     for hydrator in pipeline.query_hydrators:
         hydrator.hydrate([probe])
@@ -201,6 +202,48 @@ def test_a_request_gets_the_same_feed_alone_and_in_a_batch(seed: int, drawn: lis
     for one, other in zip(together, alone, strict=True):
         assert one.posts.post_id.tolist() == other.posts.post_id.tolist()
         assert one.score.tolist() == other.score.tolist()
+
+
+EXPERIMENTS = [
+    Experiment(
+        name="voices",
+        variants=[
+            Variant(name="few", share=0.4, overrides={"author_diversity_decay": 0.875, "new_author_slot": 2}),
+            Variant(name="many", share=0.4, overrides={"dpp_pool": 20}),
+        ],
+    ),
+    Experiment(name="model", variants=[Variant(name="another", share=0.5, checkpoint=OTHER)]),
+]
+CHANGES: dict[tuple[str, str], dict[str, Any]] = {
+    ("voices", "few"): {"author_diversity_decay": 0.875, "new_author_slot": 2},
+    ("voices", "many"): {"dpp_pool": 20},
+    ("model", "another"): {"checkpoint": OTHER},
+}
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_viewers_of_a_batch_get_each_the_feed_of_the_variants_that_they_are_in(seed: int) -> None:
+    world, base = world_of(seed, 40), replace(exact(FORYOU), top_k=8, result_size=6)
+    vectors, views = vectors_of(sorted(world)), views_of(seed, world)
+    store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(vectors)
+    store.apply_counts(seen_counts(views))
+    viewers = {str(user): viewer_of(seed + user, 40) for user in range(21, 29)}
+    experiments = Experiments(base, EXPERIMENTS)
+    asked = []
+    for user in map(int, viewers):
+        parameters, variants = experiments.assign(user)
+        asked.append(query(user_id=user, parameters=parameters, experiments=variants, size=6))
+    results = pipeline_over(store, index, viewers).run(asked)
+    for result in results:
+        own, state = result.query, viewers[result.query.user_form]
+        own.parameters = base
+        for variant in own.experiments.items():
+            own.parameters = replace(own.parameters, **CHANGES[variant])
+        found = found_by_sources(store, index, own, state)
+        expected = ObviousPipeline(world, MAX_AGE_MS, views, vectors, RANKERS).feed(own, found)
+        assert result.candidates.posts.post_id.tolist() == [post_id for post_id, _ in expected]
+    assert len({tuple(result.query.experiments.items()) for result in results}) > 3
 
 
 def test_an_unknown_viewer_gets_what_is_popular() -> None:
