@@ -126,8 +126,9 @@ def requests(draw: st.DrawFn) -> Query:
 
 
 def vectors_of(post_ids: Iterable[int]) -> dict[int, np.ndarray]:
-    """A vector for most posts, in one of sixteen directions."""
-    directions = np.random.default_rng(7).normal(size=(16, NANO.embed_dim)).astype(np.float32)
+    """A vector for most posts, in one of sixteen directions of six dimensions: some are near others, some not."""
+    directions = np.zeros((16, NANO.embed_dim), np.float32)
+    directions[:, :6] = np.random.default_rng(7).normal(size=(16, 6))
     return {post_id: directions[post_id * 7 % 16] for post_id in post_ids if post_id % 7}
 
 

@@ -16,7 +16,7 @@ from feed_worker.pipeline import foryou_pipeline
 from feed_worker.run import Result
 from phoenix.index import VectorIndex
 from tests.feed_worker.builders import MINUTE_MS, NOW_MS, FixedModel, KnownUsers, post, query, store_of, viewer
-from thunder_ingest.events import ACTIONS, Post
+from thunder_ingest.events import ACTIONS, NEGATIVE_ACTIONS, Post
 from thunder_ingest.history import POSITION
 
 FRIEND, AUTHOR, STRANGER = 60, 50, 70
@@ -52,10 +52,11 @@ def test_five_accounts_cannot_fill_a_feed_with_one_authors_posts() -> None:
 
 def test_a_post_that_the_ranker_did_not_score_ranks_below_all_that_it_did() -> None:
     """There, candidates beyond the maximum have no score, and what is missing counts as 0 beside negative sums."""
-    posts = [post(i, 50 + i, created_at=NOW_MS - i * MINUTE_MS) for i in range(1, 5)]
-    hated = FixedModel(lambda _: [0.0] * 17 + [1.0, 0.0])
-    few = replace(PLAIN, max_candidates=2, weights={**PLAIN.weights, "report": -20.0})
-    result = served(posts, viewer(), hated, parameters=few)
+    posts = [post(i, 50 + i, created_at=NOW_MS - (9 - i) * MINUTE_MS) for i in range(1, 5)]
+    hated = FixedModel(lambda _: [float(action in NEGATIVE_ACTIONS) for action in ACTIONS])
+    result = served(posts, viewer(following=[51, 52]), hated, parameters=replace(PLAIN, max_candidates=2))
+    assert result.candidates.posts.post_id.tolist() == [2, 1, 4, 3]
+    assert result.candidates.score.tolist() == [0, 0, 0, 0]
     assert result.candidates.scored.tolist() == [True, True, False, False]
 
 
