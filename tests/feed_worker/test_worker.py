@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from feed_worker import delivery
 from feed_worker.components import Known, QueryHydrator
+from feed_worker.experiments import Experiments
 from feed_worker.feed import feed_of
 from feed_worker.feed_store import Answer, FeedStore
 from feed_worker.framework import Pipeline
@@ -114,7 +115,7 @@ class Running:
         self._client = connect(settings)
         pipeline = pipeline or pipeline_on(store, UserStates(self._client))
         state = State(store, FixedModel.version, self._client, WallClock(), lambda: None)
-        self.worker = Worker(settings, pipeline, FORYOU, state, self.registry, self.stopping)
+        self.worker = Worker(settings, pipeline, Experiments(FORYOU), state, self.registry, self.stopping)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
