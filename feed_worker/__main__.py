@@ -49,7 +49,7 @@ class Service:
     def __init__(self, settings: Settings, experiments: Experiments, stopping: threading.Event) -> None:
         self._settings, self._experiments, self._stopping = settings, experiments, stopping
         self._registry = CollectorRegistry()
-        self._waits_for: Callable[[], str | None] = lambda: "the models to be made"
+        self._waits_for: Callable[[], str | None] = lambda: "the start"
         self._failure: Callable[[], BaseException | None] = lambda: None
 
     def run(self) -> None:
@@ -60,6 +60,7 @@ class Service:
             wait_for_topics(self._settings, topics, self._stopping)
             self._waits("Redis")
             client = Patience(self._settings, self._stopping).run(lambda: connect(self._settings))
+            self._waits("the models to be made")
             self._serve(client)
 
     def _serve(self, client: Client) -> None:
