@@ -102,8 +102,9 @@ def test_how_far_it_is_is_told_until_it_has_caught_up(settings: Settings, store:
     for _ in range(3):
         write(settings, new_post(), partition=1)
     replica = Replica(settings, store, VectorIndex(1), WallClock())
-    assert replica.waits_for is not None
+    waits_for = [replica.waits_for]
     replica.start()
     assert replica.caught_up.wait(30)
-    assert replica.waits_for is None
+    waits_for.append(replica.waits_for)
     replica.stop()
+    assert waits_for == ["reading what is in Kafka; left are all topics", None]
