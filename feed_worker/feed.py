@@ -120,6 +120,7 @@ class Explanation(Struct, kw_only=True):
     degradations: list[str]
     funnel: list[FunnelStep]
     timings_ms: dict[str, float]
+    stages_ms: dict[str, float] = {}
     items: list[ExplainedItem]
     dropped: list[Dropped]
 
@@ -161,6 +162,7 @@ def explanation_of(result: Result, store: PostStore) -> Explanation:
         degradations=query.degradations,
         funnel=[FunnelStep(stage=s.stage, name=s.name, entered=s.entered, left=s.left) for s in result.funnel],
         timings_ms=result.timings_ms,
+        stages_ms=result.stages_ms,
         items=_explained(shown, query.parameters),
         dropped=_dropped(result, store),
     )
