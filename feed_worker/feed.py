@@ -110,7 +110,10 @@ class ExplainedItem(Struct, kw_only=True):
 
 
 class Explanation(Struct, kw_only=True):
-    """The document under `explain:{user}`: where each item came from, and where every other candidate went."""
+    """The document under `explain:{user}`: where each item came from, and where every other candidate went.
+
+    `timings_ms` is per component, `stages_ms` per stage: less than the sum of components that worked at the same time.
+    """
 
     at: Time
     request_id: str
