@@ -118,7 +118,10 @@ class ExplainedItem(Struct, kw_only=True):
 
 
 class Explanation(Struct, kw_only=True):
-    """The document under `explain:{user}`: where each item came from, and where every other candidate went."""
+    """The document under `explain:{user}`: where each item came from, and where every other candidate went.
+
+    `timings_ms` is per component, `stages_ms` per stage: less than the sum of components that worked at the same time.
+    """
 
     at: Time
     request_id: str
@@ -128,6 +131,7 @@ class Explanation(Struct, kw_only=True):
     degradations: list[str]
     funnel: list[FunnelStep]
     timings_ms: dict[str, float]
+    stages_ms: dict[str, float] = {}
     items: list[ExplainedItem]
     dropped: list[Dropped]
     model_version: str = ""
@@ -173,6 +177,7 @@ def explanation_of(result: Result, store: PostStore) -> Explanation:
         degradations=query.degradations,
         funnel=[FunnelStep(stage=s.stage, name=s.name, entered=s.entered, left=s.left) for s in result.funnel],
         timings_ms=result.timings_ms,
+        stages_ms=result.stages_ms,
         items=_explained(shown, query.parameters),
         dropped=_dropped(result, store),
         model_version=query.model_version,
