@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import pytest
@@ -37,7 +38,7 @@ from phoenix.index import VectorIndex
 from tests.feed_worker.builders import FixedModel, post, store_of
 from tests.feed_worker.test_feed_store import answer as answer_of
 from tests.feed_worker.test_feed_store import feed as feed_document
-from tests.infra.waiting import eventually
+from tests.infra import waiting
 from thunder_ingest.events import (
     DeadLetter,
     FeedRequest,
@@ -53,6 +54,8 @@ from thunder_ingest.redis_form import UserStates
 pytestmark = pytest.mark.embedded
 
 viewers = itertools.count(1_000)
+eventually = partial(waiting.eventually, timeout_s=120.0)
+"""A test machine may be slow, and the first request of a process compiles."""
 
 
 @pytest.fixture(scope="module")
