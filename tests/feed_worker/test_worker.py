@@ -199,6 +199,12 @@ def uncommitted(settings: Settings) -> int:
     return lag(admin(settings), settings, "feed-worker", ends_of(settings, ["feed-requests"]))
 
 
+def await_commit(settings: Settings) -> None:
+    """Wait until the group says that all requests there are now are answered."""
+    client, ends = admin(settings), ends_of(settings, ["feed-requests"])
+    eventually(lambda: not lag(client, settings, "feed-worker", ends))
+
+
 def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it_is_ready(
     settings: Settings, store: PostStore, client: redis.Redis
 ) -> None:
@@ -206,7 +212,7 @@ def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it
     with running(settings, store) as worker:
         ask(settings, *asked)
         assert {record.status for record in answers(settings, asked)} == {"ok"}
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
         (ready,) = workers(client)
         assert ready["model_version"] == FixedModel.version
         eventually(lambda: worker.worker.lag == {0: 0, 1: 0})
@@ -254,7 +260,7 @@ def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(
     with running(settings, store):
         ask(settings, b"not a request", far, asked)
         assert [record.status for record in answers(settings, [asked])] == ["ok"]
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
     letters: list[DeadLetter] = [
         unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch
     ]
@@ -295,7 +301,7 @@ def test_a_request_whose_computing_raises_is_failed_and_takes_nobody_with_it(
     with running(settings, store, pipeline):
         ask(settings, poison, *others)
         assert [record.status for record in answers(settings, [poison, *others])] == ["failed", *5 * ["ok"]]
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
     feed = FeedStore(client, 60).feed(published_form(poison.user_id))
     assert feed is not None
     assert feed.degradations == ["FailsFor"]
@@ -362,7 +368,7 @@ def test_a_request_that_was_answered_before_keeps_its_answer(
     users.add_served(str(asked.user_id), before.served[0].post_ids, asked.at, asked.request_id)
     ask(settings, asked)
     with running(settings, store):
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
     assert published(settings, [asked]) == [list(before.served)]
     assert FeedStore(client, 60).feed(str(asked.user_id)) == document
     (state,) = users.read([str(asked.user_id)])
@@ -386,7 +392,7 @@ def test_workers_that_come_and_go_leave_no_request_without_its_one_status(settin
             eventually(lambda: bool(second.figure("foryou_requests_total", status="ok")))
         ask_more()
         assert {record.status for record in answers(settings, asked)} == {"ok"}
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
     assert first.failure is None
     assert second.failure is None
     for record, copies in zip(answers(settings, asked), published(settings, asked), strict=True):
