@@ -189,6 +189,9 @@ class FeedRequest(_Event, tag="feed_request"):
     exclude_videos: bool | None = None
     seen_ids: Annotated[list[PublishedId], msgspec.Meta(max_length=MAX_SEEN_IDS)] | None = None
     explain: bool | None = None
+    after: Annotated[RequestId, msgspec.Meta(description="request id of the page that this one continues")] | None = (
+        None
+    )
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=3_600_000, description="from `at`")] | None = None
 
 
