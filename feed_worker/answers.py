@@ -89,7 +89,7 @@ def answer_to(user: str, request_id: str, record: bytes | None, document: bytes 
         return None
     served = unpack_feed_served(record)
     if served.status in WITHOUT_FEED:
-        raise NoFeed(user, request_id, served.status)
+        raise NoFeed(user, request_id, served.status, served.degradations)
     return feed  # of a later request: it has taken the place of this one's
 
 
