@@ -55,11 +55,12 @@ pytestmark = pytest.mark.embedded
 
 viewers = itertools.count(1_000)
 eventually = partial(waiting.eventually, timeout_s=120.0)
-"""A test machine may be slow, and the first request of a process compiles."""
+"""A test machine may be slow."""
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    PostStore().warm_up()  # compiling takes longer than a component may
     with (
         EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka,
         EmbeddedRedis(tmp_path_factory.mktemp("redis")) as valkey,
