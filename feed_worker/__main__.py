@@ -83,7 +83,8 @@ class Service:
             while not (replica.caught_up.wait(0.1) or self._stopping.is_set()):
                 pass
             pipeline = foryou_pipeline(store, index, model, UserStates(client), rankers)
-            state = State(store, model.version, client, clock, lambda: replica.failure)
+            versions = {checkpoint: ranker.version for checkpoint, ranker in rankers.items()}
+            state = State(store, model.version, versions, client, clock, lambda: replica.failure)
             worker = Worker(settings, pipeline, self._experiments, state, self._registry, self._stopping)
             self._registry.register(
                 StateCollector(model.version, pipeline, store.__len__, index.__len__, lambda: worker.lag)

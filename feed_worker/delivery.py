@@ -31,13 +31,12 @@ class Documents:
 
     Args:
         store: has the published ids of posts; what has left it is not shown.
-        model_version: of the model that scored.
         clock: tells when a feed was made.
 
     """
 
-    def __init__(self, store: PostStore, model_version: str, clock: Clock) -> None:
-        self._store, self._model_version, self._clock = store, model_version, clock
+    def __init__(self, store: PostStore, clock: Clock) -> None:
+        self._store, self._clock = store, clock
 
     def answer(self, computation: Computation) -> Answer:
         """The documents of a computation that has ended; should they not come about, those of one that failed."""
@@ -51,7 +50,7 @@ class Documents:
     def _answer(self, computation: Computation) -> Answer:
         result, asked = computation.result, computation.asked
         assert result is not None, "delivered before it was finished"
-        feed = feed_of(result, self._store, self._model_version, self._clock.now_ms(), asked.answers)
+        feed = feed_of(result, self._store, self._clock.now_ms(), asked.answers)
         explained = explanation_of(result, self._store) if asked.request.explain else None
         return Answer(feed, explained, [served_of(result, feed, request_id) for request_id in feed.answers])
 

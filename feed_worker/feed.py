@@ -149,11 +149,10 @@ def explanation_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, "title": "explain", **msgspec.json.schema(Explanation)}
 
 
-def feed_of(result: Result, store: PostStore, model_version: str, generated_at: int, answers: Sequence[str]) -> Feed:
+def feed_of(result: Result, store: PostStore, generated_at: int, answers: Sequence[str]) -> Feed:
     """The document of a result; `answers` are the ids of all requests that it answers.
 
-    `model_version` is that of the model that is served; where another one ranked, its own stands in the feed. What has
-    left the store since it was selected is left out: a deletion never waits for a feed.
+    What has left the store since it was selected is left out: a deletion never waits for a feed.
     """
     shown = _shown(result.candidates, store)
     return Feed(
@@ -162,7 +161,7 @@ def feed_of(result: Result, store: PostStore, model_version: str, generated_at: 
         user_id=result.query.user_form,
         status="empty" if result.status in ("ok", "degraded") and not shown.forms else result.status,
         generated_at=generated_at,
-        model_version=result.query.model_version or model_version,
+        model_version=result.query.model_version,
         parameters=result.query.parameters.name,
         items=_items(shown, result.query.parameters),
         degradations=result.query.degradations,

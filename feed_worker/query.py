@@ -34,7 +34,7 @@ class Query:
         parameters: what ranks this feed.
         experiments: the variant that the viewer is in, by experiment.
         quality: 1, or less where the worker has too much to do and asks for fewer candidates (see `limited`).
-        model_version: of the ranker that scored the candidates; empty until one has.
+        model_version: of the ranker that the parameters name.
         monotonic: seconds that pass; the deadline is measured by them from when the query was made.
         user: the viewer's state; None until it is hydrated.
         seen: sorted unique post ids that the viewer has seen, the request's own list included.

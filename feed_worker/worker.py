@@ -10,7 +10,7 @@ worker: whatever is not committed, the next one computes again.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -53,6 +53,8 @@ class State(NamedTuple):
 
     posts: PostStore
     model_version: str
+    rankers: Mapping[str, str]
+    """The versions of the models that experiments rank with, by checkpoint."""
     redis: Client
     clock: Clock
     failure: Callable[[], BaseException | None]
@@ -81,7 +83,7 @@ class Worker:
         self._letters: list[Letter] = []
         self._delivery = Delivery(
             self._computing,
-            Documents(state.posts, state.model_version, state.clock),
+            Documents(state.posts, state.clock),
             FeedStore(state.redis, settings.feed_ttl_s),
             Publisher(settings),
             self._patience,
@@ -181,6 +183,7 @@ class Worker:
             size=request.size or self._settings.feed_size,
             parameters=parameters,
             experiments=experiments,
+            model_version=self._state.rankers.get(parameters.checkpoint, self._state.model_version),
             quality=quality,
             degradations=["overloaded: fewer candidates"] if quality < 1.0 else [],
         )

@@ -31,7 +31,7 @@ class PhoenixScorer(Scorer):
         self._store, self._models = store, {"": model, **(rankers or {})}
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
-        """Set `predictions`, and in the query which model they are from."""
+        """Set `predictions`."""
         scored = list(candidates)
         for checkpoint in dict.fromkeys(query.parameters.checkpoint for query in queries):
             own = [place for place, query in enumerate(queries) if query.parameters.checkpoint == checkpoint]
@@ -47,8 +47,6 @@ class PhoenixScorer(Scorer):
         history = history_of(queries, self._store, model.config)
         inputs = candidates_of(queries, candidates, model.config)
         predictions = model.score(history, inputs)
-        for query in queries:
-            query.model_version = model.version
         asked = inputs.mask.sum(axis=1).tolist()  # of other queries of the batch there may be more
         return [_scored(each, row[:n]) for each, row, n in zip(candidates, predictions, asked, strict=True)]
 

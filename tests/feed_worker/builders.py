@@ -108,6 +108,7 @@ def query(
         size=size or 35,
         parameters=parameters,
         experiments=experiments,
+        model_version="fixed-1",
     )
     made.user = user if user is not None else viewer()
     made.seen = np.union1d(made.user.seen, made.requested_seen_ids())

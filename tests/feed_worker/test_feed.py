@@ -31,12 +31,12 @@ def served(*, model: Any = None, rankers: Any = None, **request: Any) -> tuple[R
 
 
 def test_a_feed_begins_with_the_time_of_its_request() -> None:
-    document = msgspec.json.encode(feed_of(*served(), "v", NOW_MS + 5, ["r"]))
+    document = msgspec.json.encode(feed_of(*served(), NOW_MS + 5, ["r"]))
     assert document.startswith(b'{"at":%d,' % NOW_MS)
 
 
 def test_a_feed_says_what_it_answers_and_how() -> None:
-    feed = feed_of(*served(size=3), "fixed-1", NOW_MS + 5, ["r0", "r"])
+    feed = feed_of(*served(size=3), NOW_MS + 5, ["r0", "r"])
     assert (feed.request_id, feed.user_id, feed.status, feed.answers) == ("r", "1", "ok", ["r0", "r"])
     assert (feed.generated_at, feed.model_version, feed.parameters) == (NOW_MS + 5, "fixed-1", "foryou")
     assert feed.experiments == {}
@@ -45,14 +45,14 @@ def test_a_feed_says_what_it_answers_and_how() -> None:
 
 
 def test_ids_come_back_as_they_were_published() -> None:
-    feed = feed_of(*served(), "v", NOW_MS, ["r"])
+    feed = feed_of(*served(), NOW_MS, ["r"])
     forms = {item.post_id: item.author_id for item in feed.items}
     assert forms[POST] == AUTHOR
     assert forms["1"] == "51"
 
 
 def test_an_item_says_where_it_came_from_and_names_the_actions_that_speak_for_it() -> None:
-    (item,) = (item for item in feed_of(*served(), "v", NOW_MS, ["r"]).items if item.post_id == POST)
+    (item,) = (item for item in feed_of(*served(), NOW_MS, ["r"]).items if item.post_id == POST)
     assert (item.kind, item.source, item.in_network) == ("original", "thunder", True)
     assert len(item.reasons) == 3
     assert sorted(item.reasons, key=lambda reason: -reason.contribution) == item.reasons
@@ -62,7 +62,7 @@ def test_an_item_says_where_it_came_from_and_names_the_actions_that_speak_for_it
 def test_a_post_deleted_after_selection_is_left_out_of_the_feed() -> None:
     result, store = served()
     store.remove([id64(POST)])
-    feed = feed_of(result, store, "v", NOW_MS, ["r"])
+    feed = feed_of(result, store, NOW_MS, ["r"])
     assert POST not in {item.post_id for item in feed.items}
     assert [item.rank for item in feed.items] == [1, 2, 3, 4, 5]
 
@@ -70,17 +70,17 @@ def test_a_post_deleted_after_selection_is_left_out_of_the_feed() -> None:
 def test_a_feed_from_which_everything_was_deleted_is_empty() -> None:
     result, store = served()
     store.remove([id64(POST), *range(1, 6)])
-    assert feed_of(result, store, "v", NOW_MS, ["r"]).status == "empty"
+    assert feed_of(result, store, NOW_MS, ["r"]).status == "empty"
 
 
 def test_an_expired_request_gets_a_document_without_items() -> None:
-    feed = feed_of(*served(now_ms=NOW_MS + 3_600_000), "v", NOW_MS, ["r"])
+    feed = feed_of(*served(now_ms=NOW_MS + 3_600_000), NOW_MS, ["r"])
     assert (feed.status, feed.items) == ("expired", [])
 
 
 def test_documents_are_read_back_as_they_were_written() -> None:
     result, store = served(explain=True)
-    feed, explanation = feed_of(result, store, "v", NOW_MS, ["r"]), explanation_of(result, store)
+    feed, explanation = feed_of(result, store, NOW_MS, ["r"]), explanation_of(result, store)
     assert msgspec.json.decode(msgspec.json.encode(feed), type=Feed) == feed
     assert msgspec.json.decode(msgspec.json.encode(explanation), type=Explanation) == explanation
 
@@ -151,7 +151,7 @@ def test_a_feed_its_record_and_its_explanation_say_which_variants_made_it_and_wh
     result, store = served(
         explain=True, experiments=variants, rankers=other, parameters=replace(FORYOU, checkpoint="there")
     )
-    feed, explanation = feed_of(result, store, "fixed-1", NOW_MS, ["r"]), explanation_of(result, store)
+    feed, explanation = feed_of(result, store, NOW_MS, ["r"]), explanation_of(result, store)
     record = served_of(result, feed, "r")
     assert feed.experiments == explanation.experiments == record.experiments == variants
     assert feed.model_version == explanation.model_version == record.model_version == "other-2"
@@ -159,7 +159,7 @@ def test_a_feed_its_record_and_its_explanation_say_which_variants_made_it_and_wh
 
 def test_a_record_without_experiments_as_they_were_written_before_is_still_read() -> None:
     result, store = served()
-    record = served_of(result, feed_of(result, store, "v", NOW_MS, ["r"]), "r")
+    record = served_of(result, feed_of(result, store, NOW_MS, ["r"]), "r")
     older = msgspec.msgpack.encode(msgspec.msgpack.decode(pack(record))[:-1])
     assert unpack_feed_served(older) == record
 
@@ -177,7 +177,7 @@ def test_a_feed_without_a_ranker_is_ordered_by_time_and_says_so() -> None:
             raise RuntimeError("no device")
 
     result, store = served(model=Broken(), explain=True)
-    feed, explanation = feed_of(result, store, "v", NOW_MS, ["r"]), explanation_of(result, store)
+    feed, explanation = feed_of(result, store, NOW_MS, ["r"]), explanation_of(result, store)
     assert (feed.status, feed.degradations) == ("degraded", ["phoenix_scorer: RuntimeError"])
     assert len(feed.items) == 6
     assert all(item.score == 0 and not item.reasons for item in feed.items)
@@ -186,7 +186,7 @@ def test_a_feed_without_a_ranker_is_ordered_by_time_and_says_so() -> None:
 
 def test_the_record_of_what_was_served_is_that_of_the_feed() -> None:
     result, store = served(surface="home")
-    feed = feed_of(result, store, "v", NOW_MS + 5, ["r0", "r"])
+    feed = feed_of(result, store, NOW_MS + 5, ["r0", "r"])
     record = served_of(result, feed, "r0")
     assert (record.request_id, record.user_id, record.user_form, record.surface) == ("r0", 1, "1", "home")
     assert record.post_ids == [id64(item.post_id) for item in feed.items]

@@ -67,14 +67,13 @@ class TestModel:
         scored = PhoenixScorer(STORE, FixedModel()).score([few, many], found)
         assert [each.scored.tolist() for each in scored] == [[True, False], [True, True, True]]
 
-    def test_a_batch_is_scored_by_the_ranker_of_each_query_and_says_by_which(self) -> None:
+    def test_a_batch_is_scored_by_the_ranker_of_each_query(self) -> None:
         other = FixedModel(lambda post_id: fixed_predictions(post_id + 1), version="other")
         asked = [query(parameters=replace(FORYOU, checkpoint=checkpoint)) for checkpoint in ("", "there", "")]
         found = [candidates_in(STORE, 1), candidates_in(STORE, 1, 2), candidates_in(STORE, 2)]
         scored = PhoenixScorer(STORE, FixedModel(), {"there": other}).score(asked, found)
         expected = [fixed_predictions(1), fixed_predictions(2), fixed_predictions(3), fixed_predictions(2)]
         assert np.concatenate([each.predictions for each in scored]).tolist() == np.array(expected, np.float32).tolist()
-        assert [each.model_version for each in asked] == ["fixed-1", "other", "fixed-1"]
         assert len(other.scored) == 1
 
     def test_a_repost_is_scored_as_what_is_read(self) -> None:
