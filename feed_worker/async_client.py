@@ -11,7 +11,9 @@ import asyncio
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
+
+import redis
 
 from feed_worker.announcements import Announcements
 from feed_worker.answers import (
@@ -31,7 +33,7 @@ from feed_worker.answers import (
 from feed_worker.feed import Explanation, Feed
 from feed_worker.outbox import Outbox, Outgoing, Undelivered, checked, feed_request
 from infra.kafka import partitions_of
-from infra.redis import connect_async, listening
+from infra.redis import connect_async, listening, unreachable
 from infra.settings import Settings, load
 from infra.topics import INPUTS
 from thunder_ingest.events import Event
@@ -40,7 +42,10 @@ from thunder_ingest.redis_form import explain_key, feed_key, ready_channel
 
 __all__ = ["AsyncClient", "FeedTimeout", "Fresh", "NoFeed", "Undelivered"]
 
-_SERVES_S = 0.005
+_SERVES_S: Final = 0.005
+
+_READS: Final = 16
+"""Reads at once, each over a connection of its own: a thousand that wait must not open a thousand."""
 
 
 class AsyncClient:
@@ -50,6 +55,7 @@ class AsyncClient:
         self._settings = settings or load()
         self._outbox = Outbox(self._settings)
         self._refreshes = Refreshes()
+        self._reading = asyncio.Semaphore(_READS)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(partitions_of, self._settings, INPUTS)  # asks the broker, once
@@ -103,6 +109,8 @@ class AsyncClient:
                     await listener.heard(LOOK_AGAIN_S)
         except TimeoutError:
             raise timed_out(form, request_id, timeout_s, self._outbox.waiting, self._settings.kafka) from None
+        except redis.ConnectionError as error:
+            raise unreachable(self._settings, error) from None
 
     async def next_page(self, feed: Feed, *, timeout_s: float = 10.0, at: int | None = None, **options: Any) -> Feed:
         """Ask for the page after a feed and wait for it; see `Client.next_page`."""
@@ -153,7 +161,7 @@ class AsyncClient:
         return held(document, cast(int, left_ms), self._settings.feed_ttl_s)
 
     async def _read(self, *commands: tuple[str, ...]) -> list[bytes | None]:
-        async with self.redis.pipeline(transaction=False) as pipe:
+        async with self._reading, self.redis.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
             replies: list[bytes | None] = await pipe.execute()

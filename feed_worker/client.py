@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self, cast
 
+import redis
+
 from feed_worker.answers import (
     LOOK_AGAIN_S,
     FeedTimeout,
@@ -31,7 +33,7 @@ from feed_worker.answers import (
 from feed_worker.feed import Explanation, Feed
 from feed_worker.outbox import Outbox, Outgoing, Undelivered, checked, feed_request
 from infra.kafka import partitions_of
-from infra.redis import connect, subscription
+from infra.redis import connect, subscription, unreachable
 from infra.settings import Settings, load
 from infra.topics import INPUTS
 from thunder_ingest.events import Event
@@ -124,9 +126,15 @@ class Client:
         Raises:
             NoFeed: the request failed or expired; what the user had before is still there for `feed`.
             FeedTimeout: saying what to look at.
+            infra.redis.RedisUnreachable: naming the address.
 
         """
-        form = published_form(user)
+        try:
+            return self._awaited(published_form(user), request_id, timeout_s)
+        except redis.ConnectionError as error:
+            raise unreachable(self._settings, error) from None
+
+    def _awaited(self, form: str, request_id: str, timeout_s: float) -> Feed:
         deadline = time.monotonic() + timeout_s
         with subscription(self.redis) as announced:
             announced.subscribe(ready_channel(form))

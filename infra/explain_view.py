@@ -59,8 +59,13 @@ def _took(explained: Explained) -> str:
     return f"{stages:.1f} ms in the stages{whole}"
 
 
-def funnel(explanation: Explanation) -> Table:
+def funnel(explanation: Explanation) -> RenderableType:
     """Where candidates came from and went, a row a component in the order of the pipeline; of the others the time."""
+    stages = ", ".join(f"{stage} {took:.1f}" for stage, took in explanation.stages_ms.items())
+    return Group(_steps(explanation), Text(f"ms by stage: {stages}", style="dim") if stages else Text())
+
+
+def _steps(explanation: Explanation) -> Table:
     table = _table("stage", "component", right=("in", "out"))
     table.add_column("candidates after it", no_wrap=True, min_width=BAR)
     table.add_column("ms", justify="right")
@@ -118,14 +123,14 @@ def sum_of(item: ExplainedItem) -> str:
     if not item.scored:
         return "not scored: the ranker gave no predictions"
     terms = [(item.combined, "terms"), (item.offset, "offset"), (item.boost, "new-author boost")]
-    added = " + ".join(f"{value:.4f} {name}" for value, name in terms if value or name == "terms")
+    added = " + ".join(f"{value:.5f} {name}" for value, name in terms if value or name == "terms")
     factors = [
         (item.author_diversity, "author diversity"),
         (item.out_of_network, "out of network"),
         (item.dpp, "re-ranking"),
     ]
     multiplied = "".join(f" × {value:.4g} {name}" for value, name in factors if value != 1)
-    return f"({added}){multiplied} = {item.score:.4f}" if multiplied else f"{added} = {item.score:.4f}"
+    return f"({added}){multiplied} = {item.score:.5f}" if multiplied else f"{added} = {item.score:.5f}"
 
 
 def _largest(item: ExplainedItem) -> str:

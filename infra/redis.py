@@ -7,6 +7,8 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 import redis
 import redis.asyncio
 import redis.asyncio.cluster
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 from redis.client import PubSub
 from redis.cluster import RedisCluster
 
@@ -28,6 +30,14 @@ class Stopped(RuntimeError):
     """The process was asked to end while it waited for Redis."""
 
 
+def unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable:
+    """What to tell of an error that means that nobody answers, or does so no longer."""
+    return RedisUnreachable(
+        f"no Redis answers at {_without_password(settings.redis)} ({error}): start one with `foryou up`, or name "
+        "yours in FORYOU_REDIS"
+    )
+
+
 def connect(settings: Settings) -> Client:
     """A client of the Redis, or Redis Cluster, of the settings.
 
@@ -39,7 +49,7 @@ def connect(settings: Settings) -> Client:
         client = _client(settings)
         client.ping()
     except redis.RedisError as error:
-        raise _unreachable(settings, error) from None
+        raise unreachable(settings, error) from None
     return client
 
 
@@ -51,26 +61,24 @@ async def connect_async(settings: Settings) -> AsyncClient:
         await client.ping()
     except redis.RedisError as error:
         await client.aclose()
-        raise _unreachable(settings, error) from None
+        raise unreachable(settings, error) from None
     return client
 
 
 def listening(settings: Settings) -> redis.asyncio.Redis:
     """A client to subscribe with, for as long as it takes; any node of a cluster hears what is published on another."""
-    return redis.asyncio.Redis.from_url(settings.redis, socket_connect_timeout=_TIMEOUTS["socket_connect_timeout"])
+    return redis.asyncio.Redis.from_url(
+        settings.redis,
+        socket_connect_timeout=_TIMEOUTS["socket_connect_timeout"],
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=5),
+        retry_on_error=[redis.ConnectionError],
+    )
 
 
 def _client(settings: Settings) -> Client:
     if settings.redis_cluster:
         return RedisCluster.from_url(settings.redis, **_TIMEOUTS)
     return redis.Redis.from_url(settings.redis, **_TIMEOUTS)
-
-
-def _unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable:
-    return RedisUnreachable(
-        f"no Redis answers at {_without_password(settings.redis)} ({error}): start one with `foryou up`, or name "
-        "yours in FORYOU_REDIS"
-    )
 
 
 def subscription(client: Client) -> PubSub:

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 import pytest
 
 from feed_worker.client import Client, FeedTimeout, NoFeed
+from feed_worker.outbox import Outbox
 from infra.scan import scan
 from infra.settings import Settings
 from tests.feed_worker.answering import T0, answer, feed_of, new_user
 from thunder_ingest.events import FeedRequest, Refused, decode
+from thunder_ingest.ids import published_form
 
 pytestmark = pytest.mark.embedded
 
@@ -21,7 +23,7 @@ def client(servers: Settings) -> Iterator[Client]:
 
 def requests_of(settings: Settings, user: int) -> list[FeedRequest]:
     found = [decode("feed-requests", m.value()) for batch in scan(settings, ["feed-requests"]) for m in batch]
-    return [request for request in found if request.user_id == user]
+    return [request for request in found if published_form(request.user_id) == str(user)]
 
 
 @contextmanager
@@ -128,10 +130,10 @@ def test_the_next_page_names_the_one_before_and_is_later(client: Client, servers
 
 
 def test_a_broker_that_is_away_is_named_by_the_wait(servers: Settings) -> None:
-    client = Client(servers)
-    client._outbox = type(client._outbox)(servers.model_copy(update={"kafka": "127.0.0.1:1"}))
+    client, away = Client(servers), servers.model_copy(update={"kafka": "127.0.0.1:1"})
+    client._settings, client._outbox = away, Outbox(away)
     user = new_user()
     request = client.request_feed(user)
-    with pytest.raises(FeedTimeout, match="Kafka at 127.0.0.1:1 has not even taken it"):
+    with pytest.raises(FeedTimeout, match=r"Kafka at 127.0.0.1:1 has not even taken it"):
         client.wait(user, request, timeout_s=0.1)
     client.close()

@@ -11,8 +11,15 @@ T0 = 1_700_000_000_000
 TOPIC = "feed-requests"
 
 
-def taken(name: str, user: int | str = 1, at: int = T0, size: int | None = None, offset: int | None = None) -> Taken:
-    request = FeedRequest(request_id=name, user_id=user, at=at, size=size)
+def taken(
+    name: str,
+    user: int | str = 1,
+    at: int = T0,
+    size: int | None = None,
+    offset: int | None = None,
+    after: str | None = None,
+) -> Taken:
+    request = FeedRequest(request_id=name, user_id=user, at=at, size=size, after=after)
     return Taken(request, at, Place((TOPIC, 0), offset if offset is not None else abs(hash(name))))
 
 
@@ -33,9 +40,9 @@ def test_requests_of_one_user_that_want_the_same_are_one_computation_of_the_newe
 
 
 def test_requests_that_differ_in_what_they_want_or_who_asks_are_computed_apart() -> None:
-    found = merged([taken("a"), taken("b", size=5), taken("c", user=2)])
+    found = merged([taken("a"), taken("b", size=5), taken("c", user=2), taken("d", after="a"), taken("e", after="b")])
     assert {user: [each.answers for each in asked] for user, asked in found.items()} == {
-        "1": [["a"], ["b"]],
+        "1": [["a"], ["b"], ["d"], ["e"]],
         "2": [["c"]],
     }
 
