@@ -104,8 +104,8 @@ class Client:
         Args:
             user: the viewer's id as published.
             at: the time of the request, epoch milliseconds; now, if not given.
-            options: `size`, `surface`, `in_network_only`, `exclude_videos`, `seen_ids`, `explain`, `after` (the
-                request id of a page: what this one continues), `deadline_ms`. A deadline counts from `at` by the
+            options: `size`, `surface`, `in_network_only`, `exclude_videos`, `langs`, `seen_ids`, `explain`, `after`
+                (the request id of a page: what this one continues), `deadline_ms`. A deadline counts from `at` by the
                 clock of the workers; the `timeout_s` of those who wait needs no clocks in step.
 
         Returns:

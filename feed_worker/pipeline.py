@@ -11,6 +11,7 @@ from feed_worker.filters.core_data import CoreDataFilter
 from feed_worker.filters.dedup_conversation import DedupConversationFilter
 from feed_worker.filters.drop_duplicates import DropDuplicatesFilter
 from feed_worker.filters.ineligible_subscription import IneligibleSubscriptionFilter
+from feed_worker.filters.language import LanguageFilter
 from feed_worker.filters.muted_keyword import MutedKeywordFilter
 from feed_worker.filters.oon_retweet_reply import OONRetweetReplyFilter
 from feed_worker.filters.previously_seen import PreviouslySeenFilter
@@ -81,6 +82,7 @@ def foryou_pipeline(
             MutedKeywordFilter(store),
             AuthorSocialgraphFilter(),
             VideoFilter(),
+            LanguageFilter(store),
             VisibilityFilter(store),
         ],
         scorers=[

@@ -34,14 +34,14 @@ def related_of(store: PostStore, posts: PostColumns) -> Related:
 
 
 def with_content_of_sources(store: PostStore, posts: PostColumns) -> PostColumns:
-    """Posts in which each repost has the text tokens, photos and video of what it shows, where that is stored."""
+    """Posts in which each repost has the tokens, photos, video and language of what it shows, where that is stored."""
     with store.lock:
         at, source = _stored(store, np.where(posts.kind == REPOST, posts.source_post_id, 0))
     found = source.post_id != 0
     if not found.any():
         return posts
     shown: dict[str, NDArray[np.generic]] = {}
-    for name in ("tokens", "photos", "video_ms"):
+    for name in ("tokens", "photos", "video_ms", "lang"):
         column = getattr(posts, name).copy()
         column[at[found]] = getattr(source, name)[found]
         shown[name] = column

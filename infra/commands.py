@@ -131,6 +131,7 @@ def feed(
     size: Annotated[int | None, typer.Option(help="how many posts", min=1, max=200)] = None,
     in_network_only: Annotated[bool, typer.Option(help="only posts of those the viewer follows")] = False,
     exclude_videos: Annotated[bool, typer.Option(help="no posts with video")] = False,
+    lang: Annotated[list[str] | None, typer.Option(help="only posts in this language; repeatable")] = None,
     explain: Annotated[bool, typer.Option(help="show also how it came about")] = False,
     at: Annotated[
         int | None, typer.Option(help="time of the request, epoch ms: for a system on the log's clock")
@@ -144,7 +145,7 @@ def feed(
     from infra.explain import Explained
     from infra.tables import console, feed_table
 
-    options = _given(size=size) | {
+    options = _given(size=size, langs=lang or None) | {
         name: True
         for name, wanted in (
             ("in_network_only", in_network_only),

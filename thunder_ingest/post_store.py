@@ -257,6 +257,10 @@ class PostStore:
         """The language tag of a code in `PostColumns.lang`."""
         return self._rows.languages.name(code)
 
+    def languages_in(self, ranges: Iterable[str]) -> Int64[np.ndarray, " n"]:
+        """The codes, ascending, of the languages in some ranges (`en` has `en-GB` in it), as far as posts have them."""
+        return self._rows.languages.codes_in(ranges)
+
     def label_mask(self, names: Iterable[str]) -> int:
         """The bits of some labels in `PostColumns.labels`."""
         with self.lock:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from feed_worker.candidates import Candidates
 from feed_worker.components import Fetched, Source
+from feed_worker.filters.language import readable
 from feed_worker.model_inputs import history_of
 from feed_worker.ports import Model
 from feed_worker.query import Query
@@ -49,6 +50,7 @@ class PhoenixRetrievalSource(Source):
             without_posts=query.known_ids,
             without_labels=self._store.label_mask(parameters.unsafe_labels | parameters.unsafe_labels_out_of_network),
             video=not query.request.exclude_videos,
+            languages=readable(query, self._store) if query.request.langs else None,
         )
 
     def _found(self, query: Query, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:

@@ -91,6 +91,9 @@ class ObviousPipeline:
             return False
         if asked.request.exclude_videos and self._content(post).video_ms:
             return False
+        langs = asked.request.langs
+        if langs and (lang := self._content(post).lang) and lang.split("-")[0] not in langs:
+            return False
         followed = post.author_id in user.following
         checked = [(post, followed), (root, followed)]
         checked += [(each, each is not None and each.author_id in user.following) for each in (source, parent)]

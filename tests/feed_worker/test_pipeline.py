@@ -66,6 +66,7 @@ def related_post(rng: random.Random, post_id: int, authors: dict[int, int]) -> P
         text=" ".join(rng.choices(("cat", "dog", "the", "sat", "on", "mat"), k=rng.randrange(4))),
         created_at=NOW_MS - int(MAX_AGE_MS * rng.choice((0.25, 0.5, 0.5, rng.random(), 1, 1.01))),
         video_ms=rng.choice((0, 0, 10_000, 10_001)),
+        lang=rng.choice(("", "en", "en-GB", "ga")),
         subscriber_only=rng.random() < 0.1,
         labels=rng.choice(((), (), (), (), ("spam",), ("adult",), ("satire",))),
         **fields,
@@ -119,6 +120,7 @@ def requests(draw: st.DrawFn) -> Query:
         parameters=draw(parameters()),
         size=draw(st.integers(1, 12)),
         exclude_videos=draw(st.booleans()),
+        langs=draw(st.sampled_from((None, ["en"], ["ga", "xx"]))),
         in_network_only=draw(st.booleans()),
         seen_ids=draw(st.lists(st.integers(1, 40), max_size=4)),
         explain=draw(st.booleans()),
@@ -284,6 +286,7 @@ def test_the_stages_stand_in_the_published_order() -> None:
         "muted_keyword",
         "author_socialgraph",
         "video",
+        "language",
         "visibility",
     ]
     assert [each.name for each in pipeline.scorers] == [

@@ -14,6 +14,7 @@ from feed_worker.filters.core_data import CoreDataFilter
 from feed_worker.filters.dedup_conversation import DedupConversationFilter
 from feed_worker.filters.drop_duplicates import DropDuplicatesFilter
 from feed_worker.filters.ineligible_subscription import IneligibleSubscriptionFilter
+from feed_worker.filters.language import LanguageFilter
 from feed_worker.filters.muted_keyword import MutedKeywordFilter
 from feed_worker.filters.oon_retweet_reply import OONRetweetReplyFilter
 from feed_worker.filters.previously_seen import PreviouslySeenFilter
@@ -235,6 +236,19 @@ class TestVideo:
         assert VideoFilter().enable(query(exclude_videos=True))
         assert not VideoFilter().enable(query())
         assert kept(VideoFilter(), posts, query(exclude_videos=True)) == [3]
+
+
+class TestLanguage:
+    """Not published: only languages that the request names."""
+
+    def test_posts_in_other_languages_and_reposts_of_them_are_left_out_where_the_request_names_some(self) -> None:
+        posts = [post(1, lang="en-GB"), post(2, lang="fr"), post(3), post(4, lang="eng")]
+        posts += [post(5, FRIEND, "repost", source_post_id=2), post(6, FRIEND, "repost", source_post_id=1, lang="fr")]
+        asked = query(langs=["EN"])
+        language = LanguageFilter(store_of(*posts))
+        assert language.enable(asked)
+        assert not language.enable(query())
+        assert kept(language, posts, asked) == [1, 3, 6]
 
 
 class TestDedupConversation:

@@ -22,7 +22,7 @@ from thunder_ingest.ids import id64
 
 def explained() -> Explained:
     result, store = served(explain=True, size=4)
-    return Explained(explanation_of(result, store), feed_of(result, store, "v", NOW_MS + 5, ["r"]))
+    return Explained(explanation_of(result, store), feed_of(result, store, NOW_MS + 5, ["r"]))
 
 
 def lines_of(view: RenderableType) -> list[str]:
