@@ -12,6 +12,7 @@ from rich.console import Console
 
 from feed_worker.client import Client, FeedTimeout
 from feed_worker.feed import Feed
+from feed_worker.presence import workers
 from infra.account import Account
 from infra.catch_up import wait_for_flows
 from infra.delivery import RawProducer
@@ -21,7 +22,7 @@ from infra.redis import connect
 from infra.replay_log import Line, LogReader
 from infra.scan import scan
 from infra.settings import Settings
-from infra.stack import Stack, scratch_directory, workers
+from infra.stack import Stack, scratch_directory
 from infra.topics import INPUTS
 from thunder_ingest.events import Refused, decode, unpack_dead_letter
 

@@ -67,6 +67,17 @@ class Settings(BaseSettings):
     feed_ttl_s: int = Field(86_400, ge=1, description="how long a feed stays in Redis")
     deadline_ms: int = Field(30_000, ge=1, description="a request older than this is answered `expired`")
     max_batch: int = Field(16, ge=1, le=256, description="feed requests computed together at most")
+    max_wait_ms: int = Field(
+        10_000, ge=1, le=3_600_000, description="a request that waited longer for a worker is answered `failed`"
+    )
+
+    http_host: str = Field("127.0.0.1", min_length=1, description="where a worker serves metrics, health and readiness")
+    http_port: int = Field(
+        0, ge=0, le=65_535, description="the port for that, 0 for none; each worker of one machine needs its own"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="what processes log on stderr: lines to read, or an object a line"
+    )
 
     @classmethod
     def settings_customise_sources(
