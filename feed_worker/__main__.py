@@ -81,7 +81,7 @@ class Service:
             state = State(store, model.version, client, clock, lambda: replica.failure)
             worker = Worker(settings, pipeline, self._parameters, state, self._registry, self._stopping)
             self._registry.register(
-                StateCollector(model.version, pipeline.stats, store.__len__, index.__len__, lambda: worker.lag)
+                StateCollector(model.version, pipeline, store.__len__, index.__len__, lambda: worker.lag)
             )
             self._waits_for, self._failure = lambda: worker.waits_for, lambda: worker.failure
             worker.run()

@@ -23,7 +23,7 @@ from feed_worker.components import Component, Filter, Hydrator, QueryHydrator, S
 from feed_worker.query import Query
 from feed_worker.run import Result, Run, Step
 from feed_worker.stages import Stage
-from feed_worker.stats import ComponentStats, Ledger
+from feed_worker.stats import ComponentStats, Stats
 
 __all__ = ["ComponentStats", "Pipeline", "Result"]
 
@@ -47,6 +47,8 @@ class Pipeline:
         passes: errors that are no component's fault: a server that is away. They leave `run`, for the caller to wait
             and run the batch again.
         budgets_ms: how long stages and components may take; stages not named, as long as STAGE_BUDGETS_MS says.
+        stats: running figures by component name; may be read from any thread.
+        stage_stats: the same by stage, where a call is a batch.
 
     """
 
@@ -62,11 +64,8 @@ class Pipeline:
     budgets_ms: Budgets = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._components, self._stages = Ledger(), Ledger()
-        for stage, components in self.stages.items():
-            self._stages.open(stage, stage)
-            for component in components:
-                self._components.open(component.name, stage)
+        self.stats = Stats({each.name: stage for stage, some in self.stages.items() for each in some})
+        self.stage_stats = Stats({stage: stage for stage in self.stages})
         check_budgets(self.budgets_ms, [*self.stats, *self.stage_stats])
         self._budgets_ms = {**STAGE_BUDGETS_MS, **self.budgets_ms}
         self._calls: dict[int, Call[list[Any]]] = {}  # the last one of each component, by its identity
@@ -85,16 +84,6 @@ class Pipeline:
             stages.POST_SELECTION_FILTER.name: self.post_selection_filters,
             _SIDE_EFFECT: self.side_effects,
         }
-
-    @property
-    def stats(self) -> dict[str, ComponentStats]:
-        """Running figures by component name, as of now; to be read from any thread."""
-        return self._components.snapshot()
-
-    @property
-    def stage_stats(self) -> dict[str, ComponentStats]:
-        """The same by stage: calls are batches."""
-        return self._stages.snapshot()
 
     def run(self, queries: Sequence[Query]) -> list[Result]:
         """The results of a batch of requests, in their order; each ends in exactly one status.
@@ -236,7 +225,7 @@ class Pipeline:
             run.timings_ms[name] = run.timings_ms.get(name, 0.0) + elapsed_ms
             if stage.counted:
                 run.funnel.append(Step(stage.name, name, before, after))
-        self._components.note(name, elapsed_ms, elapsed_ms > self._budget_ms(name), entered, left)
+        self.stats.note(name, elapsed_ms, elapsed_ms > self._budget_ms(name), entered, left)
 
     def _failed(self, stage: Stage, component: Component, run: Run, error: Exception) -> None:
         self._note_error(component, error)
@@ -246,12 +235,12 @@ class Pipeline:
         run.source_failed |= stage is stages.SOURCE
 
     def _note_error(self, component: Component, error: Exception) -> None:
-        if self._components.note_error(component.name, error):
+        if self.stats.note_error(component.name, error):
             log.error("%s failed; further errors of this kind are only counted", component.name, exc_info=error)
 
     def _note_stage(self, name: str, began_s: float) -> float:
         elapsed_ms = 1000 * (time.perf_counter() - began_s)
-        self._stages.note(name, elapsed_ms, elapsed_ms > self._budget_ms(name))
+        self.stage_stats.note(name, elapsed_ms, elapsed_ms > self._budget_ms(name))
         return elapsed_ms
 
     def _affect(self, results: Sequence[Result]) -> None:
@@ -266,6 +255,6 @@ class Pipeline:
             except Exception as error:  # the feeds are right without it
                 self._note_error(effect, error)
             elapsed_ms = 1000 * (time.perf_counter() - effect_began_s)
-            self._components.note(effect.name, elapsed_ms, elapsed_ms > self._budget_ms(effect.name))
+            self.stats.note(effect.name, elapsed_ms, elapsed_ms > self._budget_ms(effect.name))
         if results:
             self._note_stage(_SIDE_EFFECT, began_s)

@@ -1,14 +1,16 @@
 """A worker's figures for Prometheus: what its threads count, and what it looks up when it is asked."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from feed_worker.batch import Batch
-from feed_worker.framework import ComponentStats
+from feed_worker.framework import Pipeline
+from feed_worker.stats import ComponentStats
 from thunder_ingest.events import FeedStatus
 
 SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -70,7 +72,7 @@ class StateCollector(Collector):
 
     Args:
         model_version: of the model that scores.
-        components: running figures by component name, from `Pipeline.stats`.
+        pipeline: has the running figures of components and stages.
         posts: how many the store holds.
         vectors: how many the index holds.
         lag: messages not yet answered, by partition of this worker.
@@ -80,12 +82,12 @@ class StateCollector(Collector):
     def __init__(
         self,
         model_version: str,
-        components: Mapping[str, ComponentStats],
+        pipeline: Pipeline,
         posts: Callable[[], int],
         vectors: Callable[[], int],
         lag: Callable[[], Mapping[int, int]],
     ) -> None:
-        self._model_version, self._components = model_version, components
+        self._model_version, self._pipeline = model_version, pipeline
         self._posts, self._vectors, self._lag = posts, vectors, lag
 
     def collect(self) -> Iterator[Metric]:
@@ -99,18 +101,33 @@ class StateCollector(Collector):
         for partition, behind in self._lag().items():
             lag.add_metric([str(partition)], behind)
         yield lag
-        yield from _of_components(list(self._components.items()))
+        yield from _figures("component", self._pipeline.stats)
+        yield from _figures("stage", self._pipeline.stage_stats)
 
 
-def _of_components(components: list[tuple[str, ComponentStats]]) -> Iterator[Metric]:
-    figures: dict[str, tuple[str, Callable[[ComponentStats], float]]] = {
-        "calls": ("Calls of a component", lambda stats: stats.calls),
-        "errors": ("Calls of a component that failed", lambda stats: stats.errors),
-        "kept": ("Candidates that left a component", lambda stats: stats.left),
-        "removed": ("Candidates that a component took out", lambda stats: max(0, stats.entered - stats.left)),
-    }
-    for name, (text, figure) in figures.items():
-        family = CounterMetricFamily(f"foryou_component_{name}", text, labels=["component"])
-        for component, stats in components:
-            family.add_metric([component], figure(stats))
-        yield family
+def _figures(kind: str, stats: Mapping[str, ComponentStats]) -> Iterator[Metric]:
+    """The families of one kind of running figures."""
+    seconds = HistogramMetricFamily(f"foryou_{kind}_seconds", f"Time that a {kind} took", labels=[kind])
+    over = CounterMetricFamily(f"foryou_{kind}_over_budget", "Calls that took longer than they may", labels=[kind])
+    for name, each in stats.items():
+        seconds.add_metric([name], [(_bound(bound), count) for bound, count in each.cumulative], each.total_ms / 1000)
+        over.add_metric([name], each.over_budget)
+    yield from (seconds, over)
+    if kind == "component":
+        yield from _candidates(stats)
+
+
+def _candidates(stats: Mapping[str, ComponentStats]) -> Iterator[Metric]:
+    kept = CounterMetricFamily("foryou_component_kept", "Candidates that left a component", labels=["component"])
+    removed = CounterMetricFamily("foryou_component_removed", "Candidates taken out", labels=["component"])
+    errors = CounterMetricFamily("foryou_component_errors", "Requests that met an error", labels=["component", "error"])
+    for name, each in stats.items():
+        kept.add_metric([name], each.left)
+        removed.add_metric([name], each.removed)
+        for error, count in each.errors_by_kind.items():
+            errors.add_metric([name, error], count)
+    yield from (kept, removed, errors)
+
+
+def _bound(seconds: float) -> str:
+    return "+Inf" if math.isinf(seconds) else f"{seconds:g}"

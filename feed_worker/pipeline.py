@@ -36,7 +36,7 @@ from thunder_ingest.post_store import PostStore
 
 
 def foryou_pipeline(
-    store: PostStore, index: VectorIndex, model: Model, users: Users, budgets_ms: Budgets = FORYOU_BUDGETS_MS
+    store: PostStore, index: VectorIndex, model: Model, users: Users, *, budgets_ms: Budgets = FORYOU_BUDGETS_MS
 ) -> Pipeline:
     """The pipeline over a worker's state; what it is tuned by comes with each query.
 

@@ -3,7 +3,7 @@
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final
@@ -21,7 +21,7 @@ class ComponentStats:
         calls: how often it was called; batches, where it works on those.
         entered: candidates before it. Stages count none.
         left: candidates after it; for a source, those before it included.
-        errors: failed requests by kind, the name of what was raised; `OverBudget` is what was given up.
+        errors_by_kind: failed requests, by the name of what was raised; `OverBudget` stands for what was given up.
         over_budget: calls that took longer than their budget, whether they were given up or not.
         total_ms: wall time of all calls.
         max_ms: of the longest.
@@ -34,11 +34,16 @@ class ComponentStats:
     calls: int = 0
     entered: int = 0
     left: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
+    errors_by_kind: dict[str, int] = field(default_factory=dict)
     over_budget: int = 0
     total_ms: float = 0.0
     max_ms: float = 0.0
     histogram: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_MS) + 1))
+
+    @property
+    def errors(self) -> int:
+        """Failed requests."""
+        return sum(self.errors_by_kind.values())
 
     @property
     def removed(self) -> int:
@@ -57,16 +62,28 @@ class ComponentStats:
         return list(zip(bounds_s, accumulate(self.histogram), strict=True))
 
 
-class Ledger:
-    """Figures by name; may be written and read from any thread."""
+class Stats(Mapping[str, ComponentStats]):
+    """Running figures by name; whoever looks one up, from whatever thread, gets a copy as of now.
 
-    def __init__(self) -> None:
+    Args:
+        stages: of what there is to count, by name. Two components of one name are counted together.
+
+    """
+
+    def __init__(self, stages: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
-        self._by_name: dict[str, ComponentStats] = {}
+        self._by_name = {name: ComponentStats(stage) for name, stage in stages.items()}
 
-    def open(self, name: str, stage: str) -> None:
-        """Begin to count under a name; two components of one name are counted together."""
-        self._by_name.setdefault(name, ComponentStats(stage))
+    def __getitem__(self, name: str) -> ComponentStats:
+        with self._lock:
+            stats = self._by_name[name]
+            return replace(stats, errors_by_kind=dict(stats.errors_by_kind), histogram=list(stats.histogram))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
 
     def note(
         self, name: str, elapsed_ms: float, is_over: bool, entered: Sequence[int] = (), left: Sequence[int] = ()
@@ -85,14 +102,6 @@ class Ledger:
     def note_error(self, name: str, error: Exception) -> bool:
         """Count an error; whether it is the first of its kind."""
         with self._lock:
-            errors, kind = self._by_name[name].errors, type(error).__name__
+            errors, kind = self._by_name[name].errors_by_kind, type(error).__name__
             errors[kind] = errors.get(kind, 0) + 1
             return errors[kind] == 1
-
-    def snapshot(self) -> dict[str, ComponentStats]:
-        """Copies of all figures, as of one moment."""
-        with self._lock:
-            return {
-                name: replace(stats, errors=dict(stats.errors), histogram=list(stats.histogram))
-                for name, stats in self._by_name.items()
-            }

@@ -179,7 +179,7 @@ def test_a_required_component_that_hangs_fails_the_request_and_its_late_answer_c
     assert (result.status, shown(result)) == ("failed", [])
     assert result.query.degradations == ["scripted_query_hydrator: over its budget of 20 ms"]
     assert not len(result.query.viewer.blocks)
-    assert asked.stats["scripted_query_hydrator"].errors == {"OverBudget": 1}
+    assert asked.stats["scripted_query_hydrator"].errors_by_kind == {"OverBudget": 1}
     assert asked.stats["scripted_query_hydrator"].over_budget == 1
 
 
@@ -220,7 +220,7 @@ def test_a_component_that_still_hangs_is_not_asked_again_until_it_has_ended() ->
         assert source.asked == 1
     until_idle(asked)
     assert asked.run([query()])[0].status == "ok"
-    assert asked.stats["first_source"].errors == {"OverBudget": 1, "StillBusy": 1}
+    assert asked.stats["first_source"].errors_by_kind == {"OverBudget": 1, "StillBusy": 1}
 
 
 def test_what_a_stage_has_no_time_left_for_is_not_asked() -> None:

@@ -11,11 +11,12 @@ from dataclasses import replace
 import msgspec
 import pytest
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions
+from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from feed_worker import delivery
-from feed_worker.components import QueryHydrator
+from feed_worker.components import Known, QueryHydrator
+from feed_worker.feed import feed_of
 from feed_worker.feed_store import Answer, FeedStore
 from feed_worker.framework import Pipeline
 from feed_worker.parameters import FORYOU
@@ -25,8 +26,8 @@ from feed_worker.query import Query
 from feed_worker.worker import State, Worker
 from infra.clock import WallClock
 from infra.embedded import EmbeddedKafka, EmbeddedRedis
-from infra.kafka import Publisher, Record, group
-from infra.kafka_admin import admin, create_topics, ends_of
+from infra.kafka import Publisher, Record, consumer_config, group
+from infra.kafka_admin import admin, create_topics, ends_of, lag
 from infra.redis import connect
 from infra.scan import scan
 from infra.settings import Settings, load
@@ -77,15 +78,12 @@ def settings(servers: Settings, request: pytest.FixtureRequest) -> Settings:
 
 
 def skip_what_is_there(settings: Settings) -> None:
-    """Let the workers' group begin at the end of the requests that other tests have left."""
-    from confluent_kafka import TopicPartition
-
-    ends = ends_of(settings, ["feed-requests"], idle_s=0.0)
-    offsets = [TopicPartition(topic, part, end) for (topic, part), end in ends.items()]
-    if offsets:
-        asked = [ConsumerGroupTopicPartitions(group(settings, "feed-worker"), offsets)]
-        for future in admin(settings).alter_consumer_group_offsets(asked).values():
-            future.result()
+    """Let the workers' group begin behind the requests that other tests have left."""
+    ends = ends_of(settings, ["feed-requests"])
+    if offsets := [TopicPartition(*part, end) for part, end in ends.items() if end]:
+        consumer = Consumer(consumer_config(settings, group(settings, "feed-worker")))
+        consumer.commit(offsets=offsets, asynchronous=False)
+        consumer.close()
 
 
 @pytest.fixture(autouse=True)
@@ -191,11 +189,7 @@ def answers(settings: Settings, requests: Sequence[FeedRequest]) -> list[FeedSer
 
 def uncommitted(settings: Settings) -> int:
     """Requests of which the group does not say that they are answered."""
-    ends = ends_of(settings, ["feed-requests"], idle_s=0.0)
-    name = group(settings, "feed-worker")
-    (future,) = admin(settings).list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)]).values()
-    committed = {(each.topic, each.partition): each.offset for each in future.result().topic_partitions}
-    return sum(end - max(0, committed.get(part, 0)) for part, end in ends.items())
+    return lag(admin(settings), settings, "feed-worker", ends_of(settings, ["feed-requests"]))
 
 
 def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it_is_ready(
@@ -286,9 +280,8 @@ def test_a_request_whose_computing_raises_is_failed_and_takes_nobody_with_it(
         return query.request.request_id == poison.request_id
 
     if step == "feed_of":
-        made = delivery.feed_of
-        about = lambda result, *_: is_poison(result.query) and result.status != "failed"  # noqa: E731
-        monkeypatch.setattr(delivery, "feed_of", raising(made, about))
+        made = raising(feed_of, lambda result, *_: is_poison(result.query) and result.status != "failed")
+        monkeypatch.setattr(delivery, "feed_of", made)
     elif step == "gather":
         pipeline.gather = raising(pipeline.gather, lambda queries: any(map(is_poison, queries)))  # type: ignore
     else:
@@ -379,8 +372,9 @@ def test_workers_that_come_and_go_leave_no_request_without_its_one_status(settin
         ask_more()
         with running(settings, store) as second:
             ask_more()
-            eventually(lambda: bool(second.figure("foryou_requests_total", status="ok")) or bool(ask_more()))
+            eventually(lambda: second.worker.waits_for is None)
             ask_more()
+            eventually(lambda: bool(second.figure("foryou_requests_total", status="ok")))
         ask_more()
         assert {record.status for record in answers(settings, asked)} == {"ok"}
         eventually(lambda: not uncommitted(settings))
@@ -394,11 +388,11 @@ class Deaf(QueryHydrator):
     def __init__(self, within: QueryHydrator) -> None:
         self._within, self.calls = within, 0
 
-    def hydrate(self, queries: Sequence[Query]) -> None:
+    def hydrate(self, queries: Sequence[Query]) -> list[Known]:
         self.calls += 1
         if self.calls < 3:
             raise redis.ConnectionError("away")
-        self._within.hydrate(queries)
+        return self._within.hydrate(queries)
 
 
 def test_a_redis_that_is_away_is_waited_for(settings: Settings, store: PostStore, client: redis.Redis) -> None:
