@@ -9,8 +9,8 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from feed_worker.endpoints import Endpoints
+from feed_worker.experiments import Experiments, experiments_of
 from feed_worker.metrics import StateCollector
-from feed_worker.parameters import PRESETS, Parameters
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica import TOPICS, Replica, spare_collector
 from feed_worker.worker import State, Worker
@@ -36,7 +36,7 @@ def main() -> None:
     try:
         settings = load()
         logs.configure(settings.log_format)
-        Service(settings, parameters_of(settings), stopping).run()
+        Service(settings, experiments_of(settings), stopping).run()
     except (SettingsError, TopicMissing, redis.AuthenticationError) as error:
         raise SystemExit(str(error)) from None
     except (Stopped, DeliveryFailed) as error:
@@ -46,10 +46,10 @@ def main() -> None:
 class Service:
     """A worker's process: what it waits for before it serves, and what it tells about itself meanwhile."""
 
-    def __init__(self, settings: Settings, parameters: Parameters, stopping: threading.Event) -> None:
-        self._settings, self._parameters, self._stopping = settings, parameters, stopping
+    def __init__(self, settings: Settings, experiments: Experiments, stopping: threading.Event) -> None:
+        self._settings, self._experiments, self._stopping = settings, experiments, stopping
         self._registry = CollectorRegistry()
-        self._waits_for: Callable[[], str | None] = lambda: "the models to be made"
+        self._waits_for: Callable[[], str | None] = lambda: "the start"
         self._failure: Callable[[], BaseException | None] = lambda: None
 
     def run(self) -> None:
@@ -60,26 +60,31 @@ class Service:
             wait_for_topics(self._settings, topics, self._stopping)
             self._waits("Redis")
             client = Patience(self._settings, self._stopping).run(lambda: connect(self._settings))
+            self._waits("the models to be made")
             self._serve(client)
 
     def _serve(self, client: Client) -> None:
         settings, clock = self._settings, clock_of(self._settings.clock)
         model = model_of(settings)
+        rankers = {checkpoint: ranker_of(checkpoint) for checkpoint in self._experiments.checkpoints}
         store = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms))
         store.warm_up()
         index = VectorIndex(model.config.embed_dim)
-        index.warm_up(model.config.batch_buckets, self._parameters.retrieval_max)
+        for most in self._experiments.retrieval_maxima:
+            index.warm_up(model.config.batch_buckets, most)
         replica = Replica(settings, store, index, clock)
         spare_collector()
         replica.start()
         try:
-            model.warm_up(lambda what: self._waits(f"the models to be compiled: {what}"), parts=("rank", "retrieve"))
+            model.warm_up(self._compiles, parts=("rank", "retrieve"))
+            for ranker in rankers.values():
+                ranker.warm_up(self._compiles, parts=("rank",))
             self._waits_for = lambda: replica.waits_for
             while not (replica.caught_up.wait(0.1) or self._stopping.is_set()):
                 pass
-            pipeline = foryou_pipeline(store, index, model, UserStates(client))
+            pipeline = foryou_pipeline(store, index, model, UserStates(client), rankers)
             state = State(store, model.version, client, clock, lambda: replica.failure)
-            worker = Worker(settings, pipeline, self._parameters, state, self._registry, self._stopping)
+            worker = Worker(settings, pipeline, self._experiments, state, self._registry, self._stopping)
             self._registry.register(
                 StateCollector(model.version, pipeline, store.__len__, index.__len__, lambda: worker.lag)
             )
@@ -90,6 +95,9 @@ class Service:
 
     def _waits(self, what: str) -> None:
         self._waits_for = lambda: f"waiting for {what}"
+
+    def _compiles(self, what: str) -> None:
+        self._waits(f"the models to be compiled: {what}")
 
     def _ailment(self) -> str | None:
         failure = self._failure()
@@ -104,16 +112,12 @@ def model_of(settings: Settings) -> Phoenix:
         raise SettingsError(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
 
 
-def parameters_of(settings: Settings) -> Parameters:
-    """The preset of the settings.
-
-    Raises:
-        SettingsError: naming those that exist.
-
-    """
-    if settings.parameters not in PRESETS:
-        raise SettingsError(f"FORYOU_PARAMETERS: no preset {settings.parameters!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[settings.parameters]
+def ranker_of(checkpoint: str) -> Phoenix:
+    """The model that a variant ranks with; raises SettingsError."""
+    try:
+        return served(checkpoint, "", 0)
+    except ValueError as error:
+        raise SettingsError(f"FORYOU_EXPERIMENTS: {error}") from None
 
 
 if __name__ == "__main__":

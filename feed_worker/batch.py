@@ -31,6 +31,11 @@ class Computation:
     run: Run | None = None
     result: Result | None = None
 
+    def end_without_effect(self) -> None:
+        """End with what was found, and leave the viewer's state as it is."""
+        if self.run is not None and self.result is None:
+            self.result = self.run.result()
+
     def end(self, status: FeedStatus, reason: str) -> None:
         """End without a feed."""
         self.query.degradations.append(reason)

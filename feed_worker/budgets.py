@@ -38,7 +38,7 @@ FORYOU_BUDGETS_MS: Final[Budgets] = {
     "thunder_source": 5_000,
     "phoenix_retrieval_source": 8_000,
     "popular_source": 5_000,
-    "phoenix_scorer": 50_000,  # a batch of 16 takes `small` 3 s on two idle cores
+    "phoenix_scorer": 50_000,  # 16 viewers with 1,500 candidates each, on two cores that others use as well
 }
 """Of the For You pipeline's components, those that a feed can do without: others then have time left in their stage."""
 

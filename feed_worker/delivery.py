@@ -1,6 +1,6 @@
 """Delivery, the order that every guarantee rests on.
 
-1. what was served to the viewers' state in Redis (the pipeline's side effects);
+1. what is served to the viewers' state in Redis (the pipeline's side effects), unless it was answered before;
 2. feeds, explanations and the ledger to Redis, announced there;
 3. `feeds-served` and dead letters to Kafka, delivered;
 4. the requests' offsets.
@@ -11,7 +11,7 @@ A worker that dies in between leaves its requests to the next one, which compute
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from feed_worker.batch import Batch, Computation, Computing
 from feed_worker.feed import explanation_of, feed_of, served_of
@@ -87,6 +87,7 @@ class Delivery:
 
     def __call__(self, batch: Batch) -> None:
         """Deliver a batch."""
+        self._patience.run(lambda: self._set_apart(batch.computations))
         self._computing.finish(batch.computations)
         answers = [self._documents.answer(each) for each in batch.computations]
         written = self._patience.run(lambda: self._feeds.write(answers))
@@ -97,3 +98,10 @@ class Delivery:
         self._publisher.flush(self._stopping.is_set)
         self._done(batch)
         self._metrics.delivered(batch, [unpack_feed_served(record).status for record in written], announced_ms)
+
+    def _set_apart(self, computations: Sequence[Computation]) -> None:
+        """What was answered before was served then, not now."""
+        requests = [(each.asked.viewer, each.asked.request.request_id) for each in computations]
+        for each, is_answered in zip(computations, self._feeds.are_answered(requests), strict=True):
+            if is_answered:
+                each.end_without_effect()

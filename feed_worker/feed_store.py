@@ -125,6 +125,15 @@ class FeedStore:
         document = cast(bytes | None, self._client.get(explain_key(user)))
         return None if document is None else _EXPLANATION.decode(document)
 
+    def are_answered(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether requests, by user and id, are in the ledger; one round trip."""
+        if not requests:
+            return []
+        with self._client.pipeline(transaction=False) as pipe:
+            for user, request_id in requests:
+                pipe.hexists(answered_key(user), request_id)
+            return [bool(reply) for reply in pipe.execute()]
+
     def answered(self, user: str, request_id: str) -> FeedServed | None:
         """What became of a request of the last hour, if it has been answered."""
         record = cast(bytes | None, self._client.hget(answered_key(user), request_id))

@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry
 from feed_worker.admission import Admission, Refusal
 from feed_worker.batch import Batch, Computation, Computing, refused
 from feed_worker.delivery import Delivery, Documents
+from feed_worker.experiments import Experiments
 from feed_worker.feed_store import FeedStore
 from feed_worker.framework import Pipeline
 from feed_worker.intake import Intake, Letter
 from feed_worker.metrics import WorkerMetrics
 from feed_worker.overlap import Overlap
-from feed_worker.parameters import Parameters
 from feed_worker.presence import Presence
 from feed_worker.query import Query
 from feed_worker.waiting import Asked, Waiting
@@ -66,12 +66,12 @@ class Worker:
         self,
         settings: Settings,
         pipeline: Pipeline,
-        parameters: Parameters,
+        experiments: Experiments,
         state: State,
         registry: CollectorRegistry,
         stopping: threading.Event,
     ) -> None:
-        self._settings, self._parameters, self._state, self._stopping = settings, parameters, state, stopping
+        self._settings, self._experiments, self._state, self._stopping = settings, experiments, state, stopping
         self._patience = Patience(settings, stopping)
         self._computing = Computing(pipeline, self._patience, lambda query: self._query(query.request, query.quality))
         self._admission = Admission(settings.max_wait_ms)
@@ -170,14 +170,17 @@ class Worker:
         return request.at + (request.deadline_ms or self._settings.deadline_ms)
 
     def _query(self, request: FeedRequest, quality: float) -> Query:
+        user_id = id64(request.user_id)
+        parameters, experiments = self._experiments.assign(user_id)
         return Query(
             request=request,
-            user_id=id64(request.user_id),
+            user_id=user_id,
             user_form=published_form(request.user_id),
             now_ms=self._state.clock.now_ms(),
             deadline_at=self._deadline_at(request),
             size=request.size or self._settings.feed_size,
-            parameters=self._parameters,
+            parameters=parameters,
+            experiments=experiments,
             quality=quality,
             degradations=["overloaded: fewer candidates"] if quality < 1.0 else [],
         )

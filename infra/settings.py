@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     parameters: str = Field(
         "foryou", description="the preset of weights and limits, one of feed_worker.parameters.PRESETS"
     )
+    overrides: dict[str, Any] = Field(
+        {}, description="other values of the preset's parameters as JSON; `weights` by action, merged"
+    )
+    experiments: list[dict[str, Any]] = Field(
+        [], description="experiments as JSON: name, salt, variants of name, share, preset, overrides, checkpoint"
+    )
     feed_size: int = Field(35, ge=1, le=200, description="posts in a feed whose request names no size")
     feed_ttl_s: int = Field(86_400, ge=1, description="how long a feed stays in Redis")
     deadline_ms: int = Field(30_000, ge=1, description="a request older than this is answered `expired`")

@@ -433,6 +433,7 @@ class FeedServed(Struct, array_like=True, kw_only=True):
     post_ids: list[int] = []
     author_ids: list[int] = []
     scores: list[float] = []
+    experiments: dict[str, str] = {}
 
 
 class ModelPointer(Struct, array_like=True, kw_only=True):

@@ -160,6 +160,22 @@ def test_a_redis_that_hangs_fails_requests_and_serves_them_when_it_is_back(
     assert next(result.status for result in results if result.status != "failed") == "ok"
 
 
+def test_what_the_viewer_just_did_counts_in_the_very_next_scores(pipeline: Pipeline, users: UserStates) -> None:
+    """The published system keeps scores for three minutes, whatever the viewer does meanwhile."""
+
+    def scores() -> dict[int, float]:
+        shown = ask(pipeline, size=80).candidates
+        return dict(zip(shown.posts.post_id.tolist(), shown.weighted.tolist(), strict=True))
+
+    happened(users, liked(500, 50))
+    before, again = scores(), scores()
+    assert before == again
+    happened(users, liked(510, 5))
+    after = scores()
+    assert 510 not in after
+    assert all(after[post_id] != before[post_id] for post_id in before.keys() & after.keys())
+
+
 def test_a_redis_that_does_not_answer_is_the_callers_to_wait_for(model: Phoenix) -> None:
     store = store_of(*posts())
     nobody = UserStates(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))

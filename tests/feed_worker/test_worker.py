@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from feed_worker import delivery
 from feed_worker.components import Known, QueryHydrator
+from feed_worker.experiments import Experiments
 from feed_worker.feed import feed_of
 from feed_worker.feed_store import Answer, FeedStore
 from feed_worker.framework import Pipeline
@@ -42,7 +43,6 @@ from thunder_ingest.events import (
     FeedRequest,
     FeedServed,
     encode,
-    pack,
     unpack_dead_letter,
     unpack_feed_served,
 )
@@ -114,7 +114,7 @@ class Running:
         self._client = connect(settings)
         pipeline = pipeline or pipeline_on(store, UserStates(self._client))
         state = State(store, FixedModel.version, self._client, WallClock(), lambda: None)
-        self.worker = Worker(settings, pipeline, FORYOU, state, self.registry, self.stopping)
+        self.worker = Worker(settings, pipeline, Experiments(FORYOU), state, self.registry, self.stopping)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -167,24 +167,28 @@ def request(user: int | None = None, **fields: object) -> FeedRequest:
     return msgspec.convert(made, FeedRequest)
 
 
-def served(settings: Settings) -> dict[str, list[FeedServed]]:
-    """The records of each request."""
-    found: dict[str, list[FeedServed]] = {}
+def answers(settings: Settings, requests: Sequence[FeedRequest]) -> list[FeedServed]:
+    """The ledger's record of each request, once all are there."""
+    with redis.Redis.from_url(settings.redis) as client:
+        feeds = FeedStore(client, 60)
+
+        def known() -> list[FeedServed]:
+            records = [feeds.answered(published_form(each.user_id), each.request_id) for each in requests]
+            return [record for record in records if record]
+
+        eventually(lambda: len(known()) == len(requests))
+        return known()
+
+
+def published(settings: Settings, requests: Sequence[FeedRequest]) -> list[list[FeedServed]]:
+    """The records of each request in `feeds-served`."""
+    found: dict[str, list[FeedServed]] = {each.request_id: [] for each in requests}
     for batch in scan(settings, ["feeds-served"]):
         for message in batch:
             record = unpack_feed_served(message.value() or b"")
-            found.setdefault(record.request_id, []).append(record)
-    return found
-
-
-def answers(settings: Settings, requests: Sequence[FeedRequest]) -> list[FeedServed]:
-    """The one record of each request, once all are there."""
-    wanted = [each.request_id for each in requests]
-    eventually(lambda: served(settings).keys() >= set(wanted))
-    found = served(settings)
-    for request_id in wanted:
-        assert all(record == found[request_id][0] for record in found[request_id])
-    return [found[request_id][0] for request_id in wanted]
+            if record.request_id in found:
+                found[record.request_id].append(record)
+    return list(found.values())
 
 
 def uncommitted(settings: Settings) -> int:
@@ -208,13 +212,11 @@ def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it
         assert worker.worker.waits_for is None
     assert worker.failure is None
     assert workers(client) == []
-    feeds = FeedStore(client, 60)
-    for each in asked:
-        user = published_form(each.user_id)
-        feed, record = feeds.feed(user), feeds.answered(user, each.request_id)
+    for each, record in zip(asked, answers(settings, asked), strict=True):
+        feed = FeedStore(client, 60).feed(published_form(each.user_id))
         assert feed is not None
-        assert record is not None
         assert [int(item.post_id) for item in feed.items] == record.post_ids != []
+    assert published(settings, asked) == [[record] for record in answers(settings, asked)]
 
 
 def test_an_entry_that_was_lost_is_there_again(
@@ -236,7 +238,7 @@ def test_what_is_under_way_is_finished_and_committed_before_a_worker_leaves(
         ask(settings, *asked)
         eventually(lambda: bool(worker.figure("foryou_batch_size_count")))
     assert worker.failure is None
-    done = sum(each.request_id in served(settings) for each in asked)
+    done = sum(map(bool, published(settings, asked)))
     assert done > 0
     assert uncommitted(settings) == len(asked) - done
 
@@ -254,7 +256,7 @@ def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(
         unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch
     ]
     assert {letter.value for letter in letters} >= {b"not a request", encode(far)}
-    assert far.request_id not in served(settings)
+    assert published(settings, [far]) == [[]]
 
 
 class FailsFor(Exception):
@@ -353,11 +355,15 @@ def test_a_request_that_was_answered_before_keeps_its_answer(
     document = msgspec.structs.replace(feed_document(asked.at, [asked.request_id], "ok", 2), user_id=str(asked.user_id))
     before: Answer = answer_of(document)
     FeedStore(client, 60).write([before])
+    users = UserStates(client)
+    users.add_served(str(asked.user_id), before.served[0].post_ids, asked.at, asked.request_id)
     ask(settings, asked)
     with running(settings, store):
-        assert answers(settings, [asked]) == list(before.served)
         eventually(lambda: not uncommitted(settings))
+    assert published(settings, [asked]) == [list(before.served)]
     assert FeedStore(client, 60).feed(str(asked.user_id)) == document
+    (state,) = users.read([str(asked.user_id)])
+    assert state.served_ids.tolist() == before.served[0].post_ids
 
 
 def test_workers_that_come_and_go_leave_no_request_without_its_one_status(settings: Settings, store: PostStore) -> None:
@@ -380,6 +386,9 @@ def test_workers_that_come_and_go_leave_no_request_without_its_one_status(settin
         eventually(lambda: not uncommitted(settings))
     assert first.failure is None
     assert second.failure is None
+    for record, copies in zip(answers(settings, asked), published(settings, asked), strict=True):
+        assert copies
+        assert all(copy == record for copy in copies)
 
 
 class Deaf(QueryHydrator):
@@ -422,11 +431,3 @@ def test_an_error_that_is_nobodys_request_ends_the_worker_with_its_reason_and_th
         assert uncommitted(settings) == 1
     with running(settings, store):
         assert [record.status for record in answers(settings, [asked])] == ["ok"]
-
-
-def test_records_are_packed_as_the_ledger_has_them(settings: Settings, store: PostStore, client: redis.Redis) -> None:
-    asked = request()
-    with running(settings, store):
-        ask(settings, asked)
-        (record,) = answers(settings, [asked])
-    assert client.hget(f"answered:{{{asked.user_id}}}", asked.request_id) == pack(record)
