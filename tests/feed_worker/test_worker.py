@@ -273,7 +273,7 @@ def test_partitions_go_to_another_worker_once_what_is_under_way_is_committed(
             eventually(lambda: other.worker.waits_for is None)
             eventually(lambda: not uncommitted(settings))
     assert drained[0]
-    assert len(served(settings)[asked.request_id]) == 1
+    assert len(published(settings, [asked])[0]) == 1
 
 
 def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(
