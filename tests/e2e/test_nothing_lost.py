@@ -7,6 +7,7 @@ What goes wrong, and when, is drawn from a seed that is printed. `make test` run
 import os
 import random
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_every_request_ends_in_exactly_one_status_whatever_goes_wrong(
             Watcher(settings.redis, app.users) as watcher,
         ):
             for number, round_ in enumerate(plan(random.Random(SEED), ROUNDS, AT_ONCE), 1):
-                print(number, *round_)  # noqa: T201
+                print(f"{datetime.now(UTC):%T} {number}", *round_, sep="\n  ")  # noqa: T201  # beside the workers' logs
                 app.block()
                 faults.happen(round_, meanwhile=lambda: app.ask(REQUESTS // ROUNDS, ROUND_S))
                 if number % STOP_AFTER == 0:
