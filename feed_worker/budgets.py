@@ -22,7 +22,8 @@ Budgets: TypeAlias = Mapping[str, float]
 """Stage or component name → milliseconds. A component that is not named has its stage's time."""
 
 STAGE_BUDGETS_MS: Final[Budgets] = {
-    # longer than a Redis client waits by itself (10 s): a Redis that is away is the worker's to wait for, no failure
+    # longer than a Redis client takes to find that its server is gone (5 s, after 10 tries): that is no failure but the
+    # worker's to wait for; a Redis that takes connections and does not answer (2 minutes) fails requests
     "query_hydrator": 15_000,
     "source": 12_000,
     "hydrator": 5_000,

@@ -15,6 +15,7 @@ from feed_worker.scorers.weighted import weighted_terms
 from thunder_ingest.events import ACTIONS, KINDS, FeedServed, FeedStatus, KindName
 from thunder_ingest.ids import id64
 from thunder_ingest.post_store import PostStore
+from thunder_ingest.schemas import DIALECT
 
 REASONS = 3
 
@@ -140,7 +141,12 @@ class Explanation(Struct, kw_only=True):
 
 def feed_schema() -> dict[str, Any]:
     """The JSON Schema of a feed."""
-    return msgspec.json.schema(Feed)
+    return {"$schema": DIALECT, "title": "feed", **msgspec.json.schema(Feed)}
+
+
+def explanation_schema() -> dict[str, Any]:
+    """The JSON Schema of an explanation."""
+    return {"$schema": DIALECT, "title": "explain", **msgspec.json.schema(Explanation)}
 
 
 def feed_of(result: Result, store: PostStore, model_version: str, generated_at: int, answers: Sequence[str]) -> Feed:
@@ -201,6 +207,7 @@ def served_of(result: Result, feed: Feed, request_id: str) -> FeedServed:
         author_ids=[id64(item.author_id) for item in feed.items],
         scores=[item.score for item in feed.items],
         experiments=feed.experiments,
+        degradations=feed.degradations,
     )
 
 

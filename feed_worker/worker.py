@@ -150,7 +150,7 @@ class Worker:
         chosen = self._waiting.take(self._settings.max_batch, busy, lambda asked: self._refusal(asked, now_ms))
         if not chosen and not self._letters:
             return None
-        waits = [now_ms - asked.arrived_ms for asked, refusal in chosen if not refusal]
+        waits = [now_ms - asked.arrived_ms for asked, _ in chosen]
         quality = self._admission.quality(max(waits, default=0))
         batch = Batch([self._computation(*each, quality) for each in chosen], self._letters, time.monotonic())
         self._letters = []

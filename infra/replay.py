@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from feed_worker.client import Client, FeedTimeout
+from feed_worker.client import Client, FeedTimeout, NoFeed
 from feed_worker.feed import Feed
 from feed_worker.presence import workers
 from infra.account import Account
@@ -202,6 +202,8 @@ def _ask(account: Account, users: int, settings: Settings, show: Show) -> None:
                 feed = client.wait(form, request, FEED_TIMEOUT_S)
             except FeedTimeout:
                 account.feeds["timeout"] += 1
+            except NoFeed as none:
+                account.feeds[none.status] += 1
             else:
                 account.feeds[feed.status] += 1
                 show(feed, 1000 * (time.perf_counter() - began))

@@ -10,6 +10,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed_worker.__main__ import ranker_of
 from feed_worker.experiments import Experiment, Experiments, Variant, experiments_of
 from feed_worker.parameters import CLASSIC, FORYOU, PRESETS, overridden
 from infra.settings import SettingsError, load
@@ -154,6 +155,19 @@ def test_settings_in_a_file_read_like_those_in_the_environment(tmp_path: Path, m
     monkeypatch.setenv("FORYOU_EXPERIMENTS", json.dumps([{"name": "e", "variants": variants}]))
     assert experiments_of(load()).assign(1) == from_file
     assert (from_file.parameters.top_k, from_file.parameters.weights["reply"]) == (60, 2.0)
+
+
+def test_experiments_reach_the_processes_of_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = [{"name": "a", "share": 1.0, "overrides": {"weights": {"reply": 2.5}}}]
+    settings = load(overrides={"oon_factor": 0.5}, experiments=[{"name": "é", "variants": variants}])
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert experiments_of(load()).assign(1) == experiments_of(settings).assign(1)
+
+
+def test_a_variants_checkpoint_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=rf"^FORYOU_EXPERIMENTS: {tmp_path} holds no checkpoint$"):
+        ranker_of(str(tmp_path))
 
 
 def one(**changed: Any) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ class Model:
         return [self.answered.setdefault(record.request_id, record) for record in written.served]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(writes)
 def test_whatever_is_written_in_whatever_order_and_however_often_redis_holds_what_the_rules_say(
     valkey: redis.Redis, sequence: list[Write]

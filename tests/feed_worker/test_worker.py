@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import pytest
@@ -40,7 +41,7 @@ from phoenix.index import VectorIndex
 from tests.feed_worker.builders import FixedModel, post, store_of
 from tests.feed_worker.test_feed_store import answer as answer_of
 from tests.feed_worker.test_feed_store import feed as feed_document
-from tests.infra.waiting import eventually
+from tests.infra import waiting
 from thunder_ingest.events import (
     DeadLetter,
     FeedRequest,
@@ -56,10 +57,13 @@ from thunder_ingest.redis_form import UserStates
 pytestmark = pytest.mark.embedded
 
 viewers = itertools.count(1_000)
+eventually = partial(waiting.eventually, timeout_s=120.0)
+"""A test machine may be slow."""
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    PostStore().warm_up()  # compiling takes longer than a component may
     with (
         EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka,
         EmbeddedRedis(tmp_path_factory.mktemp("redis")) as valkey,
@@ -199,6 +203,12 @@ def uncommitted(settings: Settings) -> int:
     return lag(admin(settings), settings, "feed-worker", ends_of(settings, ["feed-requests"]))
 
 
+def await_commit(settings: Settings) -> None:
+    """Wait until the group says that all requests there are now are answered."""
+    client, ends = admin(settings), ends_of(settings, ["feed-requests"])
+    eventually(lambda: not lag(client, settings, "feed-worker", ends))
+
+
 def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it_is_ready(
     settings: Settings, store: PostStore, client: redis.Redis
 ) -> None:
@@ -206,7 +216,7 @@ def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it
     with running(settings, store) as worker:
         ask(settings, *asked)
         assert {record.status for record in answers(settings, asked)} == {"ok"}
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
         (ready,) = workers(client)
         assert ready["model_version"] == FixedModel.version
         eventually(lambda: worker.worker.lag == {0: 0, 1: 0})
@@ -284,7 +294,7 @@ def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(
     with running(settings, store):
         ask(settings, b"not a request", far, asked)
         assert [record.status for record in answers(settings, [asked])] == ["ok"]
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
     letters: list[DeadLetter] = [
         unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch
     ]
@@ -325,7 +335,7 @@ def test_a_request_whose_computing_raises_is_failed_and_takes_nobody_with_it(
     with running(settings, store, pipeline):
         ask(settings, poison, *others)
         assert [record.status for record in answers(settings, [poison, *others])] == ["failed", *5 * ["ok"]]
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
     feed = FeedStore(client, 60).feed(published_form(poison.user_id))
     assert feed is not None
     assert feed.degradations == ["FailsFor"]
@@ -392,7 +402,7 @@ def test_a_request_that_was_answered_before_keeps_its_answer(
     users.add_served(str(asked.user_id), before.served[0].post_ids, asked.at, asked.request_id)
     ask(settings, asked)
     with running(settings, store):
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
     assert published(settings, [asked]) == [list(before.served)]
     assert FeedStore(client, 60).feed(str(asked.user_id)) == document
     (state,) = users.read([str(asked.user_id)])
@@ -416,7 +426,7 @@ def test_workers_that_come_and_go_leave_no_request_without_its_one_status(settin
             eventually(lambda: bool(second.figure("foryou_requests_total", status="ok")))
         ask_more()
         assert {record.status for record in answers(settings, asked)} == {"ok"}
-        eventually(lambda: not uncommitted(settings))
+        await_commit(settings)
     assert first.failure is None
     assert second.failure is None
     for record, copies in zip(answers(settings, asked), published(settings, asked), strict=True):
