@@ -131,14 +131,27 @@ class Intake:
             is to be let go.
 
         """
-        self._revoked = set()
         self._commit(asynchronous=True)
-        first = self._consumer.poll(wait_s)
-        messages = [first, *self._consumer.consume(limit - 1, 0)] if first and limit > 1 else [first] if first else []
-        usable = [message for message in _usable(messages) if place_of(message).part not in self._revoked]
+        messages, gone = self._polled(limit, wait_s)
+        usable = _usable(messages)
         self._offsets.taken(map(place_of, usable))
         self._look_at_lag()
-        return *self._decoded(usable), self._revoked
+        return *self._decoded(usable), gone
+
+    def _polled(self, limit: int, wait_s: float) -> tuple[list[Message], set[Part]]:
+        """One by one: only so it is known what came before a partition was taken away, and what after it came back."""
+        messages: list[Message] = []
+        gone: set[Part] = set()
+        while len(messages) < limit:
+            self._revoked = set()
+            message = self._consumer.poll(0 if messages else wait_s)
+            if self._revoked:
+                messages = [each for each in messages if place_of(each).part not in self._revoked]
+                gone |= self._revoked
+            if message is None:
+                break
+            messages.append(message)
+        return messages, gone
 
     def done(self, places: Iterable[Place]) -> None:
         """These are done: how far that brings their partitions is committed soon. For any thread."""
