@@ -110,6 +110,15 @@ def contradicted(found: Written) -> Iterator[str]:
             yield f"{request} was answered " + " and ".join(sorted(map(_brief, map(unpack_feed_served, both))))
 
 
+def split(found: Written) -> Iterator[str]:
+    """Requests that one computation is said to have answered, and answers that differ: nobody was shown one of them."""
+    computed: dict[tuple[str, int], FeedServed] = {}
+    for _, record in _records(found):  # a user's requests are all of different times
+        first = computed.setdefault((record.user_form, record.at), record)
+        if (first.status, first.post_ids) != (record.status, record.post_ids):
+            yield f"{first.request_id} was answered {_brief(first)} and {record.request_id} {_brief(record)}"
+
+
 def _brief(record: FeedServed) -> str:
     return f"{record.status} {record.post_ids} at {record.at} ({record.served_at})"
 

@@ -46,7 +46,9 @@ class Worker:
 
     def wait_ready(self) -> None:
         """Wait until it has been given partitions since its last start: one that does nothing has nothing to lose."""
-        assert eventually(lambda: "ready: " in self._process.output()[self._seen :]), self.output()
+        ready = eventually(lambda: self._process.has_ended() or "ready: " in self._process.output()[self._seen :])
+        assert ready, self.output()
+        assert not self._process.has_ended(), self.output()
 
     def abort(self) -> None:
         self._process.thaw()

@@ -53,6 +53,9 @@ class Process:
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def wait(self, timeout_s: float = 60.0) -> int:
         """The exit code, once it has ended; one that does not end says where it is."""
         try:

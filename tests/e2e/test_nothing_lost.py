@@ -93,6 +93,7 @@ def test_every_request_ends_in_exactly_one_status_whatever_goes_wrong(
             unpublished=evidence.unpublished(app, found),
             unfinished=evidence.unfinished(found),
             contradicted=evidence.contradicted(found),
+            split=evidence.split(found),
             misjudged=evidence.misjudged(app, found),
             misfiled=evidence.misfiled(found),
             outdated=evidence.outdated(found, client.redis),
