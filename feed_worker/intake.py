@@ -176,7 +176,7 @@ class Intake:
             return
         offsets = [TopicPartition(*part, offset) for part, offset in forward.items()]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=asynchronous)
+            self._consumer.commit(offsets=offsets, asynchronous=asynchronous)  # type: ignore[call-overload]  # either
         except KafkaException as error:
             self._on_commit(error.args[0], offsets)
 

@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TopicPartition
 
 from feed_worker import intake
 from feed_worker.intake import TOPIC, Intake
+from feed_worker.waiting import Place
 from infra.clock import WallClock
 from infra.settings import Settings
 from thunder_ingest.events import FeedRequest, encode
@@ -41,11 +42,15 @@ class Arrived:
         return encode(FeedRequest(request_id=f"{self._part}-{self._offset}", user_id=1, at=1))
 
 
+Poll: TypeAlias = tuple[list[str], Arrived | None]
+"""The callbacks that are called during it, and what it returns."""
+
+
 class Scripted:
     """A consumer whose polls are written down beforehand: what happens during each, and what it returns."""
 
     def __init__(self, _options: dict[str, Any]) -> None:
-        self.polls: list[tuple[list[str], Arrived | None]] = []
+        self.polls: list[Poll] = []
         self.committed: list[tuple[int, int]] = []
         self._callbacks: dict[str, Callable[[object, list[TopicPartition]], None]] = {}
 
@@ -80,7 +85,7 @@ def taking(consumer: Scripted) -> Intake:
     return Intake(Settings(), WallClock(), lambda: None, lambda: None)
 
 
-def took(taking: Intake, consumer: Scripted, *polls: tuple[list[str], Arrived | None]) -> tuple[list[str], bool]:
+def took(taking: Intake, consumer: Scripted, *polls: Poll) -> tuple[list[str], bool]:
     """The requests taken, and whether those of P that were taken before are to be let go."""
     consumer.polls = list(polls)
     taken, _, gone = taking.take(10, 0.0)
@@ -96,15 +101,15 @@ def test_a_partition_that_goes_and_comes_back_at_once_is_read_from_where_it_begi
 
 
 def test_what_was_just_taken_of_a_partition_that_goes_is_let_go(taking: Intake, consumer: Scripted) -> None:
-    polls = ([], Arrived(P, 4)), ([], Arrived(Q, 7)), (["on_revoke"], Arrived(Q, 8))
-    assert took(taking, consumer, *polls) == (["1-7", "1-8"], True)
+    came: list[Poll] = [([], Arrived(P, 4)), ([], Arrived(Q, 7)), (["on_revoke"], Arrived(Q, 8))]
+    assert took(taking, consumer, *came) == (["1-7", "1-8"], True)
 
 
 def test_what_is_done_is_committed_by_the_thread_that_takes_and_before_a_partition_goes(
     taking: Intake, consumer: Scripted
 ) -> None:
     took(taking, consumer, ([], Arrived(P, 4)), ([], Arrived(P, 5)))
-    delivery = threading.Thread(target=taking.done, args=([intake.Place((TOPIC, P), 4)],))
+    delivery = threading.Thread(target=taking.done, args=([Place((TOPIC, P), 4)],))
     delivery.start()
     delivery.join()
     assert consumer.committed == []
