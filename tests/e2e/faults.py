@@ -15,6 +15,8 @@ from tests.e2e.processes import Process
 from tests.e2e.proxy import Proxy
 
 WORKERS: Final = 3
+START_S: Final = 400.0
+"""Where nothing is compiled yet, and the machine is busy."""
 
 
 class Worker:
@@ -46,7 +48,9 @@ class Worker:
 
     def wait_ready(self) -> None:
         """Wait until it has been given partitions since its last start: one that does nothing has nothing to lose."""
-        ready = eventually(lambda: self._process.has_ended() or "ready: " in self._process.output()[self._seen :])
+        ready = eventually(
+            lambda: self._process.has_ended() or "ready: " in self._process.output()[self._seen :], START_S
+        )
         assert ready, self.output()
         assert not self._process.has_ended(), self.output()
 
@@ -172,6 +176,7 @@ def group_of_workers(settings: Settings, kafka: Server, redis: Server, directory
             worker = Worker(settings, proxy, directory / f"worker-{index}.log")
             stack.callback(worker.kill)
             workers.append(worker)
+            workers[0].wait_ready()  # the others find what it has compiled
         try:
             yield Faults(workers, kafka, redis, settings.session_timeout_ms / 1000, pool)
         except BaseException as error:
