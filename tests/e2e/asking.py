@@ -135,8 +135,8 @@ class App:
         )
 
     def _at(self, user: int, late_ms: int) -> int:
-        """Now, or for some a little before the same user's last request: no two alike, and not in order."""
-        at = now() - late_ms - self._random.choice((0, 0, 0, self._random.randrange(1, 3_000)))
+        """Now, or for some well before the same user's last request: no two alike, and not in order."""
+        at = now() - late_ms - self._random.choice((0, 0, 0, self._random.randrange(1, 30_000)))
         taken = self._taken.setdefault(user, set())
         while at in taken:
             at += 1

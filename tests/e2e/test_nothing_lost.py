@@ -6,6 +6,7 @@ What goes wrong, and when, is drawn from a seed that is printed. `make test` run
 
 import os
 import random
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,12 +53,25 @@ def assert_none(**wrong: Iterator[str]) -> None:
     assert not said, "\n".join(["", *said])
 
 
-def assert_behind_what_is_written(settings: Settings, client: Client, workers: Sequence[Worker]) -> None:
-    """Kill all workers: with nobody writing, nothing is committed whose answer is not there. Start them again."""
+def assert_behind_what_is_written(
+    settings: Settings, client: Client, app: App, workers: Sequence[Worker], moment_s: float
+) -> None:
+    """Kill all workers: with nobody writing, nothing is committed whose answer is not there. Start them again.
+
+    Their Redis is slow just then, so that answers are on their way for longer than it takes to commit.
+    """
+    for worker in workers:
+        worker.wait_ready()
+        worker.proxy.slow(0.1)
+    app.ask(40, 0.0)
+    app.flush()
+    time.sleep(moment_s)
     for worker in workers:
         worker.kill()
+        worker.proxy.flow()
     offsets = evidence.committed(settings)
     assert_none(run_ahead=evidence.run_ahead(offsets, evidence.written(settings, client.redis)))
+    app.delete(20)
     for worker in workers:
         worker.start()
 
@@ -80,9 +94,7 @@ def test_every_request_ends_in_exactly_one_status_whatever_goes_wrong(
                 app.block()
                 faults.happen(round_, meanwhile=lambda: app.ask(REQUESTS // ROUNDS, ROUND_S))
                 if number % STOP_AFTER == 0:
-                    app.ask(20, 0.0)
-                    app.delete(20)
-                    assert_behind_what_is_written(settings, client, faults.workers)
+                    assert_behind_what_is_written(settings, client, app, faults.workers, draw.uniform(0.2, 1.0))
             app.flush()
             assert eventually(lambda: not behind(settings, "feed-worker"), SLOW_S), "requests are left"
             for worker in faults.workers:
