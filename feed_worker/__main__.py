@@ -1,5 +1,6 @@
 """`python -m feed_worker`: one worker of the group, until SIGTERM or Ctrl-C."""
 
+import contextlib
 import logging
 import signal
 import threading
@@ -15,8 +16,8 @@ from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica import TOPICS, Replica, spare_collector
 from feed_worker.worker import State, Worker
 from infra import logs
-from infra.clock import clock_of
-from infra.kafka import DeliveryFailed, TopicMissing, wait_for_topics
+from infra.clock import Clock, clock_of
+from infra.kafka import BrokerUnreachable, DeliveryFailed, TopicMissing, wait_for_topics
 from infra.redis import Client, Patience, Stopped, connect
 from infra.settings import Settings, SettingsError, load
 from phoenix.index import VectorIndex
@@ -72,7 +73,7 @@ class Service:
         index = VectorIndex(model.config.embed_dim)
         for most in self._experiments.retrieval_maxima:
             index.warm_up(model.config.batch_buckets, most)
-        replica = Replica(settings, store, index, clock)
+        replica = self._replica(store, index, clock)
         spare_collector()
         replica.start()
         try:
@@ -93,6 +94,12 @@ class Service:
             worker.run()
         finally:
             replica.stop()
+
+    def _replica(self, store: PostStore, index: VectorIndex, clock: Clock) -> Replica:
+        while True:  # the broker may have gone since it was waited for: making a model takes its time
+            wait_for_topics(self._settings, TOPICS, self._stopping)
+            with contextlib.suppress(BrokerUnreachable):
+                return Replica(self._settings, store, index, clock)
 
     def _waits(self, what: str) -> None:
         self._waits_for = lambda: f"waiting for {what}"

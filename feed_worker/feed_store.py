@@ -20,13 +20,15 @@ LEDGER_TTL_S: Final = 3_600
 _TIDIED_EACH: Final = 256
 """Answers of one viewer after which those older than the ledger's time are looked for; its key lives on with each."""
 
-# `at` is the first field of the document, and `items` are empty or not, so that comparing needs no parser
+# `at` is the first field of the document, and `items` are empty or not, so that comparing needs no parser; a record is
+# an array whose first field is the request id, so that it becomes another request's by an exchange of bytes
 _WRITE: Final = """
 local feed, explain, answered, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local at, document, ttl, explained, keeps = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local ledger_ttl, tidied_each, served_at = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 
-if redis.call('HEXISTS', answered, ARGV[9]) == 0 then
+local first = redis.call('HGET', answered, ARGV[9])
+if not first then
   local known = redis.call('GET', feed)
   local known_at = known and tonumber(string.match(known, '^{"at":(%d+)'))
   local older = known_at and known_at > at
@@ -38,8 +40,13 @@ if redis.call('HEXISTS', answered, ARGV[9]) == 0 then
 end
 
 local before, records = redis.call('HLEN', answered), {}
-for i = 9, #ARGV, 2 do
-  redis.call('HSETNX', answered, ARGV[i], ARGV[i + 1])
+for i = 9, #ARGV, 3 do
+  local record = ARGV[i + 2]
+  if first then
+    local header = string.byte(first) == 0xdc and 3 or 1
+    record = string.sub(first, 1, header) .. ARGV[i + 1] .. string.sub(first, header + #ARGV[10] + 1)
+  end
+  redis.call('HSETNX', answered, ARGV[i], record)
   records[#records + 1] = redis.call('HGET', answered, ARGV[i])
   redis.call('PUBLISH', channel, ARGV[i])
 end
@@ -78,7 +85,8 @@ class FeedStore:
     - never one of an older request than that of the feed that is there;
     - never one without items because it is `expired` or `failed`, where a feed that has items is there: the reader
       keeps it, and learns from the ledger what became of the request. `empty` is a feed: there is nothing to show;
-    - never a second answer to one request.
+    - never a second answer to one request. Others that its second computation was to answer get the first answer too:
+      what nobody is shown is nobody's record.
 
     An explanation is written with the feed that it explains, and only where that is written; it stays when a later feed
     is not explained. Its request id tells whether it belongs to the feed that is there.
@@ -112,7 +120,7 @@ class FeedStore:
         arguments: list[str | int | bytes] = [feed.at, document, self._ttl_s, explained, keeps]
         arguments += [LEDGER_TTL_S, _TIDIED_EACH, feed.generated_at]
         for record in answer.served:
-            arguments += [record.request_id, pack(record)]
+            arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]
         return keys, arguments
 
     def feed(self, user: str) -> Feed | None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -108,11 +109,13 @@ class Intake:
     ) -> None:
         self._settings, self._clock, self._assigned, self._finish = settings, clock, assigned, finish
         self._offsets = Offsets()
+        self._due: SimpleQueue[dict[Part, int]] = SimpleQueue()
         self._revoked: set[Part] = set()
         self._outage = outage("Kafka", settings.kafka)
         self._lag_at = 0.0
         self.lag: dict[int, int] = {}
-        self._consumer = Consumer(consumer_config(settings, group(settings, "feed-worker")))
+        options = consumer_config(settings, group(settings, "feed-worker"))
+        self._consumer = Consumer(options | {"on_commit": self._on_commit})
         self._consumer.subscribe(
             [TOPIC],
             on_assign=lambda *_: self._assigned(),
@@ -128,46 +131,74 @@ class Intake:
             is to be let go.
 
         """
-        self._revoked = set()
-        first = self._consumer.poll(wait_s)
-        messages = [first, *self._consumer.consume(limit - 1, 0)] if first and limit > 1 else [first] if first else []
-        usable = [message for message in _usable(messages) if place_of(message).part not in self._revoked]
+        self._commit(asynchronous=True)
+        messages, gone = self._polled(limit, wait_s)
+        usable = _usable(messages)
         self._offsets.taken(map(place_of, usable))
         self._look_at_lag()
-        return *self._decoded(usable), self._revoked
+        return *self._decoded(usable), gone
 
-    def done(self, places: Iterable[Place], stopping: threading.Event) -> None:
-        """Commit what may be committed now that these are done; waits for a broker that is away until `stopping`."""
-        forward = self._offsets.done(places)
-        offsets = [TopicPartition(*part, offset) for part, offset in forward.items()]
-        while offsets:
-            try:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
-            except KafkaException as error:
-                cause = error.args[0]
-                if cause.code() in _REBALANCED:
-                    log.warning("requests went to another worker before they were committed: %s", cause.str())
-                    return
-                self._outage.begins(cause.str())
-                if stopping.wait(0.5):
-                    log.warning("stopped before the last answers were committed: the next worker finds them answered")
-                    return
-            else:
-                self._outage.ends()
-                return
+    def _polled(self, limit: int, wait_s: float) -> tuple[list[Message], set[Part]]:
+        """One by one: only so it is known what came before a partition was taken away, and what after it came back."""
+        messages: list[Message] = []
+        gone: set[Part] = set()
+        while len(messages) < limit:
+            self._revoked = set()
+            message = self._consumer.poll(0 if messages else wait_s)
+            if self._revoked:
+                messages = [each for each in messages if place_of(each).part not in self._revoked]
+                gone |= self._revoked
+            if message is None:
+                break
+            messages.append(message)
+        return messages, gone
+
+    def done(self, places: Iterable[Place]) -> None:
+        """These are done: how far that brings their partitions is committed soon. For any thread."""
+        if forward := self._offsets.done(places):
+            self._due.put(forward)
 
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
 
+    def _commit(self, *, asynchronous: bool) -> None:
+        """Commit how far partitions have come.
+
+        By the thread that takes alone: while that is in a callback, what another thread asks of the consumer waits for
+        the callback, and the callback for that thread.
+        """
+        forward: dict[Part, int] = {}
+        while not self._due.empty():
+            for part, offset in self._due.get().items():
+                forward[part] = max(offset, forward.get(part, 0))
+        if not forward:
+            return
+        offsets = [TopicPartition(*part, offset) for part, offset in forward.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=asynchronous)  # type: ignore[call-overload]  # either
+        except KafkaException as error:
+            self._on_commit(error.args[0], offsets)
+
+    def _on_commit(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
+        if error is None:
+            self._outage.ends()
+        elif error.code() in _REBALANCED:
+            log.warning("requests went to another worker before they were committed: %s", error.str())
+        else:
+            self._outage.begins(error.str())
+            self._due.put({(each.topic, each.partition): each.offset for each in offsets})
+
     def _on_revoke(self, parts: Sequence[TopicPartition]) -> None:
         self._finish()
+        self._commit(asynchronous=False)
         self._on_lost(parts)
 
     def _on_lost(self, parts: Sequence[TopicPartition]) -> None:
         gone = {(part.topic, part.partition) for part in parts}
         self._revoked |= gone
         self._offsets.forget(gone)
+        self._due = SimpleQueue()
         self.lag = {}
 
     def _decoded(self, messages: Sequence[Message]) -> tuple[list[Taken], list[Letter]]:

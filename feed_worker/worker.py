@@ -198,5 +198,5 @@ class Worker:
             log.warning("what is under way is left to the next worker: it took longer than %g s", FINISH_S)
 
     def _done(self, batch: Batch) -> None:
-        self._intake.done(batch.places, self._stopping)
+        self._intake.done(batch.places)
         self._admission.served(1000 * (time.monotonic() - batch.formed_at))

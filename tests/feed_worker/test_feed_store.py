@@ -6,6 +6,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from feed_worker import feed_store
 from feed_worker.feed import Explanation, Feed, FeedItem
@@ -121,7 +122,9 @@ class Model:
         if is_first and is_newer and not takes_away:
             self.feed = new
             self.explanation = written.explanation or self.explanation
-        return [self.answered.setdefault(record.request_id, record) for record in written.served]
+        first = self.answered.get(new.request_id)
+        records = [replace(first or record, request_id=record.request_id) for record in written.served]
+        return [self.answered.setdefault(record.request_id, record) for record in records]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -148,6 +151,15 @@ def test_answers_written_together_are_as_if_written_one_by_one(valkey: redis.Red
     assert records == [pack(record) for record in (*first.served, second.served[0], first.served[0])]
     assert store.feed(USER) == second.feed
     assert store.write([]) == []
+
+
+def test_a_second_computation_gives_others_the_answer_of_the_first(valkey: redis.Redis) -> None:
+    store = FeedStore(valkey, ttl_s=60)
+    first, long_id = answer(feed(T0, ["a"], "ok", 2)), "b" * 200
+    store.write([first])
+    store.write([answer(feed(T0, ["a", long_id], "ok", 1))])
+    assert store.feed(USER) == first.feed
+    assert store.answered(USER, long_id) == replace(first.served[0], request_id=long_id)
 
 
 def test_every_request_that_was_answered_is_announced_even_where_a_newer_feed_stays(valkey: redis.Redis) -> None:

@@ -16,15 +16,18 @@ from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from feed_worker import delivery
+from feed_worker.batch import Batch
 from feed_worker.components import Known, QueryHydrator
 from feed_worker.experiments import Experiments
 from feed_worker.feed import feed_of
 from feed_worker.feed_store import Answer, FeedStore
-from feed_worker.framework import Pipeline
+from feed_worker.framework import Pipeline, Result
+from feed_worker.overlap import Overlap
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.presence import workers
 from feed_worker.query import Query
+from feed_worker.run import Run
 from feed_worker.worker import State, Worker
 from infra.clock import WallClock
 from infra.embedded import EmbeddedKafka, EmbeddedRedis
@@ -251,6 +254,36 @@ def test_what_is_under_way_is_finished_and_committed_before_a_worker_leaves(
     done = sum(map(bool, published(settings, asked)))
     assert done > 0
     assert uncommitted(settings) == len(asked) - done
+
+
+def test_partitions_go_to_another_worker_once_what_is_under_way_is_committed(
+    settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, busy, leaving, drained = request(), threading.Event(), threading.Event(), list[bool]()
+    drain, pipeline = Overlap.drain, pipeline_on(store, UserStates(client))
+    finish = pipeline.finish
+
+    def finish_late(runs: Sequence[Run]) -> list[Result]:
+        busy.set()
+        assert leaving.wait(60)
+        return finish(runs)
+
+    def note(line: Overlap[Batch], wait_s: float) -> bool:
+        leaving.set()
+        drained.append(drain(line, wait_s))
+        return drained[-1]
+
+    pipeline.finish = finish_late  # type: ignore[method-assign]
+    with running(settings, store, pipeline) as one:
+        eventually(lambda: one.worker.waits_for is None)
+        ask(settings, asked)
+        assert busy.wait(60)
+        monkeypatch.setattr(Overlap, "drain", note)
+        with running(settings, store) as other:
+            eventually(lambda: other.worker.waits_for is None)
+            eventually(lambda: not uncommitted(settings))
+    assert drained[0]
+    assert len(published(settings, [asked])[0]) == 1
 
 
 def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(
