@@ -55,6 +55,7 @@ class Arrivals:
         self._pubsub.psubscribe("feed-ready:*")
         self._pubsub.get_message(timeout=10.0)  # the confirmation: from now on no announcement is missed
         self._stopping = threading.Event()
+        self._arrived = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Arrivals":
@@ -71,13 +72,15 @@ class Arrivals:
             if message and message["type"] == "pmessage":
                 user = message["channel"].removeprefix(b"feed-ready:")
                 document: Any = self._redis.get(b"feed:" + user)
-                self._read[message["data"].decode()] = time.perf_counter(), document or b""
+                read_at = time.perf_counter()
+                with self._arrived:
+                    self._read[message["data"].decode()] = read_at, document or b""
+                    self._arrived.notify_all()
 
     def wait(self, asked: Sequence[Asked], timeout_s: float = TIMEOUT_S) -> list[Answered]:
         """What was answered of some requests, once all were, or after so long."""
-        deadline = time.perf_counter() + timeout_s
-        while time.perf_counter() < deadline and not all(each.request_id in self._read for each in asked):
-            time.sleep(0.01)
+        with self._arrived:
+            self._arrived.wait_for(lambda: all(each.request_id in self._read for each in asked), timeout_s)
         return [Answered(each, *self._read[each.request_id]) for each in asked if each.request_id in self._read]
 
 

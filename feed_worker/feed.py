@@ -110,13 +110,18 @@ class ExplainedItem(Struct, kw_only=True):
 
 
 class Explanation(Struct, kw_only=True):
-    """The document under `explain:{user}`: where each item came from, and where every other candidate went."""
+    """The document under `explain:{user}`: where each item came from, and where every other candidate went.
+
+    `history_at` is the time of the newest of the `history_length` positions that the feed was ranked by.
+    """
 
     at: Time
     request_id: str
     user_id: Id
     status: FeedStatus
     parameters: str
+    history_length: int = 0
+    history_at: Time | None = None
     degradations: list[str]
     funnel: list[FunnelStep]
     timings_ms: dict[str, float]
@@ -152,12 +157,15 @@ def feed_of(result: Result, store: PostStore, model_version: str, generated_at: 
 def explanation_of(result: Result, store: PostStore) -> Explanation:
     """The explanation of a result; its request must have asked for one, else the dropped candidates are not known."""
     query, shown = result.query, _shown(result.candidates, store)
+    history_at = [] if query.user is None else query.user.positions["at"].tolist()
     return Explanation(
         at=query.request.at,
         request_id=query.request.request_id,
         user_id=query.user_form,
         status=result.status,
         parameters=query.parameters.name,
+        history_length=len(history_at),
+        history_at=max(history_at, default=None),
         degradations=query.degradations,
         funnel=[FunnelStep(stage=s.stage, name=s.name, entered=s.entered, left=s.left) for s in result.funnel],
         timings_ms=result.timings_ms,
