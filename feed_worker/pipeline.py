@@ -2,6 +2,7 @@
 
 import redis
 
+from feed_worker.budgets import FORYOU_BUDGETS_MS, Budgets
 from feed_worker.filters.age import AgeFilter
 from feed_worker.filters.author_socialgraph import AuthorSocialgraphFilter
 from feed_worker.filters.core_data import CoreDataFilter
@@ -34,11 +35,14 @@ from phoenix.index import VectorIndex
 from thunder_ingest.post_store import PostStore
 
 
-def foryou_pipeline(store: PostStore, index: VectorIndex, model: Model, users: Users) -> Pipeline:
+def foryou_pipeline(
+    store: PostStore, index: VectorIndex, model: Model, users: Users, *, budgets_ms: Budgets = FORYOU_BUDGETS_MS
+) -> Pipeline:
     """The pipeline over a worker's state; what it is tuned by comes with each query.
 
     The names and the order are the published ones, but that visibility is checked before scoring too. How old a post
-    may be is the store's limit. A Redis that does not answer is the caller's to wait for.
+    may be is the store's limit. Sources search at the same time, but that what is popular waits for what the others
+    find. A Redis that does not answer is the caller's to wait for.
     """
     return Pipeline(
         query_hydrators=[UserStateHydrator(users)],
@@ -79,4 +83,5 @@ def foryou_pipeline(store: PostStore, index: VectorIndex, model: Model, users: U
         ],
         side_effects=[ServedHistory(users)],
         passes=(redis.ConnectionError, redis.TimeoutError),
+        budgets_ms=budgets_ms,
     )

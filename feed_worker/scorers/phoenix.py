@@ -1,6 +1,7 @@
 """PhoenixScorer: the probability of every action, for every candidate."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ class PhoenixScorer(Scorer):
 
     Not required: without predictions a feed is ordered by time, and says that it is degraded.
     """
+
+    own_thread: ClassVar[bool] = True
 
     def __init__(self, store: PostStore, model: Model) -> None:
         self._store, self._model = store, model

@@ -99,12 +99,13 @@ def found_by_sources(store: PostStore, index: VectorIndex, asked: Query, state: 
     pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers({"1": state}))
     probe.request = asked.request
     for hydrator in pipeline.query_hydrators:
-        hydrator.hydrate([probe])
+        for name, value in hydrator.hydrate([probe])[0].items():
+            setattr(probe, name, value)
     found: list[int] = []
     for source in pipeline.sources:
         probe.found = len(found)
         if source.enable(probe):
-            found += source.fetch([probe])[0].posts.post_id.tolist()
+            found += source.fetch([probe])[0].candidates.posts.post_id.tolist()
     return found
 
 
