@@ -22,7 +22,8 @@ Budgets: TypeAlias = Mapping[str, float]
 """Stage or component name → milliseconds. A component that is not named has its stage's time."""
 
 STAGE_BUDGETS_MS: Final[Budgets] = {
-    # longer than a Redis client waits by itself (10 s): a Redis that is away is the worker's to wait for, no failure
+    # longer than a Redis client takes to find that its server is gone (5 s, after 10 tries): that is no failure but the
+    # worker's to wait for; a Redis that takes connections and does not answer (2 minutes) fails requests
     "query_hydrator": 15_000,
     "source": 12_000,
     "hydrator": 5_000,
@@ -38,7 +39,7 @@ FORYOU_BUDGETS_MS: Final[Budgets] = {
     "thunder_source": 5_000,
     "phoenix_retrieval_source": 8_000,
     "popular_source": 5_000,
-    "phoenix_scorer": 50_000,  # a batch of 16 takes `small` 3 s on two idle cores
+    "phoenix_scorer": 50_000,  # 16 viewers with 1,500 candidates each, on two cores that others use as well
 }
 """Of the For You pipeline's components, those that a feed can do without: others then have time left in their stage."""
 

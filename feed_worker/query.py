@@ -31,9 +31,10 @@ class Query:
         now_ms: the time that every rule about age goes by; it stands still while the request is worked on.
         deadline_at: later than this the request is answered `expired`, without further work.
         size: posts wanted at most.
-        parameters: the preset that ranks this feed.
-        experiments: the variant of each experiment that the viewer is in.
+        parameters: what ranks this feed.
+        experiments: the variant that the viewer is in, by experiment.
         quality: 1, or less where the worker has too much to do and asks for fewer candidates (see `limited`).
+        model_version: of the ranker that scored the candidates; empty until one has.
         monotonic: seconds that pass; the deadline is measured by them from when the query was made.
         user: the viewer's state; None until it is hydrated.
         seen: sorted unique post ids that the viewer has seen, the request's own list included.
@@ -52,6 +53,7 @@ class Query:
     parameters: Parameters
     experiments: dict[str, str] = field(default_factory=dict)
     quality: float = 1.0
+    model_version: str = ""
     monotonic: Callable[[], float] = time.monotonic
     user: UserState | None = None
     seen: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)

@@ -29,7 +29,7 @@ class Result:
 
     Attributes:
         candidates: what is shown, in order.
-        dropped: which component dropped which posts; kept only where the request asks for an explanation.
+        dropped: which component dropped which candidates; kept only where the request asks for an explanation.
         timings_ms: per component; a component that works on the batch is counted whole for each of its requests.
         stages_ms: per stage, the wall time of the whole batch. It is less than its components' sum where they worked at
             the same time, and more than that where the batch has other requests.
@@ -40,7 +40,7 @@ class Result:
     candidates: Candidates
     status: FeedStatus
     funnel: list[Step]
-    dropped: list[tuple[str, NDArray[np.int64]]]
+    dropped: list[tuple[str, Candidates]]
     timings_ms: dict[str, float]
     stages_ms: dict[str, float] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ class Run:
     expired: bool = False
     source_failed: bool = False
     funnel: list[Step] = field(default_factory=list)
-    dropped: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
+    dropped: list[tuple[str, Candidates]] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
     stages_ms: dict[str, float] = field(default_factory=dict)
     _result: Result | None = None
@@ -78,7 +78,7 @@ class Run:
         if self.query.request.explain and len(narrowed) < len(self.candidates):
             left_out = np.ones(len(self.candidates), np.bool_)
             left_out[index] = False
-            self.dropped.append((name, self.candidates.posts.post_id[left_out]))
+            self.dropped.append((name, self.candidates.take(left_out)))
         self.candidates = narrowed
 
     def result(self) -> Result:

@@ -26,13 +26,13 @@ _METRICS = {"auc": 4, "gauc": 4, "log_loss": 4, "rce": 2, "ece": 4, "calibration
 
 
 def evaluate(
-    log: LogDirectory,
     checkpoint: Annotated[
         list[Path],
         typer.Option(help="trained models; repeatable for models that differ by their seed: their mean is judged"),
     ],
     since: Since,
     until: Until,
+    log: LogDirectory = None,
     labelled: LabelledSince = None,
     action: Annotated[
         list[str] | None,
@@ -68,10 +68,7 @@ def evaluate(
     models, cards = zip(*map(_model, checkpoint), strict=True)
     trained_since = _trained_since(cards, since)
     with Progress(console(stderr=True)) as progress:
-        with progress.step(f"reading {log}") as advance:
-            columns, refused = read_log(log, advance)
-        if refused:
-            progress.say(f"{refused:,} lines could not be used (`foryou replay` names them)")
+        columns = read_log(log, progress)
         known = labelled_since(labelled) or cards[0].data["labelled_since"]
         # rates and counters are learned where every action was recorded: a rate of half of them would mislead
         complete_since = max([trained_since, *(at for at in known.values() if at < since)])

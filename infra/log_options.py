@@ -1,7 +1,7 @@
 """What the commands that learn from a log, or judge by one, have in common: which part of which log is meant."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -11,9 +11,11 @@ import typer
 from thunder_ingest.events import ACTION_INDEX, LAST_TIME_MS, ActionName, Refused, decode
 
 if TYPE_CHECKING:
+    from infra.progress import Advance, Report
     from phoenix.log import Log
 
 _LINES_PER_TELLING = 10_000
+_TOPICS = ("posts", "engagements")
 
 
 def time_ms(text: str) -> int:
@@ -46,7 +48,12 @@ def labelled_since(options: list[str] | None) -> Mapping[ActionName, int]:
 
 
 LogDirectory = Annotated[
-    Path, typer.Option("--log", help="with posts.jsonl and engagements.jsonl [.gz|.zst]", show_default=False)
+    Path | None,
+    typer.Option(
+        "--log",
+        help="directory with posts.jsonl and engagements.jsonl [.gz|.zst]; without it, these topics of Kafka are read",
+        show_default=False,
+    ),
 ]
 Since = Annotated[
     int, typer.Option(parser=time_ms, metavar="TIME", help="first impressions that are meant: ISO or epoch ms")
@@ -62,28 +69,48 @@ LabelledSince = Annotated[
 ]
 
 
-def read_log(directory: Path, advance: Callable[[float, float], None]) -> "tuple[Log, int]":
-    """A log directory as columns, and how many of its lines could not be used.
+def read_log(directory: Path | None, report: "Report") -> "Log":
+    """A log as columns: that of a directory, or, without one, what the topics of Kafka hold now.
 
     Raises:
         LogError: the directory holds no log, or a file of it cannot be read.
+        BrokerUnreachable, TopicMissing: naming the address, and what to do.
 
     """
-    from infra.replay_log import LogReader
     from phoenix.log import log_of
 
-    reader = LogReader(directory)
     refused = 0
 
-    def events() -> Iterator[Any]:
+    def usable(messages: Iterable[tuple[str, bytes | None]]) -> Iterator[Any]:
         nonlocal refused
-        for number, line in enumerate(reader.lines()):
-            if number % _LINES_PER_TELLING == 0:
-                advance(reader.bytes_read, reader.total_bytes)
+        for topic, raw in messages:
             try:
-                yield decode(line.topic, line.raw)
+                yield decode(topic, raw)
             except Refused:
                 refused += 1
 
-    log = log_of(events())
-    return log, refused
+    with report.step(f"reading {directory or 'Kafka'}") as advance:
+        log = log_of(usable(_from_kafka(advance) if directory is None else _from_directory(directory, advance)))
+    if refused:
+        where = "dead-letters" if directory is None else "replay"
+        report.say(f"{refused:,} messages could not be used (`foryou {where}` names them)")
+    return log
+
+
+def _from_directory(directory: Path, advance: "Advance") -> Iterator[tuple[str, bytes | None]]:
+    from infra.replay_log import LogReader
+
+    reader = LogReader(directory)
+    for number, line in enumerate(reader.lines()):
+        if number % _LINES_PER_TELLING == 0:
+            advance(reader.bytes_read, reader.total_bytes)
+        yield line.topic, line.raw
+
+
+def _from_kafka(advance: "Advance") -> Iterator[tuple[str, bytes | None]]:
+    from infra.scan import scan
+    from infra.settings import load
+
+    for messages in scan(load(), _TOPICS, advance):
+        for message in messages:
+            yield message.topic() or "", message.value()

@@ -24,10 +24,10 @@ class Diverged(RuntimeError):
 
 
 def train(
-    log: LogDirectory,
     since: Since,
     until: Until,
     out: Annotated[Path, typer.Option(help="directory of the checkpoints; a run that was cut off there goes on")],
+    log: LogDirectory = None,
     labelled: LabelledSince = None,
     model: Annotated[str, typer.Option(help="configuration of the models")] = "nano",
     epochs: Annotated[int, typer.Option(help="how often each example is met", min=1)] = 1,
@@ -56,10 +56,7 @@ def train(
         raise typer.BadParameter("--since must come before --until")
     span = Span(since, until, labelled_since(labelled))
     with Report(console(stderr=True)) as report:
-        with report.step(f"reading {log}") as advance:
-            columns, refused = read_log(log, advance)
-        if refused:
-            report.say(f"{refused:,} lines could not be used (`foryou replay` names them)")
+        columns = read_log(log, report)
         try:
             batches = Batches(columns, span, sizes, training)
         except ValueError as error:

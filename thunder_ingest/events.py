@@ -189,6 +189,7 @@ class FeedRequest(_Event, tag="feed_request"):
     exclude_videos: bool | None = None
     seen_ids: Annotated[list[PublishedId], msgspec.Meta(max_length=MAX_SEEN_IDS)] | None = None
     explain: bool | None = None
+    after: Annotated[RequestId, msgspec.Meta(description="the page that this one continues")] | None = None
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=3_600_000, description="from `at`")] | None = None
 
 
@@ -433,6 +434,8 @@ class FeedServed(Struct, array_like=True, kw_only=True):
     post_ids: list[int] = []
     author_ids: list[int] = []
     scores: list[float] = []
+    experiments: dict[str, str] = {}
+    degradations: list[str] = []
 
 
 class ModelPointer(Struct, array_like=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
+from thunder_ingest.author_index import sums_of
 from thunder_ingest.events import Post, PostCounts, pack
 from thunder_ingest.in_network import Posts, Scratch, StoreLimits, asked, scratch, select
 from thunder_ingest.packed_posts import unpack_plain
@@ -127,6 +128,7 @@ class PostStore:
             store.in_network(one, 1, none, now_ms, videos_only=videos_only)
         store.contains_phrase(store.rows_of(one), np.ones(1, np.uint32))
         store.columns(store.popular(now_ms, 1))
+        store.author_views(one)
         store.remove([1])
         store.expire(now_ms * 2)
 
@@ -233,6 +235,13 @@ class PostStore:
             return most_popular(
                 log.row[entries], log.tag[entries], rate, stored.created_at, stored.post_id, now_ms, limit
             )
+
+    def author_views(self, author_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """How often all stored posts of each author were seen together, whatever their kind: the author's reach."""
+        views = np.empty(len(author_ids), np.int64)
+        with self.lock:
+            sums_of(self._rows.authors, np.ascontiguousarray(author_ids), self._rows.totals.impressions, views)
+        return views
 
     def contains_phrase(
         self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]

@@ -40,6 +40,8 @@ class UserStateHydrator(QueryHydrator):
 
 def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
     age_ms = query.request.at - state.served_at
+    if query.request.after is not None:  # a page repeats none of those before it, however long ago they were read
+        return np.unique(state.served_ids[age_ms > 0])
     recent = np.flatnonzero((age_ms > 0) & (age_ms <= query.parameters.served_window_ms))
     newest = recent[np.argsort(age_ms[recent], kind="stable")][: query.parameters.served_max]
     return np.unique(state.served_ids[newest])

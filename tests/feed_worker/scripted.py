@@ -1,6 +1,9 @@
 """Components that do as they are told, and a pipeline of them."""
 
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +18,8 @@ from tests.feed_worker.builders import NOW_MS, candidates_in, post, store_of
 
 STORE = store_of(*(post(i, created_at=NOW_MS - i) for i in range(1, 7)))
 BOOM = RuntimeError("boom")
+LONG_S = 30.0
+"""Longer than anything here takes: what waits so long without end is a failed test."""
 
 
 class Recording(QueryHydrator):
@@ -132,3 +137,31 @@ def raising(error: Exception) -> Callable[[Any], Any]:
         raise error
 
     return raise_
+
+
+class Hanging:
+    """Something to do that takes until it is let go; `ended` when it has been."""
+
+    def __init__(self) -> None:
+        self.let_go, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        assert self.let_go.wait(LONG_S)
+        self.ended.set()
+
+
+@contextmanager
+def hanging() -> Iterator[Hanging]:
+    act = Hanging()
+    try:
+        yield act
+    finally:
+        act.let_go.set()
+
+
+def until_idle(asked: Pipeline) -> None:
+    """Wait for calls that were given up to end."""
+    end = time.monotonic() + LONG_S
+    while any(call.is_under_way for call in asked._calls.values()):
+        assert time.monotonic() < end
+        time.sleep(0.001)

@@ -68,7 +68,7 @@ def test_a_request_past_its_deadline_is_answered_expired_without_work() -> None:
 def test_dropped_candidates_are_remembered_only_where_an_explanation_is_asked_for() -> None:
     asked = [query(size=2, explain=True), query(size=2)]
     explained, plain = pipeline(filters=[EvenFilter()]).run(asked)
-    assert [(name, post_ids.tolist()) for name, post_ids in explained.dropped] == [
+    assert [(name, left_out.posts.post_id.tolist()) for name, left_out in explained.dropped] == [
         ("even_filter", [1, 3, 5]),
         ("size", [2]),
     ]
@@ -77,7 +77,7 @@ def test_dropped_candidates_are_remembered_only_where_an_explanation_is_asked_fo
 
 def test_every_candidate_is_either_shown_or_dropped_somewhere() -> None:
     (result,) = pipeline(filters=[EvenFilter()]).run([query(size=1, explain=True)])
-    gone = [post_id for _, post_ids in result.dropped for post_id in post_ids.tolist()]
+    gone = [post_id for _, left_out in result.dropped for post_id in left_out.posts.post_id.tolist()]
     assert sorted(gone + shown(result)) == [1, 2, 3, 4, 5, 6]
 
 

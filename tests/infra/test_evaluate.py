@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from infra.commands import app
 from infra.log_options import read_log
+from infra.progress import Report
 from phoenix import checkpoints
 from phoenix.batches import Batches, Span
 from phoenix.cards import Card
@@ -36,7 +38,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a run that was to be trained up to SINCE."""
     model = ModelConfig(name="tiny", heads=NANO.heads, kv_heads=NANO.kv_heads, **TINY, **ROWS)  # type: ignore[arg-type]
-    columns, _ = read_log(log, lambda *_: None)
+    with Report(Console(quiet=True)) as report:
+        columns = read_log(log, report)
     training = TrainingConfig(batch=64)
     batches = Batches(columns, Span(NOW - 20 * HOUR, SINCE, {"click": NOW - 19 * HOUR}), model, training)
     out = tmp_path_factory.mktemp("run")
@@ -62,7 +65,7 @@ def test_the_report_as_json_holds_models_baselines_and_their_differences(log: Pa
     assert report["differences"]["als"]["retrieval"]["interval"]["recall@100"]
     assert report["protocol"]["labelled_since"] == {"click": NOW - 19 * HOUR}
     assert report["models"][0].startswith("tiny-seed0-step0-")
-    assert "1 lines could not be used" in err
+    assert "1 messages could not be used" in err
 
 
 def test_the_report_as_tables_names_scorers_and_figures(log: Path, checkpoint: Path) -> None:

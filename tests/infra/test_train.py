@@ -1,5 +1,6 @@
 """`foryou train`, as a process: killed without warning, it goes on and comes to the same bits."""
 
+import io
 import json
 import signal
 import subprocess
@@ -9,15 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 
+from infra.embedded import EmbeddedKafka
+from infra.kafka import Record
+from infra.kafka_admin import create_topics
 from infra.log_options import labelled_since, read_log, time_ms
+from infra.progress import Report
+from infra.settings import load
 from infra.train import Diverged, train
 from phoenix.batches import Batches
+from phoenix.log import Log
 from phoenix.training import Losses, State, Trainer
+from tests.infra.foryou import write
 from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, encode
 
 T0 = time_ms("2026-01-01")
@@ -73,7 +83,7 @@ def whole(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     done = trained(log, out)
     assert done.returncode == 0, done.stderr
-    assert "2 lines could not be used" in done.stderr
+    assert "2 messages could not be used" in done.stderr
     return out
 
 
@@ -121,7 +131,7 @@ def test_losses_that_are_no_numbers_end_a_run_before_they_are_kept(
     monkeypatch.setattr(Trainer, "run", diverging)
     since, until = time_ms("2026-01-01"), time_ms("2026-01-09")
     with pytest.raises(Diverged, match="step 1 are no numbers"):
-        train(log, since, until, tmp_path, epochs=1, batch=2, seed=0, checkpoint_every=1, keep=1)
+        train(since, until, tmp_path, log, epochs=1, batch=2, seed=0, checkpoint_every=1, keep=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -152,9 +162,29 @@ def test_labels_are_known_from_times_on() -> None:
             labelled_since([wrong])
 
 
-def test_progress_is_told_while_a_log_is_read(log: Path) -> None:
-    told: list[tuple[float, float]] = []
-    columns, refused = read_log(log, lambda done, total: told.append((done, total)))
-    assert refused == 2
+def told(log: Path | None) -> tuple[Log, str]:
+    """A log, and what was said while it was read."""
+    console = Console(file=io.StringIO(), width=200)
+    with Report(console) as report:
+        columns = read_log(log, report)
+    return columns, console.file.getvalue()  # type: ignore[attr-defined]  # of StringIO
+
+
+def test_lines_that_cannot_be_used_are_told(log: Path) -> None:
+    columns, said = told(log)
+    assert "2 messages could not be used (`foryou replay` names them)" in said
     assert len(columns.at) == 200
-    assert told
+
+
+@pytest.mark.embedded
+def test_topics_hold_the_same_log_as_a_directory(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedKafka(tmp_path) as kafka:
+        settings = load(kafka=kafka.address, partitions=2)
+        create_topics(settings)
+        for topic in ("posts", "engagements"):
+            lines = (log / f"{topic}.jsonl").read_bytes().splitlines()
+            write(settings, *(Record(topic, b"%d" % number, line) for number, line in enumerate(lines)))
+        monkeypatch.setenv("FORYOU_KAFKA", kafka.address)
+        columns, said = told(None)
+    assert "2 messages could not be used (`foryou dead-letters` names them)" in said
+    jax.tree.map(np.testing.assert_array_equal, columns, told(log)[0])
