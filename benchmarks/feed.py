@@ -3,8 +3,9 @@
 `python -m benchmarks.feed [--model NAME] [--posts N] [--rates 1,5,10,20] [--seconds S] [--burst N] [--quick]`. Kafka
 and Redis run in containers, or with `--own-servers` where FORYOU_KAFKA and FORYOU_REDIS point. Posts, vectors and
 viewers are written where the flows would write them, a worker serves them, and requests arrive at a fixed rate whatever
-it does, so that waiting counts; rates rise until the p99 passes a second. Then a burst is drained. With `--embedded` a
-whole stack of embedded servers, flows and worker takes in a small generated world first. All share the machine.
+it does, so that waiting counts; rates rise until the p99 passes a second, or not all feeds are whole. Then the worker
+is saturated, and a burst drained. With `--embedded` a whole stack of embedded servers, flows and worker takes in a
+small generated world first. All share the machine.
 """
 
 import argparse
@@ -18,11 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.feed_world import publish, viewers_of, world_of, write_viewers
-from benchmarks.load import Arrivals, ask, at_rate, statuses
+from benchmarks.load import Arrivals, ask, at_most, at_rate, statuses
 from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.servers import servers, worker
 from feed_worker.client import Client
-from feed_worker.feed import Explanation
 from feed_worker.parameters import PRESETS
 from infra.catch_up import wait_for_flows
 from infra.kafka_admin import admin, create_topics, ends_of, lag
@@ -91,30 +91,47 @@ def rates(system: System, client: Client, arrivals: Arrivals, arguments: argpars
         with report.step(f"{rate:g} requests a second for {arguments.seconds:g} s"):
             asked = at_rate(client, system.viewers, rate, arguments.seconds)
             answered = arrivals.wait(asked)
-        lost = len(asked) - len(answered)
+        lost, ended = len(asked) - len(answered), statuses(answered)
         spread = quantiles([each.latency_ms for each in answered] or [float("inf")])
         system.measures.extend(
             [
                 Measure(f"latency_ms_p50_at_{rate:g}", spread["p50"], "ms", "lower", spread=spread),
                 Measure(f"latency_ms_p99_at_{rate:g}", spread["p99"], "ms", "lower", GOAL_MS.get(rate)),
-                Measure(f"lost_at_{rate:g}", float(lost), "requests", "lower", 0.0, statuses(answered)),
+                Measure(f"lost_at_{rate:g}", float(lost), "requests", "lower", 0.0, ended),
             ]
         )
-        if lost or spread["p99"] > BROKEN_MS:
+        if lost or spread["p99"] > BROKEN_MS or ended.keys() != {"ok"}:
             break
         sustained = rate
     system.measures.append(Measure("rate_sustained", sustained, "1/s", "higher"))
 
 
+def saturated(system: System, client: Client, arrivals: Arrivals, outstanding: int, seconds: float) -> None:
+    """Measure how many feeds a second there are at most: as soon as one is read, the next is requested.
+
+    So few wait that no feed is made with less care, as it would be were the worker to fall behind.
+    """
+    answered = at_most(client, arrivals, system.viewers, outstanding, seconds)
+    ended = statuses(answered)
+    per_second = (ended.get("ok", 0.0) + ended.get("degraded", 0.0)) / (answered[-1].at - answered[0].asked.at)
+    system.measures.append(
+        Measure("feeds_per_second_saturated", round(per_second, 2), "1/s", "higher", GOAL_SATURATED, ended)
+    )
+
+
 def burst(system: System, client: Client, arrivals: Arrivals, count: int) -> None:
-    """Measure how fast `count` requests that arrive at once are answered, and whether nothing is left behind."""
+    """Measure how long `count` requests that arrive at once take, and whether nothing is left behind.
+
+    Of those that wait long, feeds are made from fewer candidates, and those that wait too long are answered without:
+    the statuses tell.
+    """
     begin = time.perf_counter()
     asked = [ask(client, system.viewers[number % len(system.viewers)]) for number in range(count)]
     answered = arrivals.wait(asked)
     drained_s = max(each.at for each in answered) - begin
     system.measures.extend(
         [
-            Measure("feeds_per_second_saturated", round(len(answered) / drained_s, 2), "1/s", "higher", GOAL_SATURATED),
+            Measure("burst_drained_seconds", round(drained_s, 2), "s", "lower"),
             Measure("lost_in_burst", float(count - len(answered)), "requests", "lower", 0.0, statuses(answered)),
             Measure("lag_after_burst", float(_lag(system.settings)), "requests", "lower", 0.0),
         ]
@@ -131,48 +148,36 @@ def _lag(settings: Settings) -> int:
 
 
 def stages(system: System, client: Client, arrivals: Arrivals, seconds: float) -> None:
-    """Measure where the time goes, by the explanations of some requests: the means add up to the mean latency.
+    """Measure where the time goes, by the explanations of some requests: the means of the stages add up to the latency.
 
-    What runs at the same time as something else is counted each for itself, and the waiting then comes out too short.
+    `waiting` is all that is not work before the document: producer, broker, worker's queues. `deliver_and_read` is all
+    after it. Components of a stage may work at the same time.
     """
     viewers = system.viewers[: max(1, int(seconds * STAGES_RATE))]
     answered = arrivals.wait(at_rate(client, viewers, STAGES_RATE, len(viewers) / STAGES_RATE, explain=True))
-    taken: dict[str, list[float]] = {}
-    ranked: list[float] = []
+    whole, components, ranked = list[dict[str, float]](), list[dict[str, float]](), list[float]()
     for each in answered:
         feed, explanation = each.feed, client.explain(each.asked.viewer)
         if explanation is None or explanation.request_id != each.asked.request_id:
             continue
-        parts = _by_stage(explanation)
-        made_ms = float(feed.generated_at - feed.at)
-        parts["waiting"] = max(0.0, made_ms - sum(parts.values()))
-        parts["write_and_read"] = each.latency_ms - made_ms
-        for name, ms in parts.items():
-            taken.setdefault(name, []).append(ms)
+        made_ms, worked_ms = float(feed.generated_at - feed.at), sum(explanation.stages_ms.values())
+        waited = {"waiting": max(0.0, made_ms - worked_ms), "deliver_and_read": each.latency_ms - made_ms}
+        whole.append(explanation.stages_ms | waited)
+        components.append(explanation.timings_ms)
         ranked.append(next((float(step.entered) for step in explanation.funnel if step.stage == "selector"), 0.0))
-    means = {name: round(sum(values) / len(ranked), 2) for name, values in taken.items()}
+    by_stage, by_component = _means(whole), _means(components)
     system.measures.extend(
         [
-            Measure("stage_ms", round(sum(means.values()), 2), "ms", "lower", spread=means),
+            Measure("stage_ms", round(sum(by_stage.values()), 2), "ms", "lower", spread=by_stage),
+            Measure("component_ms", round(sum(by_component.values()), 2), "ms", "lower", spread=by_component),
             Measure("candidates_ranked", float(np.mean(ranked)), "candidates", "higher", spread=quantiles(ranked)),
         ]
     )
 
 
-def _by_stage(explanation: Explanation) -> dict[str, float]:
-    parts: dict[str, float] = {}
-    for component, ms in explanation.timings_ms.items():
-        stage = _stage_of(component)
-        parts[stage] = parts.get(stage, 0.0) + ms
-    return parts
-
-
-def _stage_of(component: str) -> str:
-    if component == "user_state_hydrator":
-        return "query_hydration"
-    if component == "phoenix_scorer" or component.endswith("_source"):
-        return component
-    return "hydration_and_filters" if component.endswith(("_hydrator", "_filter")) else "other_scorers_and_selection"
+def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for each in parts for name in each)
+    return {name: round(sum(each.get(name, 0.0) for each in parts) / len(parts), 2) for name in names}
 
 
 def arguments_of() -> argparse.Namespace:
@@ -185,6 +190,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--viewers", type=int, default=400)
     parser.add_argument("--rates", default="1,5,10,20,40,80,160", help="requests a second, comma separated")
     parser.add_argument("--seconds", type=float, default=20.0, help="at each rate")
+    parser.add_argument("--outstanding", type=int, default=20, help="requests at a time that saturate the worker")
     parser.add_argument("--burst", type=int, default=400)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--own-servers", action="store_true", help="those of the settings, which must be empty")
@@ -209,6 +215,8 @@ def main() -> None:
         arrivals.wait([ask(client, system.viewers[0])])
         rates(system, client, arrivals, arguments, report)
         stages(system, client, arrivals, arguments.seconds)
+        with report.step(f"{arguments.outstanding} requests at a time for {arguments.seconds:g} s"):
+            saturated(system, client, arrivals, arguments.outstanding, arguments.seconds)
         with report.step(f"a burst of {arguments.burst} requests"):
             burst(system, client, arrivals, arguments.burst)
     vectors = "of the candidate tower" if arguments.embedded else "random, around a point for each author"

@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.feed_world import CHUNK, Viewer, vectors_of, viewers_of, world_of, write_viewers
 from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.thunder_world import ThunderWorld
-from feed_worker.feed import feed_of
+from feed_worker.feed import feed_of, served_of
 from feed_worker.feed_store import Answer, FeedStore
 from feed_worker.parameters import PRESETS
 from feed_worker.pipeline import foryou_pipeline
@@ -96,9 +96,9 @@ def main() -> None:
             began = time.perf_counter()
             (result,) = pipeline.run([query])
             run = time.perf_counter()
-            feed = feed_of(result, store, model.version, query.now_ms, ["r"])
+            feed = feed_of(result, store, model.version, query.now_ms, [query.request.request_id])
             made = time.perf_counter()
-            feeds.write([Answer(feed, None)])
+            feeds.write([Answer(feed, None, [served_of(result, feed, query.request.request_id)])])
             written = time.perf_counter()
             parts = {"run": run - began, "document": made - run, "write": written - made, "whole": written - began}
             for name, ms in (result.timings_ms | {name: 1_000 * part for name, part in parts.items()}).items():

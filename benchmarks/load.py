@@ -1,5 +1,6 @@
 """Feed requests at a fixed rate whatever the system does, and when each feed could be read."""
 
+import itertools
 import threading
 import time
 import uuid
@@ -77,6 +78,12 @@ class Arrivals:
                     self._read[message["data"].decode()] = read_at, document or b""
                     self._arrived.notify_all()
 
+    def wait_for_any(self, asked: Sequence[Asked], timeout_s: float = TIMEOUT_S) -> list[Answered]:
+        """What was answered of some requests, once any was, or after so long."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: any(each.request_id in self._read for each in asked), timeout_s)
+        return self.wait(asked, 0.0)
+
     def wait(self, asked: Sequence[Asked], timeout_s: float = TIMEOUT_S) -> list[Answered]:
         """What was answered of some requests, once all were, or after so long."""
         with self._arrived:
@@ -101,10 +108,26 @@ def at_rate(client: Client, viewers: Sequence[int], rate: float, seconds: float,
     return asked
 
 
+def at_most(
+    client: Client, arrivals: Arrivals, viewers: Sequence[int], outstanding: int, seconds: float
+) -> list[Answered]:
+    """What was answered within a time in which always so many requests were on their way."""
+    begin, numbers, answered = time.perf_counter(), itertools.count(), list[Answered]()
+    waiting: list[Asked] = []
+    while time.perf_counter() - begin < seconds:
+        waiting += [ask(client, viewers[next(numbers) % len(viewers)]) for _ in range(outstanding - len(waiting))]
+        arrived = arrivals.wait_for_any(waiting)
+        answered += arrived
+        done = {each.asked for each in arrived}
+        waiting = [each for each in waiting if each not in done]
+    arrivals.wait(waiting)
+    return answered
+
+
 def statuses(answered: Sequence[Answered]) -> dict[str, float]:
-    """How many requests ended in which status; `no_feed` where what stands in Redis answers another request."""
+    """How many requests ended in which status; `without_feed`: what then stood in Redis does not answer them."""
     counted = Counter[str]()
     for each in answered:
         feed = each.feed if each.document else None
-        counted[feed.status if feed and each.asked.request_id in feed.answers else "no_feed"] += 1
+        counted[feed.status if feed and each.asked.request_id in feed.answers else "without_feed"] += 1
     return {status: float(count) for status, count in counted.items()}

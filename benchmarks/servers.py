@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from feed_worker.presence import workers
 from infra.processes import Children
 from infra.redis import connect
 from infra.settings import Settings, load
-from infra.stack import POLL_S, workers
+from infra.stack import POLL_S
 
 READY_TIMEOUT_S = 300.0
 

@@ -122,7 +122,6 @@ class Explanation(Struct, kw_only=True):
     """The document under `explain:{user}`: where each item came from, and where every other candidate went.
 
     `history_at` is the time of the newest of the `history_length` positions that the feed was ranked by.
-
     `timings_ms` is per component, `stages_ms` per stage: less than the sum of components that worked at the same time.
     """
 
