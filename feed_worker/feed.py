@@ -121,6 +121,7 @@ class ExplainedItem(Struct, kw_only=True):
 class Explanation(Struct, kw_only=True):
     """The document under `explain:{user}`: where each item came from, and where every other candidate went.
 
+    `history_at` is the time of the newest of the `history_length` positions that the feed was ranked by.
     `timings_ms` is per component, `stages_ms` per stage: less than the sum of components that worked at the same time.
     """
 
@@ -129,6 +130,8 @@ class Explanation(Struct, kw_only=True):
     user_id: Id
     status: FeedStatus
     parameters: str
+    history_length: int = 0
+    history_at: Time | None = None
     degradations: list[str]
     funnel: list[FunnelStep]
     timings_ms: dict[str, float]
@@ -173,12 +176,15 @@ def feed_of(result: Result, store: PostStore, generated_at: int, answers: Sequen
 def explanation_of(result: Result, store: PostStore) -> Explanation:
     """The explanation of a result; its request must have asked for one, else the dropped candidates are not known."""
     query, shown = result.query, _shown(result.candidates, store)
+    history_at = [] if query.user is None else query.user.positions["at"].tolist()
     return Explanation(
         at=query.request.at,
         request_id=query.request.request_id,
         user_id=query.user_form,
         status=result.status,
         parameters=query.parameters.name,
+        history_length=len(history_at),
+        history_at=max(history_at, default=None),
         degradations=query.degradations,
         funnel=[FunnelStep(stage=s.stage, name=s.name, entered=s.entered, left=s.left) for s in result.funnel],
         timings_ms=result.timings_ms,

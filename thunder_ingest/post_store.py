@@ -18,7 +18,7 @@ from thunder_ingest.events import Post, PostCounts, pack
 from thunder_ingest.in_network import Posts, Scratch, StoreLimits, asked, scratch, select
 from thunder_ingest.packed_posts import unpack_plain
 from thunder_ingest.popularity import most_popular
-from thunder_ingest.post_columns import PostBatch, PostColumns, batch_of
+from thunder_ingest.post_columns import PostBatch, PostColumns, PostFacts, batch_of
 from thunder_ingest.post_log import BEGIN, END, position
 from thunder_ingest.post_rows import PostRows
 
@@ -175,6 +175,16 @@ class PostStore:
         """
         with self.lock:
             return self._rows.take(rows)
+
+    def facts(self, rows: Int64[np.ndarray, " n"]) -> PostFacts:
+        """The few columns that decide whether a post may be shown, like `columns` in a fifth of the time."""
+        with self.lock:
+            return self._rows.facts(rows)
+
+    def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
+        """The first tokens of some posts' texts, like `columns`."""
+        with self.lock:
+            return self._rows.tokens(rows)
 
     def in_network(
         self,
