@@ -33,7 +33,7 @@ def feed_of(user: int | str, request_id: str, at: int = T0, status: FeedStatus =
         created_at=at,
         reasons=[],
     )
-    parts = {"generated_at": at, "model_version": "m", "parameters": "p", "degradations": []} | fields
+    parts: dict[str, Any] = {"generated_at": at, "model_version": "m", "parameters": "p", "degradations": []} | fields
     items = [item] if status in ("ok", "degraded") else []
     return Feed(
         at=at, request_id=request_id, user_id=str(user), status=status, items=items, answers=[request_id], **parts
