@@ -58,6 +58,7 @@ def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], co
         video_ms=_stacked([each.posts.video_ms for each in scored], width),
         photos=_stacked([each.posts.photos for each in scored], width),
         age_ms=_stacked(ages, width),
+        totals=_stacked([each.posts.totals for each in scored], width),
         surface=np.array([surface_code(query.request.surface) for query in queries], np.uint8),
         mask=_stacked([np.ones(len(each), np.bool_) for each in scored], width),
     )
