@@ -28,10 +28,10 @@ class Totals:
         order = np.lexsort((log.known_at, log.post))
         self._moments: Int64[np.ndarray, " m"] = np.unique(log.known_at)
         self._when = self._key(log.post[order], np.searchsorted(self._moments, log.known_at[order]))
-        changes = np.ones((len(order), len(ACTIONS) + 1), np.int64)
+        changes = np.ones((len(order), len(ACTIONS) + 1), np.int32)
         changes[:, :-1] = log.actions[order]
         changes[:, DWELL_TIME] = log.dwell_ms[order]
-        self._sums = np.concatenate([np.zeros_like(changes[:1]), np.cumsum(changes, axis=0)])
+        self._sums = np.concatenate([np.zeros_like(changes[:1]), np.cumsum(changes, axis=0, dtype=np.int64)])
 
     def at(self, post: Int64[np.ndarray, "*n"], moment_ms: Int64[np.ndarray, "*n"]) -> Int32[np.ndarray, "*n T"]:
         """What had become known of posts, given as indices into the log's, before these moments."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from phoenix.examples import Slates, candidates_of, frozen, history_of, in_runs, labels_of, online, rows_between
 from phoenix.log import Log, log_of
 from phoenix.totals import Totals
-from thunder_ingest.events import ACTION_INDEX, Engagement, Event, Impression, PostCreated
+from thunder_ingest.events import ACTION_INDEX, IMPRESSION, Engagement, Event, Impression, PostCreated
 
 T0 = 1_700_000_000_000
 MINUTE = 60_000
@@ -88,6 +88,19 @@ def test_every_row_is_asked_about_once(kind: str, log: Log, seed: int) -> None:
     since, until = (20, 35) if kind == "frozen" else (3, 60)
     rows = rows_between(log, T0 + since * MINUTE, T0 + until * MINUTE)
     assert sorted(slates.rows[slates.mask].tolist()) == rows.tolist()
+
+
+@pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
+@given(log=logs, seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_candidates_come_with_what_was_counted_before_they_were_asked_for(kind: str, log: Log, seed: int) -> None:
+    slates = slates_of(log, kind, seed)
+    totals = candidates_of(log, Totals(log), slates, TOKENS).totals
+    for row, place in np.argwhere(slates.mask).tolist():
+        counted = (log.post == log.post[slates.rows[row, place]]) & (log.known_at < slates.asked_at[row])
+        assert totals[row, place, IMPRESSION] == counted.sum()
+        assert totals[row, place, ACTION_INDEX["click"]] == log.actions[counted, ACTION_INDEX["click"]].sum()
+    assert not totals[~slates.mask].any()
 
 
 def test_online_slates_stand_in_the_order_of_their_rows() -> None:
