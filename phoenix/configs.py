@@ -157,6 +157,9 @@ class TrainingConfig:
         epochs: how often each example is met. Hashed ids are soon learned by heart: more than one seldom helps.
         batch: slates of a step, B.
         candidates: of each slate at most, C.
+        span_hours: a slate's rows lie within so long, where all their labels are known: what a viewer did last says
+            most, so the model must learn to read it. Others share a history as far as `candidates` allows.
+        complete_passes: how often an epoch meets the examples of which all labels are known, where there are others.
         rate: learning rate of the ranker where it begins; it falls in a line to a twentieth.
         table_rate: the same of its hashed tables.
         retrieval_rate: the same two of the two-tower model.
@@ -165,6 +168,8 @@ class TrainingConfig:
         dense: which optimiser moves all that is no table.
         viewer_dropout: share of slates whose viewer is made a stranger, so that not all is learned by heart.
         action_weights: how much each action counts in the ranker's loss.
+        negative_weight: how much a post counts in the ranker's loss that another viewer was shown, taken for one that
+            nothing follows on; there are as many of them as were shown. 0: none are added.
         positive_weights: how far an action says that a post was worth finding.
         shown_weight: the same of a post that was shown, whatever followed; 1.0 makes retrieval imitate what showed it.
         sampled_posts: random posts that retrieval is to tell from those worth finding.
@@ -175,6 +180,8 @@ class TrainingConfig:
     epochs: int = 1
     batch: int = 128
     candidates: int = 16
+    span_hours: int = 24
+    complete_passes: int = 2
     rate: float = 2.5e-3
     table_rate: float = 0.05
     retrieval_rate: float = 5e-3
@@ -183,6 +190,7 @@ class TrainingConfig:
     dense: Literal["adamw", "muon"] = "adamw"
     viewer_dropout: float = 0.5
     action_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
+    negative_weight: float = 0.0
     positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))
     shown_weight: float = 0.1
     sampled_posts: int = 2_048

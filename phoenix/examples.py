@@ -28,6 +28,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from phoenix.inputs import CandidateInputs, History
 from phoenix.log import Log
+from phoenix.totals import Totals
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
 
 NO_ROW: Final = -1
@@ -76,14 +77,24 @@ def online(log: Log, rows: Int64[np.ndarray, " r"]) -> Slates:
     return _slates(log, rows, log.at[rows], size=1)
 
 
-def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, rng: np.random.Generator) -> Slates:
-    """Each viewer's rows cut into runs of `size`, the first one shorter by chance, each asked for when it begins."""
-    viewer = log.viewer_id[rows]
+def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, span_ms: int, rng: np.random.Generator) -> Slates:
+    """Each viewer's rows cut into runs of `size`, each asked for when it begins; where cuts lie is a matter of chance.
+
+    Args:
+        log: what the rows are of.
+        rows: ascending.
+        size: rows of a run at most.
+        span_ms: no run lasts longer, so that what its last rows are asked with is fresh.
+        rng: decides on the cuts.
+
+    """
+    viewer, at = log.viewer_id[rows], log.at[rows]
     first = np.flatnonzero(_changes(viewer))
     of_viewer = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
     ordinal = np.arange(len(rows)) - first[of_viewer] + rng.integers(0, size, len(first))[of_viewer]
-    begins = np.flatnonzero(_changes(viewer) | (ordinal % size == 0))
-    asked_at = np.repeat(log.at[rows[begins]], np.diff(begins, append=len(rows)))
+    span = (at + rng.integers(0, span_ms, len(first))[of_viewer]) // span_ms
+    begins = np.flatnonzero(_changes(viewer, span) | (ordinal % size == 0))
+    asked_at = np.repeat(at[begins], np.diff(begins, append=len(rows)))
     return _slates(log, rows, asked_at, size)
 
 
@@ -108,8 +119,8 @@ def history_of(log: Log, slates: Slates, length: int, tokens: int) -> History:
     )
 
 
-def candidates_of(log: Log, slates: Slates, tokens: int) -> CandidateInputs:
-    """The posts of each slate, with the first `tokens` tokens of each text."""
+def candidates_of(log: Log, totals: Totals, slates: Slates, tokens: int) -> CandidateInputs:
+    """The posts of each slate as they stood when it was asked for, with the first `tokens` tokens of each text."""
     mask = slates.mask
     post = log.post[slates.rows]
     posts = log.posts
@@ -120,6 +131,7 @@ def candidates_of(log: Log, slates: Slates, tokens: int) -> CandidateInputs:
         video_ms=posts.video_ms[post] * mask,
         photos=posts.photos[post] * mask,
         age_ms=np.maximum(slates.asked_at[:, np.newaxis] - posts.created_at[post], 0) * mask,
+        totals=totals.at(post, slates.asked_at[:, np.newaxis]) * mask[..., np.newaxis],
         surface=slates.surface,
         mask=mask,
     )
@@ -136,11 +148,30 @@ def labels_of(
         labelled_since: the time, epoch ms, from which on the log records an action; one not named was always recorded.
 
     """
-    since = np.zeros(len(ACTIONS), np.int64)
-    for action, at in labelled_since.items():
-        since[ACTION_INDEX[action]] = at
-    known = slates.mask[..., np.newaxis] & (log.at[slates.rows][..., np.newaxis] >= since)
+    known = known_of(slates.mask, log.at[slates.rows], labelled_since)
     return log.actions[slates.rows] & known, known
+
+
+def known_of(
+    mask: Bool[np.ndarray, "B C"], at: Int64[np.ndarray, "*B"], labelled_since: Mapping[ActionName, int]
+) -> Bool[np.ndarray, "B C A"]:
+    """Which actions the log recorded at these times, where the mask says that there is a candidate."""
+    since = np.zeros(len(ACTIONS), np.int64)
+    for action, first in labelled_since.items():
+        since[ACTION_INDEX[action]] = first
+    return mask[..., np.newaxis] & (at[..., np.newaxis] >= since)
+
+
+def others_of(log: Log, slates: Slates) -> Slates:
+    """The same requests with the candidates of the slate before each: posts that another viewer was shown.
+
+    Where that is the same viewer's, or the post stands in both slates, there is no candidate.
+    """
+    rows = np.roll(slates.rows, 1, axis=0)
+    same_viewer = np.roll(slates.viewer_id, 1) == slates.viewer_id
+    shown = np.where(slates.mask, log.post[slates.rows], NO_ROW)
+    same_post = (log.post[rows][:, :, np.newaxis] == shown[:, np.newaxis]).any(axis=2)
+    return slates._replace(rows=np.where(same_viewer[:, np.newaxis] | same_post, NO_ROW, rows))
 
 
 def _slates(log: Log, rows: Int64[np.ndarray, " r"], asked_at: Int64[np.ndarray, " r"], size: int) -> Slates:
