@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 
 from phoenix.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE, MAX_DWELL_MS
 from phoenix.configs import ModelConfig, TrainingConfig
@@ -25,6 +25,7 @@ from phoenix.examples import Slates, candidates_of, history_of, in_runs, labels_
 from phoenix.inputs import CandidateRows, HistoryRows, PostInputs, PostRows, candidate_rows, history_rows, post_rows
 from phoenix.log import Log
 from phoenix.losses import RankingTargets, RetrievalTargets
+from phoenix.negatives import with_negatives
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
 _ORDER, _SAMPLE, _DROPOUT = range(3)
@@ -123,13 +124,10 @@ class Batches:
             self._training.sampled_posts,
             sample,
         )
-        return Batch(
-            self._dropped(history_rows(model, history), dropout),
-            candidate_rows(model, candidates, 0, slates.rows.shape[1]),
-            self._ranking(slates),
-            posts,
-            retrieval,
-        )
+        asked = candidate_rows(model, candidates, 0, slates.rows.shape[1]), self._ranking(slates)
+        if self._training.negative_weight:
+            asked = with_negatives(slates.viewer_id, *asked, self._training.negative_weight)
+        return Batch(*self._dropped(history_rows(model, history), asked[0], dropout), asked[1], posts, retrieval)
 
     def _ranking(self, slates: Slates) -> RankingTargets:
         done, known = labels_of(self._log, slates, self._span.labelled_since)
@@ -146,10 +144,19 @@ class Batches:
         weights = np.maximum(np.max(done * of_action, axis=-1), np.float32(self._training.shown_weight))
         return np.where((done & IS_NEGATIVE).any(axis=-1), np.float32(0), weights)
 
-    def _dropped(self, history: HistoryRows, rng: np.random.Generator) -> HistoryRows:
-        """Some viewers made strangers: the model must not learn them by heart, who are met a few times only."""
-        stranger = rng.random(len(history.user)) < self._training.viewer_dropout
-        return history._replace(user=np.where(stranger[:, np.newaxis], 0, history.user))
+    def _dropped(
+        self, history: HistoryRows, candidates: CandidateRows, rng: np.random.Generator
+    ) -> tuple[HistoryRows, CandidateRows]:
+        """Some viewers made strangers, and some posts new: what is met a few times must not be learned by heart."""
+
+        def without(ids: Int32[np.ndarray, "*n K"], share: float) -> Int32[np.ndarray, "*n K"]:
+            return np.where(rng.random((*ids.shape[:-1], 1)) < share, np.int32(0), ids) if share else ids
+
+        posts = self._training.post_dropout
+        history = history._replace(user=without(history.user, self._training.viewer_dropout))
+        return history._replace(post=without(history.post, posts)), candidates._replace(
+            post=without(candidates.post, posts)
+        )
 
 
 def _known_posts(log: Log, until_ms: int) -> Int64[np.ndarray, " k"]:
