@@ -48,7 +48,7 @@ def rounds(batches: Batches, trainer: Trainer, count: int, machine: Machine) -> 
         state, _ = jax.block_until_ready(trainer.step(state, batch))
         seen.step.append(time.perf_counter() - made)
         seen.making.append(made - began)
-        seen.examples.append(np.count_nonzero(batch.ranking.weights.max(axis=-1)))
+        seen.examples.append(int(np.count_nonzero(batch.ranking.weights.max(axis=-1))))
     return seen
 
 
