@@ -1,130 +1,226 @@
-"""Feed latency and throughput on the embedded stack: from publishing a request to reading its feed from Redis.
+"""Feed latency and throughput: from publishing a request to having read its feed from Redis.
 
-`python -m benchmarks.feed [--users N] [--posts N] [--rates 1,5,20] [--seconds S] [--burst N]`. Requests arrive at a
-fixed rate whatever the system does (open loop), so that waiting counts; then a burst is drained for the throughput.
-Broker, Redis, flows, worker and this client share the machine.
+`python -m benchmarks.feed [--model NAME] [--posts N] [--rates 1,5,10,20] [--seconds S] [--burst N] [--quick]`. Kafka
+and Redis run in containers, or with `--own-servers` where FORYOU_KAFKA and FORYOU_REDIS point. Posts, vectors and
+viewers are written where the flows would write them, a worker serves them, and requests arrive at a fixed rate whatever
+it does, so that waiting counts; rates rise until the p99 passes a second, or not all feeds are whole. Then the worker
+is saturated, and a burst drained. With `--embedded` a whole stack of embedded servers, flows and worker takes in a
+small generated world first. All share the machine.
 """
 
 import argparse
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
+import numpy as np
+
+from benchmarks.feed_world import publish, viewers_of, world_of, write_viewers
+from benchmarks.load import Arrivals, ask, at_most, at_rate, statuses
 from benchmarks.report import Measure, print_report, quantiles
+from benchmarks.servers import servers, worker
 from feed_worker.client import Client
+from feed_worker.parameters import PRESETS
 from infra.catch_up import wait_for_flows
+from infra.kafka_admin import admin, create_topics, ends_of, lag
 from infra.progress import Report
-from infra.redis import connect, subscription
+from infra.redis import connect
 from infra.settings import Settings
 from infra.stack import Stack
 from infra.tables import console
-from phoenix.world import World, WorldConfig, generate
+from phoenix.serving import Phoenix
+from phoenix.world import WorldConfig, generate
 
-TIMEOUT_S = 60.0
+GOAL_MS = {5.0: 200.0}
+GOAL_SATURATED = 20.0
+BROKEN_MS = 1_000.0
+STAGES_RATE = 5.0
+QUICK = {"posts": 50_000, "authors": 5_000, "viewers": 120, "rates": "1,5,20", "seconds": 5.0, "burst": 100}
+EMBEDDED = {"model": "nano", "parameters": "foryou", "posts": 5_000, "rates": "1,5,10,20", "burst": 200}
 
 
-class Arrivals:
-    """Notes when each request's feed could be read: the announcement has come and the document was fetched."""
+class System(NamedTuple):
+    """What is measured: where it is, who asks, and what was seen while it was made ready."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._redis = connect(settings)
-        self._at: dict[str, float] = {}
-        self._pubsub = subscription(self._redis)
-        self._pubsub.psubscribe("feed-ready:*")
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            message = self._pubsub.get_message(timeout=0.1)
-            if message and message["type"] == "pmessage":
-                user = message["channel"].removeprefix(b"feed-ready:")
-                self._redis.get(b"feed:" + user)
-                self._at[message["data"].decode()] = time.perf_counter()
-
-    def wait(self, requests: dict[str, float]) -> list[float]:
-        """Seconds from publishing to reading of each request that was answered."""
-        deadline = time.perf_counter() + TIMEOUT_S
-        while time.perf_counter() < deadline and not requests.keys() <= self._at.keys():
-            time.sleep(0.01)
-        return [self._at[request] - sent for request, sent in requests.items() if request in self._at]
-
-    def stop(self) -> None:
-        """Listen no more."""
-        self._stopping.set()
-        self._thread.join()
+    settings: Settings
+    viewers: Sequence[int]
+    measures: list[Measure]
 
 
 @contextmanager
-def running(world: World) -> Iterator[Settings]:
-    """An embedded stack that has taken in a world."""
-    with tempfile.TemporaryDirectory() as directory, Stack(Settings(), Path(directory), embedded=True) as stack:
-        stack.wait_ready()
+def embedded(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
+    """An embedded stack that has taken in a generated world."""
+    world = generate(WorldConfig(users=arguments.viewers, posts=arguments.posts), time.time_ns() // 1_000_000)
+    settings = Settings(model=arguments.model, parameters=arguments.parameters)
+    with TemporaryDirectory() as directory, Stack(settings, Path(directory), embedded=True) as stack:
+        with report.step("the stack gets ready"):
+            stack.wait_ready()
         with Client(stack.settings) as client:
             client.publish(world.events())
-            with Report(console(stderr=True)) as report:
-                wait_for_flows(stack.settings, client.flush(120.0), report, stack.check)
-        yield stack.settings
+            wait_for_flows(stack.settings, client.flush(120.0), report, stack.check)
+        yield System(stack.settings, [int(viewer) for viewer in world.viewers], [])
 
 
-def at_rate(client: Client, arrivals: Arrivals, viewers: list[int], rate: float, seconds: float) -> list[float]:
-    """Latencies, in seconds, of requests published at a fixed rate."""
-    requests: dict[str, float] = {}
+@contextmanager
+def alone(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
+    """A worker on real servers that hold what flows would have written."""
+    world = world_of(arguments.posts, arguments.authors, arguments.seed)
+    viewers = viewers_of(world, arguments.viewers, arguments.seed + 1)
+    with (
+        TemporaryDirectory() as directory,
+        servers(arguments.own_servers, model=arguments.model, parameters=arguments.parameters) as settings,
+    ):
+        create_topics(settings)
+        model = Phoenix.seeded(settings.model, settings.model_seed)
+        with report.step(f"{arguments.posts} posts with vectors") as advance:
+            publish(settings, world, model.version, model.config.embed_dim, advance)
+        write_viewers(connect(settings), viewers, lambda *_: None)
+        report.say("the worker gets ready …")
+        with worker(settings, Path(directory)) as ready_s:
+            measures = [Measure("worker_ready_seconds", round(ready_s, 1), "s", "lower")]
+            yield System(settings, [viewer.user_id for viewer in viewers], measures)
+
+
+def rates(system: System, client: Client, arrivals: Arrivals, arguments: argparse.Namespace, report: Report) -> None:
+    """Measure one rate after another until one is too high."""
+    sustained = 0.0
+    for rate in map(float, arguments.rates.split(",")):
+        with report.step(f"{rate:g} requests a second for {arguments.seconds:g} s"):
+            asked = at_rate(client, system.viewers, rate, arguments.seconds)
+            answered = arrivals.wait(asked)
+        lost, ended = len(asked) - len(answered), statuses(answered)
+        spread = quantiles([each.latency_ms for each in answered] or [float("inf")])
+        system.measures.extend(
+            [
+                Measure(f"latency_ms_p50_at_{rate:g}", spread["p50"], "ms", "lower", spread=spread),
+                Measure(f"latency_ms_p99_at_{rate:g}", spread["p99"], "ms", "lower", GOAL_MS.get(rate)),
+                Measure(f"lost_at_{rate:g}", float(lost), "requests", "lower", 0.0, ended),
+            ]
+        )
+        if lost or spread["p99"] > BROKEN_MS or ended.keys() != {"ok"}:
+            break
+        sustained = rate
+    system.measures.append(Measure("rate_sustained", sustained, "1/s", "higher"))
+
+
+def saturated(system: System, client: Client, arrivals: Arrivals, outstanding: int, seconds: float) -> None:
+    """Measure how many feeds a second there are at most: as soon as one is read, the next is requested.
+
+    So few wait that no feed is made with less care, as it would be were the worker to fall behind.
+    """
+    answered = at_most(client, arrivals, system.viewers, outstanding, seconds)
+    ended = statuses(answered)
+    per_second = (ended.get("ok", 0.0) + ended.get("degraded", 0.0)) / (answered[-1].at - answered[0].asked.at)
+    system.measures.append(
+        Measure("feeds_per_second_saturated", round(per_second, 2), "1/s", "higher", GOAL_SATURATED, ended)
+    )
+
+
+def burst(system: System, client: Client, arrivals: Arrivals, count: int) -> None:
+    """Measure how long `count` requests that arrive at once take, and whether nothing is left behind.
+
+    Of those that wait long, feeds are made from fewer candidates, and those that wait too long are answered without:
+    the statuses tell.
+    """
     begin = time.perf_counter()
-    for number in range(max(1, int(rate * seconds))):
-        time.sleep(max(0.0, begin + number / rate - time.perf_counter()))
-        sent = time.perf_counter()
-        requests[client.request_feed(viewers[number % len(viewers)])] = sent
-    return arrivals.wait(requests)
+    asked = [ask(client, system.viewers[number % len(system.viewers)]) for number in range(count)]
+    answered = arrivals.wait(asked)
+    drained_s = max(each.at for each in answered) - begin
+    system.measures.extend(
+        [
+            Measure("burst_drained_seconds", round(drained_s, 2), "s", "lower"),
+            Measure("lost_in_burst", float(count - len(answered)), "requests", "lower", 0.0, statuses(answered)),
+            Measure("lag_after_burst", float(_lag(system.settings)), "requests", "lower", 0.0),
+        ]
+    )
 
 
-def burst(client: Client, arrivals: Arrivals, viewers: list[int], count: int) -> tuple[float, int]:
-    """Feeds a second when `count` requests of as many viewers arrive at once, and how many went unanswered."""
-    begin = time.perf_counter()
-    requests = {client.request_feed(viewers[number % len(viewers)]): begin for number in range(count)}
-    latencies = arrivals.wait(requests)
-    return len(latencies) / max(latencies), count - len(latencies)
+def _lag(settings: Settings) -> int:
+    """Requests that are not committed; the last batch may still be about to be."""
+    broker, ends = admin(settings), ends_of(settings, ["feed-requests"])
+    deadline = time.perf_counter() + 10.0
+    while (behind := lag(broker, settings, "feed-worker", ends)) and time.perf_counter() < deadline:
+        time.sleep(0.1)
+    return behind
+
+
+def stages(system: System, client: Client, arrivals: Arrivals, seconds: float) -> None:
+    """Measure where the time goes, by the explanations of some requests: the means of the stages add up to the latency.
+
+    `waiting` is all that is not work before the document: producer, broker, worker's queues. `deliver_and_read` is all
+    after it. Components of a stage may work at the same time.
+    """
+    viewers = system.viewers[: max(1, int(seconds * STAGES_RATE))]
+    answered = arrivals.wait(at_rate(client, viewers, STAGES_RATE, len(viewers) / STAGES_RATE, explain=True))
+    whole, components, ranked = list[dict[str, float]](), list[dict[str, float]](), list[float]()
+    for each in answered:
+        feed, explanation = each.feed, client.explain(each.asked.viewer)
+        if explanation is None or explanation.request_id != each.asked.request_id:
+            continue
+        made_ms, worked_ms = float(feed.generated_at - feed.at), sum(explanation.stages_ms.values())
+        waited = {"waiting": max(0.0, made_ms - worked_ms), "deliver_and_read": each.latency_ms - made_ms}
+        whole.append(explanation.stages_ms | waited)
+        components.append(explanation.timings_ms)
+        ranked.append(next((float(step.entered) for step in explanation.funnel if step.stage == "selector"), 0.0))
+    by_stage, by_component = _means(whole), _means(components)
+    system.measures.extend(
+        [
+            Measure("stage_ms", round(sum(by_stage.values()), 2), "ms", "lower", spread=by_stage),
+            Measure("component_ms", round(sum(by_component.values()), 2), "ms", "lower", spread=by_component),
+            Measure("candidates_ranked", float(np.mean(ranked)), "candidates", "higher", spread=quantiles(ranked)),
+        ]
+    )
+
+
+def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for each in parts for name in each)
+    return {name: round(sum(each.get(name, 0.0) for each in parts) / len(parts), 2) for name in names}
+
+
+def arguments_of() -> argparse.Namespace:
+    """Arguments; those that make a run quick or embedded stand where nothing else was said."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="small", help="a configuration of phoenix.configs")
+    parser.add_argument("--parameters", default="classic", choices=PRESETS, help="classic: 1,200 + 1,000 candidates")
+    parser.add_argument("--posts", type=int, default=1_000_000)
+    parser.add_argument("--authors", type=int, default=100_000)
+    parser.add_argument("--viewers", type=int, default=400)
+    parser.add_argument("--rates", default="1,5,10,20,40,80,160", help="requests a second, comma separated")
+    parser.add_argument("--seconds", type=float, default=20.0, help="at each rate")
+    parser.add_argument("--outstanding", type=int, default=20, help="requests at a time that saturate the worker")
+    parser.add_argument("--burst", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--own-servers", action="store_true", help="those of the settings, which must be empty")
+    parser.add_argument("--embedded", action="store_true", help="embedded servers, flows and worker; a small world")
+    parser.add_argument("--quick", action="store_true", help="a small world and few requests")
+    first = parser.parse_known_args()[0]
+    parser.set_defaults(**(QUICK if first.quick else {}) | (EMBEDDED if first.embedded else {}))
+    return parser.parse_args()
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=400)
-    parser.add_argument("--posts", type=int, default=5_000)
-    parser.add_argument("--rates", default="1,5,10,20", help="requests a second, comma separated")
-    parser.add_argument("--seconds", type=float, default=15.0, help="at each rate")
-    parser.add_argument("--burst", type=int, default=200)
-    arguments = parser.parse_args()
-    world = generate(WorldConfig(users=arguments.users, posts=arguments.posts), time.time_ns() // 1_000_000)
-    with running(world) as settings, Client(settings) as client:
-        arrivals = Arrivals(settings)
-        viewers = [int(viewer) for viewer in world.viewers]
+    arguments = arguments_of()
+    system_of = embedded if arguments.embedded else alone
+    with (
+        Report(console(stderr=True)) as report,
+        system_of(arguments, report) as system,
+        Client(system.settings) as client,
+        Arrivals(system.settings) as arrivals,
+    ):
         # a new producer's first message waits for its connection and its id, about a second
-        arrivals.wait({client.request_feed(viewers[0]): time.perf_counter()})
-        measures: list[Measure] = []
-        for rate in map(float, arguments.rates.split(",")):
-            sys.stderr.write(f"{rate:g} requests a second for {arguments.seconds:g} s\n")
-            latencies = [1_000 * each for each in at_rate(client, arrivals, viewers, rate, arguments.seconds)]
-            spread = quantiles(latencies)
-            lost = float(max(1, int(rate * arguments.seconds)) - len(latencies))
-            measures += [
-                Measure(f"latency_ms_p50_at_{rate:g}", spread["p50"], "ms", "lower", spread=spread),
-                Measure(f"latency_ms_p99_at_{rate:g}", spread["p99"], "ms", "lower", 200.0 if rate == 5 else None),
-                Measure(f"lost_at_{rate:g}", lost, "requests", "lower", 0.0),
-            ]
-        sys.stderr.write(f"a burst of {arguments.burst} requests\n")
-        saturated, lost_in_burst = burst(client, arrivals, viewers, arguments.burst)
-        measures += [
-            Measure("feeds_per_second_saturated", round(saturated, 2), "1/s", "higher", 20.0),
-            Measure("lost_in_burst", float(lost_in_burst), "requests", "lower", 0.0),
-        ]
-        arrivals.stop()
-    print_report("feed", vars(arguments) | {"model": settings.model, "stack": "embedded"}, measures)
+        arrivals.wait([ask(client, system.viewers[0])])
+        rates(system, client, arrivals, arguments, report)
+        stages(system, client, arrivals, arguments.seconds)
+        with report.step(f"{arguments.outstanding} requests at a time for {arguments.seconds:g} s"):
+            saturated(system, client, arrivals, arguments.outstanding, arguments.seconds)
+        with report.step(f"a burst of {arguments.burst} requests"):
+            burst(system, client, arrivals, arguments.burst)
+    vectors = "of the candidate tower" if arguments.embedded else "random, around a point for each author"
+    print_report("feed", vars(arguments) | {"vectors": vectors}, system.measures)
 
 
 if __name__ == "__main__":

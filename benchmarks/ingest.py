@@ -31,11 +31,12 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.ingest_log import engagements, posts, publish
 from benchmarks.report import Measure, print_report
+from benchmarks.servers import servers
 from flows.kafka import Batch, EpochSink, KafkaSource, start
 from infra.kafka import Record, group
 from infra.kafka_admin import admin, create_topics
 from infra.redis import connect
-from infra.settings import Settings, load
+from infra.settings import Settings
 from infra.topics import TOPICS
 from thunder_ingest.events import PostCreated, pack
 
@@ -260,18 +261,6 @@ def drained_by_all(
 
 
 # --- servers --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def servers(own: bool) -> Iterator[Settings]:
-    """Kafka and Redis in containers, or those of the settings."""
-    if own:
-        yield load()
-        return
-    from tests.e2e import containers
-
-    with containers.kafka() as kafka, containers.redis_server() as redis_:
-        yield Settings(kafka=kafka.address, redis=f"redis://{redis_.address}/0")
 
 
 def emptied(settings: Settings, but: str = "") -> None:

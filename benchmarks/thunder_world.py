@@ -1,6 +1,6 @@
 """The work of the post store's benchmark: posts of two days by authors of very different diligence, and viewers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -66,12 +66,12 @@ def post_id(index: int) -> int:
     return _FIRST_ID + 64 * index
 
 
-def generate(posts: int, authors: int, seed: int) -> ThunderWorld:
-    """A world."""
+def generate(posts: int, authors: int, seed: int, kinds: Sequence[float] = _SHARES) -> ThunderWorld:
+    """A world; `kinds` are the shares of originals, replies, reposts and quotes."""
     rng = np.random.default_rng(seed)
     shares = np.cumsum(1 / np.arange(1, authors + 1))
     author_id = np.searchsorted(shares, rng.random(posts) * shares[-1]) + 1
-    kind = rng.choice(np.array(_KINDS), posts, p=_SHARES)
+    kind = rng.choice(np.array(_KINDS), posts, p=kinds)
     index = np.arange(posts)
     back = 1 + (rng.random(posts) * np.minimum(index, _MEMORY)).astype(np.int64)
     refers_to = np.where((kind == ORIGINAL) | (rng.random(posts) < 0.2) | (index == 0), -1, index - back)

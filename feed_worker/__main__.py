@@ -1,19 +1,24 @@
 """`python -m feed_worker`: one worker of the group, until SIGTERM or Ctrl-C."""
 
+import contextlib
 import logging
 import signal
 import threading
+from collections.abc import Callable
 
 import redis
+from prometheus_client import CollectorRegistry
 
-from feed_worker.parameters import PRESETS, Parameters
+from feed_worker.endpoints import Endpoints
+from feed_worker.experiments import Experiments, experiments_of
+from feed_worker.metrics import StateCollector
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica import TOPICS, Replica, spare_collector
-from feed_worker.worker import Worker
+from feed_worker.worker import State, Worker
 from infra import logs
-from infra.clock import clock_of
-from infra.kafka import DeliveryFailed, TopicMissing, wait_for_topics
-from infra.redis import Patience, Stopped, connect
+from infra.clock import Clock, clock_of
+from infra.kafka import BrokerUnreachable, DeliveryFailed, TopicMissing, wait_for_topics
+from infra.redis import Client, Patience, Stopped, connect
 from infra.settings import Settings, SettingsError, load
 from phoenix.index import VectorIndex
 from phoenix.served import served
@@ -26,40 +31,85 @@ log = logging.getLogger("feed_worker")
 
 def main() -> None:
     """Run a worker; a mistake of the user's ends it with one line."""
-    logs.configure()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
         settings = load()
-        serve(settings, parameters_of(settings), stopping)
+        logs.configure(settings.log_format)
+        Service(settings, experiments_of(settings), stopping).run()
     except (SettingsError, TopicMissing, redis.AuthenticationError) as error:
         raise SystemExit(str(error)) from None
     except (Stopped, DeliveryFailed) as error:
         log.warning("%s", error)
 
 
-def serve(settings: Settings, parameters: Parameters, stopping: threading.Event) -> None:
-    """Wire a worker together, wait until its copy of the posts has caught up and its model is compiled, and serve."""
-    wait_for_topics(settings, ("feed-requests", "feeds-served", "dead-letters", *TOPICS), stopping)
-    client = Patience(settings, stopping).run(lambda: connect(settings))
-    model = model_of(settings)
-    store = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms))
-    store.warm_up()
-    index = VectorIndex(model.config.embed_dim)
-    index.warm_up(model.config.batch_buckets, parameters.retrieval_max)
-    clock = clock_of(settings.clock)
-    replica = Replica(settings, store, index, clock)
-    spare_collector()
-    replica.start()
-    try:
-        model.warm_up(parts=("rank", "retrieve"))
-        while not (replica.caught_up.wait(0.1) or stopping.is_set()):
-            pass
-        pipeline = foryou_pipeline(store, index, model, UserStates(client))
-        Worker(settings, pipeline, parameters, store, model, client, clock, stopping).run(replica)
-    finally:
-        replica.stop()
+class Service:
+    """A worker's process: what it waits for before it serves, and what it tells about itself meanwhile."""
+
+    def __init__(self, settings: Settings, experiments: Experiments, stopping: threading.Event) -> None:
+        self._settings, self._experiments, self._stopping = settings, experiments, stopping
+        self._registry = CollectorRegistry()
+        self._waits_for: Callable[[], str | None] = lambda: "the start"
+        self._failure: Callable[[], BaseException | None] = lambda: None
+
+    def run(self) -> None:
+        """Wire a worker together, wait until its copy of the posts has caught up and its model is compiled, serve."""
+        with Endpoints(self._settings, self._registry, self._ailment, lambda: self._waits_for()):
+            self._waits("Kafka and its topics")
+            topics = ("feed-requests", "feeds-served", "dead-letters", *TOPICS)
+            wait_for_topics(self._settings, topics, self._stopping)
+            self._waits("Redis")
+            client = Patience(self._settings, self._stopping).run(lambda: connect(self._settings))
+            self._waits("the models to be made")
+            self._serve(client)
+
+    def _serve(self, client: Client) -> None:
+        settings, clock = self._settings, clock_of(self._settings.clock)
+        model = model_of(settings)
+        rankers = {checkpoint: ranker_of(checkpoint) for checkpoint in self._experiments.checkpoints}
+        store = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms))
+        store.warm_up()
+        index = VectorIndex(model.config.embed_dim)
+        for most in self._experiments.retrieval_maxima:
+            index.warm_up(model.config.batch_buckets, most)
+        replica = self._replica(store, index, clock)
+        spare_collector()
+        replica.start()
+        try:
+            model.warm_up(self._compiles, parts=("rank", "retrieve"))
+            for ranker in rankers.values():
+                ranker.warm_up(self._compiles, parts=("rank",))
+            self._waits_for = lambda: replica.waits_for
+            while not (replica.caught_up.wait(0.1) or self._stopping.is_set()):
+                pass
+            pipeline = foryou_pipeline(store, index, model, UserStates(client), rankers)
+            versions = {checkpoint: ranker.version for checkpoint, ranker in rankers.items()}
+            state = State(store, model.version, versions, client, clock, lambda: replica.failure)
+            worker = Worker(settings, pipeline, self._experiments, state, self._registry, self._stopping)
+            self._registry.register(
+                StateCollector(model.version, pipeline, store.__len__, index.__len__, lambda: worker.lag)
+            )
+            self._waits_for, self._failure = lambda: worker.waits_for, lambda: worker.failure
+            worker.run()
+        finally:
+            replica.stop()
+
+    def _replica(self, store: PostStore, index: VectorIndex, clock: Clock) -> Replica:
+        while True:  # the broker may have gone since it was waited for: making a model takes its time
+            wait_for_topics(self._settings, TOPICS, self._stopping)
+            with contextlib.suppress(BrokerUnreachable):
+                return Replica(self._settings, store, index, clock)
+
+    def _waits(self, what: str) -> None:
+        self._waits_for = lambda: f"waiting for {what}"
+
+    def _compiles(self, what: str) -> None:
+        self._waits(f"the models to be compiled: {what}")
+
+    def _ailment(self) -> str | None:
+        failure = self._failure()
+        return f"{type(failure).__name__}: {failure}" if failure else None
 
 
 def model_of(settings: Settings) -> Phoenix:
@@ -70,16 +120,12 @@ def model_of(settings: Settings) -> Phoenix:
         raise SettingsError(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
 
 
-def parameters_of(settings: Settings) -> Parameters:
-    """The preset of the settings.
-
-    Raises:
-        SettingsError: naming those that exist.
-
-    """
-    if settings.parameters not in PRESETS:
-        raise SettingsError(f"FORYOU_PARAMETERS: no preset {settings.parameters!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[settings.parameters]
+def ranker_of(checkpoint: str) -> Phoenix:
+    """The model that a variant ranks with; raises SettingsError."""
+    try:
+        return served(checkpoint, "", 0)
+    except ValueError as error:
+        raise SettingsError(f"FORYOU_EXPERIMENTS: {error}") from None
 
 
 if __name__ == "__main__":

@@ -51,8 +51,10 @@ _COLUMNS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] = {
     "in_network": (np.bool_, ()),
     "predictions": (np.float32, (len(ACTIONS),)),
     "weighted": (np.float64, ()),
+    "boost": (np.float64, ()),
     "diversity": (np.float64, ()),
     "oon": (np.float64, ()),
+    "dpp": (np.float64, ()),
 }
 
 
@@ -70,8 +72,10 @@ class Candidates:
     related: Related  # [n]
     predictions: NDArray[np.float32]  # [n, a] probabilities, then dwell in ms; NaN until, or unless, scored
     weighted: NDArray[np.float64]  # [n]
+    boost: NDArray[np.float64]  # [n] added before the multipliers
     diversity: NDArray[np.float64]  # [n] multiplier
     oon: NDArray[np.float64]  # [n] multiplier
+    dpp: NDArray[np.float64]  # [n] multiplier, 0 for what re-ranking did not choose
 
     @classmethod
     def of(cls, posts: PostColumns, source: str, retrieval_score: NDArray[np.float32] | None = None) -> "Candidates":
@@ -85,8 +89,10 @@ class Candidates:
             related=_unrelated(posts),
             predictions=np.full((n, len(ACTIONS)), np.nan, np.float32),
             weighted=np.zeros(n),
+            boost=np.zeros(n),
             diversity=np.ones(n),
             oon=np.ones(n),
+            dpp=np.ones(n),
         )
 
     @classmethod
@@ -99,8 +105,8 @@ class Candidates:
 
     @property
     def score(self) -> NDArray[np.float64]:
-        """[n] the weighted score and its multipliers, as far as they are computed."""
-        return self.weighted * self.diversity * self.oon
+        """[n] the weighted score, what is added to it, and the multipliers, as far as they are computed."""
+        return (self.weighted + self.boost) * self.diversity * self.oon * self.dpp
 
     @property
     def scored(self) -> NDArray[np.bool_]:

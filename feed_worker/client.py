@@ -1,36 +1,46 @@
-"""The app's side: publish events, ask for a feed, wait for it.
+"""The app's side: publish events, ask for a feed, wait for it, read on.
 
 with Client() as foryou:
-foryou.publish({"type": "follow", "user_id": 1, "target_id": 2, "at": 1700000000000})
-feed = foryou.wait(1, foryou.request_feed(1))
+    foryou.publish({"type": "follow", "user_id": 1, "target_id": 2, "at": 1700000000000})
+    feed = foryou.wait(1, foryou.request_feed(1))
+    more = foryou.next_page(feed)
+
+`feed_worker.async_client.AsyncClient` has the same verbs for asyncio. Keep a client open: the first message of a new
+one takes about a second, for its connection and its producer id.
 """
 
 import time
-import uuid
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
-import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+import redis
 
+from feed_worker.answers import (
+    LOOK_AGAIN_S,
+    FeedTimeout,
+    Fresh,
+    Held,
+    NoFeed,
+    Refreshes,
+    answer_to,
+    decode_explanation,
+    decode_feed,
+    held,
+    reads_of,
+    timed_out,
+)
 from feed_worker.feed import Explanation, Feed
-from feed_worker.feed_store import FeedStore
-from infra.kafka import partitions_of, producer_config
-from infra.redis import connect, subscription
+from feed_worker.outbox import Outbox, Outgoing, Undelivered, checked, feed_request
+from infra.kafka import partitions_of
+from infra.redis import connect, subscription, unreachable
 from infra.settings import Settings, load
 from infra.topics import INPUTS
-from thunder_ingest.events import LAST_TIME_MS, Event, FeedRequest, Refused, decode_any, encode, key_of, topic_of
+from thunder_ingest.events import Event
 from thunder_ingest.ids import PublishedId, published_form
-from thunder_ingest.redis_form import ready_channel
+from thunder_ingest.redis_form import explain_key, feed_key, ready_channel
 
-
-class FeedTimeout(TimeoutError):
-    """No answer to a feed request arrived in time."""
-
-
-class Undelivered(RuntimeError):
-    """The broker did not take every message."""
+__all__ = ["Client", "FeedTimeout", "Fresh", "NoFeed", "Undelivered"]
 
 
 class Client:
@@ -46,11 +56,8 @@ class Client:
         self._settings = settings or load()
         partitions_of(self._settings, INPUTS)
         self.redis = connect(self._settings)
-        self._store = FeedStore(self.redis, self._settings.feed_ttl_s)
-        self._producer = Producer(producer_config(self._settings) | {"on_delivery": self._on_delivery})
-        self._delivered: dict[tuple[str, int], int] = {}
-        self._refused: list[KafkaError] = []
-        self._asked: dict[str, int] = {}
+        self._outbox = Outbox(self._settings)
+        self._refreshes = Refreshes()
 
     def __enter__(self) -> Self:
         return self
@@ -67,22 +74,16 @@ class Client:
             thunder_ingest.events.Refused: for the first event that the flows would refuse; those before it are sent.
 
         """
-        for event in [events] if isinstance(events, dict | msgspec.Struct) else events:
-            checked = decode_any(msgspec.json.encode(event))
-            self.publish_raw(topic_of(checked), published_form(key_of(checked)).encode(), encode(checked))
+        for message in checked(events):
+            self._send(message)
 
     def publish_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
         """Hand one message to Kafka as it is; waits while the producer's queue is full."""
-        while True:
-            try:
-                self._producer.produce(topic, key=key, value=value)
-            except BufferError:
-                self._producer.poll(0.1)
-            except KafkaException as error:  # larger than any broker takes
-                raise Refused(error.args[0].str()) from None
-            else:
-                self._producer.poll(0)
-                return
+        self._send(Outgoing(topic, key, value))
+
+    def _send(self, message: Outgoing) -> None:
+        while not self._outbox.offer(message):
+            self._outbox.serve(0.1)
 
     def flush(self, timeout_s: float = 30.0) -> dict[tuple[str, int], int]:
         """Wait until Kafka has everything.
@@ -94,14 +95,8 @@ class Client:
             Undelivered: something is not there after `timeout_s`, or was refused by the broker.
 
         """
-        if remaining := self._producer.flush(timeout_s):
-            raise Undelivered(
-                f"{remaining} messages were not taken by Kafka at {self._settings.kafka} in {timeout_s} s"
-            )
-        if self._refused:
-            reasons = "; ".join(sorted({error.str() for error in self._refused}))
-            raise Undelivered(f"Kafka at {self._settings.kafka} refused {len(self._refused)} messages: {reasons}")
-        return dict(self._delivered)
+        self._outbox.hurry(timeout_s)
+        return self._outbox.delivered(timeout_s)
 
     def request_feed(self, user: PublishedId, *, at: int | None = None, **options: Any) -> str:
         """Ask for a feed.
@@ -109,60 +104,127 @@ class Client:
         Args:
             user: the viewer's id as published.
             at: the time of the request, epoch milliseconds; now, if not given.
-            options: `size`, `surface`, `in_network_only`, `exclude_videos`, `seen_ids`, `explain`, `deadline_ms`.
+            options: `size`, `surface`, `in_network_only`, `exclude_videos`, `langs`, `seen_ids`, `explain`, `after`
+                (the request id of a page: what this one continues), `deadline_ms`. A deadline counts from `at` by the
+                clock of the workers; the `timeout_s` of those who wait needs no clocks in step.
 
         Returns:
             the request id, for `wait`.
 
         """
-        at = at or time.time_ns() // 1_000_000
-        request_id = uuid.uuid4().hex
-        self.publish(FeedRequest(request_id=request_id, user_id=user, at=at, **options))
-        self._asked[request_id] = at
-        self._producer.flush(0.05)
-        return request_id
+        request = feed_request(user, at, options)
+        self.publish(request)
+        self._outbox.hurry(0.05)
+        return request.request_id
 
     def wait(self, user: PublishedId, request_id: str, timeout_s: float = 10.0) -> Feed:
-        """Wait for the answer to a request.
+        """Wait for the answer to a request of the last hour.
 
         Returns:
             the feed that answers it, or that of a later request where one has replaced it.
 
         Raises:
+            NoFeed: the request failed or expired; what the user had before is still there for `feed`.
             FeedTimeout: saying what to look at.
+            infra.redis.RedisUnreachable: naming the address.
 
         """
-        form = published_form(user)
+        try:
+            return self._awaited(published_form(user), request_id, timeout_s)
+        except redis.ConnectionError as error:
+            raise unreachable(self._settings, error) from None
+
+    def _awaited(self, form: str, request_id: str, timeout_s: float) -> Feed:
         deadline = time.monotonic() + timeout_s
-        asked_at = self._asked.pop(request_id, LAST_TIME_MS)
         with subscription(self.redis) as announced:
             announced.subscribe(ready_channel(form))
             announced.get_message(timeout=timeout_s)  # the confirmation: from now on no announcement is missed
-            while (left := deadline - time.monotonic()) > 0:
-                feed = self._store.feed(form)
-                if feed and (request_id in feed.answers or feed.at > asked_at):
+            while True:
+                if feed := answer_to(form, request_id, *self._read(*reads_of(form, request_id))):
                     return feed
-                announced.get_message(timeout=min(left, 0.5))
-        raise FeedTimeout(
-            f"no answer to request {request_id} of user {form} within {timeout_s:g} s: is a worker running? "
-            "`foryou doctor` tells"
-        )
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise timed_out(form, request_id, timeout_s, self._outbox.waiting, self._settings.kafka)
+                announced.get_message(timeout=min(left, LOOK_AGAIN_S))
+
+    def next_page(self, feed: Feed, *, timeout_s: float = 10.0, at: int | None = None, **options: Any) -> Feed:
+        """Ask for the page after a feed and wait for it: none of its posts was on an earlier page.
+
+        After the last page comes a feed of status `empty`. How far back pages are remembered: the viewer's last 500
+        posts served.
+
+        Args:
+            feed: the page before.
+            timeout_s: as for `wait`, which also says what is raised.
+            at: as for `request_feed`; later than that of the page before, even where another machine asked for it.
+            options: as for `request_feed`; those of the first page are not remembered.
+
+        """
+        at = at or max(time.time_ns() // 1_000_000, feed.at + 1)
+        request_id = self.request_feed(feed.user_id, at=at, after=feed.request_id, **options)
+        return self.wait(feed.user_id, request_id, timeout_s)
+
+    def fresh(self, user: PublishedId, *, max_age_ms: int = 60_000, timeout_s: float = 1.0, **options: Any) -> Fresh:
+        """A feed that is young enough, at once where there is one; else a new one, if it comes in time; else the old.
+
+        Age is counted by Redis, from the time to live that the workers give a feed: `feed_ttl_s` must be theirs.
+        Where a feed is asked for already, by this client and for `fresh`, that one is waited for.
+
+        Args:
+            user: the viewer's id as published.
+            max_age_ms: a feed is young enough up to here.
+            timeout_s: how long a new one may take. With 0 the old one is returned at once, and the new one is there
+                for whoever asks a moment later.
+            options: of the request, as for `request_feed`.
+
+        Raises:
+            NoFeed, FeedTimeout: as `wait`, where there is no old one either.
+
+        """
+        form = published_form(user)
+        old = self._held(form)
+        if old and old.age_ms <= max_age_ms:
+            return Fresh(old.feed, is_stale=False)
+        request_id = self._refreshes.under_way(form)
+        if request_id is None:
+            request_id = self.request_feed(user, **options)
+            self._refreshes.begins(form, request_id)
+        if old and timeout_s <= 0:
+            return Fresh(old.feed, is_stale=True)
+        try:
+            new = self.wait(user, request_id, timeout_s)
+        except FeedTimeout:
+            if old is None:
+                raise
+        except NoFeed:
+            self._refreshes.ends(form)
+            if old is None:
+                raise
+        else:
+            self._refreshes.ends(form)
+            return Fresh(new, is_stale=False)
+        return Fresh(old.feed, is_stale=True)
 
     def feed(self, user: PublishedId) -> Feed | None:
         """The newest feed of a user, if there is one."""
-        return self._store.feed(published_form(user))
+        (document,) = self._read(("GET", feed_key(published_form(user))))
+        return decode_feed(document)
 
     def explain(self, user: PublishedId) -> Explanation | None:
         """The explanation of the last feed that was requested with `explain=True`, if there is one."""
-        return self._store.explanation(published_form(user))
+        (document,) = self._read(("GET", explain_key(published_form(user))))
+        return None if document is None else decode_explanation(document)
 
     def close(self) -> None:
         """Let go of the connections; `flush` first what must arrive."""
         self.redis.close()
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._refused.append(error)
-            return
-        part = (message.topic() or "", message.partition() or 0)
-        self._delivered[part] = max(self._delivered.get(part, 0), (message.offset() or 0) + 1)
+    def _held(self, form: str) -> Held | None:
+        document, left_ms = self._read(("GET", feed_key(form)), ("PTTL", feed_key(form)))
+        return held(document, cast(int, left_ms), self._settings.feed_ttl_s)
+
+    def _read(self, *commands: tuple[str, ...]) -> list[bytes | None]:
+        with self.redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            replies: list[bytes | None] = pipe.execute()
+        return replies

@@ -1,23 +1,31 @@
 """The kinds of components that a pipeline is made of.
 
 A component is a small class that states one rule. The framework asks whether it is enabled, times it, counts what goes
-in and out, checks what it returns, and decides what its failure means, so that no component has a line for that.
+in and out, checks what it returns, and decides what its failure or its taking too long means, so that no component has
+a line for that. A component changes nothing of what it is given; what it found out it returns.
 """
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.candidates import Candidates
 from feed_worker.query import Query
+from thunder_ingest.user_state import UserState
 
 if TYPE_CHECKING:
     from feed_worker.framework import Result
 
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+@cache
+def _snake_case(name: str) -> str:
+    return _WORD_STARTS.sub("_", name).lower()
 
 
 class Component(Protocol):
@@ -26,33 +34,58 @@ class Component(Protocol):
     Attributes:
         required: whether its failure fails the request (safety, and what no feed can do without). The failure of any
             other component is noted in the feed as a degradation.
+        own_thread: whether it is called on a thread of its own, for the whole batch, and given up when its budget is
+            over: for what waits for a server or a model, or scans. Others are called at once, which takes less.
+        waits: among components that are asked at the same time: whether this one, and those after it, is asked only
+            when all before it have answered, because it goes by what they found.
 
     """
 
     required: ClassVar[bool] = False
+    own_thread: ClassVar[bool] = False
+    waits: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
-        """The class's name in snake case; what funnels, timings and degradations call it."""
-        return _WORD_STARTS.sub("_", type(self).__name__).lower()
+        """The class's name in snake case; what funnels, timings, budgets and degradations call it."""
+        return _snake_case(type(self).__name__)
 
     def enable(self, _query: Query, /) -> bool:
         """Whether the component has a part in this request."""
         return True
 
 
+class Known(TypedDict, total=False):
+    """What a query hydrator knows: values for these attributes of a query."""
+
+    user: UserState
+    seen: NDArray[np.int64]
+    served: NDArray[np.int64]
+
+
 class QueryHydrator(Component, Protocol):
     """Reads what is known about the viewers."""
 
-    def hydrate(self, queries: Sequence[Query], /) -> None:
-        """Fill in queries; may be called again for the same ones."""
+    own_thread: ClassVar[bool] = True
+
+    def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+        """What is now known of each query; may be called again for the same ones."""
+
+
+class Fetched(NamedTuple):
+    """What a source found for a query, which may be nothing, and what it lacked to find more: the feed quotes that."""
+
+    candidates: Candidates
+    lacking: tuple[str, ...] = ()
 
 
 class Source(Component, Protocol):
     """Finds candidates."""
 
-    def fetch(self, queries: Sequence[Query], /) -> list[Candidates]:
-        """Candidates for each query; may be empty."""
+    own_thread: ClassVar[bool] = True
+
+    def fetch(self, queries: Sequence[Query], /) -> list[Fetched]:
+        """Candidates for each query."""
 
 
 class Hydrator(Component, Protocol):

@@ -8,13 +8,14 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from feed_worker.candidates import SOURCES, Candidates
+from feed_worker.candidates import SOURCES, Candidates, concat
 from feed_worker.framework import Result
 from feed_worker.parameters import Parameters
 from feed_worker.scorers.weighted import weighted_terms
 from thunder_ingest.events import ACTIONS, KINDS, FeedServed, FeedStatus, KindName
 from thunder_ingest.ids import id64
 from thunder_ingest.post_store import PostStore
+from thunder_ingest.schemas import DIALECT
 
 REASONS = 3
 
@@ -51,7 +52,7 @@ class Feed(Struct, kw_only=True):
     """The document under `feed:{user}`.
 
     `at` stands first: writers compare it without parsing the rest, so that an older request never overwrites a newer
-    feed.
+    feed. `model_version` is that of the ranker; `experiments` has the viewer's variant of each.
     """
 
     at: Time
@@ -64,6 +65,7 @@ class Feed(Struct, kw_only=True):
     items: list[FeedItem]
     degradations: list[str]
     answers: list[str]
+    experiments: dict[str, str] = {}
 
 
 class FunnelStep(Struct, kw_only=True):
@@ -76,17 +78,22 @@ class FunnelStep(Struct, kw_only=True):
 
 
 class Dropped(Struct, array_like=True):
-    """A candidate that a filter took out."""
+    """A candidate that a filter, the selector or the feed's size took out.
+
+    Where it had been scored by then, with its score and its rank among all that were, both as of before re-ranking.
+    """
 
     post_id: Id
     filter: str
+    score: float | None = None
+    rank: int | None = None
 
 
 class ExplainedItem(Struct, kw_only=True):
     """The arithmetic of one item's score.
 
     The terms sum up to `combined`; `combined` + `offset` = `weighted`;
-    `weighted` x `author_diversity` x `out_of_network` = `score`.
+    (`weighted` + `boost`) x `author_diversity` x `out_of_network` x `dpp` = `score`.
     `scored` is false where the ranker gave no predictions; the predictions and terms are then empty.
     """
 
@@ -104,32 +111,48 @@ class ExplainedItem(Struct, kw_only=True):
     combined: float
     offset: float
     weighted: float
+    boost: float
     author_diversity: float
     out_of_network: float
+    dpp: float
     score: float
 
 
 class Explanation(Struct, kw_only=True):
-    """The document under `explain:{user}`: where each item came from, and where every other candidate went."""
+    """The document under `explain:{user}`: where each item came from, and where every other candidate went.
+
+    `history_at` is the time of the newest of the `history_length` positions that the feed was ranked by.
+    `timings_ms` is per component, `stages_ms` per stage: less than the sum of components that worked at the same time.
+    """
 
     at: Time
     request_id: str
     user_id: Id
     status: FeedStatus
     parameters: str
+    history_length: int = 0
+    history_at: Time | None = None
     degradations: list[str]
     funnel: list[FunnelStep]
     timings_ms: dict[str, float]
+    stages_ms: dict[str, float] = {}
     items: list[ExplainedItem]
     dropped: list[Dropped]
+    model_version: str = ""
+    experiments: dict[str, str] = {}
 
 
 def feed_schema() -> dict[str, Any]:
     """The JSON Schema of a feed."""
-    return msgspec.json.schema(Feed)
+    return {"$schema": DIALECT, "title": "feed", **msgspec.json.schema(Feed)}
 
 
-def feed_of(result: Result, store: PostStore, model_version: str, generated_at: int, answers: Sequence[str]) -> Feed:
+def explanation_schema() -> dict[str, Any]:
+    """The JSON Schema of an explanation."""
+    return {"$schema": DIALECT, "title": "explain", **msgspec.json.schema(Explanation)}
+
+
+def feed_of(result: Result, store: PostStore, generated_at: int, answers: Sequence[str]) -> Feed:
     """The document of a result; `answers` are the ids of all requests that it answers.
 
     What has left the store since it was selected is left out: a deletion never waits for a feed.
@@ -141,28 +164,35 @@ def feed_of(result: Result, store: PostStore, model_version: str, generated_at: 
         user_id=result.query.user_form,
         status="empty" if result.status in ("ok", "degraded") and not shown.forms else result.status,
         generated_at=generated_at,
-        model_version=model_version,
+        model_version=result.query.model_version,
         parameters=result.query.parameters.name,
         items=_items(shown, result.query.parameters),
         degradations=result.query.degradations,
         answers=list(answers),
+        experiments=result.query.experiments,
     )
 
 
 def explanation_of(result: Result, store: PostStore) -> Explanation:
     """The explanation of a result; its request must have asked for one, else the dropped candidates are not known."""
     query, shown = result.query, _shown(result.candidates, store)
+    history_at = [] if query.user is None else query.user.positions["at"].tolist()
     return Explanation(
         at=query.request.at,
         request_id=query.request.request_id,
         user_id=query.user_form,
         status=result.status,
         parameters=query.parameters.name,
+        history_length=len(history_at),
+        history_at=max(history_at, default=None),
         degradations=query.degradations,
         funnel=[FunnelStep(stage=s.stage, name=s.name, entered=s.entered, left=s.left) for s in result.funnel],
         timings_ms=result.timings_ms,
+        stages_ms=result.stages_ms,
         items=_explained(shown, query.parameters),
         dropped=_dropped(result, store),
+        model_version=query.model_version,
+        experiments=query.experiments,
     )
 
 
@@ -181,6 +211,8 @@ def served_of(result: Result, feed: Feed, request_id: str) -> FeedServed:
         post_ids=[id64(item.post_id) for item in feed.items],
         author_ids=[id64(item.author_id) for item in feed.items],
         scores=[item.score for item in feed.items],
+        experiments=feed.experiments,
+        degradations=feed.degradations,
     )
 
 
@@ -249,8 +281,10 @@ def _explained(shown: _Shown, parameters: Parameters) -> list[ExplainedItem]:
             combined=float(terms[i].sum()),
             offset=float(candidates.weighted[i] - terms[i].sum()),
             weighted=float(candidates.weighted[i]),
+            boost=float(candidates.boost[i]),
             author_diversity=float(candidates.diversity[i]),
             out_of_network=float(candidates.oon[i]),
+            dpp=float(candidates.dpp[i]),
         )
         for i, facts in enumerate(_facts(shown))
     ]
@@ -265,7 +299,19 @@ def _finite(value: np.float32) -> float | None:
 
 
 def _dropped(result: Result, store: PostStore) -> list[Dropped]:
-    return [Dropped(form, name) for name, post_ids in result.dropped for form in _post_forms(post_ids, store)]
+    if not result.dropped:
+        return []
+    names = [name for name, candidates in result.dropped for _ in range(len(candidates))]
+    everything = concat([*(candidates for _, candidates in result.dropped), result.candidates])
+    everything = everything.with_columns(dpp=np.ones(len(everything)))
+    ranks = np.empty(len(everything), np.int64)
+    ranks[everything.ranking()] = np.arange(1, len(everything) + 1)
+    forms = _post_forms(everything.posts.post_id[: len(names)], store)
+    columns = zip(forms, names, everything.scored.tolist(), everything.score.tolist(), ranks.tolist(), strict=False)
+    return [
+        Dropped(form, name, score, rank) if scored else Dropped(form, name)
+        for form, name, scored, score, rank in columns
+    ]
 
 
 def _post_forms(post_ids: NDArray[np.int64], store: PostStore) -> list[str]:

@@ -44,22 +44,23 @@ def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) 
 
 
 def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], config: ModelConfig) -> CandidateInputs:
-    """The first `max_candidates` of each query; a repost is asked about as the post that is read."""
-    scored = [
-        each.take(np.arange(min(len(each), query.parameters.max_candidates)))
+    """The first `max_candidates` of each query, as `limited`; a repost is asked about as the post that is read."""
+    counts = [
+        min(len(each), query.limited(query.parameters.max_candidates))
         for query, each in zip(queries, candidates, strict=True)
     ]
-    width = max(map(len, scored))
-    ages = [np.maximum(query.now_ms - each.posts.created_at, 0) for query, each in zip(queries, scored, strict=True)]
+    ages = [
+        np.maximum(query.now_ms - each.posts.created_at, 0) for query, each in zip(queries, candidates, strict=True)
+    ]
     return CandidateInputs(
-        post_id=_stacked([each.original_id for each in scored], width),
-        author_id=_stacked([each.original_author_id for each in scored], width),
-        tokens=_stacked([each.posts.tokens[:, : config.tokens] for each in scored], width),
-        video_ms=_stacked([each.posts.video_ms for each in scored], width),
-        photos=_stacked([each.posts.photos for each in scored], width),
-        age_ms=_stacked(ages, width),
+        post_id=_stacked([each.original_id for each in candidates], counts),
+        author_id=_stacked([each.original_author_id for each in candidates], counts),
+        tokens=_stacked([each.posts.tokens[:, : config.tokens] for each in candidates], counts),
+        video_ms=_stacked([each.posts.video_ms for each in candidates], counts),
+        photos=_stacked([each.posts.photos for each in candidates], counts),
+        age_ms=_stacked(ages, counts),
         surface=np.array([surface_code(query.request.surface) for query in queries], np.uint8),
-        mask=_stacked([np.ones(len(each), np.bool_) for each in scored], width),
+        mask=_stacked([np.ones(len(each), np.bool_) for each in candidates], counts),
     )
 
 
@@ -80,13 +81,13 @@ def _tokens(store: PostStore, post_ids: NDArray[np.int64], length: int) -> NDArr
     tokens = np.zeros((*post_ids.shape, length), np.uint32)
     with store.lock:
         rows = store.rows_of(post_ids)
-        tokens[rows >= 0] = store.columns(rows[rows >= 0]).tokens[:, :length]
+        tokens[rows >= 0] = store.tokens(rows[rows >= 0])[:, :length]
     return tokens
 
 
-def _stacked(columns: Sequence[NDArray[Any]], width: int) -> NDArray[Any]:
-    """Columns [n, …] of different lengths as one array [B, C, …], padded with zeros."""
-    stacked = np.zeros((len(columns), width, *columns[0].shape[1:]), columns[0].dtype)
-    for row, column in enumerate(columns):
-        stacked[row, : len(column)] = column
+def _stacked(columns: Sequence[NDArray[Any]], counts: Sequence[int]) -> NDArray[Any]:
+    """The first rows of columns [n, …], as many of each as `counts` says, as one array [B, C, …] padded with zeros."""
+    stacked = np.zeros((len(columns), max(counts), *columns[0].shape[1:]), columns[0].dtype)
+    for row, (column, count) in enumerate(zip(columns, counts, strict=True)):
+        stacked[row, :count] = column[:count]
     return stacked

@@ -1,13 +1,17 @@
 """The For You pipeline: the one place that lists its stages, in order."""
 
+from collections.abc import Mapping
+
 import redis
 
+from feed_worker.budgets import FORYOU_BUDGETS_MS, Budgets
 from feed_worker.filters.age import AgeFilter
 from feed_worker.filters.author_socialgraph import AuthorSocialgraphFilter
 from feed_worker.filters.core_data import CoreDataFilter
 from feed_worker.filters.dedup_conversation import DedupConversationFilter
 from feed_worker.filters.drop_duplicates import DropDuplicatesFilter
 from feed_worker.filters.ineligible_subscription import IneligibleSubscriptionFilter
+from feed_worker.filters.language import LanguageFilter
 from feed_worker.filters.muted_keyword import MutedKeywordFilter
 from feed_worker.filters.oon_retweet_reply import OONRetweetReplyFilter
 from feed_worker.filters.previously_seen import PreviouslySeenFilter
@@ -22,6 +26,8 @@ from feed_worker.hydrators.related_posts import RelatedPostsHydrator
 from feed_worker.ports import Model, Users
 from feed_worker.query_hydrators.user_state import UserStateHydrator
 from feed_worker.scorers.author_diversity import AuthorDiversityScorer
+from feed_worker.scorers.dpp import DPPScorer
+from feed_worker.scorers.new_author_boost import NewAuthorBoostScorer
 from feed_worker.scorers.oon import OONScorer
 from feed_worker.scorers.phoenix import PhoenixScorer
 from feed_worker.scorers.weighted import WeightedScorer
@@ -34,11 +40,23 @@ from phoenix.index import VectorIndex
 from thunder_ingest.post_store import PostStore
 
 
-def foryou_pipeline(store: PostStore, index: VectorIndex, model: Model, users: Users) -> Pipeline:
+def foryou_pipeline(
+    store: PostStore,
+    index: VectorIndex,
+    model: Model,
+    users: Users,
+    rankers: Mapping[str, Model] | None = None,
+    *,
+    budgets_ms: Budgets = FORYOU_BUDGETS_MS,
+) -> Pipeline:
     """The pipeline over a worker's state; what it is tuned by comes with each query.
 
     The names and the order are the published ones, but that visibility is checked before scoring too. How old a post
-    may be is the store's limit. A Redis that does not answer is the caller's to wait for.
+    may be is the store's limit. Sources search at the same time, but that what is popular waits for what the others
+    find. A Redis that does not answer is the caller's to wait for.
+
+    `rankers` are those of experiments, by checkpoint. They score what the served model's vectors have found, since the
+    index has vectors of that version alone.
     """
     return Pipeline(
         query_hydrators=[UserStateHydrator(users)],
@@ -64,13 +82,16 @@ def foryou_pipeline(store: PostStore, index: VectorIndex, model: Model, users: U
             MutedKeywordFilter(store),
             AuthorSocialgraphFilter(),
             VideoFilter(),
+            LanguageFilter(store),
             VisibilityFilter(store),
         ],
         scorers=[
-            PhoenixScorer(store, model),
+            PhoenixScorer(store, model, rankers),
             WeightedScorer(),
+            NewAuthorBoostScorer(store),
             AuthorDiversityScorer(),
             OONScorer(),
+            DPPScorer(index, model),
         ],
         selector=TopKSelector(),
         post_selection_filters=[
@@ -79,4 +100,5 @@ def foryou_pipeline(store: PostStore, index: VectorIndex, model: Model, users: U
         ],
         side_effects=[ServedHistory(users)],
         passes=(redis.ConnectionError, redis.TimeoutError),
+        budgets_ms=budgets_ms,
     )

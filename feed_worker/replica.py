@@ -55,6 +55,7 @@ class Replica:
         self._outage = outage("Kafka", settings.kafka)
         self._consumer = Consumer(consumer_config(settings, group(settings, "replica")) | _READ_AHEAD)
         self._ends = self._assign(partitions_of(settings, TOPICS))
+        self._left: dict[str, int] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
         self._expired_at = time.monotonic()
@@ -98,8 +99,19 @@ class Replica:
             self._store.expire(self._clock.now_ms())
 
     def _reached(self) -> bool:
-        positions = self._consumer.position([TopicPartition(*part) for part in self._ends])
-        return all(part.offset >= self._ends[part.topic, part.partition] for part in positions)
+        left = dict.fromkeys(TOPICS, 0)
+        for part in self._consumer.position([TopicPartition(*part) for part in self._ends]):
+            left[part.topic] += max(0, self._ends[part.topic, part.partition] - max(0, part.offset))
+        self._left = left
+        return not any(left.values())
+
+    @property
+    def waits_for(self) -> str | None:
+        """How much of what was in the topics at the start is still to be read; None once nothing is."""
+        if self.caught_up.is_set():
+            return None
+        behind = (f"{topic} ({left:,} offsets)" for topic, left in self._left.items() if left)
+        return f"reading what is in Kafka; left are {', '.join(behind) or 'all topics'}"
 
     def _apply(self, messages: list[Message]) -> None:
         by_topic: dict[str, _Records] = {topic: {} for topic in TOPICS}

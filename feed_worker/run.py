@@ -29,8 +29,10 @@ class Result:
 
     Attributes:
         candidates: what is shown, in order.
-        dropped: which component dropped which posts; kept only where the request asks for an explanation.
+        dropped: which component dropped which candidates; kept only where the request asks for an explanation.
         timings_ms: per component; a component that works on the batch is counted whole for each of its requests.
+        stages_ms: per stage, the wall time of the whole batch. It is less than its components' sum where they worked at
+            the same time, and more than that where the batch has other requests.
 
     """
 
@@ -38,21 +40,37 @@ class Result:
     candidates: Candidates
     status: FeedStatus
     funnel: list[Step]
-    dropped: list[tuple[str, NDArray[np.int64]]]
+    dropped: list[tuple[str, Candidates]]
     timings_ms: dict[str, float]
+    stages_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One request on its way; `failed` once a required component failed, `source_failed` once any source did."""
+    """One request on its way.
+
+    Attributes:
+        failed: a required component failed.
+        expired: the deadline passed; whichever comes first, this or `failed`, ends the request.
+        source_failed: some source failed.
+
+    """
 
     query: Query
     candidates: Candidates = NO_CANDIDATES
     failed: bool = False
+    expired: bool = False
     source_failed: bool = False
     funnel: list[Step] = field(default_factory=list)
-    dropped: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
+    dropped: list[tuple[str, Candidates]] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    _result: Result | None = None
+
+    def goes_on(self) -> bool:
+        """Whether there is anything left to do for the request, by now."""
+        self.expired |= not self.failed and self.query.is_expired
+        return not (self.failed or self.expired)
 
     def narrow(self, name: str, index: NDArray[Any]) -> None:
         """Keep the candidates under a mask, or at positions; remember the others where that was asked for."""
@@ -60,12 +78,17 @@ class Run:
         if self.query.request.explain and len(narrowed) < len(self.candidates):
             left_out = np.ones(len(self.candidates), np.bool_)
             left_out[index] = False
-            self.dropped.append((name, self.candidates.posts.post_id[left_out]))
+            self.dropped.append((name, self.candidates.take(left_out)))
         self.candidates = narrowed
 
     def result(self) -> Result:
-        """The result: at most as many candidates as were asked for, and the status."""
-        if self.failed:
+        """The result: at most as many candidates as were asked for, and the status; the same however often asked."""
+        if self._result is None:
+            self._result = self._ended()
+        return self._result
+
+    def _ended(self) -> Result:
+        if not self.goes_on():
             self.candidates = NO_CANDIDATES
         entered, size = len(self.candidates), self.query.size
         if entered > size:
@@ -78,10 +101,11 @@ class Run:
             funnel=self.funnel,
             dropped=self.dropped,
             timings_ms=self.timings_ms,
+            stages_ms=self.stages_ms,
         )
 
     def _status(self) -> FeedStatus:
-        if self.query.is_expired:
+        if self.expired:
             return "expired"
         if self.failed or (self.source_failed and not len(self.candidates)):
             return "failed"  # not `empty`: nobody knows whether there was something to show

@@ -1,60 +1,64 @@
-"""The worker's loop: requests that wait ▸ one run of the pipeline ▸ feeds in Redis ▸ offsets committed.
+"""The worker: three threads through which batches of requests pass.
 
-The order of writing, which every guarantee rests on:
+intake: take, admit, gather candidates ▸ ranking: score and select ▸ delivery: write, announce, publish, commit.
 
-1. feeds and explanations to Redis, announced there;
-2. `feeds-served` and dead letters to Kafka, delivered;
-3. the requests' offsets.
-
-A worker that dies in between leaves its requests to the next one, which answers them again.
+A thread works on one batch while the others work on those before and after it. A batch forms when the ranking has room
+for it, from what waits at that moment; nothing is ever delayed to fill it. The first error of any thread ends the
+worker: whatever is not committed, the next one computes again.
 """
 
-import json
 import logging
-import os
-import socket
 import threading
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
 
-import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from prometheus_client import CollectorRegistry
 
-from feed_worker.feed import explanation_of, feed_of, served_of
-from feed_worker.feed_store import Answer, FeedStore
-from feed_worker.framework import Pipeline, Result
-from feed_worker.parameters import Parameters
+from feed_worker.admission import Admission, Refusal
+from feed_worker.batch import Batch, Computation, Computing, refused
+from feed_worker.delivery import Delivery, Documents
+from feed_worker.experiments import Experiments
+from feed_worker.feed_store import FeedStore
+from feed_worker.framework import Pipeline
+from feed_worker.intake import Intake, Letter
+from feed_worker.metrics import WorkerMetrics
+from feed_worker.overlap import Overlap
+from feed_worker.presence import Presence
 from feed_worker.query import Query
-from feed_worker.replica import Replica
+from feed_worker.waiting import Asked, Waiting
 from infra.clock import Clock
-from infra.dead_letters import dead_letter
-from infra.kafka import Publisher, Record, consumer_config, group
-from infra.outage import outage
+from infra.kafka import Publisher
 from infra.redis import Client, Patience
 from infra.settings import Settings
-from phoenix.serving import Phoenix
-from thunder_ingest.events import FeedRequest, Refused, decode, encode, pack
+from thunder_ingest.events import FeedRequest
 from thunder_ingest.ids import id64, published_form
 from thunder_ingest.post_store import PostStore
 
 log = logging.getLogger(__name__)
 
-READY_KEY = "foryou:ready"
-WAIT_S = 0.2
-REBALANCED = {
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError._NO_OFFSET,
-}
+WAIT_S: Final = 0.2
+BUSY_S: Final = 0.01
+"""How long to wait for viewers that are busy before looking whether somebody else has come."""
+
+IN_HAND: Final = 512
+"""Requests taken from Kafka at most that wait here for their turn: so many are looked at for some to be merged."""
+
+FINISH_S: Final = 20.0
+"""How long what is under way is waited for when partitions go, or the worker is to end; then it is left to the next."""
 
 
-class Asked(NamedTuple):
-    """One computation: the newest of the requests that wait together and want the same, and the ids of all of them."""
+class State(NamedTuple):
+    """What a worker serves from."""
 
-    request: FeedRequest
-    answers: list[str]
+    posts: PostStore
+    model_version: str
+    rankers: Mapping[str, str]
+    """The versions of the models that experiments rank with, by checkpoint."""
+    redis: Client
+    clock: Clock
+    failure: Callable[[], BaseException | None]
+    """Why the state is not kept up any more, should that happen."""
 
 
 class Worker:
@@ -64,140 +68,135 @@ class Worker:
         self,
         settings: Settings,
         pipeline: Pipeline,
-        parameters: Parameters,
-        store: PostStore,
-        model: Phoenix,
-        redis: Client,
-        clock: Clock,
+        experiments: Experiments,
+        state: State,
+        registry: CollectorRegistry,
         stopping: threading.Event,
     ) -> None:
-        self._settings, self._pipeline, self._parameters = settings, pipeline, parameters
-        self._posts, self._model, self._clock, self._stopping = store, model, clock, stopping
-        self._redis, self._feeds = redis, FeedStore(redis, settings.feed_ttl_s)
+        self._settings, self._experiments, self._state, self._stopping = settings, experiments, state, stopping
         self._patience = Patience(settings, stopping)
-        self._publisher = Publisher(settings)
-        self._outage = outage("Kafka", settings.kafka)
-        self._name = f"{socket.gethostname()}-{os.getpid()}"
+        self._computing = Computing(pipeline, self._patience, lambda query: self._query(query.request, query.quality))
+        self._admission = Admission(settings.max_wait_ms)
+        self._metrics = WorkerMetrics(registry)
+        self._presence = Presence(state.redis, self._patience, model_version=state.model_version, clock=settings.clock)
+        self._waiting = Waiting()
+        self._letters: list[Letter] = []
+        self._delivery = Delivery(
+            self._computing,
+            Documents(state.posts, state.clock),
+            FeedStore(state.redis, settings.feed_ttl_s),
+            Publisher(settings),
+            self._patience,
+            self._done,
+            self._metrics,
+            stopping,
+        )
+        self._line = Overlap(
+            ("ranking", lambda batch: self._computing.rank(batch.computations)),
+            ("delivery", self._delivery),
+        )
+        self._ready = False
 
-    def run(self, replica: Replica) -> None:
-        """Join the group, say that the worker is ready, and answer requests until `stopping`."""
-        consumer = Consumer(consumer_config(self._settings, group(self._settings, "feed-worker")))
-        consumer.subscribe(["feed-requests"], on_assign=self._on_assign)
+    @property
+    def lag(self) -> dict[int, int]:
+        """Requests not yet answered, by partition of this worker."""
+        return self._intake.lag if self._ready else {}
+
+    @property
+    def waits_for(self) -> str | None:
+        """What is missing until the worker answers requests."""
+        return None if self._ready else "the group to assign partitions"
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ends the worker, if something does."""
+        return self._line.failure or self._state.failure()
+
+    def run(self) -> None:
+        """Join the group, say that the worker is ready, and answer requests until `stopping`; then leave in order."""
+        self._intake = Intake(self._settings, self._state.clock, self._on_assign, self._finish)
         try:
-            while not self._stopping.is_set():
-                if replica.failure:
-                    raise replica.failure
-                if messages := self._waiting(consumer):
-                    self.answer(messages)
-                    self._commit(consumer, messages)
+            with self._line:
+                while not self._stopping.is_set():
+                    self._step()
+                self._finish()
+                self._line.check()
         finally:
-            consumer.close()
-            self._patience.run(lambda: self._redis.hdel(READY_KEY, self._name))
+            self._intake.close()
+            self._presence.withdraw()
 
-    def answer(self, messages: Sequence[Message]) -> None:
-        """Answer the requests in messages: steps 1 and 2 of the order above."""
-        requests, refused = self._decoded(messages)
-        asked = merged(requests)
-        results = self._patience.run(lambda: self._pipeline.run([self._query(each.request) for each in asked]))
-        answers = [self._answer(each, result) for each, result in zip(asked, results, strict=True)]
-        self._patience.run(lambda: self._feeds.write(answers))
-        served = [self._served(result, answer) for result, answer in zip(results, answers, strict=True)]
-        self._publisher.publish([record for records in served for record in records] + refused)
-        self._publisher.flush(self._stopping.is_set)
-
-    def _on_assign(self, _consumer: Consumer, _parts: object) -> None:
-        ready = {
-            "ready_at": time.time_ns() // 1_000_000,
-            "pid": os.getpid(),
-            "model_version": self._model.version,
-            "clock": self._settings.clock,
-        }
-        self._patience.run(lambda: self._redis.hset(READY_KEY, self._name, json.dumps(ready)))
-        log.info("ready: %d posts, model %s", len(self._posts), self._model.version)
-
-    def _waiting(self, consumer: Consumer) -> list[Message]:
-        first = consumer.poll(WAIT_S)  # a batch is what waits: nothing is delayed to fill it
-        if first is None:
-            return []
-        messages = [first, *consumer.consume(self._settings.max_batch - 1, 0)]
-        for error in filter(None, (message.error() for message in messages)):
-            if not error.retriable():
-                raise KafkaException(error)
-        return [message for message in messages if message.error() is None]
-
-    def _decoded(self, messages: Sequence[Message]) -> tuple[list[FeedRequest], list[Record]]:
-        requests: list[FeedRequest] = []
-        refused: list[Record] = []
-        latest_ms = time.time_ns() // 1_000_000 + self._settings.future_tolerance_ms
-        for message in messages:
-            try:
-                request: FeedRequest = decode("feed-requests", message.value())
-                if request.at > latest_ms:
-                    raise Refused("`at` is too far in the future - at `$.at`")
-            except Refused as reason:
-                refused.append(dead_letter(message, reason))
+    def _step(self) -> None:
+        if failure := self.failure:
+            raise failure
+        self._presence.refresh()
+        self._take()
+        if (self._waiting or self._letters) and self._line.is_free(WAIT_S):
+            under_way = self._line.under_way
+            if batch := self._batch(set().union(*(batch.viewers for batch in under_way))):
+                self._computing.gather(batch.computations)
+                self._line.put(batch)
             else:
-                requests.append(request)
-                self._clock.observe(request.at)
-        return requests, refused
+                self._line.await_progress(under_way, BUSY_S)
 
-    def _query(self, request: FeedRequest) -> Query:
-        now_ms = self._clock.now_ms()
+    def _take(self) -> None:
+        if room := IN_HAND - len(self._waiting):
+            idle = not (self._waiting or self._letters)
+            taken, letters, gone = self._intake.take(room, WAIT_S if idle else 0)
+            self._waiting.forget(gone)
+            self._letters = [each for each in self._letters if each.place.part not in gone] + letters
+            self._waiting.add(taken)
+
+    def _batch(self, busy: set[str]) -> Batch | None:
+        """The next batch, if there is anything but requests of viewers that are busy."""
+        now_ms = time.time_ns() // 1_000_000
+        chosen = self._waiting.take(self._settings.max_batch, busy, lambda asked: self._refusal(asked, now_ms))
+        if not chosen and not self._letters:
+            return None
+        waits = [now_ms - asked.arrived_ms for asked, _ in chosen]
+        quality = self._admission.quality(max(waits, default=0))
+        batch = Batch([self._computation(*each, quality) for each in chosen], self._letters, time.monotonic())
+        self._letters = []
+        self._metrics.formed(batch, now_ms, quality)
+        return batch
+
+    def _refusal(self, asked: Asked, now_ms: int) -> Refusal | None:
+        left_ms = self._deadline_at(asked.request) - self._state.clock.now_ms()
+        return self._admission.refusal(now_ms - asked.arrived_ms, left_ms)
+
+    def _computation(self, asked: Asked, refusal: Refusal | None, quality: float) -> Computation:
+        if refusal:
+            return refused(asked, self._query(asked.request, 1.0), refusal)
+        return Computation(asked, self._query(asked.request, quality))
+
+    def _deadline_at(self, request: FeedRequest) -> int:
+        return request.at + (request.deadline_ms or self._settings.deadline_ms)
+
+    def _query(self, request: FeedRequest, quality: float) -> Query:
+        user_id = id64(request.user_id)
+        parameters, experiments = self._experiments.assign(user_id)
         return Query(
             request=request,
-            user_id=id64(request.user_id),
+            user_id=user_id,
             user_form=published_form(request.user_id),
-            now_ms=now_ms,
-            deadline_at=request.at + (request.deadline_ms or self._settings.deadline_ms),
+            now_ms=self._state.clock.now_ms(),
+            deadline_at=self._deadline_at(request),
             size=request.size or self._settings.feed_size,
-            parameters=self._parameters,
+            parameters=parameters,
+            experiments=experiments,
+            model_version=self._state.rankers.get(parameters.checkpoint, self._state.model_version),
+            quality=quality,
+            degradations=["overloaded: fewer candidates"] if quality < 1.0 else [],
         )
 
-    def _answer(self, asked: Asked, result: Result) -> Answer:
-        feed = feed_of(result, self._posts, self._model.version, self._clock.now_ms(), asked.answers)
-        explained = explanation_of(result, self._posts) if asked.request.explain else None
-        return Answer(feed, explained)
+    def _on_assign(self) -> None:
+        self._ready = True
+        self._presence.announce()
+        log.info("ready: %d posts, model %s", len(self._state.posts), self._state.model_version)
 
-    def _served(self, result: Result, answer: Answer) -> list[Record]:
-        key = result.query.user_form.encode()
-        return [Record("feeds-served", key, pack(served_of(result, answer.feed, each))) for each in answer.feed.answers]
+    def _finish(self) -> None:
+        if not self._line.drain(FINISH_S) and not self._line.failure:
+            log.warning("what is under way is left to the next worker: it took longer than %g s", FINISH_S)
 
-    def _commit(self, consumer: Consumer, messages: Sequence[Message]) -> None:
-        next_offsets: dict[tuple[str, int], int] = {}
-        for message in messages:
-            next_offsets[message.topic() or "", message.partition() or 0] = (message.offset() or 0) + 1
-        offsets = [TopicPartition(*part, offset) for part, offset in next_offsets.items()]
-        while not self._stopping.is_set():
-            try:
-                consumer.commit(offsets=offsets, asynchronous=False)
-            except KafkaException as error:
-                cause = error.args[0]
-                if cause.code() in REBALANCED:
-                    log.warning("requests went to another worker before they were committed: %s", cause.str())
-                    return
-                self._outage.begins(cause.str())
-                self._stopping.wait(0.5)
-            else:
-                self._outage.ends()
-                return
-
-
-def merged(requests: Sequence[FeedRequest]) -> list[Asked]:
-    """What has to be computed: requests of one user that want the same are answered by the newest's computation.
-
-    Returns:
-        computations in the order of their requests' time, so that the newest of a user is written last.
-
-    """
-    groups: dict[bytes, list[FeedRequest]] = {}
-    for request in requests:
-        groups.setdefault(_wish(request), []).append(request)
-    asked = [
-        Asked(max(group_, key=lambda each: each.at), [each.request_id for each in group_]) for group_ in groups.values()
-    ]
-    return sorted(asked, key=lambda each: each.request.at)
-
-
-def _wish(request: FeedRequest) -> bytes:
-    form = published_form(request.user_id)
-    return encode(msgspec.structs.replace(request, request_id="-", user_id=form, at=1, deadline_ms=None))
+    def _done(self, batch: Batch) -> None:
+        self._intake.done(batch.places)
+        self._admission.served(1000 * (time.monotonic() - batch.formed_at))

@@ -229,13 +229,13 @@ def start(topics: Sequence[str]) -> Settings:
         the settings; a mistake in them, or a missing topic, ends the process with one line.
 
     """
-    logs.configure()
     collect_garbage_seldom()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
     try:
         settings = load()
+        logs.configure(settings.log_format)
         wait_for_topics(settings, topics, stopping)
     except (SettingsError, LookupError) as error:
         raise SystemExit(str(error)) from None

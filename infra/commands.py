@@ -131,6 +131,7 @@ def feed(
     size: Annotated[int | None, typer.Option(help="how many posts", min=1, max=200)] = None,
     in_network_only: Annotated[bool, typer.Option(help="only posts of those the viewer follows")] = False,
     exclude_videos: Annotated[bool, typer.Option(help="no posts with video")] = False,
+    lang: Annotated[list[str] | None, typer.Option(help="only posts in this language; repeatable")] = None,
     explain: Annotated[bool, typer.Option(help="show also how it came about")] = False,
     at: Annotated[
         int | None, typer.Option(help="time of the request, epoch ms: for a system on the log's clock")
@@ -138,11 +139,13 @@ def feed(
     timeout: Annotated[float, typer.Option(help="seconds to wait", min=0.1)] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Request a feed, wait for it and show it; the exit code is 1 where it failed or expired."""
+    """Request a feed, wait for it and show it; the exit code is 1 where the request failed or expired."""
     from feed_worker.client import Client
+    from infra import explain_view
+    from infra.explain import Explained
     from infra.tables import console, feed_table
 
-    options = _given(size=size) | {
+    options = _given(size=size, langs=lang or None) | {
         name: True
         for name, wanted in (
             ("in_network_only", in_network_only),
@@ -153,45 +156,64 @@ def feed(
     }
     with Client(load()) as client:
         answer = client.wait(user, client.request_feed(user, at=at, **options), timeout)
-        if as_json:
-            _print_json(answer)
-        else:
-            console().print(feed_table(answer))
-            if explain:
-                _show_explanation(client.explain(user))
-    raise typer.Exit(1 if answer.status in ("failed", "expired") else 0)
+        explanation = client.explain(user) if explain and not as_json else None
+    _show(answer, feed_table(answer), as_json=as_json)
+    if explanation:
+        console().print(explain_view.view(Explained(explanation, answer)), highlight=False)
 
 
 @app.command()
-def explain(user: User, as_json: AsJson = False) -> None:
-    """Show how the last feed that was requested with --explain came about."""
+def explain(
+    user: User,
+    item: Annotated[int | None, typer.Option(metavar="RANK", help="one item: all predictions and terms", min=1)] = None,
+    post: Annotated[
+        str | None, typer.Option(parser=_published_id, metavar="ID", help="what became of this post, shown or not")
+    ] = None,
+    ask: Annotated[
+        bool | None,
+        typer.Option("--ask/--no-ask", help="request an explained feed; by default where none was explained yet"),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="seconds to wait for that", min=0.1)] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show how the user's last explained feed came about: where candidates came from and went, how scores add up."""
     from feed_worker.client import Client
+    from infra import explain as command
+    from infra import explain_view
+    from infra.tables import console
 
+    if item is not None and post is not None:
+        raise typer.BadParameter("--item and --post exclude each other")
     with Client(load()) as client:
-        explanation = client.explain(user)
-    if explanation is None:
-        sys.stderr.write(f"foryou: no explanation for user {user}; ask for one: foryou feed {user} --explain\n")
-        raise typer.Exit(1)
-    if as_json:
-        _print_json(explanation)
+        explained = command.explained(client, user, ask=ask, timeout_s=timeout, err=console(stderr=True))
+    explanation = explained.explanation
+    if post is not None:
+        fate = command.fate_of(explanation, post)
+        _show(fate.as_json(), explain_view.fate_view(fate), as_json=as_json)
+    elif item is None:
+        _show(explanation, explain_view.view(explained), as_json=as_json)
+    elif item <= len(explanation.items):
+        _show(explanation.items[item - 1], explain_view.item_view(explanation.items[item - 1]), as_json=as_json)
     else:
-        _show_explanation(explanation)
+        raise typer.BadParameter(f"the feed has {len(explanation.items)} items")
 
 
-def _show_explanation(explanation: Any) -> None:
-    from infra.tables import arithmetic_table, console, funnel_table
+def _show(document: Any, view: Any, *, as_json: bool) -> None:
+    from infra.tables import console
 
-    if explanation is not None:
-        console().print(funnel_table(explanation), arithmetic_table(explanation))
+    if as_json:
+        _print_json(document)
+    else:
+        console().print(view, highlight=False)
 
 
 @app.command()
-def schemas(topic: Annotated[str | None, typer.Argument(help="an input topic, or `feed`")] = None) -> None:
-    """Print the JSON Schemas of what apps publish, and of the feed that they read."""
-    from feed_worker.feed import feed_schema
+def schemas(topic: Annotated[str | None, typer.Argument(help="an input topic, `feed` or `explain`")] = None) -> None:
+    """Print the JSON Schemas of what apps publish, and of what they read: feeds and explanations."""
+    from feed_worker.feed import explanation_schema, feed_schema
     from thunder_ingest.schemas import json_schemas
 
-    known = json_schemas() | {"feed": feed_schema()}
+    known = json_schemas() | {"feed": feed_schema(), "explain": explanation_schema()}
     if topic is not None and topic not in known:
         raise typer.BadParameter(f"no schema {topic!r}; there are {', '.join(known)}")
     _print_json(known if topic is None else known[topic])

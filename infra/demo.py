@@ -9,11 +9,13 @@ from rich.console import Console
 from feed_worker.client import Client
 from feed_worker.feed import Feed
 from infra.catch_up import wait_for_flows
+from infra.explain import Explained
+from infra.explain_view import view
 from infra.kafka_admin import Offsets
 from infra.progress import Report
 from infra.settings import Settings
 from infra.stack import Stack, scratch_directory
-from infra.tables import arithmetic_table, counts_table, feed_table, funnel_table
+from infra.tables import counts_table, feed_table
 from phoenix.world import World, WorldConfig, generate
 
 VIEWERS = 4
@@ -98,8 +100,7 @@ def _introduced(world: World, viewer: int) -> str:
 def _explain(client: Client, viewer: int, out: Console) -> None:
     explanation = client.explain(viewer)
     if explanation is not None:
-        del explanation.items[EXPLAINED_ITEMS:]
-        out.print(funnel_table(explanation), arithmetic_table(explanation))
+        out.print(view(Explained(explanation, client.feed(viewer)), EXPLAINED_ITEMS))
 
 
 def _summary(world: World, delivered: Offsets, took_ms: list[float], seconds: float) -> dict[str, int | str]:

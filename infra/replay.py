@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from feed_worker.client import Client, FeedTimeout
+from feed_worker.client import Client, FeedTimeout, NoFeed
 from feed_worker.feed import Feed
+from feed_worker.presence import workers
 from infra.account import Account
 from infra.catch_up import wait_for_flows
 from infra.delivery import RawProducer
@@ -21,7 +22,7 @@ from infra.redis import connect
 from infra.replay_log import Line, LogReader
 from infra.scan import scan
 from infra.settings import Settings
-from infra.stack import Stack, scratch_directory, workers
+from infra.stack import Stack, scratch_directory
 from infra.topics import INPUTS
 from thunder_ingest.events import Refused, decode, unpack_dead_letter
 
@@ -201,6 +202,8 @@ def _ask(account: Account, users: int, settings: Settings, show: Show) -> None:
                 feed = client.wait(form, request, FEED_TIMEOUT_S)
             except FeedTimeout:
                 account.feeds["timeout"] += 1
+            except NoFeed as none:
+                account.feeds[none.status] += 1
             else:
                 account.feeds[feed.status] += 1
                 show(feed, 1000 * (time.perf_counter() - began))

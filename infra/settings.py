@@ -63,10 +63,27 @@ class Settings(BaseSettings):
     parameters: str = Field(
         "foryou", description="the preset of weights and limits, one of feed_worker.parameters.PRESETS"
     )
+    overrides: dict[str, Any] = Field(
+        {}, description="other values of the preset's parameters as JSON; `weights` by action, merged"
+    )
+    experiments: list[dict[str, Any]] = Field(
+        [], description="experiments as JSON: name, salt, variants of name, share, preset, overrides, checkpoint"
+    )
     feed_size: int = Field(35, ge=1, le=200, description="posts in a feed whose request names no size")
     feed_ttl_s: int = Field(86_400, ge=1, description="how long a feed stays in Redis")
     deadline_ms: int = Field(30_000, ge=1, description="a request older than this is answered `expired`")
     max_batch: int = Field(16, ge=1, le=256, description="feed requests computed together at most")
+    max_wait_ms: int = Field(
+        10_000, ge=1, le=3_600_000, description="a request that waited longer for a worker is answered `failed`"
+    )
+
+    http_host: str = Field("127.0.0.1", min_length=1, description="where a worker serves metrics, health and readiness")
+    http_port: int = Field(
+        0, ge=0, le=65_535, description="the port for that, 0 for none; each worker of one machine needs its own"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="what processes log on stderr: lines to read, or an object a line"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -1,6 +1,5 @@
 """The whole system as child processes: the flows, a worker, and, where asked for, embedded servers under them."""
 
-import json
 import shutil
 import sys
 import tempfile
@@ -9,20 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from bytewax.recovery import init_db_dir
 
+from feed_worker.presence import workers
 from infra import signals
 from infra.embedded import EmbeddedKafka, EmbeddedRedis
 from infra.kafka import FLOW_GROUPS
 from infra.kafka_admin import create_topics
 from infra.processes import Child, ChildDied, Children
-from infra.redis import Client, connect
+from infra.redis import connect
 from infra.settings import Settings
 
 WORKER = "feed_worker"
-READY_KEY = "foryou:ready"
 READY_TIMEOUT_S = 180.0
 POLL_S = 0.1
 GRACE_S = 2.0  # whatever is cut short here is done again from the log
@@ -154,12 +153,6 @@ class Stack:
         while True:
             self.check()
             time.sleep(0.5)
-
-
-def workers(client: Client) -> list[dict[str, Any]]:
-    """What the workers that are ready say of themselves."""
-    said = cast(dict[bytes, bytes], client.hgetall(READY_KEY))
-    return [json.loads(value) for value in said.values()]
 
 
 @contextmanager

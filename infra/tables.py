@@ -1,4 +1,4 @@
-"""How feeds, explanations, topics and checks look on a terminal."""
+"""How feeds, topics and checks look on a terminal."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from feed_worker.feed import Explanation, Feed, FeedItem, Reason
+from feed_worker.feed import Feed, FeedItem, Reason
 from infra.kafka_admin import TopicState
 from infra.topics import TOPICS
 
@@ -72,35 +72,6 @@ def _reason(reason: Reason) -> str:
     if reason.action == "dwell_time":
         return f"dwell_time {reason.probability / 1000:.1f} s"
     return f"{reason.action} {reason.probability:.1%}"
-
-
-def funnel_table(explanation: Explanation) -> Table:
-    """Where the candidates came from and where they went."""
-    table = Table(title=f"user {plain(explanation.user_id)}: from candidates to a feed", title_justify="left")
-    for column in ("stage", "component"):
-        table.add_column(column)
-    for column in ("in", "out", "ms"):
-        table.add_column(column, justify="right")
-    for step in explanation.funnel:
-        took = explanation.timings_ms.get(step.name)
-        table.add_row(step.stage, step.name, str(step.entered), str(step.left), "" if took is None else f"{took:.1f}")
-    return table
-
-
-def arithmetic_table(explanation: Explanation) -> Table:
-    """How the scores of the items come about."""
-    table = Table(title="score = (terms + offset) x author diversity x out-of-network", title_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("post", no_wrap=True)
-    table.add_column("largest terms")
-    for column in ("terms", "offset", "diversity", "network", "score"):
-        table.add_column(column, justify="right")
-    for item in explanation.items:
-        largest = sorted(item.terms.items(), key=lambda term: -abs(term[1]))[:3]
-        numbers = (item.combined, item.offset, item.author_diversity, item.out_of_network, item.score)
-        terms = ", ".join(f"{action} {value:+.4f}" for action, value in largest)
-        table.add_row(str(item.rank), plain(item.post_id), terms, *(f"{number:.4f}" for number in numbers))
-    return table
 
 
 def topics_table(states: Iterable[TopicState]) -> Table:

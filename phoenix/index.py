@@ -40,6 +40,10 @@ class Slab(Protocol):
         """Insert posts, or replace them; of an id named twice the last one stays."""
         ...
 
+    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+        """The vectors of posts as they are stored, zeros for those that are not there; not beside a writer."""
+        ...
+
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
         """Replace what masks look at, where the posts are there; of an id named twice the last one stays."""
         ...
@@ -129,6 +133,14 @@ class VectorIndex:
             for slab in self._slabs.values():
                 held |= slab.holds(ids)
             return held
+
+    def vectors(self, ids: Int64[np.ndarray, " n"], version: str) -> Float32[np.ndarray, "n d"]:
+        """The vectors of posts as that version has them, zeros where it has none; waits for a writer."""
+        with self._writing:
+            slab = self._slabs.get(version)
+            if slab is None:
+                return np.zeros((len(ids), self._dim), np.float32)
+            return slab.vectors(np.ascontiguousarray(ids, np.int64))
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
         """Replace what masks look at, in every version, of the posts that have a vector."""

@@ -60,7 +60,7 @@ class Params(NamedTuple):
 
 
 class Phoenix:
-    """Both models of one version. To be called from one thread at a time.
+    """Both models of one version. To be called from any thread: viewers are embedded while another batch is scored.
 
     Args:
         config: their sizes.

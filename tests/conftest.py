@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
+from infra.embedded import EmbeddedKafka, EmbeddedRedis
+from infra.kafka_admin import create_topics
 from infra.processes import CHILD
+from infra.settings import Settings, load
+
+# no test asserts a time: machines are shared, and compiling takes as long as it takes
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +47,15 @@ def valkey(valkey_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey_url) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings that name an embedded Kafka, with all topics, and an embedded Redis."""
+    with (
+        EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka,
+        EmbeddedRedis(tmp_path_factory.mktemp("redis")) as redis_server,
+    ):
+        settings = load(kafka=kafka.address, redis=redis_server.address, partitions=2)
+        create_topics(settings)
+        yield settings

@@ -191,6 +191,24 @@ def merge(
 
 
 @kernel
+def sums_of(
+    index: AuthorIndex,
+    authors: Int64[np.ndarray, " n"],
+    values: Int32[np.ndarray, " rows"],
+    sums: Int64[np.ndarray, " n"],
+) -> None:
+    """What the values of each author's posts add up to, 0 for an author without posts."""
+    for i in range(len(authors)):
+        sums[i] = 0
+        place = place_of(index.table.keys, authors[i])
+        if place >= 0:
+            slot = index.table.values[place, FIRST] - 1
+            start = index.heads[slot, START]
+            for at in range(start, start + index.heads[slot, COUNT]):
+                sums[i] += values[index.entries[at, 1] >> 2]
+
+
+@kernel
 def take_out(
     index: AuthorIndex,
     rows: Int64[np.ndarray, " n"],

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from typing import Final
 
+import numpy as np
+from jaxtyping import Int64
+
 LABELS: Final = 64
 LANGUAGES: Final = 1 << 16
 OTHER_LABEL: Final = "other"
@@ -53,3 +56,9 @@ class LanguageCodes:
     def name(self, code: int) -> str:
         """The language tag of a code."""
         return self._names[code]
+
+    def codes_in(self, ranges: Iterable[str]) -> Int64[np.ndarray, " n"]:
+        """The codes, ascending, of all tags in language ranges: `en` has `en` and `en-GB` in it (RFC 4647, basic)."""
+        prefixes = tuple(f"{each.lower()}-" for each in ranges)
+        codes = [code for code, name in enumerate(self._names) if f"{name.lower()}-".startswith(prefixes)]
+        return np.array(codes, np.int64)

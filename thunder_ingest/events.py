@@ -50,6 +50,7 @@ LAST_TIME_MS: Final = 253_402_300_799_999
 MAX_TEXT: Final = 25_000
 MAX_SEEN_IDS: Final = 10_000
 MAX_FEED_SIZE: Final = 200
+MAX_LANGS: Final = 20
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 
 Time = Annotated[int, msgspec.Meta(ge=1, le=LAST_TIME_MS, description="epoch milliseconds, the event's own time")]
@@ -187,8 +188,18 @@ class FeedRequest(_Event, tag="feed_request"):
     surface: ShortText | None = None
     in_network_only: bool | None = None
     exclude_videos: bool | None = None
+    langs: (
+        Annotated[
+            list[ShortText],
+            msgspec.Meta(
+                max_length=MAX_LANGS, description="only posts in these, and those whose language nobody knows"
+            ),
+        ]
+        | None
+    ) = None
     seen_ids: Annotated[list[PublishedId], msgspec.Meta(max_length=MAX_SEEN_IDS)] | None = None
     explain: bool | None = None
+    after: Annotated[RequestId, msgspec.Meta(description="the page that this one continues")] | None = None
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=3_600_000, description="from `at`")] | None = None
 
 
@@ -433,6 +444,8 @@ class FeedServed(Struct, array_like=True, kw_only=True):
     post_ids: list[int] = []
     author_ids: list[int] = []
     scores: list[float] = []
+    experiments: dict[str, str] = {}
+    degradations: list[str] = []
 
 
 class ModelPointer(Struct, array_like=True, kw_only=True):

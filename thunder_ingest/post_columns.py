@@ -35,6 +35,15 @@ class PostColumns(NamedTuple):
     totals: Int32[np.ndarray, "n 20"]  # ACTIONS in order, then impressions
 
 
+class PostFacts(NamedTuple):
+    """The few columns that decide whether a post may be shown; like those of the same names in `PostColumns`."""
+
+    post_id: Int64[np.ndarray, " n"]
+    author_id: Int64[np.ndarray, " n"]
+    subscriber_only: Bool[np.ndarray, " n"]
+    labels: UInt64[np.ndarray, " n"]
+
+
 class StoredColumns(NamedTuple):
     """The same as the store keeps it, row by row: authors as slots, tokens as pieces of an arena, totals elsewhere.
 

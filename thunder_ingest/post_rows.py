@@ -11,7 +11,7 @@ from thunder_ingest.codes import LabelBits, LanguageCodes
 from thunder_ingest.compiled import kernel
 from thunder_ingest.events import PostCounts
 from thunder_ingest.id_table import FIRST, SECOND, IdTable, claim, id_table, place_of, release, with_room
-from thunder_ingest.post_columns import PLAIN, PostBatch, PostColumns, StoredColumns, stored_zeros
+from thunder_ingest.post_columns import PLAIN, PostBatch, PostColumns, PostFacts, StoredColumns, stored_zeros
 from thunder_ingest.post_log import PostLog
 from thunder_ingest.post_totals import PostTotals
 from thunder_ingest.references import References, decide, link, references, referring, row_in, stored, unlink
@@ -56,15 +56,30 @@ class PostRows:
         post_id = s.post_id[rows]
         posts = PostColumns(
             post_id=post_id,
-            author_id=np.where(post_id != 0, self.authors.ids[s.author[rows]], 0),
+            author_id=self._author_ids(rows, post_id),
             photos=s.photos[rows].astype(np.int32),
-            tokens=self._tokens(rows),
+            tokens=self.tokens(rows),
             totals=self.totals.take(rows),
             **{name: getattr(s, name)[rows] for name in (*PLAIN, "labels", "lang") if name != "photos"},
         )
         self._fill_author(posts.source_author_id, posts.source_post_id)
         self._fill_author(posts.in_reply_to_author_id, posts.in_reply_to_post_id)
         return posts
+
+    def facts(self, rows: Int64[np.ndarray, " n"]) -> PostFacts:
+        """A copy of the few columns that decide whether a post may be shown."""
+        s = self.columns
+        post_id = s.post_id[rows]
+        return PostFacts(post_id, self._author_ids(rows, post_id), s.subscriber_only[rows], s.labels[rows])
+
+    def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
+        """A copy of the first tokens of texts, padded with 0."""
+        tokens = np.zeros((len(rows), MAX_TOKENS), np.uint32)
+        token_arena.padded(self.arena, rows, self.columns.text, self.columns.words, tokens)
+        return tokens
+
+    def _author_ids(self, rows: Int64[np.ndarray, " n"], post_id: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        return np.where(post_id != 0, self.authors.ids[self.columns.author[rows]], 0)
 
     def make_room(self, batch: PostBatch) -> None:
         """Move what is too small for a batch into larger arrays; whoever reads meanwhile reads the same from either."""
@@ -211,11 +226,6 @@ class PostRows:
         if self.string_forms:
             for row in rows.tolist():
                 self.string_forms.pop(row, None)
-
-    def _tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
-        tokens = np.zeros((len(rows), MAX_TOKENS), np.uint32)
-        token_arena.padded(self.arena, rows, self.columns.text, self.columns.words, tokens)
-        return tokens
 
     def _fill_author(self, author_ids: Int64[np.ndarray, " n"], post_ids: Int64[np.ndarray, " n"]) -> None:
         gaps = np.flatnonzero((author_ids == 0) & (post_ids != 0))

@@ -13,11 +13,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
+from thunder_ingest.author_index import sums_of
 from thunder_ingest.events import Post, PostCounts, pack
 from thunder_ingest.in_network import Posts, Scratch, StoreLimits, asked, scratch, select
 from thunder_ingest.packed_posts import unpack_plain
 from thunder_ingest.popularity import most_popular
-from thunder_ingest.post_columns import PostBatch, PostColumns, batch_of
+from thunder_ingest.post_columns import PostBatch, PostColumns, PostFacts, batch_of
 from thunder_ingest.post_log import BEGIN, END, position
 from thunder_ingest.post_rows import PostRows
 
@@ -127,6 +128,7 @@ class PostStore:
             store.in_network(one, 1, none, now_ms, videos_only=videos_only)
         store.contains_phrase(store.rows_of(one), np.ones(1, np.uint32))
         store.columns(store.popular(now_ms, 1))
+        store.author_views(one)
         store.remove([1])
         store.expire(now_ms * 2)
 
@@ -173,6 +175,16 @@ class PostStore:
         """
         with self.lock:
             return self._rows.take(rows)
+
+    def facts(self, rows: Int64[np.ndarray, " n"]) -> PostFacts:
+        """The few columns that decide whether a post may be shown, like `columns` in a fifth of the time."""
+        with self.lock:
+            return self._rows.facts(rows)
+
+    def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
+        """The first tokens of some posts' texts, like `columns`."""
+        with self.lock:
+            return self._rows.tokens(rows)
 
     def in_network(
         self,
@@ -224,6 +236,13 @@ class PostStore:
                 log.row[entries], log.tag[entries], rate, stored.created_at, stored.post_id, now_ms, limit
             )
 
+    def author_views(self, author_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """How often all stored posts of each author were seen together, whatever their kind: the author's reach."""
+        views = np.empty(len(author_ids), np.int64)
+        with self.lock:
+            sums_of(self._rows.authors, np.ascontiguousarray(author_ids), self._rows.totals.impressions, views)
+        return views
+
     def contains_phrase(
         self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]
     ) -> Bool[np.ndarray, " n"]:
@@ -247,6 +266,10 @@ class PostStore:
     def language(self, code: int) -> str:
         """The language tag of a code in `PostColumns.lang`."""
         return self._rows.languages.name(code)
+
+    def languages_in(self, ranges: Iterable[str]) -> Int64[np.ndarray, " n"]:
+        """The codes, ascending, of the languages in some ranges (`en` has `en-GB` in it), as far as posts have them."""
+        return self._rows.languages.codes_in(ranges)
 
     def label_mask(self, names: Iterable[str]) -> int:
         """The bits of some labels in `PostColumns.labels`."""

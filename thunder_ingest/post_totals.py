@@ -28,6 +28,11 @@ class PostTotals:
         self.rate: Float32[np.ndarray, " rows"] = np.zeros(rows, np.float32)
         self._unseen = engagement_rate(np.zeros((1, TOTALS), np.int32))[0]
 
+    @property
+    def impressions(self) -> Int32[np.ndarray, " rows"]:
+        """How often each post was seen."""
+        return self._wide[:, -1]
+
     def grow(self, rows: int) -> None:
         """Make room for more rows."""
         self._small, self._wide = longer(self._small, rows), longer(self._wide, rows)

@@ -48,6 +48,11 @@ def explain_key(user: str) -> str:
     return f"explain:{{{user}}}"
 
 
+def answered_key(user: str) -> str:
+    """The hash of what a user's requests of the last hour were answered with: packed `FeedServed` by request id."""
+    return f"answered:{{{user}}}"
+
+
 def ready_channel(user: str) -> str:
     """The channel that tells which requests of a user have just been answered."""
     return f"feed-ready:{{{user}}}"

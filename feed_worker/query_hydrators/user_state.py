@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.components import QueryHydrator
+from feed_worker.components import Known, QueryHydrator
 from feed_worker.membership import union
 from feed_worker.ports import Users
 from feed_worker.query import Query
@@ -25,17 +25,23 @@ class UserStateHydrator(QueryHydrator):
     def __init__(self, users: Users) -> None:
         self._users = users
 
-    def hydrate(self, queries: Sequence[Query]) -> None:
-        """Set `user`, `seen` and `served`."""
+    def hydrate(self, queries: Sequence[Query]) -> list[Known]:
+        """The viewer's state, and which posts are seen and served."""
         states = self._users.read([query.user_form for query in queries])
-        for query, state in zip(queries, states, strict=True):
-            query.seen = union(state.seen, query.requested_seen_ids())
-            query.served = _served_before(query, state)
-            query.user = state
+        return [
+            {
+                "user": state,
+                "seen": union(state.seen, query.requested_seen_ids()),
+                "served": _served_before(query, state),
+            }
+            for query, state in zip(queries, states, strict=True)
+        ]
 
 
 def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
     age_ms = query.request.at - state.served_at
+    if query.request.after is not None:  # a page repeats none of those before it, however long ago they were read
+        return np.unique(state.served_ids[age_ms > 0])
     recent = np.flatnonzero((age_ms > 0) & (age_ms <= query.parameters.served_window_ms))
     newest = recent[np.argsort(age_ms[recent], kind="stable")][: query.parameters.served_max]
     return np.unique(state.served_ids[newest])

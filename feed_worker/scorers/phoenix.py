@@ -1,6 +1,7 @@
 """PhoenixScorer: the probability of every action, for every candidate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,21 +17,41 @@ class PhoenixScorer(Scorer):
     """Runs the ranker over the batch. Candidates beyond `max_candidates` go without predictions, and rank last.
 
     Not required: without predictions a feed is ordered by time, and says that it is degraded.
+
+    Args:
+        store: has the texts of the viewers' histories.
+        model: the one that is served.
+        rankers: others, by the checkpoint that experiments name; a batch is scored ranker by ranker.
+
     """
 
-    def __init__(self, store: PostStore, model: Model) -> None:
-        self._store, self._model = store, model
+    own_thread: ClassVar[bool] = True
+
+    def __init__(self, store: PostStore, model: Model, rankers: Mapping[str, Model] | None = None) -> None:
+        self._store, self._models = store, {"": model, **(rankers or {})}
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
         """Set `predictions`."""
-        history = history_of(queries, self._store, self._model.config)
-        inputs = candidates_of(queries, candidates, self._model.config)
-        predictions = self._model.score(history, inputs)
-        return [_scored(each, predicted) for each, predicted in zip(candidates, predictions, strict=True)]
+        scored = list(candidates)
+        for checkpoint in dict.fromkeys(query.parameters.checkpoint for query in queries):
+            own = [place for place, query in enumerate(queries) if query.parameters.checkpoint == checkpoint]
+            predicted = self._predicted(checkpoint, [queries[i] for i in own], [candidates[i] for i in own])
+            for place, each in zip(own, predicted, strict=True):
+                scored[place] = each
+        return scored
+
+    def _predicted(
+        self, checkpoint: str, queries: Sequence[Query], candidates: Sequence[Candidates]
+    ) -> list[Candidates]:
+        model = self._models[checkpoint]
+        history = history_of(queries, self._store, model.config)
+        inputs = candidates_of(queries, candidates, model.config)
+        predictions = model.score(history, inputs)
+        asked = inputs.mask.sum(axis=1).tolist()  # of other queries of the batch there may be more
+        return [_scored(each, row[:n]) for each, row, n in zip(candidates, predictions, asked, strict=True)]
 
 
 def _scored(candidates: Candidates, predicted: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Candidates:
     predictions = candidates.predictions.copy()
-    n = min(len(predictions), len(predicted))
-    predictions[:n] = predicted[:n]
+    predictions[: len(predicted)] = predicted
     return candidates.with_columns(predictions=predictions)

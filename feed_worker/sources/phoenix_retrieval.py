@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.candidates import Candidates
-from feed_worker.components import Source
+from feed_worker.components import Fetched, Source
+from feed_worker.filters.language import readable
 from feed_worker.model_inputs import history_of
 from feed_worker.ports import Model
 from feed_worker.query import Query
@@ -30,17 +31,17 @@ class PhoenixRetrievalSource(Source):
         """Where there is a history to go by."""
         return query.has_history and not query.request.in_network_only
 
-    def fetch(self, queries: Sequence[Query]) -> list[Candidates]:
+    def fetch(self, queries: Sequence[Query]) -> list[Fetched]:
         """At most `retrieval_max` for each query, the most similar first."""
         history = history_of(queries, self._store, self._model.config)
         vectors = self._model.embed_users(history)
-        k = max(query.parameters.retrieval_max for query in queries)
+        k = max(query.parameters.retrieval_max for query in queries)  # whatever the quality: some slabs compile for a k
         masks = [self._mask(query) for query in queries]
         ids, scores = self._index.search(vectors, k, self._model.version, masks)
+        lacking: tuple[str, ...] = ()
         if not self._index.count(self._model.version) and len(self._store):
-            for query in queries:
-                query.degradations.append(f"{self.name}: no vectors of model {self._model.version}")
-        return [self._found(*found) for found in zip(queries, ids, scores, strict=True)]
+            lacking = (f"no vectors of model {self._model.version}",)
+        return [Fetched(self._found(*found), lacking) for found in zip(queries, ids, scores, strict=True)]
 
     def _mask(self, query: Query) -> Mask:
         viewer, parameters = query.viewer, query.parameters
@@ -49,10 +50,11 @@ class PhoenixRetrievalSource(Source):
             without_posts=query.known_ids,
             without_labels=self._store.label_mask(parameters.unsafe_labels | parameters.unsafe_labels_out_of_network),
             video=not query.request.exclude_videos,
+            languages=readable(query, self._store) if query.request.langs else None,
         )
 
     def _found(self, query: Query, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:
-        limit = query.parameters.retrieval_max
+        limit = query.limited(query.parameters.retrieval_max)
         with self._store.lock:
             rows = self._store.rows_of(ids)
             usable = np.flatnonzero(rows >= 0)[:limit]

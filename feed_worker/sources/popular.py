@@ -1,12 +1,13 @@
 """PopularSource: what is popular and fresh, for viewers whom the other sources leave with little."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.candidates import Candidates
-from feed_worker.components import Source
+from feed_worker.components import Fetched, Source
 from feed_worker.query import Query
 from thunder_ingest.post_store import PostStore
 
@@ -18,6 +19,8 @@ class PopularSource(Source):
     feed of a viewer who follows few and has seen what they posted. Seen and served posts are not fetched.
     """
 
+    waits: ClassVar[bool] = True
+
     def __init__(self, store: PostStore) -> None:
         self._store = store
 
@@ -26,14 +29,18 @@ class PopularSource(Source):
         few = query.found < query.parameters.popular_below
         return not query.request.in_network_only and (few or not query.has_history)
 
-    def fetch(self, queries: Sequence[Query]) -> list[Candidates]:
+    def fetch(self, queries: Sequence[Query]) -> list[Fetched]:
         """At most `popular_max` for each query, most popular first."""
-        enough = max(query.parameters.popular_max + len(query.known_ids) for query in queries)
+        enough = max(_limit(query) + len(query.known_ids) for query in queries)
         now_ms = max(query.now_ms for query in queries)
         with self._store.lock:
             rows = self._store.popular(now_ms, enough)
-            return [self._unknown(query, rows) for query in queries]
+            return [Fetched(self._unknown(query, rows)) for query in queries]
 
     def _unknown(self, query: Query, rows: NDArray[np.int64]) -> Candidates:
         new = rows[~np.isin(rows, self._store.rows_of(query.known_ids))]
-        return Candidates.of_rows(self._store, new[: query.parameters.popular_max], "popular")
+        return Candidates.of_rows(self._store, new[: _limit(query)], "popular")
+
+
+def _limit(query: Query) -> int:
+    return query.limited(query.parameters.popular_max)

@@ -22,6 +22,7 @@ from phoenix.slabs.slots import SlotTable
 
 CHUNK_ROWS: Final = 65_536
 _WRITTEN_AT_ONCE: Final = (64, 4_096)
+_READ_AT_ONCE: Final = 256
 SET_SIZES: Final = (64, 512, 4_096)
 """The sets of a batch's masks are filled up to one of these, or to a power of two: blocks and seen posts by the dozen
 or by the thousand."""
@@ -105,6 +106,20 @@ class DeviceSlab:
         """Which posts are there."""
         return self._slots.slots_of(ids) >= 0
 
+    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+        """The vectors of posts as they are stored, zeros for those that are not there."""
+        slots = self._slots.slots_of(ids)
+        vectors = np.zeros((len(ids), self._dim), np.float32)
+        for number in np.unique(slots[slots >= 0] // self._chunk_rows).tolist():
+            inside = np.flatnonzero((slots >= 0) & (slots // self._chunk_rows == number))
+            for wanted in np.split(inside, range(_READ_AT_ONCE, len(inside), _READ_AT_ONCE)):
+                places = np.full(_READ_AT_ONCE, self._chunk_rows, np.int32)
+                places[: len(wanted)] = slots[wanted] % self._chunk_rows
+                with jax.enable_x64(True):
+                    taken = self._functions.take(self.chunks[number].vectors, places)
+                vectors[wanted] = np.asarray(taken)[: len(wanted)]
+        return vectors
+
     def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
         """Insert posts, or replace them; of an id named twice the last one stays."""
         last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
@@ -144,6 +159,7 @@ class DeviceSlab:
             ids = np.arange(1, size + 1)
             blank.upsert(ids, np.zeros((size, self._dim), np.float32), Traits.unknown(size))
             blank.describe(ids, Traits.unknown(size))
+            blank.vectors(ids[:1])
             blank.remove(ids[1:])
         for batch in batches:
             for size in SET_SIZES:
@@ -214,6 +230,7 @@ class _Functions:
         self.traces = 0
         self.mesh = Mesh(np.array(jax.devices()), ("rows",))
         self.put = self._compiled(_put, (_ROWS, _EVERYWHERE, _EVERYWHERE), _ROWS)
+        self.take = self._compiled(_take, (_ROWS, _EVERYWHERE), _EVERYWHERE)
         self.improve = self._compiled(_improve, (_ROWS, _EVERYWHERE, _EVERYWHERE, _EVERYWHERE), _EVERYWHERE)
 
     def _compiled(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -239,6 +256,15 @@ def _put(columns: Any, places: Int32[Array, " n"], values: Any) -> Any:
         return column.at[jnp.where(own < 0, column.shape[0], own)].set(new, mode="drop")
 
     return jax.tree.map(changed, columns, values)
+
+
+def _take(vectors: Float[Array, "r d"], places: Int32[Array, " n"]) -> Float32[Array, "n d"]:
+    """The rows at those places of the chunk, each from the device that has it; zeros for a place behind its end."""
+    own = places - lax.axis_index("rows") * vectors.shape[0]
+    held = (own >= 0) & (own < vectors.shape[0])
+    taken = jnp.where(held[:, None], vectors[jnp.where(held, own, 0)].astype(jnp.float32), 0)
+    together: Float32[Array, "n d"] = lax.psum(taken, "rows")
+    return together
 
 
 def _improve(rows: Rows, queries: Float32[Array, "B d"], masks: PaddedMasks, best: Best) -> Best:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from phoenix.slabs.masks import Mask, Masks, Traits
-from phoenix.slabs.panels import PANEL, Precision, empty_panels, tiles, write
+from phoenix.slabs.panels import PANEL, Precision, empty_panels, read, tiles, write
 from phoenix.slabs.scan import Candidates, Chunk, Queries, finish, no_candidates, none_reached, scan
 from phoenix.slabs.slots import SlotTable
 
@@ -76,6 +76,16 @@ class HostSlab:
     def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Which posts are there."""
         return self._slots.slots_of(ids) >= 0
+
+    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+        """The vectors of posts: fp32 where that is kept, else what is scanned; zeros for those that are not there."""
+        slots = self._slots.slots_of(ids)
+        there = np.flatnonzero(slots >= 0)
+        vectors = np.zeros((len(ids), self._dim), np.float32)
+        for number, rows, given in self._by_chunk(slots[there]):
+            chunk = self.snapshot.chunks[number]
+            vectors[there[given]] = chunk.vectors[rows] if len(chunk.vectors) else read(chunk.panels, rows)
+        return vectors
 
     def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
         """Insert posts, or replace them; of an id named twice the last one stays."""

@@ -69,6 +69,14 @@ def write(panels: Panels, rows: Int64[np.ndarray, " n"], vectors: Float32[np.nda
     _write(panels, rows, stored, restored, scale, vectors)
 
 
+def read(panels: Panels, rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+    """The vectors of rows as they are stored, each component off by at most the precision's rounding."""
+    stored = panels.stored[rows // PANEL, :, rows % PANEL]
+    widened = stored.view(np.float16) if stored.dtype == np.int16 else stored
+    scale: Float32[np.ndarray, " n"] = panels.scale[rows // PANEL, rows % PANEL]
+    return np.asarray(widened.astype(np.float32) * scale[:, np.newaxis])
+
+
 def tiles(queries: Float32[np.ndarray, "B d"]) -> Float32[np.ndarray, "T d 4"]:
     """Queries by fours, dimension by dimension, the last four filled up with zeros."""
     batch, dim = queries.shape

@@ -56,6 +56,7 @@ def on_servers(kafka: containers.Server, redis: containers.Server) -> Settings:
         redis=f"redis://{redis.address}/0",
         session_timeout_ms=6_000,
         deadline_ms=600_000,
+        max_wait_ms=600_000,
     )
     create_topics(found)
     return found

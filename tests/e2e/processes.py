@@ -16,6 +16,8 @@ from infra.processes import CHILD
 from infra.settings import Settings
 from tests.e2e.containers import free_port
 
+READ = FLOW_GROUPS | {"feed-worker": ("feed-requests",)}
+"""What each consumer group finishes."""
 RECOVERY_PARTITIONS = 2
 """Of every recovery store: fixed when it is made, however many processes come and go."""
 
@@ -44,14 +46,28 @@ class Process:
     def terminate(self) -> None:
         self._process.terminate()
 
+    def freeze(self) -> None:
+        """Have it do nothing, and not know that it does nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def wait(self, timeout_s: float = 60.0) -> int:
         """The exit code, once it has ended; one that does not end says where it is."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGABRT)
-            self._process.wait()
+            self.abort()
             raise AssertionError(self.output()) from None
+
+    def abort(self) -> None:
+        """End it, and have it say where it was."""
+        self._process.send_signal(signal.SIGABRT)
+        self._process.wait()
 
     def output(self) -> str:
         return self._log.read_text()
@@ -102,11 +118,11 @@ def stop(started: dict[str, Process]) -> None:
         assert process.wait() == 0, process.output()
 
 
-def behind(settings: Settings, flow: str) -> int:
-    """How many of the messages that stand in its topics now a flow has not finished."""
-    ends = ends_of(settings, FLOW_GROUPS[flow], idle_s=0.0)
+def behind(settings: Settings, name: str) -> int:
+    """How many of the messages that stand in its topics a flow, or the workers (`feed-worker`), have not finished."""
+    ends = ends_of(settings, READ[name], idle_s=0.0)
     try:
-        return lag(admin(settings), settings, flow, ends)
+        return lag(admin(settings), settings, name, ends)
     except BrokerUnreachable:  # only just back, and still reading what groups have finished
         return sum(ends.values())
 

@@ -1,5 +1,6 @@
 """What an app sees: events in, feeds out."""
 
+import asyncio
 import itertools
 import time
 import uuid
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from feed_worker.client import Client
+from feed_worker.async_client import AsyncClient
+from feed_worker.client import Client, NoFeed
 from feed_worker.feed import Feed
 from infra.scan import scan
 from infra.settings import Settings
+from infra.stack import Stack
 from tests.e2e.conftest import eventually
 from thunder_ingest.events import DeadLetter, unpack_dead_letter
 from thunder_ingest.redis_form import UserStates
@@ -166,9 +169,56 @@ def test_an_explanation_adds_up(client: Client) -> None:
         assert len(item.predictions) == 19
         assert sum(item.terms.values()) == pytest.approx(item.combined)
         assert item.combined + item.offset == pytest.approx(item.weighted)
-        assert item.weighted * item.author_diversity * item.out_of_network == pytest.approx(item.score)
+        multiplied = item.author_diversity * item.out_of_network * item.dpp
+        assert (item.weighted + item.boost) * multiplied == pytest.approx(item.score)
     entered, left = explanation.funnel[0].entered, explanation.funnel[-1].left
     assert (entered, left) == (0, len(feed.items))
+
+
+def test_pages_go_on_without_repeating_until_nothing_is_left(client: Client) -> None:
+    viewer, author = new_id(), new_id()
+    own = [post(author) for _ in range(12)]
+    posts = {str(each["post_id"]) for each in own}
+    client.publish([follow(viewer, author), *own])
+    assert eventually(lambda: posts <= first_feed(client, author).keys())
+    page = client.wait(viewer, client.request_feed(viewer, size=5, in_network_only=True), timeout_s=120)
+    pages = [page]
+    while page.items:
+        page = client.next_page(page, timeout_s=120, size=5, in_network_only=True)
+        pages.append(page)
+    shown_posts = [item.post_id for each in pages for item in each.items]
+    assert sorted(shown_posts) == sorted(posts)
+    assert page.status == "empty"
+
+
+def test_readers_of_asyncio_wait_together_and_refresh_what_is_old(stack: Stack, settings: Settings) -> None:
+    viewers = [new_id() for _ in range(40)]
+
+    async def read() -> None:
+        async with AsyncClient(settings) as client:
+            requests = [await client.request_feed(viewer) for viewer in viewers]
+            waits = [client.wait(viewer, request, 120) for viewer, request in zip(viewers, requests, strict=True)]
+            feeds = await asyncio.gather(*waits)
+            assert [feed.user_id for feed in feeds] == [str(viewer) for viewer in viewers]
+            assert [request in feed.answers for request, feed in zip(requests, feeds, strict=True)] == [True] * 40
+            assert await client.fresh(viewers[0], max_age_ms=600_000) == (feeds[0], False)
+            newer = await client.fresh(viewers[0], max_age_ms=-1, timeout_s=120)
+            assert not newer.is_stale
+            assert newer.feed.at > feeds[0].at
+
+    asyncio.run(read())
+
+
+def test_a_request_past_its_deadline_is_told_to_who_waits_and_the_feed_stays(client: Client) -> None:
+    viewer, author = new_id(), new_id()
+    client.publish([follow(viewer, author), post(author)])
+    assert eventually(lambda: shown(client, viewer))
+    before = client.feed(viewer)
+    late = client.request_feed(viewer, at=now() - 1_000, deadline_ms=1, size=7)
+    with pytest.raises(NoFeed) as told:
+        client.wait(viewer, late, timeout_s=120)
+    assert told.value.status == "expired"
+    assert client.feed(viewer) == before
 
 
 MALFORMED = {

@@ -11,12 +11,14 @@ import random
 import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import redis
 
 from feed_worker.client import Client
+from feed_worker.feed import Feed
 from infra.kafka import FLOW_GROUPS
 from infra.scan import scan
 from infra.settings import Settings
@@ -24,6 +26,7 @@ from phoenix.world import WorldConfig, generate
 from tests.e2e import containers
 from tests.e2e.conftest import eventually, on_servers
 from tests.e2e.processes import Process, behind, outputs, running, stop
+from tests.e2e.proxy import Proxy
 from tests.e2e.undisturbed import left, undisturbed
 from thunder_ingest.events import Event, unpack_feed_served
 from thunder_ingest.redis_form import UserStates
@@ -237,3 +240,45 @@ def test_a_worker_that_is_killed_leaves_its_requests_to_the_next(own_settings: S
         processes["feed_worker"].start()
 
         assert eventually(lambda: answered(own_settings, *requests), SLOW_S), processes["feed_worker"].output()
+
+
+def test_a_client_gets_its_feed_from_a_slow_redis_and_by_waiting_again_from_one_that_was_away(
+    own_settings: Settings, own_servers: tuple[containers.Server, containers.Server], tmp_path: Path
+) -> None:
+    _, redis_ = own_servers
+    with Proxy(redis_.port) as proxy, ThreadPoolExecutor() as pool:
+        slowed = own_settings.model_copy(update={"redis": f"redis://{proxy.address}/0"})
+        with running(slowed, tmp_path, "feed_worker") as processes, Client(slowed) as client:
+            worker = processes["feed_worker"]
+            assert client.wait(1, client.request_feed(1), SLOW_S)
+
+            def wait(request: str) -> Feed:
+                while True:
+                    try:
+                        return client.wait(1, request, SLOW_S)
+                    except redis.ConnectionError:
+                        time.sleep(0.1)  # and the request stands
+
+            def slow() -> None:
+                proxy.slow(0.2)
+
+            def stalled() -> None:
+                proxy.stall()
+                time.sleep(2.0)
+                proxy.flow()
+
+            def restarted() -> None:
+                redis_.kill()
+                time.sleep(1.0)
+                redis_.start()
+
+            for disturb in (slow, stalled, restarted):
+                worker.freeze()  # so that the client does wait, whatever comes
+                request = client.request_feed(1)
+                waiting = pool.submit(wait, request)
+                time.sleep(0.5)
+                disturb()
+                worker.thaw()
+                assert waiting.result().status in ("ok", "degraded", "empty"), worker.output()
+                proxy.flow()
+            stop(processes)

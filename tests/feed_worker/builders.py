@@ -14,7 +14,17 @@ from feed_worker.parameters import FORYOU, Parameters
 from feed_worker.query import Query
 from phoenix.configs import NANO, ModelConfig
 from phoenix.inputs import CandidateInputs, History
-from thunder_ingest.events import ACTION_INDEX, ACTIONS, KINDS, ActionName, FeedRequest, KindName, Post
+from thunder_ingest.events import (
+    ACTION_INDEX,
+    ACTIONS,
+    IMPRESSION,
+    KINDS,
+    ActionName,
+    FeedRequest,
+    KindName,
+    Post,
+    PostCounts,
+)
 from thunder_ingest.history import POSITION
 from thunder_ingest.post_store import PostStore, StoreLimits
 from thunder_ingest.text import token_hashes
@@ -86,6 +96,7 @@ def query(
 ) -> Query:
     """A query of the viewer, as it is when its state has been hydrated."""
     size = request.pop("size", None)
+    experiments = request.pop("experiments", {})
     now_ms = request.pop("now_ms", NOW_MS)
     request = {"request_id": "r", "user_id": user_id, "at": NOW_MS, "size": size} | request
     made = Query(
@@ -96,6 +107,8 @@ def query(
         deadline_at=NOW_MS + MINUTE_MS,
         size=size or 35,
         parameters=parameters,
+        experiments=experiments,
+        model_version="fixed-1",
     )
     made.user = user if user is not None else viewer()
     made.seen = np.union1d(made.user.seen, made.requested_seen_ids())
@@ -122,6 +135,11 @@ def predicted(candidates: Candidates, *rows: dict[str, float] | None) -> Candida
     return candidates.with_columns(predictions=predictions)
 
 
+def seen_counts(views: Mapping[int, int]) -> list[PostCounts]:
+    """Counts that say how often posts were seen, and nothing else."""
+    return [PostCounts(post_id=i, at=NOW_MS, totals=[0] * IMPRESSION + [times]) for i, times in views.items()]
+
+
 def weighing(**weights: float) -> Parameters:
     """Parameters in which only these actions count."""
     return replace(FORYOU, name="test", weights=cast(Mapping[ActionName, float], weights), unpredicted_weights=())
@@ -133,7 +151,13 @@ class FixedModel:
     version = "fixed-1"
     config: ModelConfig = NANO
 
-    def __init__(self, predict: Callable[[int], Sequence[float]] | None = None, dim: int = NANO.embed_dim) -> None:
+    def __init__(
+        self,
+        predict: Callable[[int], Sequence[float]] | None = None,
+        dim: int = NANO.embed_dim,
+        version: str = version,
+    ) -> None:
+        self.version = version
         self._predict = predict or fixed_predictions
         self._dim = dim
         self.scored: list[CandidateInputs] = []
@@ -153,8 +177,8 @@ class FixedModel:
 
 
 def fixed_predictions(post_id: int) -> list[float]:
-    """Something in (0, 1) for each action, scattered by post id; a dwell of up to 30 s."""
-    scattered = [(post_id * 2_654_435_761 + 40_503 * action) % 1_009 / 1_010 for action in range(len(ACTIONS))]
+    """Something below 1 for each action, scattered by post id; a dwell of up to 30 s. In few bits, for exact sums."""
+    scattered = [(post_id * 2_654_435_761 + 40_503 * action) % 1_009 / 1_024 for action in range(len(ACTIONS))]
     return [*(p * p for p in scattered[:-1]), 30_000 * scattered[-1]]
 
 

@@ -1,7 +1,10 @@
 """The pipeline again, after its sources, slow and obvious: one object at a time. Columns have to agree with it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp
+
+import numpy as np
 
 from feed_worker.parameters import Parameters
 from feed_worker.query import Query
@@ -16,22 +19,36 @@ class Item:
 
     post: Post
     in_network: bool
-    weighted: float = 0.0
+    scored: bool = False
     score: float = 0.0
+    chosen: bool = True
 
 
+@dataclass
 class ObviousPipeline:
-    """Filters, scores and selects from a world of posts, by post id."""
+    """Filters, scores and selects from a world of posts, by post id.
 
-    def __init__(self, world: dict[int, Post], max_age_ms: int) -> None:
-        self.world, self.max_age_ms = world, max_age_ms
+    Attributes:
+        views: how often posts were seen.
+        vectors: what the retrieval index has.
+        rankers: predictions by post id, by checkpoint.
+
+    """
+
+    world: dict[int, Post]
+    max_age_ms: int
+    views: Mapping[int, int] = field(default_factory=dict)
+    vectors: Mapping[int, np.ndarray] = field(default_factory=dict)
+    rankers: Mapping[str, Callable[[int], Sequence[float]]] = field(default_factory=lambda: {"": fixed_predictions})
 
     def feed(self, asked: Query, found: Sequence[int]) -> list[tuple[int, float]]:
         """Post ids and scores, best first, of what the sources found, in their order."""
         kept = self._filtered(asked, [self.world[post_id] for post_id in dict.fromkeys(found)])
         items = [Item(post, post.author_id in asked.viewer.following) for post in kept]
         self._score(items, asked.parameters)
-        ranked = sorted(items, key=_rank)[: asked.parameters.selected_for(asked.size)]
+        selected = asked.parameters.selected_for(asked.size)
+        self._choose(items, asked.parameters, selected)
+        ranked = [item for item in sorted(items, key=_rank) if item.chosen][:selected]
         return [(item.post.post_id, item.score) for item in self._one_per_conversation(ranked)][: asked.size]
 
     def _filtered(self, asked: Query, posts: list[Post]) -> list[Post]:
@@ -74,20 +91,19 @@ class ObviousPipeline:
             return False
         if asked.request.exclude_videos and self._content(post).video_ms:
             return False
+        langs = asked.request.langs
+        if langs and (lang := self._content(post).lang) and lang.split("-")[0] not in langs:
+            return False
         followed = post.author_id in user.following
         checked = [(post, followed), (root, followed)]
         checked += [(each, each is not None and each.author_id in user.following) for each in (source, parent)]
         return all(each is None or _is_fit(each, known, asked.parameters) for each, known in checked)
 
     def _score(self, items: list[Item], parameters: Parameters) -> None:
-        for item in items:
-            original = self._original(item.post)
-            predictions = dict(zip(ACTIONS, fixed_predictions(original.post_id), strict=True))
-            predictions["dwell_time"] /= 1000
-            if self._content(item.post).video_ms <= parameters.min_video_ms:
-                predictions["vqv"] = 0.0
-            combined = sum(predictions[action] * weight for action, weight in parameters.weights.items())
-            item.weighted = item.score = _never_negative(combined, parameters)
+        for item in items[: parameters.max_candidates]:
+            item.scored = True
+            item.score = _never_negative(self._combined(item.post, parameters), parameters)
+        self._boost(items, parameters)
         by_author: dict[int, int] = {}
         for item in sorted(items, key=_rank):
             author = self._original(item.post).author_id
@@ -98,6 +114,47 @@ class ObviousPipeline:
             secondary = KINDS[item.post.kind] in ("reply", "repost") and parameters.oon_factor_for_replies
             if secondary or not item.in_network:
                 item.score *= parameters.oon_factor
+
+    def _combined(self, post: Post, parameters: Parameters) -> float:
+        predict = self.rankers[parameters.checkpoint]
+        predictions = dict(zip(ACTIONS, predict(self._original(post).post_id), strict=True))
+        if self._content(post).video_ms <= parameters.min_video_ms:
+            predictions["vqv"] = 0.0
+        per_ms = {"dwell_time": 1000}
+        return sum(predictions[action] * (w / per_ms.get(action, 1)) for action, w in parameters.weights.items())
+
+    def _boost(self, items: list[Item], parameters: Parameters) -> None:
+        ranked = [item for item in sorted(items, key=_rank) if item.score > 0]
+        if not parameters.new_author_boost or len(ranked) <= parameters.new_author_slot:
+            return
+        wanted = ranked[parameters.new_author_slot].score
+        for item in ranked[: int(len(ranked) * parameters.new_author_top_share)]:
+            own = [post.post_id for post in self.world.values() if post.author_id == item.post.author_id]
+            reach = sum(self.views.get(post_id, 0) for post_id in own)
+            seen = self.views.get(item.post.post_id, 0)
+            is_new = reach <= parameters.new_author_max_reach and seen < parameters.new_author_max_views
+            if KINDS[item.post.kind] in ("original", "quote") and is_new:
+                if item.score < wanted:
+                    item.score += wanted - item.score
+                return
+
+    def _choose(self, items: list[Item], parameters: Parameters, k: int) -> None:
+        pool = [item for item in sorted(items, key=_rank) if item.score > 0][: parameters.dpp_pool]
+        if not pool:
+            return
+        alpha = parameters.dpp_theta / (2 * (1 - parameters.dpp_theta))
+        quality = [exp(alpha * item.score / pool[0].score) for item in pool]
+        kernel = np.array([[self._cosine(one, other) for other in pool] for one in pool]) * np.outer(quality, quality)
+        chosen = chosen_one_by_one(kernel, k)
+        for item in items:
+            item.chosen = any(item is pool[place] for place in chosen)
+
+    def _cosine(self, one: Item, other: Item) -> float:
+        if one is other:
+            return 1.0
+        pair = [self.vectors.get(self._original_id(item.post)) for item in (one, other)]
+        a, b = (np.zeros(1) if vector is None else vector.astype(np.float64) for vector in pair)
+        return float(a @ b / np.sqrt((a @ a) * (b @ b))) if len(a) == len(b) > 1 else 0.0
 
     def _one_per_conversation(self, items: list[Item]) -> list[Item]:
         first: dict[int, Item] = {}
@@ -121,8 +178,23 @@ class ObviousPipeline:
         return self.world.get(post.source_post_id, post) if KINDS[post.kind] == "repost" else post
 
 
-def _rank(item: Item) -> tuple[float, int, int]:
-    return -item.score, -item.post.created_at, -item.post.post_id
+def chosen_one_by_one(kernel: np.ndarray, k: int, least: float = 1e-6) -> list[int]:
+    """Greedy MAP of a determinantal point process by its definition: each time the one with the largest determinant."""
+    chosen: list[int] = []
+    volume = 1.0
+    while len(chosen) < min(k, len(kernel)):
+        left = [i for i in range(len(kernel)) if i not in chosen]
+        volumes = [float(np.linalg.det(kernel[np.ix_([*chosen, i], [*chosen, i])])) for i in left]
+        best = int(np.argmax(volumes))
+        if volumes[best] / volume <= least:
+            break
+        chosen.append(left[best])
+        volume = volumes[best]
+    return chosen
+
+
+def _rank(item: Item) -> tuple[bool, float, int, int]:
+    return not item.scored, -item.score, -item.post.created_at, -item.post.post_id
 
 
 def _says(post: Post, keyword: str) -> bool:

@@ -1,136 +1,30 @@
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from feed_worker.candidates import Candidates
-from feed_worker.components import Component, Filter, Hydrator, QueryHydrator, Scorer, Selector, SideEffect, Source
-from feed_worker.framework import Pipeline, Result
+from feed_worker.components import Component, Known
 from feed_worker.query import Query
-from feed_worker.selectors.top_k import TopKSelector
-from tests.feed_worker.builders import NOW_MS, candidates_in, post, query, store_of
-
-STORE = store_of(*(post(i, created_at=NOW_MS - i) for i in range(1, 7)))
-BOOM = RuntimeError("boom")
-
-
-class Recording(QueryHydrator):
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def hydrate(self, queries: Sequence[Query], /) -> None:
-        self.batches.append(len(queries))
-
-
-class OneToSix(Source):
-    def fetch(self, queries: Sequence[Query], /) -> list[Candidates]:
-        return [candidates_in(STORE, 1, 2, 3, 4, 5, 6) for _ in queries]
-
-
-class PoisonedSource(Source):
-    """Cannot stand user 13."""
-
-    def fetch(self, queries: Sequence[Query], /) -> list[Candidates]:
-        if any(each.user_id == 13 for each in queries):
-            raise BOOM
-        return [candidates_in(STORE, 1, 2) for _ in queries]
-
-
-class EvenFilter(Filter):
-    def keep(self, _query: Query, candidates: Candidates, /) -> NDArray[np.bool_]:
-        return np.asarray(candidates.posts.post_id % 2 == 0)
-
-
-class ScriptedFilter(Filter):
-    def __init__(self, answer: Callable[[Candidates], Any]) -> None:
-        self._answer = answer
-
-    def keep(self, _query: Query, candidates: Candidates, /) -> NDArray[np.bool_]:
-        answer: NDArray[np.bool_] = self._answer(candidates)
-        return answer
-
-
-class RequiredFilter(ScriptedFilter):
-    required: ClassVar[bool] = True
-
-
-class ScriptedHydrator(Hydrator):
-    def __init__(self, answer: Callable[[Candidates], Candidates]) -> None:
-        self._answer = answer
-
-    def hydrate(self, _query: Query, candidates: Candidates, /) -> Candidates:
-        return self._answer(candidates)
-
-
-class ByIdScorer(Scorer):
-    """Larger ids score higher."""
-
-    def score(self, _queries: Sequence[Query], candidates: Sequence[Candidates], /) -> list[Candidates]:
-        return [
-            each.with_columns(
-                weighted=each.posts.post_id.astype(np.float64), predictions=np.zeros_like(each.predictions)
-            )
-            for each in candidates
-        ]
-
-
-class ScriptedScorer(Scorer):
-    def __init__(self, answer: Callable[[Sequence[Candidates]], list[Candidates]]) -> None:
-        self._answer = answer
-
-    def score(self, _queries: Sequence[Query], candidates: Sequence[Candidates], /) -> list[Candidates]:
-        return self._answer(candidates)
-
-
-class ScriptedSelector(Selector):
-    required: ClassVar[bool] = True
-
-    def __init__(self, answer: Callable[[Candidates], Any]) -> None:
-        self._answer = answer
-
-    def select(self, _query: Query, candidates: Candidates, /) -> NDArray[np.intp]:
-        answer: NDArray[np.intp] = self._answer(candidates)
-        return answer
-
-
-class Noting(SideEffect):
-    def __init__(self, error: Exception | None = None) -> None:
-        self.noted: list[Result] = []
-        self._error = error
-
-    def run(self, results: Sequence[Result], /) -> None:
-        self.noted.extend(results)
-        if self._error:
-            raise self._error
-
-
-def pipeline(**stages: Any) -> Pipeline:
-    """A pipeline that serves posts 6, 5, 4 …, but for the stages given."""
-    default: dict[str, Any] = {
-        "query_hydrators": [],
-        "sources": [OneToSix()],
-        "hydrators": [],
-        "filters": [],
-        "scorers": [ByIdScorer()],
-        "selector": TopKSelector(),
-        "post_selection_filters": [],
-    }
-    return Pipeline(**(default | stages))
-
-
-def shown(result: Result) -> list[int]:
-    post_ids: list[int] = result.candidates.posts.post_id.tolist()
-    return post_ids
-
-
-def raising(error: Exception) -> Callable[[Any], Any]:
-    def raise_(_: Any) -> Any:
-        raise error
-
-    return raise_
+from tests.feed_worker.builders import NOW_MS, query
+from tests.feed_worker.scripted import (
+    BOOM,
+    EvenFilter,
+    Noting,
+    OneToSix,
+    PoisonedSource,
+    Recording,
+    RequiredFilter,
+    ScriptedFilter,
+    ScriptedHydrator,
+    ScriptedScorer,
+    ScriptedSelector,
+    pipeline,
+    raising,
+    shown,
+)
 
 
 def test_a_request_goes_through_the_stages_in_order() -> None:
@@ -174,7 +68,7 @@ def test_a_request_past_its_deadline_is_answered_expired_without_work() -> None:
 def test_dropped_candidates_are_remembered_only_where_an_explanation_is_asked_for() -> None:
     asked = [query(size=2, explain=True), query(size=2)]
     explained, plain = pipeline(filters=[EvenFilter()]).run(asked)
-    assert [(name, post_ids.tolist()) for name, post_ids in explained.dropped] == [
+    assert [(name, left_out.posts.post_id.tolist()) for name, left_out in explained.dropped] == [
         ("even_filter", [1, 3, 5]),
         ("size", [2]),
     ]
@@ -183,7 +77,7 @@ def test_dropped_candidates_are_remembered_only_where_an_explanation_is_asked_fo
 
 def test_every_candidate_is_either_shown_or_dropped_somewhere() -> None:
     (result,) = pipeline(filters=[EvenFilter()]).run([query(size=1, explain=True)])
-    gone = [post_id for _, post_ids in result.dropped for post_id in post_ids.tolist()]
+    gone = [post_id for _, left_out in result.dropped for post_id in left_out.posts.post_id.tolist()]
     assert sorted(gone + shown(result)) == [1, 2, 3, 4, 5, 6]
 
 
@@ -282,3 +176,71 @@ def test_every_component_is_counted_and_timed_without_a_line_in_it() -> None:
     assert (counting.stats["even_filter"].entered, counting.stats["even_filter"].left) == (12, 6)
     assert counting.stats["one_to_six"].calls == 1
     assert results[0].timings_ms.keys() == {"one_to_six", "even_filter", "by_id_scorer", "top_k_selector"}
+
+
+class Passing:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def passes(self, candidates: Candidates) -> np.ndarray:
+        self.now_s += 61.0
+        return np.ones(len(candidates), np.bool_)
+
+
+def test_a_request_that_expires_between_stages_stops_there_and_keeps_its_funnel() -> None:
+    clock, scorer = Passing(), ScriptedScorer(lambda found: list(found))
+    asked = pipeline(filters=[ScriptedFilter(clock.passes), EvenFilter()], scorers=[scorer])
+    late, other = asked.run([replace(query(), monotonic=clock), query(user_id=2)])
+    assert (late.status, shown(late), late.query.degradations) == ("expired", [], [])
+    assert [(step.name, step.left) for step in late.funnel] == [
+        ("one_to_six", 6),
+        ("scripted_filter", 6),
+        ("even_filter", 3),
+    ]
+    assert "scripted_scorer" not in late.timings_ms
+    assert other.status == "ok"
+
+
+def test_a_request_that_has_failed_does_not_expire_as_well() -> None:
+    clock = Passing()
+    asked = pipeline(filters=[RequiredFilter(raising(BOOM)), ScriptedFilter(clock.passes)])
+    runs = asked.gather([replace(query(), monotonic=clock)])
+    clock.now_s += 61.0
+    assert asked.finish(runs)[0].status == "failed"
+
+
+def test_a_feed_that_comes_too_late_is_expired_and_one_that_came_in_time_stays_what_it_is() -> None:
+    clock, effect = Passing(), Noting()
+    asked = pipeline(side_effects=[effect])
+    runs = asked.gather([replace(query(), monotonic=clock)])
+    asked.rank(runs)
+    in_time = asked.finish(runs)
+    clock.now_s += 61.0
+    assert asked.finish(runs) == in_time
+    assert in_time[0].status == "ok"
+    late = asked.gather([replace(query(), monotonic=clock)])
+    asked.rank(late)
+    clock.now_s += 61.0
+    assert [(result.status, shown(result)) for result in asked.finish(late)] == [("expired", [])]
+    assert effect.noted == in_time * 2
+
+
+def test_what_does_not_belong_to_a_query_is_its_hydrators_error() -> None:
+    class Overreaching(Recording):
+        def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+            return [{"size": 1_000} for _ in queries]  # type: ignore[typeddict-unknown-key]
+
+    (result,) = pipeline(query_hydrators=[Overreaching()]).run([query(size=2)])
+    assert (result.query.degradations, result.query.size) == (["overreaching: ContractError"], 2)
+
+
+def test_side_effects_are_timed_and_counted_too() -> None:
+    asked = pipeline(side_effects=[Noting(BOOM)])
+    asked.run([query()])
+    assert (asked.stats["noting"].calls, asked.stats["noting"].errors_by_kind) == (1, {"RuntimeError": 1})
+    assert asked.stage_stats["side_effect"].calls == 1

@@ -1,5 +1,5 @@
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,12 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feed_worker.parameters import PRESETS
+from feed_worker.experiments import Experiment, Experiments, Variant
+from feed_worker.framework import Pipeline
+from feed_worker.parameters import FORYOU, PRESETS, Parameters
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.query import Query
 from phoenix.configs import NANO
 from phoenix.index import VectorIndex
-from tests.feed_worker.builders import MINUTE_MS, NOW_MS, VIEWER, FixedModel, KnownUsers, post, query, store_of, viewer
+from tests.feed_worker.builders import (
+    MINUTE_MS,
+    NOW_MS,
+    VIEWER,
+    FixedModel,
+    KnownUsers,
+    fixed_predictions,
+    post,
+    query,
+    seen_counts,
+    store_of,
+    viewer,
+)
 from tests.feed_worker.obvious import ObviousPipeline
 from thunder_ingest.events import KINDS, Post
 from thunder_ingest.post_store import PostStore
@@ -22,6 +36,8 @@ from thunder_ingest.user_state import UserState
 MAX_AGE_MS = 60 * MINUTE_MS
 AUTHORS = range(1, 13)
 SEEDS = st.integers(0, 2**32 - 1)
+OTHER = "another checkpoint"
+RANKERS = {"": fixed_predictions, OTHER: lambda post_id: fixed_predictions(post_id + 500)}
 
 
 def some(rng: random.Random, values: Sequence[int], probability: float) -> list[int]:
@@ -50,6 +66,7 @@ def related_post(rng: random.Random, post_id: int, authors: dict[int, int]) -> P
         text=" ".join(rng.choices(("cat", "dog", "the", "sat", "on", "mat"), k=rng.randrange(4))),
         created_at=NOW_MS - int(MAX_AGE_MS * rng.choice((0.25, 0.5, 0.5, rng.random(), 1, 1.01))),
         video_ms=rng.choice((0, 0, 10_000, 10_001)),
+        lang=rng.choice(("", "en", "en-GB", "ga")),
         subscriber_only=rng.random() < 0.1,
         labels=rng.choice(((), (), (), (), ("spam",), ("adult",), ("satire",))),
         **fields,
@@ -72,53 +89,99 @@ def viewer_of(seed: int, n: int) -> UserState:
     )
 
 
+def exact(preset: Parameters) -> Parameters:
+    """The preset with weights of few bits: sums are the same in any order, and what is equal here is equal there."""
+    weights = {action: round(64 * weight) / 64 for action, weight in preset.weights.items()}
+    weights["dwell_time"] = 1000 * round(2**20 * preset.weights.get("dwell_time", 0) / 1000) / 2**20
+    return replace(preset, weights=weights, negative_offset=2**-10)
+
+
+@st.composite
+def parameters(draw: st.DrawFn) -> Parameters:
+    return replace(
+        exact(PRESETS[draw(st.sampled_from(sorted(PRESETS)))]),
+        top_k=draw(st.integers(1, 8)),
+        result_size=draw(st.integers(1, 8)),
+        max_candidates=draw(st.sampled_from((3, 2_800))),
+        new_author_boost=draw(st.booleans()),
+        new_author_slot=draw(st.integers(0, 6)),
+        new_author_max_views=draw(st.sampled_from((1, 50, 1_000))),
+        new_author_max_reach=draw(st.sampled_from((0, 100, 1_000))),
+        new_author_top_share=draw(st.sampled_from((0.5, 0.85, 1.0))),
+        dpp_pool=draw(st.sampled_from((0, 5, 150))),
+        dpp_theta=draw(st.sampled_from((0.0, 0.65, 0.9))),
+        checkpoint=draw(st.sampled_from(sorted(RANKERS))),
+    )
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Query:
-    preset = PRESETS[draw(st.sampled_from(sorted(PRESETS)))]
     return query(
-        parameters=replace(preset, top_k=draw(st.integers(1, 8)), result_size=draw(st.integers(1, 8))),
+        parameters=draw(parameters()),
         size=draw(st.integers(1, 12)),
         exclude_videos=draw(st.booleans()),
+        langs=draw(st.sampled_from((None, ["en"], ["ga", "xx"]))),
         in_network_only=draw(st.booleans()),
         seen_ids=draw(st.lists(st.integers(1, 40), max_size=4)),
         explain=draw(st.booleans()),
     )
 
 
-def index_of(post_ids: Sequence[int]) -> VectorIndex:
+def vectors_of(post_ids: Iterable[int]) -> dict[int, np.ndarray]:
+    """A vector for most posts, in one of sixteen directions of six dimensions: some are near others, some not."""
+    directions = np.zeros((16, NANO.embed_dim), np.float32)
+    directions[:, :6] = np.random.default_rng(7).normal(size=(16, 6))
+    return {post_id: directions[post_id * 7 % 16] for post_id in post_ids if post_id % 7}
+
+
+def index_of(vectors: Mapping[int, np.ndarray]) -> VectorIndex:
     index = VectorIndex(NANO.embed_dim)
-    vectors = np.zeros((len(post_ids), NANO.embed_dim), np.float32)
-    vectors[:, 0] = [post_id * 7 % 24 / 24 for post_id in post_ids]
-    index.upsert(np.array(post_ids, np.int64), vectors, FixedModel.version)
+    stacked = np.array([*vectors.values()], np.float32).reshape(len(vectors), NANO.embed_dim)
+    index.upsert(np.array([*vectors], np.int64), stacked, FixedModel.version)
     return index
+
+
+def views_of(seed: int, world: Mapping[int, Post]) -> dict[int, int]:
+    rng = random.Random(seed)
+    return {post_id: rng.choice((0, 10, 60, 2_000)) for post_id in world if rng.random() < 0.8}
+
+
+def pipeline_over(store: PostStore, index: VectorIndex, users: dict[str, UserState]) -> Pipeline:
+    """The pipeline with the rankers of RANKERS, none of which is asked for what another one is to score."""
+    models = {checkpoint: FixedModel(predict, version=checkpoint) for checkpoint, predict in RANKERS.items()}
+    models[""].version = FixedModel.version
+    return foryou_pipeline(store, index, models.pop(""), KnownUsers(users), models)
 
 
 def found_by_sources(store: PostStore, index: VectorIndex, asked: Query, state: UserState) -> list[int]:
     """What the pipeline's sources find, asked one after another."""
-    probe = query(state, parameters=asked.parameters)
-    pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers({"1": state}))
+    probe = query(state, user_id=asked.user_id, parameters=asked.parameters)
+    pipeline = pipeline_over(store, index, {asked.user_form: state})
     probe.request = asked.request
     for hydrator in pipeline.query_hydrators:
-        hydrator.hydrate([probe])
+        for name, value in hydrator.hydrate([probe])[0].items():
+            setattr(probe, name, value)
     found: list[int] = []
     for source in pipeline.sources:
         probe.found = len(found)
         if source.enable(probe):
-            found += source.fetch([probe])[0].posts.post_id.tolist()
+            found += source.fetch([probe])[0].candidates.posts.post_id.tolist()
     return found
 
 
-@settings(max_examples=150)
+@settings(max_examples=200)
 @given(SEEDS, st.integers(1, 60), requests())
 def test_columns_give_the_feed_that_one_object_at_a_time_gives(seed: int, n: int, asked: Query) -> None:
     world, state = world_of(seed, n), viewer_of(seed, n)
-    store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(sorted(world))
+    vectors, views = vectors_of(sorted(world)), views_of(seed, world)
+    store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(vectors)
+    store.apply_counts(seen_counts(views))
     found = found_by_sources(store, index, asked, state)
-    (result,) = foryou_pipeline(store, index, FixedModel(), KnownUsers({"1": state})).run([asked])
-    assert result.query.degradations == []
-    expected = ObviousPipeline(world, MAX_AGE_MS).feed(asked, found)
+    (result,) = pipeline_over(store, index, {"1": state}).run([asked])
+    assert [told for told in result.query.degradations if "no vectors" not in told] == []
+    expected = ObviousPipeline(world, MAX_AGE_MS, views, vectors, RANKERS).feed(asked, found)
     assert result.candidates.posts.post_id.tolist() == [post_id for post_id, _ in expected]
-    assert result.candidates.score.tolist() == pytest.approx([score for _, score in expected], rel=1e-4, abs=1e-7)
+    assert result.candidates.score.tolist() == pytest.approx([score for _, score in expected], rel=1e-12)
     assert result.status == ("ok" if expected else "empty")
 
 
@@ -126,9 +189,9 @@ def test_columns_give_the_feed_that_one_object_at_a_time_gives(seed: int, n: int
 @given(SEEDS, st.lists(requests(), min_size=2, max_size=4))
 def test_a_request_gets_the_same_feed_alone_and_in_a_batch(seed: int, drawn: list[Query]) -> None:
     world = world_of(seed, 40)
-    store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(sorted(world))
+    store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(vectors_of(sorted(world)))
     users = {str(user): viewer_of(seed + user, 40) for user in range(1, len(drawn) + 1)}
-    pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers(users))
+    pipeline = pipeline_over(store, index, users)
 
     def batch() -> list[Query]:
         return [
@@ -145,28 +208,70 @@ def test_a_request_gets_the_same_feed_alone_and_in_a_batch(seed: int, drawn: lis
         assert one.score.tolist() == other.score.tolist()
 
 
+EXPERIMENTS = [
+    Experiment(
+        name="voices",
+        variants=[
+            Variant(name="few", share=0.4, overrides={"author_diversity_decay": 0.875, "new_author_slot": 2}),
+            Variant(name="many", share=0.4, overrides={"dpp_pool": 20}),
+        ],
+    ),
+    Experiment(name="model", variants=[Variant(name="another", share=0.5, checkpoint=OTHER)]),
+]
+CHANGES: dict[tuple[str, str], dict[str, Any]] = {
+    ("voices", "few"): {"author_diversity_decay": 0.875, "new_author_slot": 2},
+    ("voices", "many"): {"dpp_pool": 20},
+    ("model", "another"): {"checkpoint": OTHER},
+}
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_viewers_of_a_batch_get_each_the_feed_of_the_variants_that_they_are_in(seed: int) -> None:
+    world, base = world_of(seed, 40), replace(exact(FORYOU), top_k=8, result_size=6)
+    vectors, views = vectors_of(sorted(world)), views_of(seed, world)
+    store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(vectors)
+    store.apply_counts(seen_counts(views))
+    viewers = {str(user): viewer_of(seed + user, 40) for user in range(21, 29)}
+    experiments = Experiments(base, EXPERIMENTS)
+    asked = []
+    for user in map(int, viewers):
+        parameters, variants = experiments.assign(user)
+        asked.append(query(user_id=user, parameters=parameters, experiments=variants, size=6))
+    results = pipeline_over(store, index, viewers).run(asked)
+    for result in results:
+        own, state = result.query, viewers[result.query.user_form]
+        own.parameters = base
+        for variant in own.experiments.items():
+            own.parameters = replace(own.parameters, **CHANGES[variant])
+        found = found_by_sources(store, index, own, state)
+        expected = ObviousPipeline(world, MAX_AGE_MS, views, vectors, RANKERS).feed(own, found)
+        assert result.candidates.posts.post_id.tolist() == [post_id for post_id, _ in expected]
+    assert len({tuple(result.query.experiments.items()) for result in results}) > 3
+
+
 def test_an_unknown_viewer_gets_what_is_popular() -> None:
     store = store_of(*(post(i, 50 + i) for i in range(1, 11)))
-    (result,) = foryou_pipeline(store, index_of([]), FixedModel(), KnownUsers()).run([query(size=5)])
+    (result,) = foryou_pipeline(store, index_of({}), FixedModel(), KnownUsers()).run([query(size=5)])
     assert (result.status, len(result.candidates)) == ("ok", 5)
 
 
 def test_labelled_posts_take_no_places_of_the_feed() -> None:
     good = [post(i, i + 100) for i in range(1, 40)]
     bad = [post(i, i + 100, labels=["spam"]) for i in range(40, 400)]
-    (result,) = foryou_pipeline(store_of(*good, *bad), index_of([]), FixedModel(), KnownUsers()).run([query()])
+    (result,) = foryou_pipeline(store_of(*good, *bad), index_of({}), FixedModel(), KnownUsers()).run([query()])
     assert len(result.candidates) == 35
 
 
 def test_what_was_served_is_remembered_under_the_time_and_id_of_its_request() -> None:
     users = KnownUsers()
-    pipeline = foryou_pipeline(store_of(post(1)), index_of([]), FixedModel(), users)
+    pipeline = foryou_pipeline(store_of(post(1)), index_of({}), FixedModel(), users)
     pipeline.run([query(request_id="a"), query(user_id=2, request_id="b", size=1)])
     assert users.served == [("1", [1], NOW_MS, "a"), ("2", [1], NOW_MS, "b")]
 
 
 def test_the_stages_stand_in_the_published_order() -> None:
-    pipeline = foryou_pipeline(store_of(), index_of([]), FixedModel(), KnownUsers())
+    pipeline = foryou_pipeline(store_of(), index_of({}), FixedModel(), KnownUsers())
     assert [each.name for each in pipeline.sources] == ["thunder_source", "phoenix_retrieval_source", "popular_source"]
     assert [each.name.removesuffix("_filter") for each in pipeline.filters] == [
         "drop_duplicates",
@@ -181,18 +286,21 @@ def test_the_stages_stand_in_the_published_order() -> None:
         "muted_keyword",
         "author_socialgraph",
         "video",
+        "language",
         "visibility",
     ]
     assert [each.name for each in pipeline.scorers] == [
         "phoenix_scorer",
         "weighted_scorer",
+        "new_author_boost_scorer",
         "author_diversity_scorer",
         "oon_scorer",
+        "dpp_scorer",
     ]
 
 
 def test_every_safety_component_is_required() -> None:
-    pipeline = foryou_pipeline(store_of(), index_of([]), FixedModel(), KnownUsers())
+    pipeline = foryou_pipeline(store_of(), index_of({}), FixedModel(), KnownUsers())
     components = [*pipeline.query_hydrators, *pipeline.hydrators, *pipeline.filters, *pipeline.post_selection_filters]
     required = {component.name for component in components if component.required}
     assert required >= {

@@ -1,5 +1,9 @@
 """The pipeline on the real user state, the real models and the real index, instead of fixed ones."""
 
+import threading
+from queue import SimpleQueue
+from typing import Any
+
 import numpy as np
 import pytest
 import redis
@@ -10,6 +14,7 @@ from feed_worker.framework import Pipeline, Result
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.query import Query
+from feed_worker.run import Run
 from phoenix.index import VectorIndex
 from phoenix.inputs import PostInputs
 from phoenix.serving import Phoenix
@@ -63,9 +68,9 @@ def liked(post_id: int, ago: int) -> Engagement:
     return Engagement(at=NOW_MS - ago, user_id=VIEWER, post_id=post_id, author_id=post_id // 10, action="favorite")
 
 
-def ask(pipeline: Pipeline, request_id: str = "r", at: int = NOW_MS, size: int = 10) -> Result:
+def asked(request_id: str = "r", at: int = NOW_MS, size: int = 10) -> Query:
     request = FeedRequest(request_id=request_id, user_id=VIEWER, at=at)
-    asked = Query(
+    return Query(
         request=request,
         user_id=id64(VIEWER),
         user_form=VIEWER,
@@ -74,7 +79,10 @@ def ask(pipeline: Pipeline, request_id: str = "r", at: int = NOW_MS, size: int =
         size=size,
         parameters=FORYOU,
     )
-    (result,) = pipeline.run([asked])
+
+
+def ask(pipeline: Pipeline, *request: Any, **options: Any) -> Result:
+    (result,) = pipeline.run([asked(*request, **options)])
     return result
 
 
@@ -112,6 +120,60 @@ def test_the_next_feed_differs_and_the_same_request_computed_again_does_not(pipe
     later = shown(ask(pipeline, "next", NOW_MS + 1))
     assert not set(first) & set(later)
     assert len(later) == 10
+
+
+def test_batches_that_overlap_get_the_feeds_that_they_get_alone(pipeline: Pipeline, users: UserStates) -> None:
+    happened(users, *(liked(10 * author, author) for author in (50, 61, 52)))
+    alone = [ask(pipeline, size=size).candidates for size in range(5, 25)]
+    gathered: SimpleQueue[list[Run] | None] = SimpleQueue()
+    overlapped = []
+
+    def rank() -> None:
+        while runs := gathered.get():
+            pipeline.rank(runs)
+            overlapped.extend(pipeline.finish(runs))
+
+    ranking = threading.Thread(target=rank)
+    ranking.start()
+    for size in range(5, 25):
+        gathered.put(pipeline.gather([asked(size=size)]))
+    gathered.put(None)
+    ranking.join()
+    assert [each.status for each in overlapped] == ["ok"] * len(alone)
+    for one, other in zip(alone, overlapped, strict=True):
+        assert one.posts.post_id.tolist() == other.candidates.posts.post_id.tolist()
+        assert one.score.tolist() == other.candidates.score.tolist()
+
+
+def test_a_redis_that_hangs_fails_requests_and_serves_them_when_it_is_back(
+    model: Phoenix, users: UserStates, valkey: redis.Redis
+) -> None:
+    store = store_of(*posts())
+    budgets_ms = {"user_state_hydrator": 30}
+    pipeline = foryou_pipeline(store, indexed(store, model), model, users, budgets_ms=budgets_ms)
+    valkey.execute_command("CLIENT", "PAUSE", 1_000, "ALL")
+    hung, busy = ask(pipeline), ask(pipeline)
+    assert (hung.status, hung.query.degradations) == ("failed", ["user_state_hydrator: over its budget of 30 ms"])
+    assert (busy.status, busy.query.degradations) == ("failed", ["user_state_hydrator: still busy"])
+    valkey.ping()  # answered when the pause is over
+    results = (ask(pipeline) for _ in range(1_000))
+    assert next(result.status for result in results if result.status != "failed") == "ok"
+
+
+def test_what_the_viewer_just_did_counts_in_the_very_next_scores(pipeline: Pipeline, users: UserStates) -> None:
+    """The published system keeps scores for three minutes, whatever the viewer does meanwhile."""
+
+    def scores() -> dict[int, float]:
+        shown = ask(pipeline, size=80).candidates
+        return dict(zip(shown.posts.post_id.tolist(), shown.weighted.tolist(), strict=True))
+
+    happened(users, liked(500, 50))
+    before, again = scores(), scores()
+    assert before == again
+    happened(users, liked(510, 5))
+    after = scores()
+    assert 510 not in after
+    assert all(after[post_id] != before[post_id] for post_id in before.keys() & after.keys())
 
 
 def test_a_redis_that_does_not_answer_is_the_callers_to_wait_for(model: Phoenix) -> None:

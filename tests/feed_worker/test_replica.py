@@ -96,3 +96,15 @@ def test_of_several_records_of_a_post_the_last_counts(settings: Settings, store:
     eventually(lambda: knows(store, last.post_id))
     assert store.columns(store.rows_of(np.array([edited.post_id]))).photos.tolist() == [3]
     assert not knows(store, deleted.post_id)
+
+
+def test_how_far_it_is_is_told_until_it_has_caught_up(settings: Settings, store: PostStore) -> None:
+    for _ in range(3):
+        write(settings, new_post(), partition=1)
+    replica = Replica(settings, store, VectorIndex(1), WallClock())
+    waits_for = [replica.waits_for]
+    replica.start()
+    assert replica.caught_up.wait(30)
+    waits_for.append(replica.waits_for)
+    replica.stop()
+    assert waits_for == ["reading what is in Kafka; left are all topics", None]

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from feed_worker.candidates import SOURCES, Candidates
+from feed_worker.candidates import SOURCES
+from feed_worker.components import Fetched
 from feed_worker.parameters import FORYOU
 from feed_worker.query_hydrators.user_state import UserStateHydrator
 from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
@@ -16,8 +17,8 @@ from tests.feed_worker.builders import MINUTE_MS, NOW_MS, FixedModel, KnownUsers
 FRIEND, STRANGER = 60, 70
 
 
-def found(candidates: Candidates) -> list[int]:
-    post_ids: list[int] = candidates.posts.post_id.tolist()
+def found(fetched: Fetched) -> list[int]:
+    post_ids: list[int] = fetched.candidates.posts.post_id.tolist()
     return post_ids
 
 
@@ -34,32 +35,32 @@ def index_of(
 
 def test_thunder_finds_what_the_viewer_follows_newest_first() -> None:
     store = store_of(*(post(i, FRIEND, created_at=NOW_MS - 10 + i) for i in (1, 2, 3)), post(4, STRANGER))
-    (candidates,) = ThunderSource(store).fetch([query(viewer(following=[FRIEND]))])
-    assert found(candidates) == [3, 2, 1]
-    assert {SOURCES[each] for each in candidates.source} == {"thunder"}
+    (fetched,) = ThunderSource(store).fetch([query(viewer(following=[FRIEND]))])
+    assert found(fetched) == [3, 2, 1]
+    assert {SOURCES[each] for each in fetched.candidates.source} == {"thunder"}
 
 
 def test_thunder_fetches_nothing_that_is_seen_or_served_and_no_more_than_its_limit() -> None:
     store = store_of(*(post(i, FRIEND, created_at=NOW_MS - 10 + i) for i in range(1, 8)))
     asked = query(viewer(following=[FRIEND], seen=[7]), parameters=replace(FORYOU, in_network_max=3))
     asked.served = ids(5)
-    (candidates,) = ThunderSource(store).fetch([asked])
-    assert found(candidates) == [6, 4, 3]
+    (fetched,) = ThunderSource(store).fetch([asked])
+    assert found(fetched) == [6, 4, 3]
 
 
 def test_retrieval_finds_the_most_similar_posts_with_their_similarity() -> None:
     store = store_of(post(1), post(2), post(3))
     source = PhoenixRetrievalSource(store, index_of({1: 0.1, 2: 0.9, 3: 0.5}), FixedModel())
-    (candidates,) = source.fetch([query(viewer(liked=[9]))])
-    assert found(candidates) == [2, 3, 1]
-    assert candidates.retrieval_score == pytest.approx([0.9, 0.5, 0.1])
+    (fetched,) = source.fetch([query(viewer(liked=[9]))])
+    assert found(fetched) == [2, 3, 1]
+    assert fetched.candidates.retrieval_score == pytest.approx([0.9, 0.5, 0.1])
 
 
 def test_retrieval_finds_nothing_that_is_seen_or_no_longer_stored() -> None:
     store = store_of(post(1), post(2))
     source = PhoenixRetrievalSource(store, index_of({1: 0.1, 2: 0.9, 3: 0.5}), FixedModel())
-    (candidates,) = source.fetch([query(viewer(liked=[2], seen=[2]))])
-    assert found(candidates) == [1]
+    (fetched,) = source.fetch([query(viewer(liked=[2], seen=[2]))])
+    assert found(fetched) == [1]
 
 
 def test_what_the_viewer_may_not_see_takes_no_other_posts_place() -> None:
@@ -74,19 +75,18 @@ def test_what_the_viewer_may_not_see_takes_no_other_posts_place() -> None:
     source = PhoenixRetrievalSource(store, index_of({i: 1 - i / 10 for i in range(1, 9)}, traits=traits), FixedModel())
     one = replace(FORYOU, retrieval_max=1)
     objecting = viewer(liked=[9], blocks=[50], blocked_by=[51], mutes=[52])
-    (candidates,) = source.fetch([query(objecting, parameters=one, exclude_videos=True)])
-    assert found(candidates) == [8]
-    (candidates,) = source.fetch([query(viewer(liked=[9]), parameters=replace(FORYOU, retrieval_max=4))])
-    assert found(candidates) == [1, 2, 3, 7]
+    (fetched,) = source.fetch([query(objecting, parameters=one, exclude_videos=True)])
+    assert found(fetched) == [8]
+    (fetched,) = source.fetch([query(viewer(liked=[9]), parameters=replace(FORYOU, retrieval_max=4))])
+    assert found(fetched) == [1, 2, 3, 7]
 
 
 def test_retrieval_never_compares_vectors_of_another_version_and_says_that_its_own_are_missing() -> None:
     store = store_of(post(1))
     source = PhoenixRetrievalSource(store, index_of({1: 0.9}, "another"), FixedModel())
-    asked = query(viewer(liked=[2]))
-    (candidates,) = source.fetch([asked])
-    assert found(candidates) == []
-    assert asked.degradations == ["phoenix_retrieval_source: no vectors of model fixed-1"]
+    (fetched,) = source.fetch([query(viewer(liked=[2]))])
+    assert found(fetched) == []
+    assert fetched.lacking == ("no vectors of model fixed-1",)
 
 
 def test_retrieval_answers_each_query_of_a_batch_within_its_own_limit() -> None:
@@ -123,31 +123,29 @@ def test_popular_posts_are_originals_and_quotes_that_the_viewer_does_not_know() 
 def test_a_viewer_who_has_seen_the_most_popular_posts_gets_the_next() -> None:
     store = store_of(*(post(i, created_at=NOW_MS - i * MINUTE_MS) for i in range(1, 7)))
     asked = query(viewer(seen=[1, 2, 3]), parameters=replace(FORYOU, popular_max=2))
-    (candidates,) = PopularSource(store).fetch([asked])
-    assert found(candidates) == [4, 5]
+    (fetched,) = PopularSource(store).fetch([asked])
+    assert found(fetched) == [4, 5]
 
 
 def test_a_batch_of_viewers_is_read_at_once() -> None:
     users = KnownUsers({"1": viewer(following=[5], seen=[3])})
     one, two = query(seen_ids=[9]), query(user_id=2)
-    UserStateHydrator(users).hydrate([one, two])
-    assert one.viewer.following.tolist() == [5]
-    assert one.seen.tolist() == [3, 9]
-    assert not two.viewer.is_known
+    known_of_one, known_of_two = UserStateHydrator(users).hydrate([one, two])
+    assert known_of_one["user"].following.tolist() == [5]
+    assert known_of_one["seen"].tolist() == [3, 9]
+    assert not known_of_two["user"].is_known
 
 
 def test_what_earlier_requests_served_within_ten_minutes_counts_as_served() -> None:
     served = [(1, NOW_MS - 11 * MINUTE_MS), (2, NOW_MS - 10 * MINUTE_MS), (3, NOW_MS - 1), (4, NOW_MS), (5, NOW_MS + 1)]
-    asked = query()
-    UserStateHydrator(KnownUsers({"1": viewer(served=served)})).hydrate([asked])
-    assert asked.served.tolist() == [2, 3]
+    (known,) = UserStateHydrator(KnownUsers({"1": viewer(served=served)})).hydrate([query()])
+    assert known["served"].tolist() == [2, 3]
 
 
 def test_only_the_newest_hundred_served_posts_count() -> None:
     served = [(i, NOW_MS - 200 + i) for i in range(1, 151)]
-    asked = query()
-    UserStateHydrator(KnownUsers({"1": viewer(served=served)})).hydrate([asked])
-    assert asked.served.tolist() == list(range(51, 151))
+    (known,) = UserStateHydrator(KnownUsers({"1": viewer(served=served)})).hydrate([query()])
+    assert known["served"].tolist() == list(range(51, 151))
 
 
 def test_no_component_may_act_as_if_a_viewer_that_was_not_read_blocked_nobody() -> None:
@@ -155,3 +153,19 @@ def test_no_component_may_act_as_if_a_viewer_that_was_not_read_blocked_nobody() 
     asked.user = None
     with pytest.raises(LookupError):
         _ = asked.viewer
+
+
+def test_a_query_of_low_quality_asks_each_source_for_fewer_candidates_but_for_enough() -> None:
+    store = store_of(*(post(i, FRIEND + i % 5, created_at=NOW_MS - i) for i in range(1, 201)))
+    index = index_of({i: 1 / i for i in range(1, 201)})
+    parameters = replace(FORYOU, in_network_max=160, retrieval_max=120, popular_max=40)
+
+    def counts(quality: float) -> list[int]:
+        asked = query(viewer(following=range(60, 65), liked=[999]), parameters=parameters)
+        asked.quality = quality
+        sources = (ThunderSource(store), PhoenixRetrievalSource(store, index, FixedModel()), PopularSource(store))
+        return [len(source.fetch([asked])[0].candidates) for source in sources]
+
+    assert counts(1.0) == [160, 120, 40]
+    assert counts(0.5) == [80, 60, 40]
+    assert counts(0.1) == [50, 50, 40]

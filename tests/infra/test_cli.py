@@ -104,6 +104,6 @@ def test_the_doctor_says_what_is_wrong_with_everything_at_once() -> None:
 
 def test_schemas_are_printed_whole_or_one_by_one() -> None:
     everything = json.loads(foryou("schemas").stdout)
-    assert {"posts", "engagements", "social-graph", "feed-requests", "feed"} <= set(everything)
+    assert {"posts", "engagements", "social-graph", "feed-requests", "feed", "explain"} <= set(everything)
     assert json.loads(foryou("schemas", "feed").stdout) == everything["feed"]
     assert foryou("schemas", "nothing").returncode == 2

@@ -24,7 +24,7 @@ WORKERS = {
     "worker_that_is_ready": """
 import json, os, time, redis
 from infra.settings import load
-ready = {"ready_at": 1, "pid": os.getpid(), "model_version": "none"}
+ready = {"ready_at": 1, "said_at": time.time_ns() // 1_000_000, "pid": os.getpid(), "model_version": "none"}
 redis.Redis.from_url(load().redis).hset("foryou:ready", "me", json.dumps(ready))
 time.sleep(600)
 """,

@@ -39,6 +39,9 @@ def main() -> None:
         found, _ = slab.search(queries, K, masks)
         assert len(slab) == len(held)
         assert found.tolist() == [best(held, *asked) for asked in zip(queries, masks, strict=True)]
+        asked = rng.integers(1, 1_500, 40)
+        absent = np.zeros(DIM)
+        assert slab.vectors(asked).tolist() == [held.get(id_, absent).tolist() for id_ in asked.tolist()]
         traces.append(slab.traces)
     assert len(slab.chunks) > 2
     assert {len(chunk.vectors.sharding.device_set) for chunk in slab.chunks} == {8}

@@ -118,6 +118,11 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
             assert found[row].tolist() == [id_ for _, id_ in best] + [-1] * missing
             assert scores[row].tolist() == [score for score, _ in best] + [-np.inf] * missing
 
+    @rule(ids=ids, version=versions)
+    def vectors_of(self, ids: np.ndarray, version: str) -> None:
+        expected = [self.expected[version].get(id_, (np.zeros(DIM),))[0].tolist() for id_ in ids.tolist()]
+        assert self.index.vectors(ids, version).tolist() == expected
+
     @invariant()
     def counts_posts_once(self) -> None:
         assert len(self.index) == len({*self.expected["old"], *self.expected["new"]})
@@ -266,6 +271,25 @@ def test_a_row_is_written_again_only_when_no_search_can_see_it() -> None:
     for value in range(6, 20):
         slab.upsert(one, np.full((1, DIM), value, np.float32), nothing)
     assert slab.snapshot.rows == 5
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_a_vector_that_is_stored_at_less_precision_is_read_as_it_is_scanned(precision: Precision) -> None:
+    slab = HostSlab(DIM, precision, exact=False, chunk_rows=64)
+    vectors_ = np.random.default_rng(7).normal(size=(200, DIM)).astype(np.float32)
+    slab.upsert(np.arange(1, 201), vectors_, Traits.unknown(200))
+    read = slab.vectors(np.array([404, *range(200, 0, -1)]))
+    assert read[0].tolist() == [0] * DIM
+    assert read[:0:-1] == pytest.approx(vectors_, abs=0.02)
+    assert abs(read[:0:-1] - vectors_).max() > 0
+
+
+def test_more_vectors_than_a_device_reads_at_once_come_back_in_the_order_asked_for() -> None:
+    slab = DeviceSlab(DIM, chunk_rows=256)
+    vectors_ = np.random.default_rng(7).normal(size=(600, DIM)).astype(np.float32)
+    slab.upsert(np.arange(1, 601), vectors_, Traits.unknown(600))
+    asked = np.random.default_rng(8).permutation(600)
+    assert slab.vectors(asked + 1).tolist() == vectors_[asked].tolist()
 
 
 def test_a_bulk_of_posts_may_name_one_twice_and_be_spread_over_chunks() -> None:

@@ -389,3 +389,18 @@ def _check_in_network(store: PostStore, model: Sequence[Post]) -> None:
         columns = store.columns(rows)
         shown = [n for n, kind in zip(columns.post_id.tolist(), columns.kind.tolist(), strict=True) if kind in (0, 3)]
         assert shown == [p.post_id for p in expected]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2**31 - 1)), max_size=30), st.sets(st.integers(0, 30)))
+def test_the_reach_of_authors_is_how_often_their_stored_posts_were_seen(
+    posts: list[tuple[int, int]], removed: set[int]
+) -> None:
+    store = store_of(*(post(i, author) for i, (author, _) in enumerate(posts, 1)))
+    store.apply_counts([counts(i, impressions=views) for i, (_, views) in enumerate(posts, 1)])
+    store.remove([*removed])
+    expected = [
+        sum(views for i, (author, views) in enumerate(posts, 1) if author == asked and i not in removed)
+        for asked in (4, 1, 404, 1, 2, 3)
+    ]
+    assert store.author_views(np.array([4, 1, 404, 1, 2, 3])).tolist() == expected

@@ -1,0 +1,130 @@
+"""Where the time of a feed goes inside the worker: every component alone, one request at a time, nothing beside it.
+
+`python -m benchmarks.feed_profile [--model NAME] [--posts N] [--requests N] [--profile FILE]`. A post store and an
+index are filled in this process, viewers are written to an embedded Redis, and the worker's own pipeline answers.
+"""
+
+import argparse
+import cProfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.feed_world import CHUNK, Viewer, vectors_of, viewers_of, world_of, write_viewers
+from benchmarks.report import Measure, print_report, quantiles
+from benchmarks.thunder_world import ThunderWorld
+from feed_worker.feed import feed_of, served_of
+from feed_worker.feed_store import Answer, FeedStore
+from feed_worker.parameters import PRESETS
+from feed_worker.pipeline import foryou_pipeline
+from feed_worker.post_traits import traits_of
+from feed_worker.query import Query
+from infra.embedded import EmbeddedRedis
+from infra.progress import Advance, Report
+from infra.redis import connect
+from infra.settings import Settings
+from phoenix.index import VectorIndex
+from phoenix.serving import Phoenix
+from thunder_ingest.events import FeedRequest
+from thunder_ingest.post_store import PostStore
+from thunder_ingest.redis_form import UserStates
+
+
+def fill(store: PostStore, index: VectorIndex, world: ThunderWorld, version: str, dim: int, advance: Advance) -> None:
+    """Put the posts and their vectors where the replica would."""
+    for begin in range(0, len(world.kind), CHUNK):
+        posts = world.posts(begin, begin + CHUNK)
+        store.apply(posts)
+        ids = np.array([post.post_id for post in posts], np.int64)
+        index.upsert(ids, vectors_of(world, dim, begin, begin + CHUNK), version, traits_of(store, ids))
+        advance(begin + len(posts), len(world.kind))
+
+
+def query_of(viewer: Viewer, preset: str, number: int) -> Query:
+    """A request of a viewer, made now."""
+    now_ms, form = time.time_ns() // 1_000_000, str(viewer.user_id)
+    return Query(
+        request=FeedRequest(request_id=f"r{number}", user_id=viewer.user_id, at=now_ms),
+        user_id=viewer.user_id,
+        user_form=form,
+        now_ms=now_ms,
+        deadline_at=now_ms + 60_000,
+        size=35,
+        parameters=PRESETS[preset],
+    )
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--posts", type=int, default=1_000_000)
+    parser.add_argument("--authors", type=int, default=100_000)
+    parser.add_argument("--viewers", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--parameters", default="classic", choices=PRESETS)
+    parser.add_argument("--profile", type=Path, help="write a profile by function there")
+    arguments = parser.parse_args()
+    world = world_of(arguments.posts, arguments.authors, seed=5)
+    viewers = viewers_of(world, arguments.viewers, seed=6)
+    model, store = Phoenix.seeded(arguments.model, Settings().model_seed), PostStore()
+    dim = model.config.embed_dim
+    index = VectorIndex(dim)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        EmbeddedRedis(Path(directory)) as redis,
+        Report(Console(stderr=True)) as report,
+    ):
+        client = connect(Settings(redis=redis.address))
+        with report.step("viewers") as advance:
+            write_viewers(client, viewers, advance)
+        with report.step("posts and vectors") as advance:
+            fill(store, index, world, model.version, dim, advance)
+        with report.step("compiling"):
+            store.warm_up()
+            index.warm_up(model.config.batch_buckets, PRESETS[arguments.parameters].retrieval_max)
+            model.warm_up(parts=("rank", "retrieve"))
+        pipeline, feeds = foryou_pipeline(store, index, model, UserStates(client)), FeedStore(client, 600)
+        taken: dict[str, list[float]] = {}
+        ranked: list[float] = []
+
+        def answer(number: int) -> None:
+            query = query_of(viewers[number % len(viewers)], arguments.parameters, number)
+            began = time.perf_counter()
+            (result,) = pipeline.run([query])
+            run = time.perf_counter()
+            feed = feed_of(result, store, model.version, query.now_ms, [query.request.request_id])
+            made = time.perf_counter()
+            feeds.write([Answer(feed, None, [served_of(result, feed, query.request.request_id)])])
+            written = time.perf_counter()
+            parts = {"run": run - began, "document": made - run, "write": written - made, "whole": written - began}
+            for name, ms in (result.timings_ms | {name: 1_000 * part for name, part in parts.items()}).items():
+                taken.setdefault(name, []).append(ms)
+            ranked.append(float(next(step.entered for step in result.funnel if step.stage == "selector")))
+
+        for number in range(10):
+            answer(number)
+        taken.clear()
+        profiler = cProfile.Profile()
+        if arguments.profile:
+            profiler.enable()
+        cpu_began_s = time.process_time()
+        for number in range(10, 10 + arguments.requests):
+            answer(number)
+        cpu_ms = 1_000 * (time.process_time() - cpu_began_s) / arguments.requests
+        if arguments.profile:
+            profiler.disable()
+            profiler.dump_stats(arguments.profile)
+    spreads = {name: quantiles(values) for name, values in taken.items()}
+    measures = [Measure(f"{name}_ms", each["p50"], "ms", "lower", spread=each) for name, each in spreads.items()]
+    measures.append(Measure("cpu_ms_per_feed", round(cpu_ms, 2), "ms", "lower"))
+    measures.append(Measure("candidates_ranked", float(np.median(ranked)), "candidates", "higher"))
+    config = vars(arguments) | {"profile": bool(arguments.profile)}
+    print_report("feed_profile", config, measures)
+
+
+if __name__ == "__main__":
+    main()

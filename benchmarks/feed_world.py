@@ -1,0 +1,144 @@
+"""The work of the feed's benchmarks: posts of two days with vectors, and viewers who follow many and have done much.
+
+Everything is written as the flows write it, so that a worker alone can serve it. Only the vectors are no model's: a
+point for each author, and the author's posts around it. What a search costs does not depend on what vectors mean.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import thunder_world
+from benchmarks.thunder_world import ThunderWorld, post_id
+from infra.kafka import Publisher, Record
+from infra.progress import Advance
+from infra.redis import Client
+from infra.settings import Settings
+from thunder_ingest.events import IMPRESSION, PostEmbedding, key_of_id, pack
+from thunder_ingest.redis_form import UserStates
+from thunder_ingest.user_entries import EDGE, HISTORY, UserUpdate
+
+FOLLOWS: Final = 500
+"""On average; the median viewer follows 390, one in a hundred 2,000."""
+POSITIONS: Final = 1_024
+"""Posts in a history, as many as are kept."""
+ACTED_ON: Final = 0.3
+KINDS: Final = (0.9, 0.04, 0.04, 0.02)
+"""Originals, replies, reposts, quotes: few that a filter would drop, so that the ranker gets nearly all candidates."""
+FIRST_VIEWER: Final = 5_000_000
+CHUNK: Final = 10_000
+_SIGMA: Final = 0.7
+_SPREAD: Final = 0.5  # of an author's posts about their point, which is at a distance of 1
+_APPENDED: Final = 40  # batches in which a history comes to be: some is in the base, some is still in tails
+_MARGIN_MS: Final = 3_600_000  # posts that do not expire during the run
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Who asks for feeds."""
+
+    user_id: int
+    following: NDArray[np.int64]
+    history: NDArray[Any]  # of HISTORY, oldest first
+
+
+def world_of(posts: int, authors: int, seed: int) -> ThunderWorld:
+    """Posts of the two days before now."""
+    world = thunder_world.generate(posts, authors, seed, KINDS)
+    shift = time.time_ns() // 1_000_000 - thunder_world.NOW_MS
+    age = np.maximum(thunder_world.NOW_MS - world.created_at - _MARGIN_MS, 0)
+    return replace(world, created_at=thunder_world.NOW_MS - age + shift)
+
+
+def vectors_of(world: ThunderWorld, dim: int, begin: int, end: int) -> NDArray[np.float32]:
+    """[n, dim] unit vectors of some posts."""
+    authors = world.author_id[begin:end]
+    points = _points(world.authors, dim)[authors]
+    vectors = points + _SPREAD * np.random.default_rng(begin).standard_normal(points.shape, np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=1)
+def _points(authors: int, dim: int) -> NDArray[np.float32]:
+    return np.random.default_rng(11).standard_normal((authors + 1, dim), np.float32)
+
+
+def viewers_of(world: ThunderWorld, count: int, seed: int) -> list[Viewer]:
+    """Viewers who follow authors at random, half of them by popularity, and have seen older posts of anybody."""
+    random = np.random.default_rng(seed)
+    followed = random.lognormal(np.log(FOLLOWS) - _SIGMA**2 / 2, _SIGMA, count)
+    return [
+        Viewer(FIRST_VIEWER + index, _following(world, int(follows), random), _history(world, random))
+        for index, follows in enumerate(np.clip(followed, 10, min(10_000, world.authors // 4)))
+    ]
+
+
+def _following(world: ThunderWorld, follows: int, random: np.random.Generator) -> NDArray[np.int64]:
+    by_popularity = world.author_id[random.integers(0, len(world.author_id), follows // 2)]
+    at_random = random.integers(1, world.authors + 1, follows - follows // 2)
+    return np.unique(np.concatenate([by_popularity, at_random]))
+
+
+def _history(world: ThunderWorld, random: np.random.Generator) -> NDArray[Any]:
+    seen = np.sort(random.integers(0, max(1, len(world.kind) // 2), POSITIONS))
+    entries = np.zeros(POSITIONS, HISTORY)
+    entries["at"] = world.created_at[seen] + random.integers(1_000, 3_600_000, POSITIONS)
+    entries["post_id"] = [post_id(index) for index in seen.tolist()]
+    entries["author_id"] = world.author_id[seen]
+    entries["action"] = IMPRESSION
+    acted = np.flatnonzero(random.random(POSITIONS) < ACTED_ON)
+    actions = entries[acted]
+    actions["at"] += 2_000
+    actions["action"] = random.choice([0, 0, 0, 2, 4, 6, 10], len(acted))  # a favorite, a repost, a click, a view …
+    both = np.concatenate([entries, actions])
+    return np.asarray(both[np.argsort(both["at"], kind="stable")])
+
+
+def records_of(world: ThunderWorld, version: str, dim: int) -> Iterator[list[Record]]:
+    """The changelogs of posts and vectors, a chunk at a time."""
+    for begin in range(0, len(world.kind), CHUNK):
+        posts = world.posts(begin, begin + CHUNK)
+        vectors = vectors_of(world, dim, begin, begin + CHUNK)
+        keys = [key_of_id(post.post_id) for post in posts]
+        yield [Record("thunder-posts", key, pack(post)) for key, post in zip(keys, posts, strict=True)]
+        yield [
+            Record(
+                "post-embeddings", key, pack(PostEmbedding(post_id=post.post_id, model_version=version, vector=packed))
+            )
+            for key, post, packed in zip(keys, posts, (each.astype("<f4").tobytes() for each in vectors), strict=True)
+        ]
+
+
+def publish(settings: Settings, world: ThunderWorld, version: str, dim: int, advance: Advance) -> None:
+    """Write posts and vectors to their topics."""
+    # random vectors cannot be compressed, and there are gigabytes of nothing else
+    publisher = Publisher(settings, **{"compression.type": "none", "queue.buffering.max.messages": 200_000})
+    for number, records in enumerate(records_of(world, version, dim), 1):
+        publisher.publish(records)
+        advance(number * CHUNK / 2, len(world.kind))
+    publisher.flush()
+
+
+def write_viewers(client: Client, viewers: Sequence[Viewer], advance: Advance) -> None:
+    """Write the state of viewers to Redis, whom they follow first, then what they did, as it came."""
+    users = UserStates(client)
+    users.append([UserUpdate(str(viewer.user_id), "following", _edges(viewer)) for viewer in viewers], "s0-0-0")
+    parts = [np.array_split(viewer.history, _APPENDED) for viewer in viewers]
+    for batch in range(_APPENDED):
+        updates = [
+            UserUpdate(str(viewer.user_id), "history", part[batch].tobytes())
+            for viewer, part in zip(viewers, parts, strict=True)
+        ]
+        users.append(updates, f"e0-{batch}-{batch}")
+        advance(batch + 1, _APPENDED)
+
+
+def _edges(viewer: Viewer) -> bytes:
+    edges = np.zeros(len(viewer.following), EDGE)
+    edges["at"], edges["target_id"] = 1_700_000_000_000, viewer.following
+    return edges.tobytes()

@@ -1,0 +1,48 @@
+"""What benchmarks run on: Kafka and Redis in containers or of one's own, and a worker alone."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from feed_worker.presence import workers
+from infra.processes import Children
+from infra.redis import connect
+from infra.settings import Settings, load
+from infra.stack import POLL_S
+
+READY_TIMEOUT_S = 300.0
+
+
+@contextmanager
+def servers(own: bool, **settings: str) -> Iterator[Settings]:
+    """Kafka and Redis in containers (the images of the end-to-end tests), or those of the settings."""
+    if own:
+        yield load(**settings)
+        return
+    from tests.e2e import containers
+
+    if problem := containers.engine_problem():
+        raise SystemExit(
+            f"{problem}: start one, or name servers in FORYOU_KAFKA and FORYOU_REDIS and say --own-servers"
+        )
+    with containers.kafka() as kafka, containers.redis_server() as redis:
+        yield Settings(kafka=kafka.address, redis=f"redis://{redis.address}/0", **settings)  # type: ignore[arg-type]
+
+
+@contextmanager
+def worker(settings: Settings, directory: Path) -> Iterator[float]:
+    """A worker without any flow; gives the seconds from its start until it was ready to answer."""
+    with Children(directory / "logs") as children:
+        began = time.monotonic()
+        child = children.start("feed_worker", [sys.executable, "-m", "feed_worker"], settings.environment())
+        client = connect(settings)
+        while not any(ready["pid"] == child.pid for ready in workers(client)):
+            children.check()
+            if time.monotonic() - began > READY_TIMEOUT_S:
+                raise SystemExit(f"the worker was not ready in {READY_TIMEOUT_S:g} s: {child.tail()}")
+            time.sleep(POLL_S)
+        client.close()
+        yield time.monotonic() - began
+        children.check()

@@ -1,0 +1,83 @@
+"""A server that answers slowly: a TCP proxy in front of it, in the process of the test."""
+
+import contextlib
+import socket
+import threading
+import time
+from typing import Self
+
+CHUNK_BYTES = 65_536
+
+
+class Proxy:
+    """Passes bytes on both ways; each connection as it comes, for as long as both ends hold it.
+
+    What a killed client had sent is still passed on, as a network would: a write can arrive long after its writer died.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port, self._delay_s = target_port, 0.0
+        self._open = threading.Event()
+        self._open.set()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.flow()
+        with contextlib.suppress(OSError):  # wakes the thread that waits in accept, which close alone does not
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    @property
+    def address(self) -> str:
+        """The host and port that clients use."""
+        host, port = self._listener.getsockname()
+        return f"{host}:{port}"
+
+    def slow(self, delay_s: float) -> None:
+        """From now on every piece that passes is late by so much."""
+        self._delay_s = delay_s
+
+    def stall(self) -> None:
+        """From now on nothing passes, and nothing is lost."""
+        self._open.clear()
+
+    def flow(self) -> None:
+        """Everything passes again, what was held back first."""
+        self._delay_s = 0.0
+        self._open.set()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+
+    def _pass(self, client: socket.socket) -> None:
+        with client:
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target_port))
+            except ConnectionRefusedError:  # the server is away, as the client is to see
+                return
+            with server:
+                back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+                back.start()
+                self._pump(client, server)
+                back.join()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # either end has gone; the other is told so below
+            while piece := source.recv(CHUNK_BYTES):
+                if self._delay_s:
+                    time.sleep(self._delay_s)
+                self._open.wait()
+                sink.sendall(piece)
+        for end, how in ((sink, socket.SHUT_WR), (source, socket.SHUT_RD)):
+            with contextlib.suppress(OSError):
+                end.shutdown(how)

@@ -1,0 +1,62 @@
+"""Answers to feed requests as a worker writes them, for the tests of those who wait."""
+
+import itertools
+from typing import Any
+
+from feed_worker.feed import Feed, FeedItem
+from feed_worker.feed_store import Answer, FeedStore
+from infra.redis import connect
+from infra.settings import Settings
+from thunder_ingest.events import FeedServed, FeedStatus
+from thunder_ingest.ids import id64
+
+T0 = 1_700_000_000_000
+
+_users = itertools.count(1_000)
+
+
+def new_user() -> int:
+    """A viewer whom no other test knows: the servers are shared."""
+    return next(_users)
+
+
+def feed_of(user: int | str, request_id: str, at: int = T0, status: FeedStatus = "ok", **fields: Any) -> Feed:
+    """A feed; with an item, where the status promises one."""
+    item = FeedItem(
+        rank=1,
+        post_id="7",
+        author_id="8",
+        kind="original",
+        source="thunder",
+        in_network=True,
+        score=0.5,
+        created_at=at,
+        reasons=[],
+    )
+    parts: dict[str, Any] = {"generated_at": at, "model_version": "m", "parameters": "p", "degradations": []} | fields
+    items = [item] if status in ("ok", "degraded") else []
+    return Feed(
+        at=at, request_id=request_id, user_id=str(user), status=status, items=items, answers=[request_id], **parts
+    )
+
+
+def answer(settings: Settings, feed: Feed) -> Feed:
+    """Write and announce a feed, as a worker does."""
+    served = [
+        FeedServed(
+            request_id=request_id,
+            user_id=id64(feed.user_id),
+            user_form=feed.user_id,
+            at=feed.at,
+            served_at=feed.generated_at,
+            status=feed.status,
+            model_version=feed.model_version,
+            parameters=feed.parameters,
+            degradations=feed.degradations,
+        )
+        for request_id in feed.answers
+    ]
+    redis = connect(settings)
+    FeedStore(redis, settings.feed_ttl_s).write([Answer(feed, None, served)])
+    redis.close()
+    return feed

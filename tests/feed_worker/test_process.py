@@ -1,0 +1,62 @@
+"""`python -m feed_worker` as those see it who run it: it says what it waits for, then that it is ready, and drains."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+
+from feed_worker.presence import workers
+from infra.embedded import EmbeddedKafka, EmbeddedRedis
+from infra.kafka_admin import create_topics
+from infra.settings import Settings, load
+from tests.e2e.containers import free_port
+from tests.e2e.processes import Process
+from tests.feed_worker.test_endpoints import get
+from tests.infra.waiting import eventually
+
+pytestmark = pytest.mark.embedded
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    with EmbeddedKafka(tmp_path / "kafka") as kafka, EmbeddedRedis(tmp_path / "redis") as valkey:
+        yield load(
+            kafka=kafka.address,
+            redis=valkey.address,
+            partitions=2,
+            session_timeout_ms=2_000,
+            http_port=free_port(),
+            log_format="json",
+        )
+
+
+def test_it_says_what_it_waits_for_then_that_it_is_ready_and_leaves_in_order(
+    settings: Settings, tmp_path: Path
+) -> None:
+    create_topics(settings)
+    worker = Process(settings, tmp_path / "worker.log", "feed_worker")
+    said: list[str] = []
+
+    def is_ready() -> bool:
+        with suppress(OSError):  # it does not listen yet
+            status, text = get(settings.http_port, "/readyz")
+            said.append(text)
+            return status == 200
+        return False
+
+    eventually(is_ready, 180)
+    assert any(text.startswith("waiting for the models to be compiled: ranking, ") for text in said)
+    assert get(settings.http_port, "/healthz") == (200, "ok\n")
+    metrics = get(settings.http_port, "/metrics").text
+    assert 'foryou_requests_total{status="ok"} 0.0' in metrics
+    assert 'foryou_component_seconds_count{component="phoenix_scorer"} 0.0' in metrics
+    with redis.Redis.from_url(settings.redis) as client:
+        eventually(lambda: len(workers(client)) == 1)
+        worker.terminate()
+        assert worker.wait() == 0, worker.output()
+        assert workers(client) == []
+    logged = [json.loads(line) for line in worker.output().splitlines()]
+    assert any(each["message"].startswith("ready: 0 posts") for each in logged)

@@ -1,0 +1,107 @@
+"""Where the published system is at fault, through the whole pipeline: what it would show, and what we do.
+
+That scores are never older than what the viewer just did is in test_real_parts; what concerns the post store alone, in
+its own tests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from feed_worker.parameters import FORYOU
+from feed_worker.pipeline import foryou_pipeline
+from feed_worker.run import Result
+from phoenix.index import VectorIndex
+from tests.feed_worker.builders import MINUTE_MS, NOW_MS, FixedModel, KnownUsers, post, query, store_of, viewer
+from thunder_ingest.events import ACTIONS, NEGATIVE_ACTIONS, Post
+from thunder_ingest.history import POSITION
+
+FRIEND, AUTHOR, STRANGER = 60, 50, 70
+PLAIN = replace(FORYOU, new_author_boost=False)
+
+
+def served(posts: Sequence[Post], state: Any, model: FixedModel | None = None, **asked: Any) -> Result:
+    index = VectorIndex(FixedModel.config.embed_dim)
+    pipeline = foryou_pipeline(store_of(*posts), index, model or FixedModel(), KnownUsers({"1": state}))
+    (result,) = pipeline.run([query(**{"parameters": PLAIN} | asked)])
+    return result
+
+
+def shown(posts: Sequence[Post], state: Any, model: FixedModel | None = None, **asked: Any) -> list[int]:
+    post_ids: list[int] = served(posts, state, model, **asked).candidates.posts.post_id.tolist()
+    return post_ids
+
+
+def favorite(probability: float) -> list[float]:
+    return [probability, *(0.0 for _ in ACTIONS[1:])]
+
+
+def test_five_accounts_cannot_fill_a_feed_with_one_authors_posts() -> None:
+    """There, diversity counts a repost for who reposted it."""
+    written = [post(i, AUTHOR) for i in range(1, 6)]
+    reposts = [post(10 + i, 80 + i, "repost", source_post_id=i, source_author_id=AUTHOR) for i in range(1, 6)]
+    others = [post(20 + i, 90 + i) for i in range(1, 6)]
+    state = viewer(following=[*range(81, 86), *range(91, 96)])
+    liked = FixedModel(lambda post_id: favorite(0.9 if post_id < 10 else 0.6))
+    feed = shown([*written, *reposts, *others], state, liked, in_network_only=True)
+    assert [post_id in range(11, 16) for post_id in feed] == [True, *5 * [False], *4 * [True]]
+
+
+def test_a_post_that_the_ranker_did_not_score_ranks_below_all_that_it_did() -> None:
+    """There, candidates beyond the maximum have no score, and what is missing counts as 0 beside negative sums."""
+    posts = [post(i, 50 + i, created_at=NOW_MS - (9 - i) * MINUTE_MS) for i in range(1, 5)]
+    hated = FixedModel(lambda _: [float(action in NEGATIVE_ACTIONS) for action in ACTIONS])
+    result = served(posts, viewer(following=[51, 52]), hated, parameters=replace(PLAIN, max_candidates=2))
+    assert result.candidates.posts.post_id.tolist() == [2, 1, 4, 3]
+    assert result.candidates.score.tolist() == [0, 0, 0, 0]
+    assert result.candidates.scored.tolist() == [True, True, False, False]
+
+
+def test_what_quotes_a_post_that_was_seen_shows_it_again() -> None:
+    """There, the quoted post is not looked at."""
+    posts = [post(1), post(2, FRIEND, "quote", source_post_id=1), post(3)]
+    assert shown(posts, viewer(following=[FRIEND], seen=[1])) == [3]
+
+
+@pytest.mark.parametrize("kind", ["repost", "quote"])
+@pytest.mark.parametrize("edge", ["blocks", "blocked_by"])
+def test_a_block_in_either_direction_reaches_through_what_others_show(kind: Any, edge: str) -> None:
+    """There, an author who blocks the viewer is shown to them by whoever reposts."""
+    posts = [post(1, AUTHOR), post(2, FRIEND, kind, source_post_id=1, source_author_id=AUTHOR), post(3, STRANGER)]
+    assert shown(posts, viewer(following=[FRIEND], **{edge: [AUTHOR]})) == [3]
+
+
+def test_what_may_not_be_shown_takes_no_place_among_the_selected() -> None:
+    """There, labels are looked at after fifty posts are selected, and the feed is shorter by what is found."""
+    posts = [post(i, 100 + i, labels=["spam"] if i <= 60 else []) for i in range(1, 101)]
+    liked = FixedModel(lambda post_id: favorite(0.9 if post_id <= 60 else 0.5))
+    assert len(shown(posts, viewer(), liked, size=35)) == 35
+
+
+def test_scores_are_made_of_the_history_as_it_is_now() -> None:
+    """There, scores are kept for three minutes. Here nothing is: each request's ranker gets what Redis has."""
+
+    class Remembering(FixedModel):
+        def score(self, history: Any, candidates: Any, /) -> Any:
+            lengths.append(int(history.mask.sum()))
+            return super().score(history, candidates)
+
+    lengths: list[int] = []
+    state = viewer(liked=[404])
+    index = VectorIndex(FixedModel.config.embed_dim)
+    pipeline = foryou_pipeline(store_of(post(1)), index, Remembering(), KnownUsers({"1": state}))
+    pipeline.run([query()])
+    state.positions = np.concatenate([state.positions, np.zeros(1, POSITION)])
+    pipeline.run([query()])
+    assert lengths == [1, 2]
+
+
+def test_the_same_state_gives_the_same_feed() -> None:
+    """There, equal scores rank in the order in which sources answered."""
+    posts = [post(i, 50 + i) for i in range(1, 30)]
+    same = FixedModel(lambda _: favorite(0.5))
+    feeds = {tuple(shown(order, viewer(), same)) for order in (posts, posts[::-1], posts[10:] + posts[:10])}
+    assert len(feeds) == 1
