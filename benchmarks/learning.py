@@ -45,6 +45,15 @@ TRAINING: Final = TrainingConfig(
 shown here was chosen to please, and the exam asks about anything. How long a post was looked at says more than rare
 favorites do."""
 
+QUICK: Final = {
+    "users": 300,
+    "authors": 80,
+    "posts": 3_000,
+    "engagements": 60_000,
+    "examples": [0, 30_000],
+    "steps": 100,
+    "viewers": 100,
+}
 _ROWS: Final = 4  # of a table, for each that is to have one
 Figures = Mapping[str, Estimate]
 
@@ -122,14 +131,17 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--posts", type=int, default=8_000)
     parser.add_argument("--engagements", type=int, default=300_000, help="events, impressions included")
     parser.add_argument("--days", type=int, default=7, help="the world's span")
-    parser.add_argument("--examples", type=int, nargs="*", default=[0, 3_000, 10_000, 30_000, 150_000])
-    parser.add_argument("--steps", type=int, default=1_500, help="of each run, and up to an epoch more")
+    parser.add_argument("--examples", type=int, nargs="*", default=[0, 10_000, 30_000, 150_000])
+    parser.add_argument("--steps", type=int, default=1_000, help="of each run, and up to an epoch more")
     parser.add_argument("--batch", type=int, default=32, help="slates of a step")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--viewers", type=int, default=300, help="who are examined")
     parser.add_argument("--seeds", type=int, default=1, help="worlds, and models, that the figures are means of")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a small world and few steps, whatever else is asked for")
     arguments = parser.parse_args(options)
+    if arguments.quick:
+        vars(arguments).update(QUICK)
     runs = [run(arguments, arguments.seed + number) for number in range(arguments.seeds)]
     scorers = {name: mean([each[name] for each in runs]) for name in runs[0]}
     Console(stderr=True, width=None if sys.stderr.isatty() else 240).print(chart(scorers))
