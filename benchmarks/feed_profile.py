@@ -96,7 +96,7 @@ def main() -> None:
             began = time.perf_counter()
             (result,) = pipeline.run([query])
             run = time.perf_counter()
-            feed = feed_of(result, store, model.version, query.now_ms, [query.request.request_id])
+            feed = feed_of(result, store, query.now_ms, [query.request.request_id])
             made = time.perf_counter()
             feeds.write([Answer(feed, None, [served_of(result, feed, query.request.request_id)])])
             written = time.perf_counter()
