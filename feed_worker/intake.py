@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 TOPIC: Final = "feed-requests"
 LAG_EACH_S: Final = 1.0
+MAX_POLL_MS: Final = 60_000
+"""A worker that takes nothing for so long, its Redis away, is counted out; until then no rebalance ends."""
 _REBALANCED: Final = {
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -115,6 +117,7 @@ class Intake:
         self._lag_at = 0.0
         self.lag: dict[int, int] = {}
         options = consumer_config(settings, group(settings, "feed-worker"))
+        options["max.poll.interval.ms"] = max(MAX_POLL_MS, settings.session_timeout_ms)
         self._consumer = Consumer(options | {"on_commit": self._on_commit})
         self._consumer.subscribe(
             [TOPIC],

@@ -1,4 +1,7 @@
-"""thunder-posts ▸ post-embeddings: the candidate tower's vector of every live post, a tombstone for every other.
+"""thunder-posts ▸ post-embeddings: the candidate tower's vector of every live post, a tombstone for what is gone.
+
+Replies and reposts have none: out of the network nobody is shown them, so they would only take others' places among
+what is retrieved. The published corpus leaves them out too.
 
 Run with `python -m bytewax.run flows.embeddings -r DIR -s 1 -b 0`. It keeps no state: a vector depends on its post and
 on the model alone.
@@ -17,7 +20,7 @@ from flows.kafka import Batch, KafkaSink, KafkaSource, start
 from infra.kafka import Record
 from phoenix.served import served
 from phoenix.serving import Phoenix, PostInputs
-from thunder_ingest.events import Post, PostEmbedding, key_of_id, pack, unpack_post
+from thunder_ingest.events import REPLY, REPOST, Post, PostEmbedding, key_of_id, pack, unpack_post
 from thunder_ingest.text import padded_tokens
 
 
@@ -31,7 +34,7 @@ class Embed:
         """One record a post: its newest state in the batch decides."""
         newest = {_key(message): message.value() for message in batch.messages}
         posts = [unpack_post(value) for value in newest.values() if value is not None]
-        live = [post for post in posts if post.is_live]
+        live = [post for post in posts if post.is_live and post.kind not in (REPLY, REPOST)]
         gone = [key for key, value in newest.items() if value is None]
         return [Record("post-embeddings", key, None) for key in gone] + self._embedded(live)
 

@@ -17,15 +17,16 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import xxhash
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 
 from phoenix.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE, MAX_DWELL_MS
 from phoenix.configs import ModelConfig, TrainingConfig
-from phoenix.examples import Slates, candidates_of, history_of, in_runs, known_of, labels_of, others_of, rows_between
+from phoenix.examples import Slates, candidates_of, history_of, in_runs, labels_of, rows_between
 from phoenix.hashing import AUTHOR_SEED, HASHES, POST_SEED, TOKEN_SEED, USER_SEED, collisions
 from phoenix.inputs import CandidateRows, HistoryRows, PostInputs, PostRows, candidate_rows, history_rows, post_rows
 from phoenix.log import Log
 from phoenix.losses import RankingTargets, RetrievalTargets
+from phoenix.negatives import with_negatives
 from phoenix.totals import Totals
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
@@ -33,10 +34,6 @@ HOUR_MS: Final = 3_600_000
 _ENDLESS_MS: Final = 2**62
 _ORDER, _SAMPLE, _DROPOUT = range(3)
 """What chance is asked for; each has a stream of its own."""
-
-
-_NEVER_NEGATIVE: Final = IS_NEGATIVE | (np.arange(ACTION_COUNT) == DWELL_TIME)
-"""What a sampled negative says nothing of: a post that was not shown was not complained about, nor watched."""
 
 
 class Batch(NamedTuple):
@@ -144,8 +141,7 @@ class Batches:
     def _batch(self, slates: Slates, step: int) -> Batch:
         model, seed = self._model, self._training.seed
         history = history_of(self._log, slates, model.history, model.tokens)
-        asked, targets = self._ranking(slates)
-        candidates = candidates_of(self._log, self._totals, asked, model.tokens)
+        candidates = candidates_of(self._log, self._totals, slates, model.tokens)
         dropout = np.random.default_rng([seed, _DROPOUT, step])
         sample = np.random.default_rng([seed, _SAMPLE, step])
         posts, retrieval = self._corpus.choice(
@@ -154,27 +150,16 @@ class Batches:
             self._training.sampled_posts,
             sample,
         )
-        return Batch(
-            self._dropped(history_rows(model, history), dropout),
-            candidate_rows(model, candidates, 0, asked.rows.shape[1]),
-            targets,
-            posts,
-            retrieval,
-        )
+        asked = candidate_rows(model, candidates, 0, slates.rows.shape[1]), self._ranking(slates)
+        if self._training.negative_weight:
+            asked = with_negatives(slates.viewer_id, *asked, self._training.negative_weight)
+        return Batch(*self._dropped(history_rows(model, history), asked[0], dropout), asked[1], posts, retrieval)
 
-    def _ranking(self, slates: Slates) -> tuple[Slates, RankingTargets]:
-        """What the ranker is asked about: what was shown, and others' posts as negatives where those are wanted."""
+    def _ranking(self, slates: Slates) -> RankingTargets:
         done, known = labels_of(self._log, slates, self._span.labelled_since)
         labels = done.astype(np.float32)
         labels[..., DWELL_TIME] = np.minimum(self._log.dwell_ms[slates.rows] / MAX_DWELL_MS, 1.0)
-        targets = RankingTargets(labels, known.astype(np.float32))
-        if not self._training.negative_weight:
-            return slates, targets
-        others = others_of(self._log, slates)
-        known = known_of(others.mask, slates.asked_at[:, np.newaxis], self._span.labelled_since) & ~_NEVER_NEGATIVE
-        negatives = RankingTargets(np.zeros_like(labels), known * np.float32(self._training.negative_weight))
-        asked = slates._replace(rows=np.concatenate([slates.rows, others.rows], axis=1))
-        return asked, RankingTargets(*(np.concatenate(each, axis=1) for each in zip(targets, negatives, strict=True)))
+        return RankingTargets(labels, known.astype(np.float32))
 
     def _weights(self, rows: Int64[np.ndarray, "*r"]) -> Float32[np.ndarray, "*r"]:
         """How far it is worth finding what was shown: by the most telling of the actions that followed."""
@@ -185,10 +170,19 @@ class Batches:
         weights = np.maximum(np.max(done * of_action, axis=-1), np.float32(self._training.shown_weight))
         return np.where((done & IS_NEGATIVE).any(axis=-1), np.float32(0), weights)
 
-    def _dropped(self, history: HistoryRows, rng: np.random.Generator) -> HistoryRows:
-        """Some viewers made strangers: the model must not learn them by heart, who are met a few times only."""
-        stranger = rng.random(len(history.user)) < self._training.viewer_dropout
-        return history._replace(user=np.where(stranger[:, np.newaxis], 0, history.user))
+    def _dropped(
+        self, history: HistoryRows, candidates: CandidateRows, rng: np.random.Generator
+    ) -> tuple[HistoryRows, CandidateRows]:
+        """Some viewers made strangers, and some posts new: what is met a few times must not be learned by heart."""
+
+        def without(ids: Int32[np.ndarray, "*n K"], share: float) -> Int32[np.ndarray, "*n K"]:
+            return np.where(rng.random((*ids.shape[:-1], 1)) < share, np.int32(0), ids) if share else ids
+
+        posts = self._training.post_dropout
+        history = history._replace(user=without(history.user, self._training.viewer_dropout))
+        return history._replace(post=without(history.post, posts)), candidates._replace(
+            post=without(candidates.post, posts)
+        )
 
 
 def _known_posts(log: Log, until_ms: int) -> Int64[np.ndarray, " k"]:

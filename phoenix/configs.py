@@ -36,6 +36,8 @@ class ModelConfig:
         post_rows: of the posts' table.
         author_rows: of the authors' tables.
         token_rows: of the text tokens' tables.
+        likeness_first: whether untrained attention looks for what is like the position that asks, by author and words,
+            and learns from there. So that "more of what was liked" need not be found by chance.
         batch_buckets: numbers of viewers that serving compiles for, ascending.
         candidate_buckets: numbers of candidates per viewer that are scored by one call, ascending.
         post_buckets: numbers of posts that are embedded by one call, ascending.
@@ -57,6 +59,7 @@ class ModelConfig:
     post_rows: int
     author_rows: int
     token_rows: int
+    likeness_first: bool = False
     batch_buckets: tuple[int, ...] = (1, 4, 16)
     candidate_buckets: tuple[int, ...] = (256, 1_536)
     post_buckets: tuple[int, ...] = (16, 512)
@@ -167,6 +170,7 @@ class TrainingConfig:
         weight_decay: of all that is no table.
         dense: which optimiser moves all that is no table.
         viewer_dropout: share of slates whose viewer is made a stranger, so that not all is learned by heart.
+        post_dropout: share of posts whose id is left out, in histories and candidates, so that content is learned.
         action_weights: how much each action counts in the ranker's loss.
         negative_weight: how much a post counts in the ranker's loss that another viewer was shown, taken for one that
             nothing follows on; there are as many of them as were shown. 0: none are added.
@@ -189,6 +193,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     dense: Literal["adamw", "muon"] = "adamw"
     viewer_dropout: float = 0.5
+    post_dropout: float = 0.0
     action_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
     negative_weight: float = 0.0
     positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))

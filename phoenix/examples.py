@@ -148,30 +148,11 @@ def labels_of(
         labelled_since: the time, epoch ms, from which on the log records an action; one not named was always recorded.
 
     """
-    known = known_of(slates.mask, log.at[slates.rows], labelled_since)
-    return log.actions[slates.rows] & known, known
-
-
-def known_of(
-    mask: Bool[np.ndarray, "B C"], at: Int64[np.ndarray, "*B"], labelled_since: Mapping[ActionName, int]
-) -> Bool[np.ndarray, "B C A"]:
-    """Which actions the log recorded at these times, where the mask says that there is a candidate."""
     since = np.zeros(len(ACTIONS), np.int64)
-    for action, first in labelled_since.items():
-        since[ACTION_INDEX[action]] = first
-    return mask[..., np.newaxis] & (at[..., np.newaxis] >= since)
-
-
-def others_of(log: Log, slates: Slates) -> Slates:
-    """The same requests with the candidates of the slate before each: posts that another viewer was shown.
-
-    Where that is the same viewer's, or the post stands in both slates, there is no candidate.
-    """
-    rows = np.roll(slates.rows, 1, axis=0)
-    same_viewer = np.roll(slates.viewer_id, 1) == slates.viewer_id
-    shown = np.where(slates.mask, log.post[slates.rows], NO_ROW)
-    same_post = (log.post[rows][:, :, np.newaxis] == shown[:, np.newaxis]).any(axis=2)
-    return slates._replace(rows=np.where(same_viewer[:, np.newaxis] | same_post, NO_ROW, rows))
+    for action, at in labelled_since.items():
+        since[ACTION_INDEX[action]] = at
+    known = slates.mask[..., np.newaxis] & (log.at[slates.rows][..., np.newaxis] >= since)
+    return log.actions[slates.rows] & known, known
 
 
 def _slates(log: Log, rows: Int64[np.ndarray, " r"], asked_at: Int64[np.ndarray, " r"], size: int) -> Slates:

@@ -11,8 +11,6 @@ from phoenix.seeding import Uniform
 
 _EPSILON = 1e-6
 _LOOKUPS_AT_ONCE = 8
-ID_DEVIATION = 0.1
-"""Of the rows that ids and words begin with in the ranker."""
 
 
 def linear(size: int, fan_in: int, name: str, gain: float = 1.0) -> hk.Linear:
@@ -82,9 +80,9 @@ def _lookup(table: Float[Array, "rows D"], rows: Int[Array, "*n"]) -> Float[Arra
 class HashedId(hk.Module):
     """A hashed id at the width of the model: the embeddings of its K rows side by side, then a projection."""
 
-    def __init__(self, rows: int, table_dim: int, dim: int, name: str) -> None:
+    def __init__(self, rows: int, table_dim: int, dim: int, name: str, deviation: float) -> None:
         super().__init__(name)
-        self._table = HashTable(rows, table_dim, name="table", deviation=ID_DEVIATION)
+        self._table = HashTable(rows, table_dim, name="table", deviation=deviation)
         self._projection = linear(dim, HASHES * table_dim, name="projection")
 
     def __call__(self, rows: Int[Array, "*n K"]) -> Float[Array, "*n D"]:

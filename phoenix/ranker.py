@@ -19,7 +19,7 @@ find that.
 Untrained, it predicts plausible base rates: the head's bias is their log-odds, and its weights are small.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import haiku as hk
 import jax
@@ -31,12 +31,26 @@ from jaxtyping import Bool, Float, Int
 from phoenix.actions import ACTION_COUNT, BASE_DWELL_MS, BASE_RATES, DWELL_TIME, MAX_DWELL_MS, log_odds
 from phoenix.configs import ModelConfig
 from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, TOTALS, VIDEO_BUCKETS, CandidateRows, HistoryRows
-from phoenix.layers import ID_DEVIATION, HashedId, HashTable, linear
+from phoenix.layers import HashedId, HashTable, linear
 from phoenix.seeding import Uniform
 from phoenix.transformer import Prefix, Transformer
 
 _HEAD_GAIN: Final = 0.3
 """An untrained prediction lies within about this many logits of its base rate."""
+
+
+class _Scales(NamedTuple):
+    """How large the parts of a token are at first."""
+
+    ids: float  # deviation of the rows of ids and words
+    text: float  # gain of the projection of a mean of words, which is short
+    actions: float  # gain of the projection of actions
+    rest: float  # deviation of the rows of ages, dwell times, media and surfaces
+
+
+_EVEN: Final = _Scales(ids=0.1, text=2.0, actions=1.0, rest=1.0)
+_CONTENT_FIRST: Final = _Scales(ids=0.3, text=4.0, actions=0.3, rest=0.1)
+"""So that two tokens are alike where author and words are, which is what attention is to find out about."""
 
 
 class Ranker(hk.Module):
@@ -45,18 +59,19 @@ class Ranker(hk.Module):
     def __init__(self, config: ModelConfig, name: str = "ranker") -> None:
         super().__init__(name)
         self._config = config
-        self._users = HashedId(config.user_rows, config.table_dim, config.dim, name="users")
-        self._posts = HashedId(config.post_rows, config.table_dim, config.dim, name="posts")
-        self._authors = HashedId(config.author_rows, config.table_dim, config.dim, name="authors")
-        self._tokens = HashTable(config.token_rows, config.table_dim, name="tokens", deviation=ID_DEVIATION)
-        self._text = linear(config.dim, config.table_dim, name="text", gain=2.0)  # a mean of tokens is short
-        self._actions = linear(config.dim, ACTION_COUNT, name="actions")
-        self._dwell = HashTable(LOG_BUCKETS, config.dim, name="dwell")
-        self._age = HashTable(LOG_BUCKETS, config.dim, name="age")
-        self._post_age = HashTable(LOG_BUCKETS, config.dim, name="post_age")
-        self._video = HashTable(VIDEO_BUCKETS, config.dim, name="video")
-        self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos")
-        self._surface = HashTable(SURFACES, config.dim, name="surface")
+        scales = _CONTENT_FIRST if config.likeness_first else _EVEN
+        self._users = HashedId(config.user_rows, config.table_dim, config.dim, name="users", deviation=scales.ids)
+        self._posts = HashedId(config.post_rows, config.table_dim, config.dim, name="posts", deviation=scales.ids)
+        self._authors = HashedId(config.author_rows, config.table_dim, config.dim, name="authors", deviation=scales.ids)
+        self._tokens = HashTable(config.token_rows, config.table_dim, name="tokens", deviation=scales.ids)
+        self._text = linear(config.dim, config.table_dim, name="text", gain=scales.text)
+        self._actions = linear(config.dim, ACTION_COUNT, name="actions", gain=scales.actions)
+        self._dwell = HashTable(LOG_BUCKETS, config.dim, name="dwell", deviation=scales.rest)
+        self._age = HashTable(LOG_BUCKETS, config.dim, name="age", deviation=scales.rest)
+        self._post_age = HashTable(LOG_BUCKETS, config.dim, name="post_age", deviation=scales.rest)
+        self._video = HashTable(VIDEO_BUCKETS, config.dim, name="video", deviation=scales.rest)
+        self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos", deviation=scales.rest)
+        self._surface = HashTable(SURFACES, config.dim, name="surface", deviation=scales.rest)
         self._counts = linear(config.dim, TOTALS + ACTION_COUNT, name="counts")
         self._transformer = Transformer(config)
         self._head = hk.Linear(ACTION_COUNT, w_init=Uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")

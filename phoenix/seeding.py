@@ -46,6 +46,29 @@ class Uniform:
         return (centred.astype(np.float32) * np.float32(self.deviation * 3**0.5 / _STEPS)).reshape(shape)
 
 
+@dataclass(frozen=True)
+class Repeated(Uniform):
+    """The numbers of another parameter of the same module, each block of columns several times in a row.
+
+    Attributes:
+        sibling: the name of the module that has them, where the parameter's own module stands.
+        width: columns of a block.
+        times: how often each block comes.
+
+    """
+
+    sibling: str
+    width: int
+    times: int
+
+    def draw(self, shape: tuple[int, ...], seed: int, name: str) -> Float32[np.ndarray, "..."]:
+        """The numbers of the parameter of that name."""
+        above, _, parameter = name.rsplit("/", 2)
+        once = super().draw((shape[0], shape[1] // self.times), seed, f"{above}/{self.sibling}/{parameter}")
+        blocks = once.reshape(shape[0], -1, 1, self.width)
+        return np.repeat(blocks, self.times, axis=2).reshape(shape)
+
+
 def drawn(model: Callable[..., Any], seed: int, *inputs: Any) -> hk.Params:
     """The parameters that a Haiku function creates when it is called with inputs of these shapes."""
     params: dict[str, dict[str, Array]] = {}

@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int32
 from phoenix.actions import ACTION_COUNT
 from phoenix.batches import Batch, Batches
 from phoenix.configs import ModelConfig, TrainingConfig
+from phoenix.flops import matmul_flops
 from phoenix.losses import ranking_loss, retrieval_loss
 from phoenix.optimisers import optimiser
 from phoenix.ranker import Ranker
@@ -70,7 +71,7 @@ class Trainer:
             )
         )
         self._losses = _losses(model, training)
-        self._step = jax.jit(self._stepped, donate_argnums=0)
+        self._compiled = jax.jit(self._stepped, donate_argnums=0)
 
     def initial(self) -> State:
         """The state before the first step."""
@@ -88,8 +89,17 @@ class Trainer:
     def run(self, state: State, batches: Batches) -> Iterator[tuple[State, Losses]]:
         """Take the steps that are left, yielding the state after each; it may be used until the next is asked for."""
         for step in range(int(state.step), batches.steps):
-            state, losses = self._step(state, batches.batch(step))
+            state, losses = self.step(state, batches.batch(step))
             yield state, losses
+
+    def step(self, state: State, batch: Batch) -> tuple[State, Losses]:
+        """Take one step, which uses up the state."""
+        stepped: tuple[State, Losses] = self._compiled(state, batch)
+        return stepped
+
+    def flops(self, batch: Batch) -> int:
+        """Floating-point operations of the matrix products of a step on a batch of this size."""
+        return matmul_flops(self._stepped, self.abstract(), batch)
 
     def _stepped(self, state: State, batch: Batch) -> tuple[State, Losses]:
         (_, losses), gradients = jax.value_and_grad(self._losses, has_aux=True)(state.params, batch)

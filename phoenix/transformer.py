@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float, Int
 
 from phoenix.configs import ModelConfig
 from phoenix.layers import linear, norm
+from phoenix.seeding import Repeated
 
 _ROPE_BASE: Final = 10_000.0
 _MASKED: Final = -1e30
@@ -80,7 +81,7 @@ class Attention(hk.Module):
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__(name)
         self._kv_heads, self._groups, self._width = config.kv_heads, config.heads // config.kv_heads, config.head_dim
-        self._query = linear(config.heads * config.head_dim, config.dim, name="query")
+        self._query = _queries(config)
         self._key = linear(config.kv_heads * config.head_dim, config.dim, name="key")
         self._value = linear(config.kv_heads * config.head_dim, config.dim, name="value")
         self._out = linear(config.dim, config.heads * config.head_dim, name="out", gain=residual_gain(config))
@@ -124,6 +125,15 @@ class Attention(hk.Module):
     def _merge(self, heads: Float[Array, "B N L G d"]) -> Float[Array, "B L D"]:
         side_by_side = jnp.swapaxes(heads, 1, 2)
         return self._out(side_by_side.reshape(*side_by_side.shape[:2], -1))
+
+
+def _queries(config: ModelConfig) -> hk.Linear:
+    """Where likeness comes first, a position's query begins as its key: it attends to what is like it."""
+    size, deviation = config.heads * config.head_dim, config.dim**-0.5
+    if not config.likeness_first:
+        return linear(size, config.dim, name="query")
+    keys = Repeated(deviation, "key", config.head_dim, config.heads // config.kv_heads)
+    return hk.Linear(size, with_bias=False, w_init=keys, name="query")
 
 
 def capped(logits: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from phoenix.seeding import Uniform, drawn
+from phoenix.seeding import Repeated, Uniform, drawn
 
 
 def model(x: Array) -> Array:
@@ -48,3 +48,10 @@ def test_what_was_drawn_fits_the_model() -> None:
     params = drawn(model, 7, INPUT)
     result = hk.transform(model).apply(params, None, np.ones((1, 5), np.float32))
     np.testing.assert_allclose(result[0], params["~"]["weights"].sum(axis=0) * 2, rtol=1e-5)
+
+
+def test_repeated_numbers_are_those_of_the_sibling_block_by_block() -> None:
+    key = Uniform(0.5).draw((3, 4), 7, "attention/key/w")
+    query = Repeated(0.5, "key", width=2, times=3).draw((3, 12), 7, "attention/query/w")
+    blocks = query.reshape(3, 2, 3, 2)
+    assert all((blocks[:, :, time] == key.reshape(3, 2, 2)).all() for time in range(3))

@@ -327,3 +327,20 @@ def test_the_posts_that_retrieval_chooses_from_hold_those_worth_finding(log: Log
 def test_a_span_without_impressions_is_a_mistake(log: Log, tiny: ModelConfig) -> None:
     with pytest.raises(ValueError, match="no impression in this span"):
         Batches(log, Span(T0 - HOUR, T0, {}), tiny, TRAINING)
+
+
+def test_posts_are_made_new_as_often_as_is_asked_and_negatives_come_behind(log: Log, tiny: ModelConfig) -> None:
+    usual = Batches(log, SPAN, tiny, TRAINING).batch(3)
+    asked = replace(TRAINING, post_dropout=0.5, negative_weight=1.0)
+    batch = Batches(log, SPAN, tiny, asked).batch(3)
+    assert batch.candidates.post.shape[1] == 2 * usual.candidates.post.shape[1]
+    assert (batch.history.user == usual.history.user).all()
+    for ids, author in ((batch.history.post, batch.history.author), (batch.candidates.post, batch.candidates.author)):
+        kept = ids.any(axis=-1)[author.any(axis=-1)].mean()
+        assert 0.4 < kept < 0.6
+
+
+def test_a_step_costs_twice_as_much_for_twice_the_slates(log: Log, trainer: Trainer, tiny: ModelConfig) -> None:
+    halves = (Batches(log, SPAN, tiny, replace(TRAINING, batch=size, sampled_posts=0)) for size in (16, 8))
+    whole, half = (trainer.flops(batches.batch(0)) for batches in halves)
+    assert whole > 1.9 * half > 0

@@ -147,3 +147,14 @@ def test_attention_depends_on_distances_and_not_on_places() -> None:
     near, far = jax.jit(products)(positions), jax.jit(products)(positions - 900)
     np.testing.assert_allclose(near, far, atol=1e-3)
     assert not np.allclose(near, jax.jit(products)(positions * 2), atol=1e-1)
+
+
+def test_where_likeness_comes_first_each_query_begins_as_the_key_of_its_group(tiny: ModelConfig) -> None:
+    config = replace(tiny, likeness_first=True)
+    params = drawn_params(config, *inputs(config))
+    queries = [module for module in params if module.endswith("/query")]
+    assert len(queries) == config.layers
+    for module in queries:
+        query = params[module]["w"].reshape(config.dim, config.kv_heads, -1, config.head_dim)
+        key = params[module.removesuffix("query") + "key"]["w"].reshape(config.dim, config.kv_heads, 1, -1)
+        np.testing.assert_array_equal(query, np.broadcast_to(key, query.shape))

@@ -1,0 +1,95 @@
+"""How many training examples a second both models learn from, and how that grows with the batch.
+
+An example is an impression with what came of it. Batches are cut from a generated log and made, hashed and learned from
+one after the other, as `foryou train` does. What a step's matrix products come to is held against the machine's peak,
+measured in turns with the steps.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.peak import Machine
+from benchmarks.report import Measure, print_report, quantiles
+from phoenix.batches import Batches, Span
+from phoenix.configs import ModelConfig, TrainingConfig, config_named
+from phoenix.log import Log, log_of
+from phoenix.training import Trainer
+from phoenix.world import WorldConfig, generate
+
+NOW_MS: Final = 1_790_000_000_000
+WORLD: Final = WorldConfig(users=1_000, authors=200, posts=8_000, engagements=300_000, span_ms=7 * 86_400_000)
+
+
+class Rounds(NamedTuple):
+    """What was seen in each round; times in seconds."""
+
+    making: list[float]
+    step: list[float]
+    examples: list[int]
+    peak: list[float]  # of the machine, in operations a second
+
+
+def rounds(batches: Batches, trainer: Trainer, count: int, machine: Machine) -> Rounds:
+    """Make a batch and take a step, again and again; the first, which compiles, does not count."""
+    state, _ = trainer.step(trainer.initial(), batches.batch(0))
+    seen = Rounds([], [], [], [])
+    for ordinal in range(1, count + 1):
+        seen.peak.append(machine.flops_per_second())
+        began = time.perf_counter()
+        batch = batches.batch(ordinal)
+        made = time.perf_counter()
+        state, _ = jax.block_until_ready(trainer.step(state, batch))
+        seen.step.append(time.perf_counter() - made)
+        seen.making.append(made - began)
+        seen.examples.append(int(np.count_nonzero(batch.ranking.weights.max(axis=-1))))
+    return seen
+
+
+def learned(log: Log, model: ModelConfig, size: int, count: int, machine: Machine) -> list[Measure]:
+    """All figures of batches of `size` slates, examples a second first."""
+    training = replace(TrainingConfig(), batch=size)
+    batches = Batches(log, Span(int(log.at.min()), int(log.known_at.max()) + 1, {}), model, training)
+    trainer = Trainer(model, training, batches.steps)
+    flops, seen = trainer.flops(batches.batch(0)), rounds(batches, trainer, count, machine)
+    name, step = f"{model.name}_batch_{size}", np.array(seen.step)
+    rates = quantiles((np.array(seen.examples) / (step + np.array(seen.making))).tolist())
+    shares = quantiles((flops / step / np.array(seen.peak)).tolist())
+    stepping, making = (quantiles([1_000 * each for each in taken]) for taken in (seen.step, seen.making))
+    return [
+        Measure(f"{name}_examples_per_second", rates["p50"], "examples/s", "higher", None, rates),
+        Measure(f"{name}_peak_share", shares["p50"], "share", "higher", None, shares),
+        Measure(f"{name}_step_ms_p50", stepping["p50"], "ms", "lower", None, stepping),
+        Measure(f"{name}_making_ms_p50", making["p50"], "ms", "lower", None, making),
+        Measure(f"{name}_gflop_per_step", round(flops / 1e9, 3), "GFLOP", "lower"),
+    ]
+
+
+def main(options: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["nano"])
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 128, 512], help="slates of a step")
+    parser.add_argument("--rounds", type=int, default=10)
+    arguments = parser.parse_args(options)
+    log, machine, measures = log_of(generate(WORLD, NOW_MS).events()), Machine(), []
+    for name in arguments.models:
+        rates = {}
+        for size in arguments.batches:
+            figures = learned(log, config_named(name), size, arguments.rounds, machine)
+            rates[f"batch_{size}"] = figures[0].value
+            sys.stderr.write(f"{name}: {figures[0].value:,.0f} examples/s in batches of {size} slates\n")
+            measures += figures
+        best = max(rates.values())
+        measures.append(Measure(f"{name}_examples_per_second", best, "examples/s", "higher", None, rates))
+    print_report("training", vars(arguments), measures)
+
+
+if __name__ == "__main__":
+    main()
