@@ -95,8 +95,10 @@ def answer_to(user: str, request_id: str, record: bytes | None, document: bytes 
 
 def timed_out(user: str, request_id: str, timeout_s: float, undelivered: int, kafka: str) -> FeedTimeout:
     """The error of a wait that was in vain."""
-    hint = f"Kafka at {kafka} has not even taken it" if undelivered else "is a worker running? `foryou doctor` tells"
-    return FeedTimeout(f"no answer to request {request_id} of user {user} within {timeout_s:g} s: {hint}")
+    hint = f"Kafka at {kafka} has not taken it yet;" if undelivered else "is a worker running?"
+    return FeedTimeout(
+        f"no answer to request {request_id} of user {user} within {timeout_s:g} s: {hint} `foryou doctor` tells"
+    )
 
 
 class Held(NamedTuple):

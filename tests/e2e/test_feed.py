@@ -65,7 +65,7 @@ def test_a_follower_is_shown_what_was_posted_a_moment_ago(client: Client) -> Non
     assert eventually(lambda: str(posted["post_id"]) in first_feed(client, author))
 
 
-def test_ids_come_back_in_the_form_in_which_they_were_published(client: Client) -> None:
+def test_ids_come_back_in_the_form_in_which_they_were_published(client: Client, users: UserStates) -> None:
     viewer = f"did:plc:{uuid.uuid4().hex}"
     authors: list[str | int] = [
         2**63 - 1 - new_id(),
@@ -77,7 +77,9 @@ def test_ids_come_back_in_the_form_in_which_they_were_published(client: Client) 
     posts = [post(author, post_id=f"at://{author}/post/{uuid.uuid4()}") for author in authors]
     client.publish([*(follow(viewer, author) for author in authors), *posts])
     expected = {str(each["post_id"]): str(each["author_id"]) for each in posts}
-    assert eventually(lambda: expected.items() <= shown(client, viewer, size=200).items())
+    assert eventually(lambda: expected.items() <= first_feed(client, *authors).items())
+    assert eventually(lambda: len(users.read([viewer])[0].following) == len(authors))
+    assert expected.items() <= shown(client, viewer, size=200).items()
     assert (feed := client.feed(viewer)) is not None
     assert feed.user_id == viewer
 

@@ -134,6 +134,6 @@ def test_a_broker_that_is_away_is_named_by_the_wait(servers: Settings) -> None:
     client._settings, client._outbox = away, Outbox(away)
     user = new_user()
     request = client.request_feed(user)
-    with pytest.raises(FeedTimeout, match=r"Kafka at 127.0.0.1:1 has not even taken it"):
+    with pytest.raises(FeedTimeout, match=r"Kafka at 127.0.0.1:1 has not taken it yet"):
         client.wait(user, request, timeout_s=0.1)
     client.close()
