@@ -123,7 +123,7 @@ class Announcements:
     async def _break(self, error: Exception) -> None:
         """Tell everybody that the connection is lost, and begin anew with whoever comes next."""
         channels, self._channels = self._channels, {}
-        for channel in channels.values():
-            channel.wake(error)
         lost, self._pubsub = self._pubsub, self._client.pubsub()
         await lost.aclose()
+        for channel in channels.values():
+            channel.wake(error)

@@ -59,6 +59,7 @@ def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], co
         video_ms=_stacked([each.posts.video_ms for each in candidates], counts),
         photos=_stacked([each.posts.photos for each in candidates], counts),
         age_ms=_stacked(ages, counts),
+        totals=_stacked([each.posts.totals for each in candidates], counts),
         surface=np.array([surface_code(query.request.surface) for query in queries], np.uint8),
         mask=_stacked([np.ones(len(each), np.bool_) for each in candidates], counts),
     )

@@ -17,6 +17,7 @@ DROPPED_BY: Final = {
     "dedup_conversation_filter": "a better one of the same conversation is shown",
     "drop_duplicates_filter": "another source had found it before: once is enough",
     "ineligible_subscription_filter": "it is for subscribers of its author",
+    "language_filter": "it is in a language that the request does not name",
     "muted_keyword_filter": "it contains words that the viewer muted",
     "oon_retweet_reply_filter": "it is a reply or repost by somebody whom the viewer does not follow",
     "previously_seen_filter": "the viewer has seen it",

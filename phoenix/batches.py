@@ -13,7 +13,7 @@ So a run that goes on from a step sees what it would have seen, and nothing but 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import xxhash
@@ -21,13 +21,17 @@ from jaxtyping import Float32, Float64, Int32, Int64
 
 from phoenix.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE, MAX_DWELL_MS
 from phoenix.configs import ModelConfig, TrainingConfig
-from phoenix.examples import Slates, candidates_of, history_of, in_runs, labels_of, rows_between
+from phoenix.examples import NO_ROW, Slates, candidates_of, history_of, in_runs, labels_of, rows_between
+from phoenix.hashing import AUTHOR_SEED, HASHES, POST_SEED, TOKEN_SEED, USER_SEED, collisions
 from phoenix.inputs import CandidateRows, HistoryRows, PostInputs, PostRows, candidate_rows, history_rows, post_rows
 from phoenix.log import Log
 from phoenix.losses import RankingTargets, RetrievalTargets
 from phoenix.negatives import with_negatives
+from phoenix.totals import Totals
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
+HOUR_MS: Final = 3_600_000
+_ENDLESS_MS: Final = 2**62
 _ORDER, _SAMPLE, _DROPOUT = range(3)
 """What chance is asked for; each has a stream of its own."""
 
@@ -76,6 +80,7 @@ class Batches:
         self._epoch, self._slates = 0, self._slates_of(0)
         self.steps_per_epoch = max(1, len(self._slates.viewer_id) // training.batch)
         self.steps = self.steps_per_epoch * training.epochs
+        self._totals = Totals(log)
         self._posts = _known_posts(log, span.until_ms)
         self._corpus = _Corpus(log, self.rows[self._weights(self.rows) > 0], self._posts, self._model)
 
@@ -94,7 +99,22 @@ class Batches:
             "viewers": len(np.unique(log.viewer_id[self.rows])),
             "posts": len(np.unique(log.post[self.rows])),
             "earlier_impressions": int(np.count_nonzero(log.at < self._span.since_ms)),
+            "collisions": self._collisions(np.unique(log.viewer_id[past])),
             "digest": digest.hexdigest(),
+        }
+
+    def _collisions(self, viewers: Int64[np.ndarray, " v"]) -> dict[str, dict[str, float]]:
+        """For each table, which share of what is looked up there has not all of its rows, or none, to itself."""
+        model, posts = self._model, self._log.posts
+        tables = {
+            "viewers": (viewers, model.user_rows, HASHES, USER_SEED),
+            "posts": (posts.post_id[self._posts], model.post_rows, HASHES, POST_SEED),
+            "authors": (posts.author_id[self._posts], model.author_rows, HASHES, AUTHOR_SEED),
+            "tokens": (posts.tokens[self._posts], model.token_rows, 1, TOKEN_SEED),
+        }
+        return {
+            name: dict(zip(("one_shared", "all_shared"), collisions(*table), strict=True))
+            for name, table in tables.items()
         }
 
     def batch(self, step: int) -> Batch:
@@ -107,15 +127,21 @@ class Batches:
         return self._batch(self._slates.take(wanted), step)
 
     def _slates_of(self, epoch: int) -> Slates:
-        """An epoch's slates in the order of chance."""
-        rng = np.random.default_rng([self._training.seed, _ORDER, epoch])
-        slates = in_runs(self._log, self.rows, self._training.candidates, rng)
-        return slates.take(rng.permutation(len(slates.viewer_id)))
+        """An epoch's slates in the order of chance, but last those of which all is known, when the rates are low."""
+        training = self._training
+        rng = np.random.default_rng([training.seed, _ORDER, epoch])
+        complete = self._log.at[self.rows] >= max([0, *self._span.labelled_since.values()])
+        passes = [(self.rows[~complete], _ENDLESS_MS)] if not complete.all() else []
+        again = training.complete_passes if passes else 1
+        passes += [(self.rows[complete], training.span_hours * HOUR_MS)] * (again if complete.any() else 0)
+        cut = [in_runs(self._log, rows, training.candidates, span_ms, rng) for rows, span_ms in passes]
+        shuffled = [slates.take(rng.permutation(len(slates.viewer_id))) for slates in cut]
+        return Slates(*(np.concatenate(columns) for columns in zip(*shuffled, strict=True)))
 
     def _batch(self, slates: Slates, step: int) -> Batch:
         model, seed = self._model, self._training.seed
         history = history_of(self._log, slates, model.history, model.tokens)
-        candidates = candidates_of(self._log, slates, model.tokens)
+        candidates = candidates_of(self._log, self._totals, slates, model.tokens)
         dropout = np.random.default_rng([seed, _DROPOUT, step])
         sample = np.random.default_rng([seed, _SAMPLE, step])
         posts, retrieval = self._corpus.choice(
@@ -126,7 +152,8 @@ class Batches:
         )
         asked = candidate_rows(model, candidates, 0, slates.rows.shape[1]), self._ranking(slates)
         if self._training.negative_weight:
-            asked = with_negatives(slates.viewer_id, *asked, self._training.negative_weight)
+            shown = np.where(slates.mask, self._log.post[slates.rows], NO_ROW)
+            asked = with_negatives(slates.viewer_id, shown, *asked, self._training.negative_weight)
         return Batch(*self._dropped(history_rows(model, history), asked[0], dropout), asked[1], posts, retrieval)
 
     def _ranking(self, slates: Slates) -> RankingTargets:

@@ -44,7 +44,8 @@ def markdown(card: Card) -> str:
     head = (
         f"# {card.model.name}, step {card.step} of {card.steps}\n\n"
         "A ranker and a two-tower retrieval model, trained on a log of impressions and engagements. They learn from\n"
-        "hashed ids, hashed text tokens and the history of actions; no feature says how well a post suits a viewer.\n\n"
+        "hashed ids, hashed text tokens, the history of actions and the counts of posts; no feature says how well a\n"
+        "post suits a viewer.\n\n"
         f"Commit `{card.commit}`, digest of the state `{card.digest}`.\n"
     )
     return head + "".join(f"\n## {title}\n\n{_table(values)}" for title, values in sections.items())

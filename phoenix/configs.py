@@ -160,6 +160,9 @@ class TrainingConfig:
         epochs: how often each example is met. Hashed ids are soon learned by heart: more than one seldom helps.
         batch: slates of a step, B.
         candidates: of each slate at most, C.
+        span_hours: a slate's rows lie within so long, where all their labels are known: what a viewer did last says
+            most, so the model must learn to read it. Others share a history as far as `candidates` allows.
+        complete_passes: how often an epoch meets the examples of which all labels are known, where there are others.
         rate: learning rate of the ranker where it begins; it falls in a line to a twentieth.
         table_rate: the same of its hashed tables.
         retrieval_rate: the same two of the two-tower model.
@@ -181,6 +184,8 @@ class TrainingConfig:
     epochs: int = 1
     batch: int = 128
     candidates: int = 16
+    span_hours: int = 24
+    complete_passes: int = 2
     rate: float = 2.5e-3
     table_rate: float = 0.05
     retrieval_rate: float = 5e-3

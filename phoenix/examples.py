@@ -28,6 +28,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from phoenix.inputs import CandidateInputs, History
 from phoenix.log import Log
+from phoenix.totals import Totals
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
 
 NO_ROW: Final = -1
@@ -76,14 +77,24 @@ def online(log: Log, rows: Int64[np.ndarray, " r"]) -> Slates:
     return _slates(log, rows, log.at[rows], size=1)
 
 
-def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, rng: np.random.Generator) -> Slates:
-    """Each viewer's rows cut into runs of `size`, the first one shorter by chance, each asked for when it begins."""
-    viewer = log.viewer_id[rows]
+def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, span_ms: int, rng: np.random.Generator) -> Slates:
+    """Each viewer's rows cut into runs of `size`, each asked for when it begins; where cuts lie is a matter of chance.
+
+    Args:
+        log: what the rows are of.
+        rows: ascending.
+        size: rows of a run at most.
+        span_ms: no run lasts longer, so that what its last rows are asked with is fresh.
+        rng: decides on the cuts.
+
+    """
+    viewer, at = log.viewer_id[rows], log.at[rows]
     first = np.flatnonzero(_changes(viewer))
     of_viewer = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
     ordinal = np.arange(len(rows)) - first[of_viewer] + rng.integers(0, size, len(first))[of_viewer]
-    begins = np.flatnonzero(_changes(viewer) | (ordinal % size == 0))
-    asked_at = np.repeat(log.at[rows[begins]], np.diff(begins, append=len(rows)))
+    span = (at + rng.integers(0, span_ms, len(first))[of_viewer]) // span_ms
+    begins = np.flatnonzero(_changes(viewer, span) | (ordinal % size == 0))
+    asked_at = np.repeat(at[begins], np.diff(begins, append=len(rows)))
     return _slates(log, rows, asked_at, size)
 
 
@@ -108,8 +119,8 @@ def history_of(log: Log, slates: Slates, length: int, tokens: int) -> History:
     )
 
 
-def candidates_of(log: Log, slates: Slates, tokens: int) -> CandidateInputs:
-    """The posts of each slate, with the first `tokens` tokens of each text."""
+def candidates_of(log: Log, totals: Totals, slates: Slates, tokens: int) -> CandidateInputs:
+    """The posts of each slate as they stood when it was asked for, with the first `tokens` tokens of each text."""
     mask = slates.mask
     post = log.post[slates.rows]
     posts = log.posts
@@ -120,6 +131,7 @@ def candidates_of(log: Log, slates: Slates, tokens: int) -> CandidateInputs:
         video_ms=posts.video_ms[post] * mask,
         photos=posts.photos[post] * mask,
         age_ms=np.maximum(slates.asked_at[:, np.newaxis] - posts.created_at[post], 0) * mask,
+        totals=totals.at(post, slates.asked_at[:, np.newaxis]) * mask[..., np.newaxis],
         surface=slates.surface,
         mask=mask,
     )

@@ -42,6 +42,22 @@ def hash_rows(
     return np.where(unsigned == 0, np.uint64(0), rows).astype(np.int32)
 
 
+def collisions(
+    ids: Integer[np.ndarray, "..."], buckets: int, hashes: int = HASHES, seed: int = 0
+) -> tuple[float, float]:
+    """Which share of some ids has a row in common with another of them, and which share has no row of its own.
+
+    The former are told apart by their other rows; of the latter only the combination of rows can be their own.
+    """
+    rows = hash_rows(np.setdiff1d(ids, 0), buckets, hashes, seed)
+    if not len(rows):
+        return 0.0, 0.0
+    rows.sort(axis=1)
+    again = np.diff(rows, axis=1, prepend=0) == 0  # an id whose functions agree counts once in that row
+    shared = np.bincount(rows[~again], minlength=buckets)[rows] > 1
+    return float(shared.any(axis=1).mean()), float(shared.all(axis=1).mean())
+
+
 def _coefficients(hashes: int, seed: int) -> tuple[UInt64[np.ndarray, " hashes"], UInt64[np.ndarray, " hashes"]]:
     stream = np.arange(1, 2 * hashes + 1, dtype=np.uint64) + np.uint64(seed << 16)
     drawn = _mix(stream * _GOLDEN)

@@ -7,7 +7,7 @@ Glossary of shapes:
     C: candidates of each viewer
     n: posts
     T: text tokens of a post, padded with 0
-    A: the 19 actions
+    A: the 19 actions; 20 with impressions, of which there are totals too
     K: hashed rows per id
 
 Ids are hashed on the host, because JAX has no 64-bit integers by default, and because hashing there overlaps with the
@@ -24,6 +24,7 @@ from phoenix.configs import ModelConfig
 from phoenix.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_rows
 
 SURFACES: Final = 16
+TOTALS: Final = ACTION_COUNT + 1
 LOG_BUCKETS: Final = 16
 PHOTO_BUCKETS: Final = 8
 Column = Any
@@ -59,6 +60,7 @@ class CandidateInputs(NamedTuple):
     video_ms: Int32[np.ndarray, "B C"]
     photos: Int32[np.ndarray, "B C"]
     age_ms: Int64[np.ndarray, "B C"]  # of the post
+    totals: Int32[np.ndarray, "B C 20"]  # how often each action has followed on the post so far, then impressions
     surface: UInt8[np.ndarray, " B"]  # where the feed will be shown
     mask: Bool[np.ndarray, "B C"]  # False: no candidate
 
@@ -95,6 +97,7 @@ class CandidateRows(NamedTuple):
     video: Int32[Column, "B C"]
     photos: Int32[Column, "B C"]
     age: Int32[Column, "B C"]
+    totals: Int32[Column, "B C 20"]
     surface: Int32[Column, " B"]
 
 
@@ -139,6 +142,7 @@ def candidate_rows(config: ModelConfig, candidates: CandidateInputs, start: int,
         video=_video_bucket(chunk(candidates.video_ms)),
         photos=_photo_bucket(chunk(candidates.photos)),
         age=log_bucket(chunk(candidates.age_ms), _AGE_UNIT_MS),
+        totals=chunk(candidates.totals),
         surface=candidates.surface.astype(np.int32),
     )
 
@@ -216,6 +220,7 @@ def blank_candidates(config: ModelConfig, viewers: int, count: int) -> Candidate
         video_ms=np.zeros(flat, np.int32),
         photos=np.zeros(flat, np.int32),
         age_ms=np.zeros(flat, np.int64),
+        totals=np.zeros((*flat, TOTALS), np.int32),
         surface=np.zeros(viewers, np.uint8),
         mask=np.ones(flat, bool),
     )

@@ -11,9 +11,10 @@ Glossary of shapes:
     D: width of the model
     A: the 19 actions
 
-From top to bottom: ids, text, actions and the rest are looked up and summed into one token per viewer, history position
-and candidate; the transformer lets candidates look at the viewer and the history, never at each other; a linear head
-reads the actions off each candidate. No feature says how well a candidate suits a viewer: attention is to find that.
+From top to bottom: ids, text, actions, counts and the rest are looked up and summed into one token per viewer, history
+position and candidate; the transformer lets candidates look at the viewer and the history, never at each other; a
+linear head reads the actions off each candidate. No feature says how well a candidate suits a viewer: attention is to
+find that.
 
 Untrained, it predicts plausible base rates: the head's bias is their log-odds, and its weights are small.
 """
@@ -27,9 +28,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from phoenix.actions import ACTION_COUNT, BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS, log_odds
+from phoenix.actions import ACTION_COUNT, BASE_DWELL_MS, BASE_RATES, DWELL_TIME, MAX_DWELL_MS, log_odds
 from phoenix.configs import ModelConfig
-from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, VIDEO_BUCKETS, CandidateRows, HistoryRows
+from phoenix.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, TOTALS, VIDEO_BUCKETS, CandidateRows, HistoryRows
 from phoenix.layers import HashedId, HashTable, linear
 from phoenix.seeding import Uniform
 from phoenix.transformer import Prefix, Transformer
@@ -44,7 +45,7 @@ class _Scales(NamedTuple):
     ids: float  # deviation of the rows of ids and words
     text: float  # gain of the projection of a mean of words, which is short
     actions: float  # gain of the projection of actions
-    rest: float  # deviation of the rows of ages, dwell times, media and surfaces
+    rest: float  # of ages, dwell times, media, surfaces and counts
 
 
 _EVEN: Final = _Scales(ids=0.1, text=2.0, actions=1.0, rest=1.0)
@@ -71,6 +72,7 @@ class Ranker(hk.Module):
         self._video = HashTable(VIDEO_BUCKETS, config.dim, name="video", deviation=scales.rest)
         self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos", deviation=scales.rest)
         self._surface = HashTable(SURFACES, config.dim, name="surface", deviation=scales.rest)
+        self._counts = linear(config.dim, TOTALS + ACTION_COUNT, name="counts", gain=scales.rest)
         self._transformer = Transformer(config)
         self._head = hk.Linear(ACTION_COUNT, w_init=Uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
 
@@ -122,8 +124,23 @@ class Ranker(hk.Module):
             + self._post_age(candidates.age)
             + self._video(candidates.video)
             + self._photos(candidates.photos)
+            + self._counts(log_counts(candidates.totals))
             + self._surface(candidates.surface)[:, None]
         )
+
+
+def log_counts(totals: Int[Array, "*n 20"]) -> Float[Array, "*n 39"]:
+    """Totals in doublings, and those of the actions less that of the impressions, all of them scaled to about 1.
+
+    The published system looks up a vector for each doubling, which cannot tell rates that differ by less. The
+    differences say nothing new to a linear layer; but counts go up and down together, and it would be long in learning
+    what little they do not have in common.
+    """
+    counts = totals.astype(jnp.float32)
+    counts = counts.at[..., DWELL_TIME].divide(1_000.0)  # seconds
+    doublings = jnp.log2(1.0 + counts)
+    per_impression = jnp.log2(0.5 + counts[..., :-1]) - jnp.log2(2.0 + counts[..., -1:])
+    return jnp.concatenate([0.3 * (doublings - 4.0), 0.5 * (per_impression + 2.0)], axis=-1)
 
 
 def signed(actions: Bool[Array, "B H A"]) -> Float[Array, "B H A"]:

@@ -43,7 +43,7 @@ Part = Literal["rank", "retrieve", "embed"]
 PARTS: Final[tuple[Part, ...]] = ("rank", "retrieve", "embed")
 """What a process may need compiled: scoring candidates, embedding viewers, embedding posts."""
 
-_MEANING: Final = 1
+_MEANING: Final = 2
 """To be raised when the same parameters come to mean something else, so that versions tell it."""
 
 

@@ -31,6 +31,7 @@ from phoenix.examples import NO_ROW, Slates, history_of
 from phoenix.inputs import CandidateInputs, History, PostInputs
 from phoenix.log import Log, log_of
 from phoenix.serving import Phoenix
+from phoenix.totals import Totals
 from phoenix.world import World
 from phoenix.world.affinity import gate
 from phoenix.world.messages import FEED_SURFACE
@@ -92,6 +93,7 @@ class Exam:
             for event in world.events()
             if not (isinstance(event, Impression | Engagement) and event.post_id in hidden)
         )
+        self._totals = Totals(self.log)
         posts = self.log.posts.post_id
         self._askable = np.isin(posts, askable)
         self._new = np.isin(posts, held_out)
@@ -210,6 +212,7 @@ class Exam:
             video_ms=posts.video_ms[post],
             photos=posts.photos[post],
             age_ms=np.maximum(self._asked_at - posts.created_at[post], 0),
+            totals=self._totals.at(post, np.full(post.shape, self._asked_at)),
             surface=np.full(len(post), surface_code(FEED_SURFACE), np.uint8),
             mask=np.ones(post.shape, bool),
         )

@@ -7,7 +7,7 @@ Glossary of shapes:
     p: posts of the log
     e: width of vectors
 
-Every request is made at `since_ms`, so histories hold nothing from the span that is judged.
+Every request is made at `since_ms`, so histories and counts hold nothing from the span that is judged.
 """
 
 from dataclasses import replace
@@ -21,6 +21,7 @@ from phoenix.evaluation.split import Split
 from phoenix.examples import Slates, candidates_of, frozen, history_of
 from phoenix.inputs import PostInputs
 from phoenix.serving import Phoenix
+from phoenix.totals import Totals
 
 _VIEWERS: Final = 64
 _CANDIDATES: Final = 8
@@ -36,11 +37,12 @@ def predictions(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "j 19"]:
     """18 probabilities, and the dwell time in ms, for each of `split.judged`."""
     log, config = split.log, phoenix.config
     predicted = np.zeros((len(split.judged), 19), np.float32)
+    totals = Totals(log)
     slates = frozen(log, split.judged, split.since_ms, _CANDIDATES)
     for start in range(0, len(slates.viewer_id), _VIEWERS):
         some = slates.take(slice(start, start + _VIEWERS))
         history = history_of(log, some, config.history, config.tokens)
-        scores = phoenix.score(history, candidates_of(log, some, config.tokens))
+        scores = phoenix.score(history, candidates_of(log, totals, some, config.tokens))
         predicted[np.searchsorted(split.judged, some.rows[some.mask])] = scores[some.mask]
     return predicted
 

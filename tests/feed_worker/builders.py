@@ -97,7 +97,7 @@ def query(
     """A query of the viewer, as it is when its state has been hydrated."""
     size = request.pop("size", None)
     experiments = request.pop("experiments", {})
-    now_ms = request.pop("now_ms", NOW_MS)
+    now_ms, model_version = request.pop("now_ms", NOW_MS), request.pop("model_version", "fixed-1")
     request = {"request_id": "r", "user_id": user_id, "at": NOW_MS, "size": size} | request
     made = Query(
         request=FeedRequest(**request),
@@ -108,7 +108,7 @@ def query(
         size=size or 35,
         parameters=parameters,
         experiments=experiments,
-        model_version="fixed-1",
+        model_version=model_version,
     )
     made.user = user if user is not None else viewer()
     made.seen = np.union1d(made.user.seen, made.requested_seen_ids())

@@ -149,7 +149,11 @@ def test_a_feed_its_record_and_its_explanation_say_which_variants_made_it_and_wh
     other = {"there": FixedModel(version="other-2")}
     variants = {"ranker": "new", "voices": "many"}
     result, store = served(
-        explain=True, experiments=variants, rankers=other, parameters=replace(FORYOU, checkpoint="there")
+        explain=True,
+        experiments=variants,
+        rankers=other,
+        parameters=replace(FORYOU, checkpoint="there"),
+        model_version="other-2",
     )
     feed, explanation = feed_of(result, store, NOW_MS, ["r"]), explanation_of(result, store)
     record = served_of(result, feed, "r")

@@ -3,7 +3,7 @@ import numpy as np
 from feed_worker.model_inputs import candidates_of, history_of
 from phoenix.configs import NANO
 from tests.feed_worker.builders import MINUTE_MS, candidates_in, positions_of, post, query, store_of, viewer
-from thunder_ingest.events import ACTION_INDEX
+from thunder_ingest.events import ACTION_INDEX, PostCounts
 from thunder_ingest.text import token_hashes
 
 STORE = store_of(post(1, text="one two"), post(2, text=" ".join(["word"] * 60)), post(3))
@@ -51,4 +51,12 @@ def test_candidates_of_a_batch_are_padded_to_the_most() -> None:
     assert inputs.mask.tolist() == [[True, True, True], [True, False, False]]
     assert inputs.age_ms.tolist() == [[MINUTE_MS] * 3, [MINUTE_MS, 0, 0]]
     assert inputs.tokens.shape == (2, 3, NANO.tokens)
+    assert inputs.totals.shape == (2, 3, 20)
     assert inputs.surface[0] != inputs.surface[1] == 0
+
+
+def test_a_candidate_is_asked_about_with_what_has_been_counted_of_it_so_far() -> None:
+    counted = store_of(post(1), post(2))
+    counted.apply_counts([PostCounts(post_id=2, at=1, totals=[*range(20)])])
+    inputs = candidates_of([query()], [candidates_in(counted, 1, 2)], NANO)
+    assert inputs.totals[0].tolist() == [[0] * 20, [*range(20)]]

@@ -17,7 +17,7 @@ def page(pipeline: Pipeline, number: int, after: str | None) -> Result:
 
 
 def shown(result: Result) -> list[int]:
-    return result.candidates.posts.post_id.tolist()
+    return [int(post_id) for post_id in result.candidates.posts.post_id]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)

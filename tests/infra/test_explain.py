@@ -19,6 +19,8 @@ from tests.feed_worker.test_feed import POST, served
 from tests.infra.foryou import foryou, unique
 from thunder_ingest.ids import id64
 
+BLOCKED = str(id64("blocked"))
+
 
 def explained() -> Explained:
     result, store = served(explain=True, size=4)
@@ -78,11 +80,11 @@ def test_one_item_is_shown_with_all_its_predictions() -> None:
 
 def test_the_fate_of_a_post_is_told_whatever_it_was() -> None:
     explanation = explained().explanation
-    shown, dropped, unknown = (fate_of(explanation, post) for post in (POST, "9", "12345"))
+    shown, dropped, unknown = (fate_of(explanation, post) for post in (POST, BLOCKED, "12345"))
     assert shown.as_json()["fate"] == "shown"
     assert f"shown at rank {shown.item.rank}" in lines_of(explain_view.fate_view(shown))[0]  # type: ignore[union-attr]
-    assert dropped.as_json()["drops"][0]["filter"] == "author_socialgraph_filter"
-    assert lines_of(explain_view.fate_view(dropped))[0] == "post 9: dropped by author_socialgraph_filter"
+    assert dropped.as_json()["dropped"][0]["filter"] == "author_socialgraph_filter"
+    assert lines_of(explain_view.fate_view(dropped))[0] == f"post {BLOCKED}: dropped by author_socialgraph_filter"
     assert unknown.as_json()["fate"] == "never a candidate"
     assert lines_of(explain_view.fate_view(unknown))[0] == "post 12345: never a candidate"
 
@@ -114,7 +116,7 @@ def test_the_command_tells_programs_the_same(servers: Settings) -> None:
     assert json.loads(whole.stdout) == json.loads(msgspec.json.encode(explanation))
     item = foryou("explain", user, "--item", "2", "--json", settings=servers)
     assert json.loads(item.stdout)["rank"] == 2
-    post = foryou("explain", user, "--post", "9", "--json", settings=servers)
+    post = foryou("explain", user, "--post", BLOCKED, "--json", settings=servers)
     assert json.loads(post.stdout)["fate"] == "dropped"
     assert foryou("explain", user, "--item", "99", settings=servers).returncode == 2
 

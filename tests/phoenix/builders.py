@@ -3,7 +3,7 @@
 import numpy as np
 
 from phoenix.configs import ModelConfig
-from phoenix.inputs import CandidateInputs, History, PostInputs
+from phoenix.inputs import TOTALS, CandidateInputs, History, PostInputs
 
 TOLERANCE = 2e-5
 """Relative. Scores are equal up to the order in which float32 sums are taken, which shapes decide."""
@@ -36,6 +36,7 @@ def some_candidates(config: ModelConfig, viewers: int, count: int, seed: int = 0
         video_ms=rng.integers(0, 90_000, flat, np.int32),
         photos=rng.integers(0, 5, flat, np.int32),
         age_ms=rng.integers(0, 2 * DAY_MS, flat),
+        totals=rng.integers(0, 2_000, (*flat, TOTALS), np.int32),
         surface=rng.integers(0, 16, viewers).astype(np.uint8),
         mask=np.ones(flat, bool),
     )

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from phoenix.examples import Slates, candidates_of, frozen, history_of, in_runs, labels_of, online, rows_between
 from phoenix.log import Log, log_of
-from thunder_ingest.events import ACTION_INDEX, Engagement, Event, Impression, PostCreated
+from phoenix.totals import Totals
+from thunder_ingest.events import ACTION_INDEX, IMPRESSION, Engagement, Event, Impression, PostCreated
 
 T0 = 1_700_000_000_000
 MINUTE = 60_000
 TOKENS = 4
+ENDLESS = 2**62
 
 
 def impression_with(at: int, viewer: int, post: int, surface: str, lag: int | None) -> list[Event]:
@@ -42,7 +44,9 @@ def slates_of(log: Log, kind: str, seed: int = 0) -> Slates:
         cut = T0 + 20 * MINUTE
         return frozen(log, rows_between(log, cut, T0 + 35 * MINUTE), cut, 3)
     rows = rows_between(log, T0 + 3 * MINUTE, T0 + 60 * MINUTE)
-    return online(log, rows) if kind == "online" else in_runs(log, rows, 3, np.random.default_rng(seed))
+    if kind == "online":
+        return online(log, rows)
+    return in_runs(log, rows, 3, 10 * MINUTE, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
@@ -86,6 +90,19 @@ def test_every_row_is_asked_about_once(kind: str, log: Log, seed: int) -> None:
     assert sorted(slates.rows[slates.mask].tolist()) == rows.tolist()
 
 
+@pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
+@given(log=logs, seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_candidates_come_with_what_was_counted_before_they_were_asked_for(kind: str, log: Log, seed: int) -> None:
+    slates = slates_of(log, kind, seed)
+    totals = candidates_of(log, Totals(log), slates, TOKENS).totals
+    for row, place in np.argwhere(slates.mask).tolist():
+        counted = (log.post == log.post[slates.rows[row, place]]) & (log.known_at < slates.asked_at[row])
+        assert totals[row, place, IMPRESSION] == counted.sum()
+        assert totals[row, place, ACTION_INDEX["click"]] == log.actions[counted, ACTION_INDEX["click"]].sum()
+    assert not totals[~slates.mask].any()
+
+
 def test_online_slates_stand_in_the_order_of_their_rows() -> None:
     log = log_of([event for at in range(9) for event in impression_with(at % 4, 1 + at % 2, at + 1, "ab"[at % 2], 0)])
     rows = rows_between(log, T0, T0 + 60 * MINUTE)
@@ -94,7 +111,7 @@ def test_online_slates_stand_in_the_order_of_their_rows() -> None:
 
 def test_a_run_is_of_one_viewer_and_no_longer_than_asked_for() -> None:
     log = log_of([event for at in range(40) for event in impression_with(at, 1 + at % 2, at + 1, "a", None)])
-    slates = in_runs(log, rows_between(log, T0, T0 + 60 * MINUTE), 4, np.random.default_rng(1))
+    slates = in_runs(log, rows_between(log, T0, T0 + 60 * MINUTE), 4, ENDLESS, np.random.default_rng(1))
     assert slates.rows.shape[1] == 4
     assert (slates.asked_at == log.at[slates.rows[:, 0]]).all()
     assert slates.mask.sum(axis=1)[1:-1].min() >= 1
@@ -103,7 +120,14 @@ def test_a_run_is_of_one_viewer_and_no_longer_than_asked_for() -> None:
 def test_runs_are_cut_elsewhere_each_time() -> None:
     log = log_of([event for at in range(40) for event in impression_with(at, 1, at + 1, "a", None)])
     rows, rng = rows_between(log, T0, T0 + 60 * MINUTE), np.random.default_rng(1)
-    assert len({tuple(in_runs(log, rows, 8, rng).rows[:, 0].tolist()) for _ in range(40)}) == 8
+    assert len({tuple(in_runs(log, rows, 8, ENDLESS, rng).rows[:, 0].tolist()) for _ in range(40)}) == 8
+
+
+@given(log=logs, seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_a_run_lasts_no_longer_than_asked_for(log: Log, seed: int) -> None:
+    slates = slates_of(log, "runs", seed)
+    assert (np.where(slates.mask, log.at[slates.rows] - slates.asked_at[:, np.newaxis], 0) < 10 * MINUTE).all()
 
 
 def test_a_frozen_slate_cannot_be_asked_for_after_its_rows() -> None:
@@ -115,7 +139,8 @@ def test_a_frozen_slate_cannot_be_asked_for_after_its_rows() -> None:
 def test_candidates_are_the_posts_of_the_rows() -> None:
     post = PostCreated(post_id=1, author_id=101, at=T0 - MINUTE, text="one two", video_ms=900, photos=2)
     log = log_of([post, *impression_with(0, 5, 1, "a", 0), *impression_with(2, 5, 2, "a", None)])
-    candidates = candidates_of(log, in_runs(log, np.arange(2), 3, np.random.default_rng(0)), TOKENS)
+    slates = in_runs(log, np.arange(2), 3, ENDLESS, np.random.default_rng(0))
+    candidates = candidates_of(log, Totals(log), slates, TOKENS)
     asked: Any = candidates.post_id[candidates.mask].tolist()
     assert asked == [1, 2]
     first = candidates.post_id == 1

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoenix.hashing import AUTHOR_SEED, POST_SEED, hash_rows
+from phoenix.hashing import AUTHOR_SEED, POST_SEED, collisions, hash_rows
 
 ids = st.lists(st.integers(1, 2**63 - 1), min_size=1, max_size=50)
 
@@ -58,3 +58,12 @@ def test_kinds_of_ids_have_nothing_in_common() -> None:
 def test_a_table_of_impossible_size_is_refused(buckets: int) -> None:
     with pytest.raises(ValueError, match=r"2 to 2\^31 are possible"):
         hash_rows(np.array([1]), buckets)
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), max_size=30), st.integers(2, 60), st.integers(1, 3))
+def test_collisions_are_ids_that_share_a_row_with_another(ids: list[int], buckets: int, hashes: int) -> None:
+    distinct = sorted({*ids} - {0})
+    rows = [{*hash_rows(np.array([each]), buckets, hashes)[0].tolist()} for each in distinct]
+    shared = [[any(row in its for its in rows if its is not mine) for row in mine] for mine in rows]
+    expected = [np.mean([any(each) for each in shared]), np.mean([all(each) for each in shared])] if rows else [0, 0]
+    assert collisions(np.array(ids + ids, np.int64), buckets, hashes) == pytest.approx(tuple(expected))

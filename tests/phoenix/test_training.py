@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from phoenix import checkpoints
+from phoenix.actions import DWELL_TIME, IS_NEGATIVE
 from phoenix.batches import Batches, Span
 from phoenix.cards import Card, CheckpointError
 from phoenix.configs import ModelConfig, TrainingConfig
@@ -21,6 +22,7 @@ from phoenix.inputs import PostInputs
 from phoenix.log import Log, log_of
 from phoenix.served import served
 from phoenix.serving import Phoenix, digest
+from phoenix.totals import Totals
 from phoenix.training import State, Trainer
 from tests.phoenix.builders import some_candidates, some_history
 from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
@@ -98,7 +100,8 @@ def test_training_finds_the_words_that_are_clicked(
     """In posts of authors that were never met."""
     model = Phoenix(tiny, after(trainer, batches, trainer.initial(), batches.steps).params, "test")
     slates = frozen(log, rows_between(log, SPAN.until_ms - 9 * HOUR, SPAN.until_ms), SPAN.until_ms - 9 * HOUR, 9)
-    history, candidates = history_of(log, slates, tiny.history, tiny.tokens), candidates_of(log, slates, tiny.tokens)
+    history = history_of(log, slates, tiny.history, tiny.tokens)
+    candidates = candidates_of(log, Totals(log), slates, tiny.tokens)
     of_topic = candidates.post_id % 2 == 1
     strangers = candidates._replace(post_id=candidates.post_id + 10**6, author_id=candidates.author_id + 10**6)
     clicks = model.score(history, strangers)[..., ACTION_INDEX["click"]]
@@ -268,9 +271,46 @@ def test_what_is_not_recorded_yet_is_not_taken_for_a_no(log: Log, tiny: ModelCon
 
 
 def test_every_impression_is_an_example_of_an_epoch(log: Log, tiny: ModelConfig) -> None:
-    one_by_one = Batches(log, SPAN, tiny, replace(TRAINING, batch=1, epochs=1))
+    one_by_one = Batches(log, SPAN, tiny, replace(TRAINING, batch=1, epochs=1, complete_passes=1))
     count = sum(one_by_one.batch(step).ranking.weights[..., 0].sum() for step in range(one_by_one.steps))
     assert count == len(one_by_one.rows)
+
+
+def test_examples_of_which_all_is_known_come_last_and_more_often(log: Log, tiny: ModelConfig) -> None:
+    twice = Batches(log, SPAN, tiny, replace(TRAINING, batch=1, epochs=1, complete_passes=2))
+    known = [twice.batch(step).ranking.weights[..., [0, 4]].sum(axis=(0, 1)) for step in range(twice.steps)]
+    of_favorite, of_click = np.array(known).T
+    early = of_click < of_favorite
+    assert early.any()
+    assert not early[np.argmin(early) :].any()
+    complete = int((log.at[twice.rows] >= T0 + 2 * HOUR).sum())
+    assert of_click.sum() == 2 * complete
+    assert of_favorite.sum() == len(twice.rows) + complete
+
+
+def test_sampled_negatives_are_posts_of_other_viewers_that_nothing_follows_on(log: Log, tiny: ModelConfig) -> None:
+    plain, sampled = (Batches(log, SPAN, tiny, replace(TRAINING, negative_weight=each)) for each in (0.0, 0.5))
+    for step in range(5):
+        without, batch = plain.batch(step), sampled.batch(step)
+        shown, size = TRAINING.candidates, 2 * TRAINING.candidates
+        assert batch.candidates.post.shape[1] == size
+        for mine, its in zip(jax.tree.leaves(batch.ranking), jax.tree.leaves(without.ranking), strict=True):
+            np.testing.assert_array_equal(mine[:, :shown], its)
+        labels, weights = (column[:, shown:] for column in batch.ranking)
+        assert not labels.any()
+        assert set(np.unique(weights)) == {0.0, 0.5}
+        assert not weights[..., IS_NEGATIVE].any()
+        assert not weights[..., DWELL_TIME].any()
+        theirs, mine = batch.candidates.post[:, shown:], batch.candidates.post[:, :shown]
+        asked = weights[..., 0] > 0
+        assert not ((theirs[:, :, None] == mine[:, None]).all(axis=-1).any(axis=-1) & asked).any()
+        np.testing.assert_array_equal(theirs[asked], np.roll(mine, 1, axis=0)[asked])
+
+
+def test_collisions_are_told(batches: Batches, tiny: ModelConfig) -> None:
+    told = batches.description["collisions"]
+    assert set(told) == {"viewers", "posts", "authors", "tokens"}
+    assert told["tokens"]["one_shared"] == told["tokens"]["all_shared"]
 
 
 def test_the_posts_that_retrieval_chooses_from_hold_those_worth_finding(log: Log, tiny: ModelConfig) -> None:

@@ -12,6 +12,7 @@ from phoenix.evaluation.report import Judge, Report
 from phoenix.evaluation.split import Split
 from phoenix.examples import candidates_of, frozen, history_of
 from phoenix.serving import Phoenix
+from phoenix.totals import Totals
 from tests.phoenix.builders import TOLERANCE
 from tests.phoenix.evaluation.logs import BEGIN_MS, DAY_MS, log_drawn, with_actions
 
@@ -41,7 +42,7 @@ def test_each_row_has_the_prediction_of_a_request_for_it_alone(split: Split, mod
     for place in range(0, len(split.judged), 37):
         slate = frozen(split.log, split.judged[place : place + 1], SINCE_MS, 1)
         history = history_of(split.log, slate, config.history, config.tokens)
-        alone = models[0].score(history, candidates_of(split.log, slate, config.tokens))
+        alone = models[0].score(history, candidates_of(split.log, Totals(split.log), slate, config.tokens))
         np.testing.assert_allclose(predicted[place], alone[0, 0], rtol=TOLERANCE)
 
 
