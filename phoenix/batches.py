@@ -21,7 +21,7 @@ from jaxtyping import Float32, Float64, Int32, Int64
 
 from phoenix.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE, MAX_DWELL_MS
 from phoenix.configs import ModelConfig, TrainingConfig
-from phoenix.examples import Slates, candidates_of, history_of, in_runs, labels_of, rows_between
+from phoenix.examples import NO_ROW, Slates, candidates_of, history_of, in_runs, labels_of, rows_between
 from phoenix.hashing import AUTHOR_SEED, HASHES, POST_SEED, TOKEN_SEED, USER_SEED, collisions
 from phoenix.inputs import CandidateRows, HistoryRows, PostInputs, PostRows, candidate_rows, history_rows, post_rows
 from phoenix.log import Log
@@ -152,7 +152,8 @@ class Batches:
         )
         asked = candidate_rows(model, candidates, 0, slates.rows.shape[1]), self._ranking(slates)
         if self._training.negative_weight:
-            asked = with_negatives(slates.viewer_id, *asked, self._training.negative_weight)
+            shown = np.where(slates.mask, self._log.post[slates.rows], NO_ROW)
+            asked = with_negatives(slates.viewer_id, shown, *asked, self._training.negative_weight)
         return Batch(*self._dropped(history_rows(model, history), asked[0], dropout), asked[1], posts, retrieval)
 
     def _ranking(self, slates: Slates) -> RankingTargets:

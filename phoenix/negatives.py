@@ -26,14 +26,19 @@ _SAYS_NOTHING: Final = IS_NEGATIVE | (np.arange(ACTION_COUNT) == DWELL_TIME)
 
 
 def with_negatives(
-    viewer_id: Int64[np.ndarray, " B"], candidates: CandidateRows, targets: RankingTargets, weight: float
+    viewer_id: Int64[np.ndarray, " B"],
+    post: Int64[np.ndarray, "B C"],
+    candidates: CandidateRows,
+    targets: RankingTargets,
+    weight: float,
 ) -> tuple[CandidateRows, RankingTargets]:
     """Behind the candidates of each slate those of the slate before it, on which nothing follows.
 
-    They are asked about as old as they were there: a post that is younger than the request would give itself away.
+    They are asked about as they stood there, in age and counts: one younger than the request would give itself away.
 
     Args:
-        viewer_id: of the slates; where two in a row are of one viewer, or of one post, there are no negatives.
+        viewer_id: of the slates; where two in a row are of one viewer, there are no negatives.
+        post: which posts the candidates are; one that is in both slates is no negative.
         candidates: of the slates, [B, C].
         targets: what came of them.
         weight: of a negative, where a candidate has 1.
@@ -42,10 +47,9 @@ def with_negatives(
         Candidates [B, 2C] and their targets.
 
     """
-    theirs = np.roll(candidates.post, 1, axis=0)
-    shown = (theirs[:, :, np.newaxis] == candidates.post[:, np.newaxis]).all(axis=-1).any(axis=-1)  # [B, C]
-    others = (np.roll(viewer_id, 1) != viewer_id)[:, np.newaxis] & ~shown
-    weights = np.roll(targets.weights, 1, axis=0) * others[..., np.newaxis] * ~_SAYS_NOTHING
+    of_others = (np.roll(viewer_id, 1) != viewer_id)[:, np.newaxis]
+    of_others = of_others & (np.roll(post, 1, axis=0)[:, :, np.newaxis] != post[:, np.newaxis]).all(axis=2)
+    weights = np.roll(targets.weights, 1, axis=0) * of_others[..., np.newaxis] * ~_SAYS_NOTHING
     labels = np.concatenate([targets.labels, np.zeros_like(targets.labels)], axis=1)
     both = RankingTargets(labels, np.concatenate([targets.weights, weights * np.float32(weight)], axis=1))
     columns = {

@@ -45,7 +45,7 @@ class _Scales(NamedTuple):
     ids: float  # deviation of the rows of ids and words
     text: float  # gain of the projection of a mean of words, which is short
     actions: float  # gain of the projection of actions
-    rest: float  # deviation of the rows of ages, dwell times, media and surfaces
+    rest: float  # of ages, dwell times, media, surfaces and counts
 
 
 _EVEN: Final = _Scales(ids=0.1, text=2.0, actions=1.0, rest=1.0)
@@ -72,7 +72,7 @@ class Ranker(hk.Module):
         self._video = HashTable(VIDEO_BUCKETS, config.dim, name="video", deviation=scales.rest)
         self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos", deviation=scales.rest)
         self._surface = HashTable(SURFACES, config.dim, name="surface", deviation=scales.rest)
-        self._counts = linear(config.dim, TOTALS + ACTION_COUNT, name="counts")
+        self._counts = linear(config.dim, TOTALS + ACTION_COUNT, name="counts", gain=scales.rest)
         self._transformer = Transformer(config)
         self._head = hk.Linear(ACTION_COUNT, w_init=Uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
 

@@ -12,6 +12,7 @@ from tests.phoenix.builders import some_candidates
 from thunder_ingest.events import ACTION_INDEX
 
 FAVORITE, REPORT = ACTION_INDEX["favorite"], ACTION_INDEX["report"]
+POSTS = np.arange(6).reshape(3, 2)
 Asked = tuple[CandidateRows, RankingTargets]
 
 
@@ -23,7 +24,7 @@ def asked(tiny: ModelConfig) -> Asked:
 
 
 def test_the_slate_before_comes_behind_as_what_nothing_follows_on(asked: Asked) -> None:
-    candidates, targets = with_negatives(np.array([1, 2, 3]), *asked, weight=0.5)
+    candidates, targets = with_negatives(np.array([1, 2, 3]), POSTS, *asked, weight=0.5)
     for name in ("post", "author", "tokens", "age"):
         column, before = getattr(candidates, name), getattr(asked[0], name)
         np.testing.assert_array_equal(column[:, :2], before)
@@ -36,10 +37,16 @@ def test_the_slate_before_comes_behind_as_what_nothing_follows_on(asked: Asked) 
 
 
 def test_nothing_is_said_of_complaints_and_of_how_long_it_would_have_held(asked: Asked) -> None:
-    _, targets = with_negatives(np.array([1, 2, 3]), *asked, weight=0.5)
+    _, targets = with_negatives(np.array([1, 2, 3]), POSTS, *asked, weight=0.5)
     assert not targets.weights[:, 2:, [REPORT, DWELL_TIME]].any()
 
 
 def test_what_a_viewer_was_shown_in_the_slate_before_is_no_negative(asked: Asked) -> None:
-    _, targets = with_negatives(np.array([1, 1, 3]), *asked, weight=0.5)
+    _, targets = with_negatives(np.array([1, 1, 3]), POSTS, *asked, weight=0.5)
     assert targets.weights[:, 2:].any(axis=(1, 2)).tolist() == [True, False, True]
+
+
+def test_a_post_that_stands_in_both_slates_is_no_negative(asked: Asked) -> None:
+    posts = np.array([[1, 2], [2, 3], [4, 5]])
+    _, targets = with_negatives(np.array([1, 2, 3]), posts, *asked, weight=0.5)
+    assert targets.weights[1, 2:, FAVORITE].tolist() == [0.5, 0.0]
