@@ -1,11 +1,34 @@
 """The announcements of answers, for any number of coroutines that wait, over one connection."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.asyncio
+
+T = TypeVar("T")
+
+
+class Undisturbed:
+    """Brings commands to their end, though whoever asked may give up.
+
+    A connection that is left in the middle of a command, or while it connects, is good for nothing any more.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def run(self, command: Coroutine[Any, Any, T]) -> T:
+        """What the command returns; raises what it raises."""
+        task = asyncio.create_task(command)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def end(self) -> None:
+        """Wait for all that is under way."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
 
 class Listener:
@@ -49,6 +72,7 @@ class Announcements:
         self._client = client
         self._pubsub: Any = client.pubsub()  # not typed by redis-py
         self._channels: dict[str, _Channel] = {}
+        self._undisturbed = Undisturbed()
         self._sending = asyncio.Lock()  # two commands of one connection must not meet, least of all while it connects
         self._reader: asyncio.Task[None] | None = None
 
@@ -67,7 +91,7 @@ class Announcements:
         channel.listeners.add(listener)
         try:
             if is_new:
-                await self._subscribe(name)
+                await self._undisturbed.run(self._subscribe(name))
             await channel.confirmed.wait()
             yield listener
         finally:
@@ -76,6 +100,7 @@ class Announcements:
 
     async def close(self) -> None:
         """Listen no more."""
+        await self._undisturbed.end()
         if self._reader is not None:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
@@ -100,7 +125,7 @@ class Announcements:
         if not channel.listeners and channel.confirmed.is_set() and self._channels.get(name) is channel:
             del self._channels[name]
             with suppress(redis.RedisError):  # the reader hears of it too, and tells everybody
-                await self._send(self._pubsub.unsubscribe, name)
+                await self._undisturbed.run(self._send(self._pubsub.unsubscribe, name))
 
     async def _send(self, command: Callable[[str], Awaitable[None]], name: str) -> None:
         async with self._sending:

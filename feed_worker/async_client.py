@@ -9,13 +9,13 @@ Any number of coroutines may wait at once; they share one subscription.
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import redis
 
-from feed_worker.announcements import Announcements
+from feed_worker.announcements import Announcements, Undisturbed
 from feed_worker.answers import (
     LOOK_AGAIN_S,
     FeedTimeout,
@@ -56,6 +56,7 @@ class AsyncClient:
         self._outbox = Outbox(self._settings)
         self._refreshes = Refreshes()
         self._reading = asyncio.Semaphore(_READS)
+        self._undisturbed = Undisturbed()
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(partitions_of, self._settings, INPUTS)  # asks the broker, once
@@ -69,6 +70,7 @@ class AsyncClient:
                 await self.flush()
         finally:
             await self._announcements.close()
+            await self._undisturbed.end()
             await self.redis.aclose()
 
     async def publish(self, events: Event | dict[str, Any] | Iterable[Event | dict[str, Any]]) -> None:
@@ -161,6 +163,9 @@ class AsyncClient:
         return held(document, cast(int, left_ms), self._settings.feed_ttl_s)
 
     async def _read(self, *commands: tuple[str, ...]) -> list[bytes | None]:
+        return await self._undisturbed.run(self._executed(commands))
+
+    async def _executed(self, commands: Sequence[tuple[str, ...]]) -> list[bytes | None]:
         async with self._reading, self.redis.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
