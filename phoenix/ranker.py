@@ -136,7 +136,7 @@ def log_counts(totals: Int[Array, "*n 20"]) -> Float[Array, "*n 39"]:
     differences say nothing new to a linear layer; but counts go up and down together, and it would be long in learning
     what little they do not have in common.
     """
-    counts = totals.astype(jnp.float32)
+    counts = jnp.asarray(totals, jnp.float32)
     counts = counts.at[..., DWELL_TIME].divide(1_000.0)  # seconds
     doublings = jnp.log2(1.0 + counts)
     per_impression = jnp.log2(0.5 + counts[..., :-1]) - jnp.log2(2.0 + counts[..., -1:])

@@ -20,6 +20,7 @@ import redis
 from feed_worker.client import Client
 from feed_worker.feed import Feed
 from infra.kafka import FLOW_GROUPS
+from infra.redis import RedisUnreachable
 from infra.scan import scan
 from infra.settings import Settings
 from phoenix.world import WorldConfig, generate
@@ -256,7 +257,7 @@ def test_a_client_gets_its_feed_from_a_slow_redis_and_by_waiting_again_from_one_
                 while True:
                     try:
                         return client.wait(1, request, SLOW_S)
-                    except redis.ConnectionError:
+                    except RedisUnreachable:
                         time.sleep(0.1)  # and the request stands
 
             def slow() -> None:

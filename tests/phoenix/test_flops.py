@@ -44,5 +44,6 @@ def test_scoring_costs_what_the_sizes_of_the_layers_say(phoenix: Phoenix, tiny: 
     id_ = HASHES * tiny.table_dim * tiny.dim
     post = 2 * id_ + tiny.table_dim * tiny.dim
     viewer = prefix * ((tiny.layers - 1) * layer + keys_and_values) + tiny.history * (post + 19 * tiny.dim) + id_
-    candidate = tiny.layers * layer + own_key + post + 19 * tiny.dim
+    counts = (20 + 19) * tiny.dim
+    candidate = tiny.layers * layer + own_key + post + counts + 19 * tiny.dim
     assert phoenix.scoring_flops(3, candidates) == 2 * 3 * (viewer + candidates * candidate)
