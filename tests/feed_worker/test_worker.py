@@ -328,7 +328,7 @@ def test_a_request_whose_computing_raises_is_failed_and_takes_nobody_with_it(
         made = raising(feed_of, lambda result, *_: is_poison(result.query) and result.status != "failed")
         monkeypatch.setattr(delivery, "feed_of", made)
     elif step == "gather":
-        pipeline.gather = raising(pipeline.gather, lambda queries: any(map(is_poison, queries)))  # type: ignore
+        monkeypatch.setattr(pipeline, "gather", raising(pipeline.gather, lambda queries: any(map(is_poison, queries))))
     else:
         original = getattr(pipeline, step)
         setattr(pipeline, step, raising(original, lambda runs: any(is_poison(run.query) for run in runs)))
