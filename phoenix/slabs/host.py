@@ -9,7 +9,7 @@ A row that is shown no more is free once the last search that could see it has l
 import os
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -130,8 +130,7 @@ class HostSlab:
         if found is None:
             asked.floor[:] = -np.inf
             found = _scanned(snapshot, asked, looked_for)
-        for query in range(len(queries)):
-            finish(found, query, scores[query, :looked_for], ids[query, :looked_for])
+        _finish(found, scores, ids)
         return ids, scores
 
     def _take(self, count: int) -> Int64[np.ndarray, " count"]:
@@ -146,11 +145,13 @@ class HostSlab:
 
     def _new_chunks(self, rows: int) -> Iterator[Chunk]:
         for _ in range(len(self.snapshot.chunks) * self._chunk_rows, rows, self._chunk_rows):
+            # a row's id and traits side by side: what is looked at here and there costs one cache line, not five
+            id_, author, language, labels = np.zeros((self._chunk_rows, 4), np.int64).T
             yield Chunk(
                 empty_panels(self._chunk_rows, self._dim, self._precision),
                 np.zeros((self._chunk_rows if self._rescored else 0, self._dim), np.float32),
-                np.zeros(self._chunk_rows, np.int64),
-                Traits.unknown(self._chunk_rows),
+                id_,
+                Traits(author, language, labels.view(np.uint64), np.zeros(self._chunk_rows, np.bool_)),
             )
 
     def _show(self, chunks: tuple[Chunk, ...], new: Int64[np.ndarray, " n"], gone: Int64[np.ndarray, " m"]) -> None:
@@ -208,11 +209,10 @@ def _guessed(snapshot: Snapshot, asked: Queries, k: int) -> Candidates | None:
     expected = k / _SAMPLED
     sampled = int(expected + 5 * expected**0.5) + 5
     sample = _scanned(snapshot, asked, sampled, _SAMPLED)
-    for query in range(len(asked.floor)):
-        best, ids = np.full(sampled, -np.inf, np.float32), np.empty(sampled, np.int64)
-        finish(sample, query, best, ids)
-        asked.floor[query] = best[-1]
-    guess = asked.floor.copy()
+    best = np.full((len(asked.floor), sampled), -np.inf, np.float32)
+    _finish(sample, best, np.empty(best.shape, np.int64))
+    guess = best[:, -1]
+    asked.floor[:] = guess
     found = _scanned(snapshot, asked, k)
     too_few = (found.counts.sum(axis=0) < k) & (guess > -np.inf)
     return None if too_few.any() else found
@@ -231,11 +231,21 @@ def _scanned(snapshot: Snapshot, asked: Queries, k: int, step: int = 1) -> Candi
             panels = -(-min(snapshot.rows - number * len(shown), len(shown)) // PANEL)
             scan(chunk, shown, panels, step, asked, k, own, reached)
 
+    _by_all(threads, work)
+    return found
+
+
+def _finish(found: Candidates, scores: Float32[np.ndarray, "B k"], ids: Int64[np.ndarray, "B k"]) -> None:
+    """Write the best of the candidates, in order."""
+    threads = min(len(scores), _cores())
+    _by_all(threads, lambda thread: finish(found, thread, threads, scores, ids))
+
+
+def _by_all(threads: int, work: Callable[[int], None]) -> None:
     others = [_pool().submit(work, thread) for thread in range(1, threads)]
     work(0)
     for other in others:
         other.result()
-    return found
 
 
 def _cores() -> int:

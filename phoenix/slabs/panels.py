@@ -145,6 +145,13 @@ def _widened(builder: Any, stored: Any, at: Any) -> Any:
     return builder.sitofp(builder.load(builder.bitcast(at, integers.as_pointer()), align=1), _Floats)
 
 
+def _broadcast(builder: Any, value: Any) -> Any:
+    """A number in all lanes."""
+    one = builder.insert_element(ir.Constant(_Floats, ir.Undefined), value, _Int32(0))
+    every = ir.Constant(ir.VectorType(_Int32, LANES), [0] * LANES)
+    return builder.shuffle_vector(one, ir.Constant(_Floats, ir.Undefined), every)
+
+
 def _fetch(builder: Any, at: Any) -> None:
     """Ask for a cache line ahead of time: while a panel is gone through again and again, memory would stand idle."""
     byte = ir.IntType(8).as_pointer()
@@ -153,8 +160,11 @@ def _fetch(builder: Any, at: Any) -> None:
     builder.call(prefetch, [builder.bitcast(at, byte), *(_Int32(flag) for flag in (0, 3, 1))])
 
 
-def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, out: Any) -> Any:
+def _products(_context: Any, stored: Any, panel: Any, ahead: Any, queries: Any, tile: Any, out: Any) -> Any:
     """Write the products of a panel's rows with the four queries of a tile into `out` (4, 64).
+
+    Meanwhile each tile fetches its share of the panel that is `ahead`: asked for all of it at once, memory is slower
+    than the products of one tile and idle during those of the others.
 
     Written in the compiler's own terms, since a loop that keeps 16 sums in vector registers is more than it finds by
     itself: one pass over the dimensions, four registers of rows, one of a query's component, 16 of sums.
@@ -163,12 +173,17 @@ def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, o
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         stored_, queries_, out_ = (
-            context.make_array(signature.args[place])(context, builder, arguments[place]) for place in (0, 2, 4)
+            context.make_array(signature.args[place])(context, builder, arguments[place]) for place in (0, 3, 5)
         )
         dim = cgutils.unpack_tuple(builder, stored_.shape, 3)[1]
         size = builder.mul(dim, _Int64(PANEL))
         first_row = builder.gep(stored_.data, [builder.mul(arguments[1], size)])
-        first_query = builder.gep(queries_.data, [builder.mul(arguments[3], builder.mul(dim, _Int64(TILE)))])
+        lines = stored.dtype.bitwidth // 8  # of a cache, that one component of all rows fills
+        all_tiles = cgutils.unpack_tuple(builder, queries_.shape, 3)[0]
+        share = builder.udiv(builder.add(all_tiles, _Int64(PANEL - 1)), all_tiles)
+        others = builder.mul(share, builder.mul(arguments[4], dim))
+        to_fetch = builder.gep(stored_.data, [builder.add(builder.mul(arguments[2], size), others)])
+        first_query = builder.gep(queries_.data, [builder.mul(arguments[4], builder.mul(dim, _Int64(TILE)))])
         before, loop, after = builder.block, builder.append_basic_block("dims"), builder.append_basic_block("sums")
         builder.branch(loop)
 
@@ -178,14 +193,13 @@ def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, o
         sums = [builder.phi(_Floats) for _ in range(TILE * vectors)]
         lanes = builder.gep(first_row, [builder.mul(d, _Int64(PANEL))])
         rows = [_widened(builder, stored.dtype, builder.gep(lanes, [_Int64(LANES * v)])) for v in range(vectors)]
-        for v in range(vectors):
-            _fetch(builder, builder.gep(lanes, [builder.add(size, _Int64(LANES * v))]))
+        for line in range(lines):
+            place = builder.add(builder.mul(d, share), _Int64(PANEL // lines * line))
+            _fetch(builder, builder.gep(to_fetch, [place]))
         added = []
         for q in range(TILE):
             at = builder.gep(first_query, [builder.add(builder.mul(d, _Int64(TILE)), _Int64(q))])
-            one = builder.insert_element(ir.Constant(_Floats, ir.Undefined), builder.load(at), _Int32(0))
-            every = ir.Constant(ir.VectorType(_Int32, LANES), [0] * LANES)
-            component = builder.shuffle_vector(one, ir.Constant(_Floats, ir.Undefined), every)
+            component = _broadcast(builder, builder.load(at))
             for v in range(vectors):
                 product = builder.fmul(rows[v], component, flags=_CONTRACT)
                 added.append(builder.fadd(product, sums[q * vectors + v], flags=_CONTRACT))
@@ -203,23 +217,65 @@ def _products(_context: Any, stored: Any, panel: Any, queries: Any, tile: Any, o
             )
         return context.get_dummy_value()
 
-    return types.void(stored, panel, queries, tile, out), generate
+    return types.void(stored, panel, ahead, queries, tile, out), generate
 
 
 products: Final = cast(Callable[..., None], intrinsic(_products))
 
 
-def _fetch_ahead(_context: Any, vectors: Any, row: Any, d: Any) -> Any:
-    """Ask for the cache line of a component of a row that will be needed soon."""
+def _reaching(
+    _context: Any, found: Any, place: Any, scale: Any, error: Any, panel: Any, norm: Any, threshold: Any
+) -> Any:
+    """A bit for each row of a panel whose product, with what it may be off, is at least a threshold.
+
+    Args: `products`' (4, 64) and the query's place in it; scale and error of all panels (P, 64) and the panel's number;
+    the norm of the query; the threshold.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def lanes_of(array: int, row: int, lane: int) -> Any:
+            data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
+            at = builder.gep(data, [builder.add(builder.mul(arguments[row], _Int64(PANEL)), _Int64(lane))])
+            return builder.load(builder.bitcast(at, _Floats.as_pointer()), align=4)
+
+        norms, thresholds = (_broadcast(builder, arguments[place]) for place in (5, 6))
+        bits = _Int64(0)
+        for lane in range(0, PANEL, LANES):
+            score = builder.fmul(lanes_of(0, 1, lane), lanes_of(2, 4, lane))
+            most = builder.fadd(score, builder.fmul(lanes_of(3, 4, lane), norms))
+            reached = builder.bitcast(builder.fcmp_ordered(">=", most, thresholds), ir.IntType(LANES))
+            bits = builder.or_(bits, builder.shl(builder.zext(reached, _Int64), _Int64(lane)))
+        return bits
+
+    return types.uint64(found, place, scale, error, panel, norm, threshold), generate
+
+
+reaching: Final = cast(Callable[..., Any], intrinsic(_reaching))
+
+
+def _lowest(_context: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is set."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(bits), generate
+
+
+lowest: Final = cast(Callable[..., int], intrinsic(_lowest))
+
+
+def _fetch_row(_context: Any, column: Any, row: Any, byte: Any) -> Any:
+    """Ask for the cache line that a row's bytes from one on are in, which will be needed soon."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        dim = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        place = builder.add(builder.mul(arguments[1], dim), arguments[2])
-        _fetch(builder, builder.gep(array.data, [place]))
+        stride = cgutils.unpack_tuple(builder, array.strides, signature.args[0].ndim)[0]
+        first = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+        _fetch(builder, builder.gep(first, [builder.add(builder.mul(arguments[1], stride), arguments[2])]))
         return context.get_dummy_value()
 
-    return types.void(vectors, row, d), generate
+    return types.void(column, row, byte), generate
 
 
-fetch_ahead: Final = cast(Callable[..., None], intrinsic(_fetch_ahead))
+fetch_row: Final = cast(Callable[..., None], intrinsic(_fetch_row))

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int64
 from phoenix.slabs.best import select, sort
 from phoenix.slabs.compiled import inlined, kernel, summing
 from phoenix.slabs.masks import Masks, Traits
-from phoenix.slabs.panels import LANES, PANEL, TILE, Panels, fetch_ahead, products
+from phoenix.slabs.panels import LANES, PANEL, TILE, Panels, fetch_row, lowest, products, reaching
 
 _LEAST_ROOM: Final = 64
 _LOOKED_AT_ONCE: Final = 512
@@ -93,6 +93,8 @@ def _sift(chunk: Chunk, shown: Bool[np.ndarray, " rows"], masks: Masks, query: i
     without, video = masks.without_labels[query], masks.video[query]
     left = 0
     for number in range(reached.counts[query]):
+        fetch_row(chunk.ids, reached.rows[query, number], 0)
+    for number in range(reached.counts[query]):
         row = reached.rows[query, number]
         if not shown[row] or chunk.traits.labels[row] & without or (chunk.traits.video[row] and not video):
             continue
@@ -109,7 +111,7 @@ def _sift(chunk: Chunk, shown: Bool[np.ndarray, " rows"], masks: Masks, query: i
         left += 1
         if len(chunk.vectors):
             for d in range(0, chunk.vectors.shape[1], LANES):
-                fetch_ahead(chunk.vectors, row, d)
+                fetch_row(chunk.vectors, row, 4 * d)
     reached.counts[query] = left
 
 
@@ -139,24 +141,25 @@ def scan(
     """Find each query's candidates in every `step`-th of a chunk's first panels, of rows that a snapshot shows."""
     floor, scale, error = queries.floor, chunk.panels.scale, chunk.panels.error
     room = np.empty((TILE, PANEL), np.float32)
+    # without a floor each row reaches it: as many as can raise it are looked at first, for all others to be held to it
+    enough = min(max(k, _LEAST_ROOM), _LOOKED_AT_ONCE - PANEL)
     for panel in range(0, panels, step):
         for tile in range(len(queries.tiles)):
-            products(chunk.panels.stored, panel, queries.tiles, tile, room)
+            products(chunk.panels.stored, panel, panel + step, queries.tiles, tile, room)
             for place in range(min(TILE, len(floor) - tile * TILE)):
                 query = tile * TILE + place
-                threshold, norm = floor[query], queries.norms[query]
-                reaching = 0
-                for lane in range(PANEL):  # nothing but this comparison, so that it is done for 16 lanes at once
-                    reaching += room[place, lane] * scale[panel, lane] + error[panel, lane] * norm >= threshold
-                if not reaching:
+                bits = reaching(room, place, scale, error, panel, queries.norms[query], floor[query])
+                if not bits:
                     continue
                 count = reached.counts[query]
-                for lane in range(PANEL):
-                    score = room[place, lane] * scale[panel, lane]
-                    reached.rows[query, count], reached.scores[query, count] = panel * PANEL + lane, score
-                    count += score + error[panel, lane] * norm >= threshold
+                while bits:
+                    lane = lowest(bits)
+                    bits &= bits - np.uint64(1)
+                    reached.rows[query, count] = panel * PANEL + lane
+                    reached.scores[query, count] = room[place, lane] * scale[panel, lane]
+                    count += 1
                 reached.counts[query] = count
-                if count + PANEL >= _LOOKED_AT_ONCE:
+                if count >= enough:
                     _look(chunk, shown, queries, query, k, found, reached)
     for query in range(len(floor)):
         _look(chunk, shown, queries, query, k, found, reached)
@@ -195,21 +198,23 @@ def _look(
 @kernel
 def finish(
     found: Candidates,
-    query: int,
-    scores: Float32[np.ndarray, " k"],
-    ids: Int64[np.ndarray, " k"],
+    first: int,
+    step: int,
+    scores: Float32[np.ndarray, "B k"],
+    ids: Int64[np.ndarray, "B k"],
 ) -> None:
-    """Write the best of all threads' candidates of a query, in order, as far as there are any."""
-    counts = found.counts[:, query]
-    all_scores = np.empty(counts.sum(), np.float32)
-    all_ids = np.empty(len(all_scores), np.int64)
-    filled = 0
-    for thread in range(len(counts)):
-        all_scores[filled : filled + counts[thread]] = found.scores[thread, query, : counts[thread]]
-        all_ids[filled : filled + counts[thread]] = found.ids[thread, query, : counts[thread]]
-        filled += counts[thread]
-    k = min(len(scores), filled)
-    if k:
-        select(all_scores, all_ids, filled, k)
-        sort(all_scores, all_ids, k)
-        scores[:k], ids[:k] = all_scores[:k], all_ids[:k]
+    """Write the best of all threads' candidates of every `step`-th query, in order, as far as there are any."""
+    for query in range(first, len(scores), step):
+        counts = found.counts[:, query]
+        all_scores = np.empty(counts.sum(), np.float32)
+        all_ids = np.empty(len(all_scores), np.int64)
+        filled = 0
+        for thread in range(len(counts)):
+            all_scores[filled : filled + counts[thread]] = found.scores[thread, query, : counts[thread]]
+            all_ids[filled : filled + counts[thread]] = found.ids[thread, query, : counts[thread]]
+            filled += counts[thread]
+        k = min(scores.shape[1], filled)
+        if k:
+            select(all_scores, all_ids, filled, k)
+            sort(all_scores, all_ids, k)
+            scores[query, :k], ids[query, :k] = all_scores[:k], all_ids[:k]

@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Callable
+from typing import Any, cast, get_args
 
 import numba
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from phoenix.index import Mask, Slab, Traits, VectorIndex
 from phoenix.slabs.device import DeviceSlab
 from phoenix.slabs.host import HostSlab
-from phoenix.slabs.panels import PANEL, TILE, Precision, empty_panels, products, tiles, write
+from phoenix.slabs.panels import PANEL, TILE, Precision, empty_panels, lowest, products, reaching, tiles, write
+from phoenix.slabs.scan import finish, scan
 
 DIM = 3
 IDS, AUTHORS, LANGUAGES, LABELS = range(1, 13), range(1, 4), range(3), 3
@@ -100,11 +102,6 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
             for of_version in self.expected.values():
                 of_version.pop(id_, None)
 
-    @rule()
-    def drop_old(self) -> None:
-        self.index.drop_versions_except(["new"])
-        self.expected["old"] = {}
-
     @rule(queries=vectors(2), k=st.integers(0, 15), version=versions, asked=st.none() | st.tuples(masks, masks))
     def search(self, queries: np.ndarray, k: int, version: str, asked: tuple[Mask, Mask] | None) -> None:
         found, scores = self.index.search(queries, k, version, asked)
@@ -179,7 +176,56 @@ def test_no_scan_is_off_by_more_than_it_says(precision: Precision, data: st.Data
 
 @numba.njit
 def scanned(stored: np.ndarray, of_queries: np.ndarray, found: np.ndarray) -> None:
-    products(stored, 0, of_queries, 0, found)
+    products(stored, 0, 1, of_queries, 0, found)
+
+
+quarters = st.integers(-8, 8).map(lambda value: value / 4)  # sums and products of these are exact
+
+
+@given(
+    found=arrays(np.float32, (TILE, PANEL), elements=quarters),
+    scale=arrays(np.float32, (2, PANEL), elements=quarters),
+    error=arrays(np.float32, (2, PANEL), elements=quarters),
+    place=st.integers(0, TILE - 1),
+    panel=st.integers(0, 1),
+    norm=quarters,
+    threshold=quarters | st.just(-np.inf),
+)
+def test_each_row_that_reaches_the_floor_with_what_it_may_be_off_is_collected_once(
+    found: np.ndarray,
+    scale: np.ndarray,
+    error: np.ndarray,
+    place: int,
+    panel: int,
+    norm: float,
+    threshold: float,
+) -> None:
+    most = found[place] * scale[panel] + error[panel] * np.float32(norm)
+    collected = lanes(found, place, scale, error, panel, np.float32(norm), np.float32(threshold))
+    assert collected == np.flatnonzero(most >= threshold).tolist()
+
+
+@numba.njit
+def lanes(
+    found: np.ndarray, place: int, scale: np.ndarray, error: np.ndarray, panel: int, norm: float, threshold: float
+) -> list[int]:
+    collected = [lane for lane in range(0)]  # an empty list whose type the compiler knows  # noqa: C416
+    bits = reaching(found, place, scale, error, panel, norm, threshold)
+    while bits:
+        collected.append(lowest(bits))
+        bits &= bits - np.uint64(1)
+    return collected
+
+
+def test_the_same_compiled_code_serves_every_number_of_posts_queries_and_results() -> None:
+    for posts in (1, 100, 1_000):
+        for precision in get_args(Precision):
+            slab = HostSlab(DIM, precision, chunk_rows=64)
+            slab.upsert(np.arange(posts), np.ones((posts, DIM), np.float32), Traits.unknown(posts))
+            for batch in (1, 4, 5):
+                for k in (1, 10, 300):
+                    slab.search(np.ones((batch, DIM), np.float32), k, [Mask()] * batch)
+    assert [len(cast(Any, kernel).signatures) for kernel in (scan, finish)] == [len(get_args(Precision)), 1]
 
 
 def test_an_unknown_version_finds_nothing_rather_than_another_versions_vectors() -> None:
