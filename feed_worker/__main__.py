@@ -73,7 +73,7 @@ class Service:
         index = VectorIndex(model.config.embed_dim)
         for most in self._experiments.retrieval_maxima:
             index.warm_up(model.config.batch_buckets, most)
-        replica = self._replica(store, index, clock)
+        replica = self._replica(store, index, clock, model.version)
         spare_collector()
         replica.start()
         try:
@@ -95,11 +95,11 @@ class Service:
         finally:
             replica.stop()
 
-    def _replica(self, store: PostStore, index: VectorIndex, clock: Clock) -> Replica:
+    def _replica(self, store: PostStore, index: VectorIndex, clock: Clock, model_version: str) -> Replica:
         while True:  # the broker may have gone since it was waited for: making a model takes its time
             wait_for_topics(self._settings, TOPICS, self._stopping)
             with contextlib.suppress(BrokerUnreachable):
-                return Replica(self._settings, store, index, clock)
+                return Replica(self._settings, store, index, clock, model_version)
 
     def _waits(self, what: str) -> None:
         self._waits_for = lambda: f"waiting for {what}"

@@ -48,10 +48,16 @@ _Records: TypeAlias = dict[bytes | None, bytes | None]
 
 
 class Replica:
-    """Reads the three topics whole, in a thread of its own, and goes on reading; belongs to no consumer group."""
+    """Reads the three topics whole, in a thread of its own, and goes on reading; belongs to no consumer group.
 
-    def __init__(self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock) -> None:
-        self._store, self._index, self._clock = store, index, clock
+    Of vectors it keeps those of the model version that this worker asks for. While the flows go over to another model
+    its vectors, perhaps of another width, would only take memory here.
+    """
+
+    def __init__(
+        self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock, model_version: str
+    ) -> None:
+        self._store, self._index, self._clock, self._model_version = store, index, clock, model_version
         self._outage = outage("Kafka", settings.kafka)
         self._consumer = Consumer(consumer_config(settings, group(settings, "replica")) | _READ_AHEAD)
         self._ends = self._assign(partitions_of(settings, TOPICS))
@@ -143,14 +149,12 @@ class Replica:
         gone = _without_value(records)
         if gone:
             self._index.remove(np.array(gone, np.int64))
-        by_version: dict[str, list[tuple[int, bytes]]] = {}
-        for value in filter(None, records.values()):
-            record = unpack_embedding(value)
-            by_version.setdefault(record.model_version, []).append((record.post_id, record.vector))
-        for version, pairs in by_version.items():
-            ids = np.array([post_id for post_id, _ in pairs], np.int64)
-            vectors = np.frombuffer(b"".join(vector for _, vector in pairs), "<f4").reshape(len(pairs), -1)
-            self._index.upsert(ids, vectors, version, traits_of(self._store, ids))
+        embeddings = map(unpack_embedding, filter(None, records.values()))
+        wanted = [embedding for embedding in embeddings if embedding.model_version == self._model_version]
+        if wanted:
+            ids = np.array([embedding.post_id for embedding in wanted], np.int64)
+            vectors = np.frombuffer(b"".join(embedding.vector for embedding in wanted), "<f4").reshape(len(wanted), -1)
+            self._index.upsert(ids, vectors, self._model_version, traits_of(self._store, ids))
 
 
 def _records(messages: list[Message]) -> _Records:

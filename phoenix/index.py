@@ -6,7 +6,7 @@ an approximate index would pay for its speed with rebuilds.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -153,12 +153,6 @@ class VectorIndex:
         with self._writing:
             for slab in self._slabs.values():
                 slab.remove(ids)
-
-    def drop_versions_except(self, versions: Iterable[str]) -> None:
-        """Forget whole versions, those no longer served."""
-        wanted = set(versions)
-        with self._writing:
-            self._slabs = {version: slab for version, slab in self._slabs.items() if version in wanted}
 
     def search(
         self,

@@ -15,7 +15,7 @@ from infra.kafka_admin import create_topics
 from infra.settings import Settings, load
 from phoenix.index import VectorIndex
 from tests.infra.waiting import eventually
-from thunder_ingest.events import Post, key_of_id, pack
+from thunder_ingest.events import Post, PostEmbedding, key_of_id, pack
 from thunder_ingest.post_store import PostStore
 
 pytestmark = pytest.mark.embedded
@@ -39,7 +39,7 @@ def store() -> PostStore:
 
 @pytest.fixture
 def replica(settings: Settings, store: PostStore) -> Iterator[Replica]:
-    started = Replica(settings, store, VectorIndex(1), WallClock())
+    started = Replica(settings, store, VectorIndex(1), WallClock(), "served")
     yield started
     started.stop()
 
@@ -50,10 +50,12 @@ def write(settings: Settings, post: Post, partition: int) -> int:
     return post.post_id
 
 
-def write_all(settings: Settings, *records: tuple[int, bytes | None], partition: int) -> None:
+def write_all(
+    settings: Settings, *records: tuple[int, bytes | None], partition: int, topic: str = "thunder-posts"
+) -> None:
     producer = Producer({"bootstrap.servers": settings.kafka})
     for post_id, value in records:
-        producer.produce("thunder-posts", key=key_of_id(post_id), value=value, partition=partition)
+        producer.produce(topic, key=key_of_id(post_id), value=value, partition=partition)
     assert producer.flush(10) == 0
 
 
@@ -69,7 +71,7 @@ def knows(store: PostStore, post_id: int) -> bool:
 @pytest.mark.parametrize("written", [0, 1, PARTITIONS])
 def test_partitions_that_are_silent_do_not_block_start_up(settings: Settings, store: PostStore, written: int) -> None:
     there = [write(settings, new_post(), partition) for partition in range(written)]
-    replica = Replica(settings, store, VectorIndex(1), WallClock())
+    replica = Replica(settings, store, VectorIndex(1), WallClock(), "served")
     replica.start()
     assert replica.caught_up.wait(30)
     replica.stop()
@@ -98,10 +100,28 @@ def test_of_several_records_of_a_post_the_last_counts(settings: Settings, store:
     assert not knows(store, deleted.post_id)
 
 
+def test_vectors_of_a_model_that_is_not_served_take_no_memory_and_may_be_of_another_width(
+    settings: Settings, store: PostStore
+) -> None:
+    def embedded(post_id: int, version: str, *vector: float) -> tuple[int, bytes]:
+        record = PostEmbedding(post_id=post_id, model_version=version, vector=np.array(vector, "<f4").tobytes())
+        return post_id, pack(record)
+
+    index = VectorIndex(1)
+    records = embedded(1, "next", 0.6, 0.8), embedded(2, "served", 1), embedded(3, "next", 0.8, 0.6)
+    write_all(settings, *records, partition=0, topic="post-embeddings")
+    replica = Replica(settings, store, index, WallClock(), "served")
+    replica.start()
+    assert replica.caught_up.wait(30)
+    replica.stop()
+    assert replica.failure is None
+    assert index.holds(np.array([1, 2, 3])).tolist() == [False, True, False]
+
+
 def test_how_far_it_is_is_told_until_it_has_caught_up(settings: Settings, store: PostStore) -> None:
     for _ in range(3):
         write(settings, new_post(), partition=1)
-    replica = Replica(settings, store, VectorIndex(1), WallClock())
+    replica = Replica(settings, store, VectorIndex(1), WallClock(), "served")
     waits_for = [replica.waits_for]
     replica.start()
     assert replica.caught_up.wait(30)
