@@ -41,7 +41,7 @@ bench: $(INSTALLED) ## feeds per second and their latency on the embedded stack,
 	@$(BIN)/python -m benchmarks.feed --embedded $(ARGS)
 
 soak: $(INSTALLED) ## the long forms: many kills; with FORYOU_LOG=DIRECTORY a real log, whole
-	@FORYOU_E2E=required FORYOU_SOAK=1 $(BIN)/python -m pytest tests/e2e/test_survival.py tests/e2e/test_nothing_lost.py tests/soak $(ARGS)
+	@FORYOU_E2E=required FORYOU_SOAK=1 $(BIN)/python -m pytest tests/e2e/test_survival.py tests/e2e/test_nothing_lost.py tests/soak tests/benchmarks $(ARGS)
 
 clean: ## remove what was installed and what tools have left
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .foryou

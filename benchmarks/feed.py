@@ -180,7 +180,7 @@ def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: round(sum(each.get(name, 0.0) for each in parts) / len(parts), 2) for name in names}
 
 
-def arguments_of() -> argparse.Namespace:
+def arguments_of(options: Sequence[str] | None) -> argparse.Namespace:
     """Arguments; those that make a run quick or embedded stand where nothing else was said."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="small", help="a configuration of phoenix.configs")
@@ -196,14 +196,14 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--own-servers", action="store_true", help="those of the settings, which must be empty")
     parser.add_argument("--embedded", action="store_true", help="embedded servers, flows and worker; a small world")
     parser.add_argument("--quick", action="store_true", help="a small world and few requests")
-    first = parser.parse_known_args()[0]
+    first = parser.parse_known_args(options)[0]
     parser.set_defaults(**(QUICK if first.quick else {}) | (EMBEDDED if first.embedded else {}))
-    return parser.parse_args()
+    return parser.parse_args(options)
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    arguments = arguments_of()
+    arguments = arguments_of(options)
     system_of = embedded if arguments.embedded else alone
     with (
         Report(console(stderr=True)) as report,

@@ -8,6 +8,7 @@ import argparse
 import cProfile
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def query_of(viewer: Viewer, preset: str, number: int) -> Query:
     )
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="small")
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--parameters", default="classic", choices=PRESETS)
     parser.add_argument("--profile", type=Path, help="write a profile by function there")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     world = world_of(arguments.posts, arguments.authors, seed=5)
     viewers = viewers_of(world, arguments.viewers, seed=6)
     model, store = Phoenix.seeded(arguments.model, Settings().model_seed), PostStore()

@@ -105,7 +105,7 @@ def measures_of(seen: Sequence[Seen]) -> list[Measure]:
     return measures
 
 
-def arguments_of() -> argparse.Namespace:
+def arguments_of(options: Sequence[str] | None) -> argparse.Namespace:
     """Arguments; `--quick` stands where nothing else was said."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="nano", help="what two cores can embed a thousand posts a second with")
@@ -116,14 +116,14 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--engagements-per-second", type=float, default=5_000.0)
     parser.add_argument("--own-servers", action="store_true", help="those of the settings, which must be empty")
     parser.add_argument("--quick", action="store_true", help="few probes")
-    if parser.parse_known_args()[0].quick:
+    if parser.parse_known_args(options)[0].quick:
         parser.set_defaults(probes=24)
-    return parser.parse_args()
+    return parser.parse_args(options)
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    arguments = arguments_of()
+    arguments = arguments_of(options)
     with (
         Report(console(stderr=True)) as report,
         running(arguments, report) as stack,

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -279,7 +279,7 @@ def emptied(settings: Settings, but: str = "") -> None:
     connect(settings).flushdb()
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--posts", type=int, default=2_500_000)
@@ -292,7 +292,7 @@ def main() -> None:
         "--only", default="bare,posts,engagements,two,burst", help="of bare, posts, engagements, two, burst"
     )
     parser.add_argument("--own-servers", action="store_true", help="those of the settings; they are emptied")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     parts, random = set(arguments.only.split(",")), np.random.default_rng(7)
     totals: dict[str, int] = {"posts": arguments.posts, "engagements": arguments.engagements}
     logs: dict[str, Log] = {

@@ -67,12 +67,12 @@ def steps(count: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=BATCH_MESSAGES, help="in a batch")
     parser.add_argument("--repeat", type=int, default=20)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     collect_garbage_seldom()
     measures = []
     for name, step in steps(arguments.events).items():

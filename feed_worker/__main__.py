@@ -13,6 +13,7 @@ from feed_worker.endpoints import Endpoints
 from feed_worker.experiments import Experiments, experiments_of
 from feed_worker.metrics import StateCollector
 from feed_worker.pipeline import foryou_pipeline
+from feed_worker.rehearsal import rehearse
 from feed_worker.replica import TOPICS, Replica, spare_collector
 from feed_worker.worker import State, Worker
 from infra import logs
@@ -68,8 +69,7 @@ class Service:
         settings, clock = self._settings, clock_of(self._settings.clock)
         model = model_of(settings)
         rankers = {checkpoint: ranker_of(checkpoint) for checkpoint in self._experiments.checkpoints}
-        store = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms))
-        store.warm_up()
+        store, users = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms)), UserStates(client)
         index = VectorIndex(model.config.embed_dim)
         for most in self._experiments.retrieval_maxima:
             index.warm_up(model.config.batch_buckets, most)
@@ -80,10 +80,13 @@ class Service:
             model.warm_up(self._compiles, parts=("rank", "retrieve"))
             for ranker in rankers.values():
                 ranker.warm_up(self._compiles, parts=("rank",))
+            self._waits("feeds to be rehearsed")
+            patience = Patience(settings, self._stopping)
+            patience.run(lambda: rehearse(model, users, self._experiments.parameters, rankers))
             self._waits_for = lambda: replica.waits_for
             while not (replica.caught_up.wait(0.1) or self._stopping.is_set()):
                 pass
-            pipeline = foryou_pipeline(store, index, model, UserStates(client), rankers)
+            pipeline = foryou_pipeline(store, index, model, users, rankers)
             versions = {checkpoint: ranker.version for checkpoint, ranker in rankers.items()}
             state = State(store, model.version, versions, client, clock, lambda: replica.failure)
             worker = Worker(settings, pipeline, self._experiments, state, self._registry, self._stopping)

@@ -114,10 +114,14 @@ class Experiments:
         return list(dict.fromkeys(variant.checkpoint for variant in self._variants() if variant.checkpoint))
 
     @property
+    def parameters(self) -> list[Parameters]:
+        """What feeds are made with: those of viewers who are in no experiment, then with each variant alone."""
+        return [self._base, *(self._with(self._base, variant) for variant in self._variants())]
+
+    @property
     def retrieval_maxima(self) -> list[int]:
         """How many candidates retrieval may be asked for, in any variant."""
-        possible = [self._base, *(self._with(self._base, variant) for variant in self._variants())]
-        return sorted({parameters.retrieval_max for parameters in possible})
+        return sorted({parameters.retrieval_max for parameters in self.parameters})
 
     def assign(self, user_id: int) -> Assignment:
         """What a viewer's feeds are made with; the same for as long as the experiments are."""

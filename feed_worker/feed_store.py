@@ -11,7 +11,7 @@ import msgspec
 
 from feed_worker.feed import Explanation, Feed
 from infra.redis import Client
-from thunder_ingest.events import FeedServed, pack, unpack_feed_served
+from thunder_ingest.events import FeedServed, pack
 from thunder_ingest.redis_form import answered_key, explain_key, feed_key, ready_channel
 
 LEDGER_TTL_S: Final = 3_600
@@ -62,8 +62,6 @@ if math.floor(redis.call('HLEN', answered) / tidied_each) > math.floor(before / 
 end
 return records
 """
-_FEED = msgspec.json.Decoder(Feed)
-_EXPLANATION = msgspec.json.Decoder(Explanation)
 
 
 class Answer(NamedTuple):
@@ -78,7 +76,7 @@ class Answer(NamedTuple):
 
 
 class FeedStore:
-    """Reads and writes `feed:{user}`, `explain:{user}` and `answered:{user}`.
+    """Writes `feed:{user}`, `explain:{user}` and `answered:{user}`, which readers read by `feed_worker.answers`.
 
     Which answer becomes the viewer's feed:
 
@@ -123,16 +121,6 @@ class FeedStore:
             arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]
         return keys, arguments
 
-    def feed(self, user: str) -> Feed | None:
-        """The newest feed of a user (published form), if there is one."""
-        document = cast(bytes | None, self._client.get(feed_key(user)))
-        return None if document is None else _FEED.decode(document)
-
-    def explanation(self, user: str) -> Explanation | None:
-        """The explanation of the last feed that was asked to be explained, if there is one."""
-        document = cast(bytes | None, self._client.get(explain_key(user)))
-        return None if document is None else _EXPLANATION.decode(document)
-
     def are_answered(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether requests, by user and id, are in the ledger; one round trip."""
         if not requests:
@@ -141,8 +129,3 @@ class FeedStore:
             for user, request_id in requests:
                 pipe.hexists(answered_key(user), request_id)
             return [bool(reply) for reply in pipe.execute()]
-
-    def answered(self, user: str, request_id: str) -> FeedServed | None:
-        """What became of a request of the last hour, if it has been answered."""
-        record = cast(bytes | None, self._client.hget(answered_key(user), request_id))
-        return None if record is None else unpack_feed_served(record)

@@ -4,7 +4,8 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, TypeAlias
 
@@ -43,21 +44,67 @@ def spare_collector() -> None:
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
-_Records: TypeAlias = dict[bytes | None, bytes | None]
+Records: TypeAlias = dict[bytes | None, bytes | None]
 """Values of one topic by key, None where a record is a tombstone."""
 
 
-class Replica:
-    """Reads the three topics whole, in a thread of its own, and goes on reading; belongs to no consumer group.
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What requests are answered from, as far as it is derived from posts; `clock` is told the times of posts.
 
-    Of vectors it keeps those of the model version that this worker asks for. While the flows go over to another model
-    its vectors, perhaps of another width, would only take memory here.
+    Of vectors it takes over those of `model_version`, which is what this worker asks for. While the flows go over to
+    another model its vectors, perhaps of another width, would only take memory here.
     """
+
+    store: PostStore
+    index: VectorIndex
+    clock: Clock
+    model_version: str
+
+    def apply(self, by_topic: Mapping[str, Records]) -> None:
+        """Take over records of TOPICS."""
+        self._apply_posts(by_topic.get("thunder-posts", {}))
+        self._apply_vectors(by_topic.get("post-embeddings", {}))
+        counts = by_topic.get("post-counts", {}).values()
+        self.store.apply_counts([unpack_counts(value) for value in counts if value])
+
+    def _apply_posts(self, records: Records) -> None:
+        values = list(filter(None, records.values()))
+        newest_ms, others = self.store.apply_packed(values)
+        if newest_ms:
+            self.clock.observe(newest_ms)
+        posts = [unpack_post(values[place]) for place in others]
+        gone = _without_value(records)
+        gone += [post.post_id for post in posts if not post.is_live]
+        live = [post for post in posts if post.is_live]
+        if gone:
+            # out of the index first: what the store does not know is never shown, what it knows must be right
+            self.index.remove(np.array(gone, np.int64))
+            self.store.remove(gone)
+        if live:
+            self.store.apply(live)
+            self.clock.observe(max(post.created_at for post in live))
+        describe(self.index, self.store, np.array([int(key or 0) for key in records], np.int64))
+
+    def _apply_vectors(self, records: Records) -> None:
+        gone = _without_value(records)
+        if gone:
+            self.index.remove(np.array(gone, np.int64))
+        embeddings = map(unpack_embedding, filter(None, records.values()))
+        wanted = [embedding for embedding in embeddings if embedding.model_version == self.model_version]
+        if wanted:
+            ids = np.array([embedding.post_id for embedding in wanted], np.int64)
+            vectors = np.frombuffer(b"".join(embedding.vector for embedding in wanted), "<f4").reshape(len(wanted), -1)
+            self.index.upsert(ids, vectors, self.model_version, traits_of(self.store, ids))
+
+
+class Replica:
+    """Reads the three topics whole, in a thread of its own, and goes on reading; belongs to no consumer group."""
 
     def __init__(
         self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock, model_version: str
     ) -> None:
-        self._store, self._index, self._clock, self._model_version = store, index, clock, model_version
+        self._copies = Copies(store, index, clock, model_version)
         self._outage = outage("Kafka", settings.kafka)
         self._consumer = Consumer(consumer_config(settings, group(settings, "replica")) | _READ_AHEAD)
         self._ends = self._assign(partitions_of(settings, TOPICS))
@@ -102,7 +149,7 @@ class Replica:
             self.caught_up.set()
         if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
             self._expired_at = time.monotonic()
-            self._store.expire(self._clock.now_ms())
+            self._copies.store.expire(self._copies.clock.now_ms())
 
     def _reached(self) -> bool:
         left = dict.fromkeys(TOPICS, 0)
@@ -120,49 +167,18 @@ class Replica:
         return f"reading what is in Kafka; left are {', '.join(behind) or 'all topics'}"
 
     def _apply(self, messages: list[Message]) -> None:
-        by_topic: dict[str, _Records] = {topic: {} for topic in TOPICS}
+        by_topic: dict[str, Records] = {topic: {} for topic in TOPICS}
         for topic, run in groupby(messages, Message.topic):
             by_topic[topic or ""] |= _records(list(run))
-        self._apply_posts(by_topic["thunder-posts"])
-        self._apply_vectors(by_topic["post-embeddings"])
-        self._store.apply_counts([unpack_counts(value) for value in by_topic["post-counts"].values() if value])
-
-    def _apply_posts(self, records: _Records) -> None:
-        values = list(filter(None, records.values()))
-        newest_ms, others = self._store.apply_packed(values)
-        if newest_ms:
-            self._clock.observe(newest_ms)
-        posts = [unpack_post(values[place]) for place in others]
-        gone = _without_value(records)
-        gone += [post.post_id for post in posts if not post.is_live]
-        live = [post for post in posts if post.is_live]
-        if gone:
-            # out of the index first: what the store does not know is never shown, what it knows must be right
-            self._index.remove(np.array(gone, np.int64))
-            self._store.remove(gone)
-        if live:
-            self._store.apply(live)
-            self._clock.observe(max(post.created_at for post in live))
-        describe(self._index, self._store, np.array([int(key or 0) for key in records], np.int64))
-
-    def _apply_vectors(self, records: _Records) -> None:
-        gone = _without_value(records)
-        if gone:
-            self._index.remove(np.array(gone, np.int64))
-        embeddings = map(unpack_embedding, filter(None, records.values()))
-        wanted = [embedding for embedding in embeddings if embedding.model_version == self._model_version]
-        if wanted:
-            ids = np.array([embedding.post_id for embedding in wanted], np.int64)
-            vectors = np.frombuffer(b"".join(embedding.vector for embedding in wanted), "<f4").reshape(len(wanted), -1)
-            self._index.upsert(ids, vectors, self._model_version, traits_of(self._store, ids))
+        self._copies.apply(by_topic)
 
 
-def _records(messages: list[Message]) -> _Records:
+def _records(messages: list[Message]) -> Records:
     """Values by key; of several records of one key only the last counts."""
     return dict(zip(map(Message.key, messages), map(Message.value, messages), strict=True))
 
 
-def _without_value(records: _Records) -> list[int]:
+def _without_value(records: Records) -> list[int]:
     return [int(key or 0) for key, value in records.items() if value is None]
 
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 BATCH_MESSAGES = 5_000  # at most: a flow that keeps up gets what has come since it last looked
 IDLE = timedelta(milliseconds=5)
+EPOCH = timedelta(seconds=1)  # what flows are run with, `-s 1`: with another interval ends of epochs are not aligned
 TICK_S = 1.0
 GC_THRESHOLD = 1_000_000  # objects: several batches
 
@@ -55,6 +56,40 @@ class Batch(NamedTuple):
     def part(self) -> str:
         """What the recovery store calls the partition."""
         return f"{self.topic}-{self.partition}"
+
+
+class EpochEnds:
+    """When the partitions of this process last ended an epoch, so that they come to do it together.
+
+    A partition that has ended its epoch is read no further until all have, and Bytewax asks without a pause whether
+    they have. Each counts its interval from its own last end: a distance that two inputs once have, they keep. Whoever
+    is ahead of the last one is therefore left asleep, once, for as long as it is ahead.
+    """
+
+    def __init__(self) -> None:
+        self._epoch, self._last = 0, datetime.min.replace(tzinfo=UTC)
+
+    def note(self, epoch: int, now: datetime) -> None:
+        """A partition has ended its epoch of this number: nobody can be further than one epoch ahead."""
+        if epoch >= self._epoch:
+            self._epoch, self._last = epoch, now
+
+    def asleep_until(self, epoch: int, ended: datetime, awake: datetime) -> datetime | None:
+        """How long a partition should sleep that is to be awake next at a time; None: not longer than that.
+
+        Args:
+            epoch: the last one that it ended.
+            ended: when it did.
+            awake: when it would be awake, and perhaps end the next one.
+
+        """
+        if epoch != self._epoch or self._last - ended <= IDLE:  # the last one, or one that others wait for
+            return None
+        together = self._last + EPOCH
+        return together if ended + EPOCH - IDLE <= awake < together else None
+
+
+_ends = EpochEnds()
 
 
 def _parts(settings: Settings, topic: str) -> list[str]:
@@ -94,6 +129,7 @@ class _Partition(StatefulSourcePartition[Batch, int]):
         self._consumer.assign([TopicPartition(part.topic, part.partition, start)])
         self._ticked = 0.0
         self._idle = False
+        self._epoch, self._ended = 0, datetime.now(UTC)
 
     def next_batch(self) -> list[Batch]:
         if stopping.is_set():
@@ -111,9 +147,12 @@ class _Partition(StatefulSourcePartition[Batch, int]):
         return [Batch(self._topic, self._partition, messages)]
 
     def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + IDLE if self._idle else None
+        soon = datetime.now(UTC) + IDLE
+        return _ends.asleep_until(self._epoch, self._ended, soon) or (soon if self._idle else None)
 
     def snapshot(self) -> int | None:  # type: ignore[override]  # None: nothing was read yet
+        self._epoch, self._ended = self._epoch + 1, datetime.now(UTC)
+        _ends.note(self._epoch, self._ended)
         # Bytewax closes an epoch before it snapshots the next one, so what the last snapshot covered is written
         self._commit(self._finished)
         self._finished = self._next or 0

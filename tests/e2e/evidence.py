@@ -7,12 +7,12 @@ from typing import NamedTuple, cast
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from feed_worker.feed_store import FeedStore
 from infra.kafka import consumer_config, group, partitions_of
 from infra.redis import Client
 from infra.scan import scan
 from infra.settings import Settings
 from tests.e2e.asking import App, is_poison
+from tests.feed_worker.answering import feed_in
 from thunder_ingest.events import FeedServed, FeedStatus, decode, unpack_dead_letter, unpack_feed_served
 from thunder_ingest.ids import published_form
 
@@ -152,9 +152,8 @@ def outdated(found: Written, client: Client) -> Iterator[str]:
     for _, record in _records(found):
         if record.post_ids and record.at >= newest.get(record.user_form, record).at:
             newest[record.user_form] = record
-    store = FeedStore(client, 1)
     for user, record in newest.items():
-        feed = store.feed(user)
+        feed = feed_in(client, user)
         if feed and feed.at > record.at and not feed.items:
             continue
         shown = feed and (feed.at, feed.status, [int(item.post_id) for item in feed.items])

@@ -1,14 +1,16 @@
-"""Answers to feed requests as a worker writes them, for the tests of those who wait."""
+"""Answers to feed requests: as a worker writes them, for the tests of those who wait; and as readers find them."""
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
-from feed_worker.feed import Feed, FeedItem
+from feed_worker.answers import decode_explanation, decode_feed
+from feed_worker.feed import Explanation, Feed, FeedItem
 from feed_worker.feed_store import Answer, FeedStore
-from infra.redis import connect
+from infra.redis import Client, connect
 from infra.settings import Settings
-from thunder_ingest.events import FeedServed, FeedStatus
+from thunder_ingest.events import FeedServed, FeedStatus, unpack_feed_served
 from thunder_ingest.ids import id64
+from thunder_ingest.redis_form import answered_key, explain_key, feed_key
 
 T0 = 1_700_000_000_000
 
@@ -60,3 +62,20 @@ def answer(settings: Settings, feed: Feed) -> Feed:
     FeedStore(redis, settings.feed_ttl_s).write([Answer(feed, None, served)])
     redis.close()
     return feed
+
+
+def feed_in(client: Client, user: str) -> Feed | None:
+    """What a user (published form) has to look at."""
+    return decode_feed(cast(bytes | None, client.get(feed_key(user))))
+
+
+def explanation_in(client: Client, user: str) -> Explanation | None:
+    """The explanation that a user has."""
+    document = cast(bytes | None, client.get(explain_key(user)))
+    return None if document is None else decode_explanation(document)
+
+
+def record_in(client: Client, user: str, request_id: str) -> FeedServed | None:
+    """What the ledger says of a request."""
+    record = cast(bytes | None, client.hget(answered_key(user), request_id))
+    return None if record is None else unpack_feed_served(record)

@@ -12,6 +12,7 @@ from feed_worker import feed_store
 from feed_worker.feed import Explanation, Feed, FeedItem
 from feed_worker.feed_store import Answer, FeedStore
 from infra.redis import subscription
+from tests.feed_worker.answering import explanation_in, feed_in, record_in
 from thunder_ingest.events import FeedServed, FeedStatus, pack
 
 T0 = 1_700_000_000_000
@@ -71,12 +72,12 @@ def answer(written: Feed, explained: Explanation | None = None, served_at: int |
 def test_a_feed_is_read_back_as_it_was_written(valkey: redis.Redis) -> None:
     store = FeedStore(valkey, ttl_s=60)
     store.write([answer(feed(), explanation())])
-    assert store.feed(USER) == feed()
-    assert store.explanation(USER) == explanation()
+    assert feed_in(valkey, USER) == feed()
+    assert explanation_in(valkey, USER) == explanation()
     assert 0 < valkey.ttl("feed:{did:plc:a}") <= 60
     assert 60 < valkey.ttl("answered:{did:plc:a}") <= 3_600
-    assert store.feed("somebody else") is None
-    assert store.answered(USER, "another") is None
+    assert feed_in(valkey, "somebody else") is None
+    assert record_in(valkey, USER, "another") is None
 
 
 class Write(NamedTuple):
@@ -138,10 +139,10 @@ def test_whatever_is_written_in_whatever_order_and_however_often_redis_holds_wha
         written = feed(TIMES[request], [str(each) for each in (request, *others)], status, items)
         each = answer(written, explanation(written.at, written.request_id) if explained else None)
         assert store.write([each]) == [pack(record) for record in model.write(each)]
-        assert store.feed(USER) == model.feed
-        assert store.explanation(USER) == model.explanation
+        assert feed_in(valkey, USER) == model.feed
+        assert explanation_in(valkey, USER) == model.explanation
     for request_id in map(str, range(6)):
-        assert store.answered(USER, request_id) == model.answered.get(request_id)
+        assert record_in(valkey, USER, request_id) == model.answered.get(request_id)
 
 
 def test_answers_written_together_are_as_if_written_one_by_one(valkey: redis.Redis) -> None:
@@ -149,7 +150,7 @@ def test_answers_written_together_are_as_if_written_one_by_one(valkey: redis.Red
     first, second = answer(feed(T0, ["a", "b"], "ok", 2)), answer(feed(T0 + 1, ["c", "a"], "ok", 1))
     records = store.write([first, second])
     assert records == [pack(record) for record in (*first.served, second.served[0], first.served[0])]
-    assert store.feed(USER) == second.feed
+    assert feed_in(valkey, USER) == second.feed
     assert store.write([]) == []
 
 
@@ -158,8 +159,8 @@ def test_a_second_computation_gives_others_the_answer_of_the_first(valkey: redis
     first, long_id = answer(feed(T0, ["a"], "ok", 2)), "b" * 200
     store.write([first])
     store.write([answer(feed(T0, ["a", long_id], "ok", 1))])
-    assert store.feed(USER) == first.feed
-    assert store.answered(USER, long_id) == replace(first.served[0], request_id=long_id)
+    assert feed_in(valkey, USER) == first.feed
+    assert record_in(valkey, USER, long_id) == replace(first.served[0], request_id=long_id)
 
 
 def test_every_request_that_was_answered_is_announced_even_where_a_newer_feed_stays(valkey: redis.Redis) -> None:

@@ -38,6 +38,7 @@ from infra.scan import scan
 from infra.settings import Settings, load
 from phoenix.configs import NANO
 from phoenix.index import VectorIndex
+from tests.feed_worker.answering import feed_in, record_in
 from tests.feed_worker.builders import FixedModel, post, store_of
 from tests.feed_worker.test_feed_store import answer as answer_of
 from tests.feed_worker.test_feed_store import feed as feed_document
@@ -177,10 +178,9 @@ def request(user: int | None = None, **fields: object) -> FeedRequest:
 def answers(settings: Settings, requests: Sequence[FeedRequest]) -> list[FeedServed]:
     """The ledger's record of each request, once all are there."""
     with redis.Redis.from_url(settings.redis) as client:
-        feeds = FeedStore(client, 60)
 
         def known() -> list[FeedServed]:
-            records = [feeds.answered(published_form(each.user_id), each.request_id) for each in requests]
+            records = [record_in(client, published_form(each.user_id), each.request_id) for each in requests]
             return [record for record in records if record]
 
         eventually(lambda: len(known()) == len(requests))
@@ -226,7 +226,7 @@ def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it
     assert worker.failure is None
     assert workers(client) == []
     for each, record in zip(asked, answers(settings, asked), strict=True):
-        feed = FeedStore(client, 60).feed(published_form(each.user_id))
+        feed = feed_in(client, published_form(each.user_id))
         assert feed is not None
         assert [int(item.post_id) for item in feed.items] == record.post_ids != []
     assert published(settings, asked) == [[record] for record in answers(settings, asked)]
@@ -336,7 +336,7 @@ def test_a_request_whose_computing_raises_is_failed_and_takes_nobody_with_it(
         ask(settings, poison, *others)
         assert [record.status for record in answers(settings, [poison, *others])] == ["failed", *5 * ["ok"]]
         await_commit(settings)
-    feed = FeedStore(client, 60).feed(published_form(poison.user_id))
+    feed = feed_in(client, published_form(poison.user_id))
     assert feed is not None
     assert feed.degradations == ["FailsFor"]
 
@@ -372,7 +372,7 @@ def test_what_waited_too_long_is_failed_and_what_is_past_its_deadline_expired(
         assert [record.status for record in answers(settings, [late, expired])] == ["failed", "expired"]
         assert worker.figure("foryou_requests_shed_total", status="failed") == 1
         assert worker.figure("foryou_feeds_total") == 0
-    feed = FeedStore(client, 60).feed(published_form(late.user_id))
+    feed = feed_in(client, published_form(late.user_id))
     assert feed is not None
     assert feed.degradations[0].startswith("overloaded: waited")
 
@@ -386,7 +386,7 @@ def test_under_load_feeds_are_made_from_fewer_candidates_and_say_so(
     monkeypatch.setattr("feed_worker.admission.QUEUED_MS", 10)
     with running(settings, store):
         assert [record.status for record in answers(settings, [asked])] == ["degraded"]
-    feed = FeedStore(client, 60).feed(published_form(asked.user_id))
+    feed = feed_in(client, published_form(asked.user_id))
     assert feed is not None
     assert feed.degradations == ["overloaded: fewer candidates"]
 
@@ -404,7 +404,7 @@ def test_a_request_that_was_answered_before_keeps_its_answer(
     with running(settings, store):
         await_commit(settings)
     assert published(settings, [asked]) == [list(before.served)]
-    assert FeedStore(client, 60).feed(str(asked.user_id)) == document
+    assert feed_in(client, str(asked.user_id)) == document
     (state,) = users.read([str(asked.user_id)])
     assert state.served_ids.tolist() == before.served[0].post_ids
 
