@@ -22,7 +22,6 @@ from phoenix.configs import ModelConfig, TrainingConfig, config_named
 from phoenix.evaluation.draws import Estimate
 from phoenix.evaluation.exam import Exam
 from phoenix.log import Log
-from phoenix.memory import keep_freed_memory
 from phoenix.serving import Phoenix
 from phoenix.training import Trainer
 from phoenix.world import WorldConfig, generate
@@ -143,7 +142,6 @@ def main(options: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(options)
     if arguments.quick:
         vars(arguments).update(QUICK)
-    keep_freed_memory()
     runs = [run(arguments, arguments.seed + number) for number in range(arguments.seeds)]
     scorers = {name: mean([each[name] for each in runs]) for name in runs[0]}
     Console(stderr=True, width=None if sys.stderr.isatty() else 240).print(chart(scorers))

@@ -20,7 +20,6 @@ from benchmarks.report import Measure, print_report, quantiles
 from phoenix.batches import Batches, Span
 from phoenix.configs import ModelConfig, TrainingConfig, config_named
 from phoenix.log import Log, log_of
-from phoenix.memory import keep_freed_memory
 from phoenix.training import Trainer
 from phoenix.world import WorldConfig, generate
 
@@ -79,7 +78,6 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 128, 512], help="slates of a step")
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args(options)
-    keep_freed_memory()
     log, machine, measures = log_of(generate(WORLD, NOW_MS).events()), Machine(), []
     for name in arguments.models:
         rates = {}

@@ -45,10 +45,8 @@ def train(
     from phoenix.batches import Batches, Span
     from phoenix.cards import Card
     from phoenix.configs import TrainingConfig, config_named
-    from phoenix.memory import keep_freed_memory
     from phoenix.training import Trainer
 
-    keep_freed_memory()
     training = TrainingConfig(seed=seed, epochs=epochs, batch=batch, shown_weight=shown_weight)
     try:
         sizes = config_named(model)
