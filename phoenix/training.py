@@ -7,6 +7,7 @@ from a state comes to the same parameters, bit for bit, as one that was not.
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import haiku as hk
@@ -33,6 +34,8 @@ Made = TypeVar("Made")
 _LAST_RATE: Final = 0.05
 """What is left of a learning rate at the end, as a share of the first."""
 _WARM_UP_STEPS: Final = 100
+_PIECE: Final = 16
+"""Slates that are computed together."""
 
 
 class State(NamedTuple):
@@ -152,22 +155,43 @@ def _losses(
     model: ModelConfig, training: TrainingConfig
 ) -> Callable[[Params, Batch], tuple[Float32[Array, ""], Losses]]:
     """The sum of both models' losses, which share no parameter, and each of them."""
-    ranker: hk.Transformed = hk.without_apply_rng(hk.transform(lambda *rows: Ranker(model)(*rows)))
-    two_tower: hk.Transformed = hk.without_apply_rng(hk.transform(lambda *rows: TwoTower(model)(*rows)))
+
+    def pure(method: Callable[..., Any]) -> Callable[..., Any]:
+        transformed: hk.Transformed = hk.without_apply_rng(hk.transform(method))
+        return transformed.apply
+
+    rank = pure(lambda history, candidates: Ranker(model)(history, candidates))
+    embed_users = pure(lambda history: TwoTower(model).embed_users(history))
+    embed_posts = pure(lambda posts: TwoTower(model).embed_posts(posts))
+    log_temperature = pure(lambda: TwoTower(model).log_temperature())
     weights = np.zeros(ACTION_COUNT, np.float32)
     for action, weight in training.action_weights.items():
         weights[ACTION_INDEX[action]] = weight
 
     def losses(params: Params, batch: Batch) -> tuple[Float32[Array, ""], Losses]:
-        logits = ranker.apply(params.ranker, batch.history, batch.candidates)
-        users, posts, log_temperature = two_tower.apply(params.two_tower, batch.history, batch.posts)
+        two_tower = params.two_tower
+        logits = in_pieces(partial(rank, params.ranker), batch.history, batch.candidates)
+        users = in_pieces(partial(embed_users, two_tower), batch.history)
         both = Losses(
             ranking_loss(logits, batch.ranking, jnp.asarray(weights)),
-            retrieval_loss(users, posts, batch.retrieval, log_temperature),
+            retrieval_loss(users, embed_posts(two_tower, batch.posts), batch.retrieval, log_temperature(two_tower)),
         )
         return both.ranking + both.retrieval, both
 
     return losses
+
+
+def in_pieces(model: Callable[..., Array], *inputs: Any) -> Array:
+    """What a model says of a batch, _PIECE slates at a time, each computed anew for its derivative.
+
+    What is computed in between is then small enough for a processor's caches, through which it goes many times.
+    """
+    size = len(jax.tree.leaves(inputs)[0])
+    if size % _PIECE:
+        return model(*inputs)
+    pieces = jax.tree.map(lambda column: column.reshape(-1, _PIECE, *column.shape[1:]), inputs)
+    outputs: Array = jax.lax.map(jax.checkpoint(lambda piece: model(*piece)), pieces)
+    return outputs.reshape(size, *outputs.shape[2:])
 
 
 def _falling(rate: float, steps: int) -> optax.Schedule:
