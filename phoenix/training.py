@@ -34,7 +34,7 @@ Made = TypeVar("Made")
 _LAST_RATE: Final = 0.05
 """What is left of a learning rate at the end, as a share of the first."""
 _WARM_UP_STEPS: Final = 100
-_PIECE: Final = 16
+PIECE: Final = 16
 """Slates that are computed together."""
 
 
@@ -182,14 +182,14 @@ def _losses(
 
 
 def in_pieces(model: Callable[..., Array], *inputs: Any) -> Array:
-    """What a model says of a batch, _PIECE slates at a time, each computed anew for its derivative.
+    """What a model says of a batch, PIECE slates at a time, each computed anew for its derivative.
 
     What is computed in between is then small enough for a processor's caches, through which it goes many times.
     """
     size = len(jax.tree.leaves(inputs)[0])
-    if size % _PIECE:
+    if size % PIECE:
         return model(*inputs)
-    pieces = jax.tree.map(lambda column: column.reshape(-1, _PIECE, *column.shape[1:]), inputs)
+    pieces = jax.tree.map(lambda column: column.reshape(-1, PIECE, *column.shape[1:]), inputs)
     outputs: Array = jax.lax.map(jax.checkpoint(lambda piece: model(*piece)), pieces)
     return outputs.reshape(size, *outputs.shape[2:])
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 import pytest
+from jax import Array
 
 from phoenix import checkpoints
 from phoenix.actions import DWELL_TIME, IS_NEGATIVE
@@ -25,7 +27,7 @@ from phoenix.log import Log, log_of
 from phoenix.served import served
 from phoenix.serving import Phoenix, digest
 from phoenix.totals import Totals
-from phoenix.training import State, Trainer, ahead
+from phoenix.training import PIECE, State, Trainer, ahead, in_pieces
 from tests.phoenix.builders import some_candidates, some_history
 from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
 
@@ -356,6 +358,23 @@ def test_a_step_costs_twice_as_much_for_twice_the_slates(log: Log, trainer: Trai
     halves = (Batches(log, SPAN, tiny, replace(TRAINING, batch=size, sampled_posts=0)) for size in (16, 8))
     whole, half = (trainer.flops(batches.batch(0)) for batches in halves)
     assert whole > 1.9 * half > 0
+
+
+@pytest.mark.parametrize("slates", [1, PIECE, 3 * PIECE, 3 * PIECE + 1])
+def test_pieces_of_a_batch_come_to_what_the_whole_does(slates: int) -> None:
+    rng = np.random.default_rng(slates)
+    inputs = {"x": jnp.asarray(rng.normal(size=(slates, 4, 3)), jnp.float32)}, jnp.asarray(rng.normal(size=slates))
+
+    def model(weights: Array, of_slate: dict[str, Array], more: Array) -> Array:
+        return jnp.tanh(of_slate["x"] @ weights) * more[:, None, None]
+
+    def whole(weights: Array) -> Array:
+        return model(weights, *inputs)
+
+    expected, backwards = jax.vjp(whole, weights := jnp.asarray(rng.normal(size=(3, 2)), jnp.float32))
+    found, found_backwards = jax.vjp(lambda weights: in_pieces(partial(model, weights), *inputs), weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(*found_backwards(expected), *backwards(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_made_ahead_comes_in_order_and_a_mistake_when_its_turn_has_come() -> None:
