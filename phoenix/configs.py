@@ -159,9 +159,9 @@ class TrainingConfig:
         seed: of the first parameters and of all chance.
         epochs: how often each example is met. Hashed ids are soon learned by heart: more than one seldom helps.
         batch: slates of a step, B.
-        candidates: of each slate at most, C.
-        span_hours: a slate's rows lie within so long, where all their labels are known: what a viewer did last says
-            most, so the model must learn to read it. Others share a history as far as `candidates` allows.
+        candidates: of each slate at most, C. They share a history that ends before the first of them, and what a viewer
+            did last says most: the more candidates, the less of it is learned to be read.
+        span_hours: a slate's rows lie within so long, where all their labels are known, for the same reason.
         complete_passes: how often an epoch meets the examples of which all labels are known, where there are others.
         rate: learning rate of the ranker where it begins; it falls in a line to a twentieth.
         table_rate: the same of its hashed tables.
@@ -183,7 +183,7 @@ class TrainingConfig:
     seed: int = 0
     epochs: int = 1
     batch: int = 128
-    candidates: int = 16
+    candidates: int = 4
     span_hours: int = 24
     complete_passes: int = 2
     rate: float = 2.5e-3

@@ -62,15 +62,37 @@ class HashTable(hk.Module):
         The sum runs along S, a few lookups at a time: gathering everything before adding it up is 20 times slower on
         CPUs, where it takes longer than all the rest of a model.
         """
-        table = hk.get_parameter("rows", self._shape, init=self._first)
-
-        def add(total: Float[Array, "*n D"], next_rows: Int[Array, "*n"]) -> tuple[Float[Array, "*n D"], None]:
-            return total + _lookup(table, next_rows), None
-
-        none = jnp.zeros((*rows.shape[:-1], self._shape[1]), table.dtype)
-        total, _ = jax.lax.scan(add, none, jnp.moveaxis(rows, -1, 0), unroll=_LOOKUPS_AT_ONCE)
-        count = jnp.sum((rows != 0).astype(table.dtype), axis=-1, keepdims=True)
+        total = _sum_of(hk.get_parameter("rows", self._shape, init=self._first), rows)
+        count = jnp.sum((rows != 0).astype(total.dtype), axis=-1, keepdims=True)
         return total / jnp.maximum(count, 1.0)
+
+
+@jax.custom_vjp
+def _sum_of(table: Float[Array, "rows D"], rows: Int[Array, "*n S"]) -> Float[Array, "*n D"]:
+    """The sum of rows along S; its derivative is added up in one table, where JAX would make one for each of S."""
+
+    def add(total: Float[Array, "*n D"], next_rows: Int[Array, "*n"]) -> tuple[Float[Array, "*n D"], None]:
+        return total + _lookup(table, next_rows), None
+
+    none = jnp.zeros((*rows.shape[:-1], table.shape[1]), table.dtype)
+    total, _ = jax.lax.scan(add, none, jnp.moveaxis(rows, -1, 0), unroll=_LOOKUPS_AT_ONCE)
+    return total
+
+
+def _sum_of_backwards(
+    seen: tuple[Float[Array, "rows D"], Int[Array, "*n S"]], change: Float[Array, "*n D"]
+) -> tuple[Float[Array, "rows D"], None]:
+    table, rows = seen
+
+    def add(total: Float[Array, "rows D"], next_rows: Int[Array, "*n"]) -> tuple[Float[Array, "rows D"], None]:
+        kept = change * (next_rows != 0).astype(change.dtype)[..., None]
+        return total.at[next_rows].add(kept, mode="drop"), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros_like(table), jnp.moveaxis(rows, -1, 0))
+    return total, None
+
+
+_sum_of.defvjp(lambda table, rows: (_sum_of(table, rows), (table, rows)), _sum_of_backwards)
 
 
 def _lookup(table: Float[Array, "rows D"], rows: Int[Array, "*n"]) -> Float[Array, "*n D"]:

@@ -14,9 +14,9 @@ import optax
 
 Dense = Literal["adamw", "muon"]
 
-_TABLE: Final = "rows"
+TABLE: Final = "rows"
 """The name of every table's parameter (`layers.HashTable`)."""
-_FEW_ROWS: Final = 64
+FEW_ROWS: Final = 64
 """A table of no more rows, such as one of surfaces or ages, is met whole in every batch, like any other matrix."""
 _MAX_GRADIENT: Final = 1.0
 _EPSILON: Final = 1e-8
@@ -85,8 +85,6 @@ def _lenient(update: Callable[..., Any]) -> Callable[..., Any]:
 
 def _kinds(params: hk.Params) -> Any:
     return {
-        module: {
-            name: "tables" if name == _TABLE and len(of) > _FEW_ROWS else "dense" for name, of in of_module.items()
-        }
+        module: {name: "tables" if name == TABLE and len(of) > FEW_ROWS else "dense" for name, of in of_module.items()}
         for module, of_module in params.items()
     }

@@ -74,10 +74,12 @@ class TwoTower(hk.Module):
     def __call__(
         self, history: HistoryRows, posts: PostRows
     ) -> tuple[Float[Array, "B E"], Float[Array, "n E"], Float[Array, ""]]:
-        """Both towers, and the logarithm of the temperature that training divides their products by."""
-        first = hk.initializers.Constant(np.log(_TEMPERATURE))
-        log_temperature = hk.get_parameter("log_temperature", [], init=first)
-        return self.embed_users(history), self.embed_posts(posts), log_temperature
+        """Both towers, and their temperature."""
+        return self.embed_users(history), self.embed_posts(posts), self.log_temperature()
+
+    def log_temperature(self) -> Float[Array, ""]:
+        """The logarithm of what training divides the towers' products by."""
+        return hk.get_parameter("log_temperature", [], init=hk.initializers.Constant(np.log(_TEMPERATURE)))
 
     def embed_posts(self, posts: PostRows) -> Float[Array, "n E"]:
         """The candidate tower: unit vectors."""

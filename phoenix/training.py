@@ -4,8 +4,11 @@ A step depends on the state and its batch alone, and the batch on the state's st
 from a state comes to the same parameters, bit for bit, as one that was not.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 import haiku as hk
 import jax
@@ -17,6 +20,7 @@ from jaxtyping import Float32, Int32
 
 from phoenix.actions import ACTION_COUNT
 from phoenix.batches import Batch, Batches
+from phoenix.compact import Asked, compact, put_back, sized, taken
 from phoenix.configs import ModelConfig, TrainingConfig
 from phoenix.flops import matmul_flops
 from phoenix.losses import ranking_loss, retrieval_loss
@@ -26,9 +30,12 @@ from phoenix.retrieval import TwoTower
 from phoenix.serving import Params, abstract_params, initial_params
 from thunder_ingest.events import ACTION_INDEX
 
+Made = TypeVar("Made")
 _LAST_RATE: Final = 0.05
 """What is left of a learning rate at the end, as a share of the first."""
 _WARM_UP_STEPS: Final = 100
+PIECE: Final = 16
+"""Slates that are computed together."""
 
 
 class State(NamedTuple):
@@ -57,7 +64,7 @@ class Trainer:
     """
 
     def __init__(self, model: ModelConfig, training: TrainingConfig, steps: int) -> None:
-        self._model, self._seed = model, training.seed
+        self._model, self._training = model, training
         self._optimisers = tuple(
             optimiser(
                 rate=_falling(rate, steps),
@@ -70,12 +77,11 @@ class Trainer:
                 (training.retrieval_rate, training.retrieval_table_rate),
             )
         )
-        self._losses = _losses(model, training)
         self._compiled = jax.jit(self._stepped, donate_argnums=0)
 
     def initial(self) -> State:
         """The state before the first step."""
-        return self._begun(jax.device_put(initial_params(self._model, self._seed)))
+        return self._begun(jax.device_put(initial_params(self._model, self._training.seed)))
 
     def abstract(self) -> State:
         """The shapes and types of a state, as `jax.ShapeDtypeStruct`: what a checkpoint is to be read as."""
@@ -86,23 +92,40 @@ class Trainer:
         ranking, retrieval = (each.init(of) for each, of in zip(self._optimisers, params, strict=True))
         return State(params, (ranking, retrieval), jnp.zeros((), jnp.int32))
 
-    def run(self, state: State, batches: Batches) -> Iterator[tuple[State, Losses]]:
-        """Take the steps that are left, yielding the state after each; it may be used until the next is asked for."""
-        for step in range(int(state.step), batches.steps):
-            state, losses = self.step(state, batches.batch(step))
-            yield state, losses
+    def run(self, state: State, batches: Batches) -> Generator[tuple[State, Losses], None, None]:
+        """Take the steps that are left, yielding the state after each; it may be used until the next is asked for.
+
+        Until the iterator is closed, the batches are a thread's, which makes the next one during a step.
+        """
+
+        def batch(step: int) -> tuple[Batch, Asked]:
+            return compact(self._model, batches.batch(step))
+
+        with closing(ahead(batch, range(int(state.step), batches.steps))) as made:
+            for each in made:
+                state, losses = self._take(state, *each)
+                yield state, losses
 
     def step(self, state: State, batch: Batch) -> tuple[State, Losses]:
         """Take one step, which uses up the state."""
-        stepped: tuple[State, Losses] = self._compiled(state, batch)
+        return self._take(state, *compact(self._model, batch))
+
+    def _take(self, state: State, batch: Batch, asked: Asked) -> tuple[State, Losses]:
+        stepped: tuple[State, Losses] = self._compiled(state, batch, asked)
         return stepped
 
     def flops(self, batch: Batch) -> int:
         """Floating-point operations of the matrix products of a step on a batch of this size."""
-        return matmul_flops(self._stepped, self.abstract(), batch)
+        return matmul_flops(self._stepped, self.abstract(), *compact(self._model, batch))
 
-    def _stepped(self, state: State, batch: Batch) -> tuple[State, Losses]:
-        (_, losses), gradients = jax.value_and_grad(self._losses, has_aux=True)(state.params, batch)
+    def _stepped(self, state: State, batch: Batch, asked: Asked) -> tuple[State, Losses]:
+        moved, losses = self._moved(taken(state, asked), batch, sized(self._model, asked))
+        return put_back(state, asked, moved), losses
+
+    def _moved(self, state: State, batch: Batch, model: ModelConfig) -> tuple[State, Losses]:
+        """A step that passes over all of a state's tables, which are of that model's sizes."""
+        of_params = jax.value_and_grad(_losses(model, self._training), has_aux=True)
+        (_, losses), gradients = of_params(state.params, batch)
         moved, states = [], []
         for each, of, gradient, params in zip(self._optimisers, state.optimisers, gradients, state.params, strict=True):
             updates, after = each.update(gradient, of, params)
@@ -111,26 +134,64 @@ class Trainer:
         return State(Params(*moved), (states[0], states[1]), state.step + 1), losses
 
 
+def ahead(make: Callable[[int], Made], steps: range) -> Generator[Made, None, None]:
+    """What is made for each step, on a thread: the next one while one is in use.
+
+    Raises:
+        Exception: whatever `make` did, when its step has come.
+
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as thread:
+        coming: Future[Made] | None = None
+        for step in steps:
+            made, coming = coming, thread.submit(make, step)
+            if made is not None:
+                yield made.result()
+        if coming is not None:
+            yield coming.result()
+
+
 def _losses(
     model: ModelConfig, training: TrainingConfig
 ) -> Callable[[Params, Batch], tuple[Float32[Array, ""], Losses]]:
     """The sum of both models' losses, which share no parameter, and each of them."""
-    ranker: hk.Transformed = hk.without_apply_rng(hk.transform(lambda *rows: Ranker(model)(*rows)))
-    two_tower: hk.Transformed = hk.without_apply_rng(hk.transform(lambda *rows: TwoTower(model)(*rows)))
+
+    def pure(method: Callable[..., Any]) -> Callable[..., Any]:
+        transformed: hk.Transformed = hk.without_apply_rng(hk.transform(method))
+        return transformed.apply
+
+    rank = pure(lambda history, candidates: Ranker(model)(history, candidates))
+    embed_users = pure(lambda history: TwoTower(model).embed_users(history))
+    embed_posts = pure(lambda posts: TwoTower(model).embed_posts(posts))
+    log_temperature = pure(lambda: TwoTower(model).log_temperature())
     weights = np.zeros(ACTION_COUNT, np.float32)
     for action, weight in training.action_weights.items():
         weights[ACTION_INDEX[action]] = weight
 
     def losses(params: Params, batch: Batch) -> tuple[Float32[Array, ""], Losses]:
-        logits = ranker.apply(params.ranker, batch.history, batch.candidates)
-        users, posts, log_temperature = two_tower.apply(params.two_tower, batch.history, batch.posts)
+        two_tower = params.two_tower
+        logits = in_pieces(partial(rank, params.ranker), batch.history, batch.candidates)
+        users = in_pieces(partial(embed_users, two_tower), batch.history)
         both = Losses(
             ranking_loss(logits, batch.ranking, jnp.asarray(weights)),
-            retrieval_loss(users, posts, batch.retrieval, log_temperature),
+            retrieval_loss(users, embed_posts(two_tower, batch.posts), batch.retrieval, log_temperature(two_tower)),
         )
         return both.ranking + both.retrieval, both
 
     return losses
+
+
+def in_pieces(model: Callable[..., Array], *inputs: Any) -> Array:
+    """What a model says of a batch, PIECE slates at a time, each computed anew for its derivative.
+
+    What is computed in between is then small enough for a processor's caches, through which it goes many times.
+    """
+    size = len(jax.tree.leaves(inputs)[0])
+    if size % PIECE:
+        return model(*inputs)
+    pieces = jax.tree.map(lambda column: column.reshape(-1, PIECE, *column.shape[1:]), inputs)
+    outputs: Array = jax.lax.map(jax.checkpoint(lambda piece: model(*piece)), pieces)
+    return outputs.reshape(size, *outputs.shape[2:])
 
 
 def _falling(rate: float, steps: int) -> optax.Schedule:

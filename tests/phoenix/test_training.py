@@ -2,15 +2,19 @@
 
 import gc
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 import pytest
+from jax import Array
 
 from phoenix import checkpoints
 from phoenix.actions import DWELL_TIME, IS_NEGATIVE
@@ -23,7 +27,7 @@ from phoenix.log import Log, log_of
 from phoenix.served import served
 from phoenix.serving import Phoenix, digest
 from phoenix.totals import Totals
-from phoenix.training import State, Trainer
+from phoenix.training import PIECE, State, Trainer, ahead, in_pieces
 from tests.phoenix.builders import some_candidates, some_history
 from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
 
@@ -119,6 +123,16 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     again = Trainer(tiny, TRAINING, afresh.steps)
     resumed = after(again, afresh, checkpoints.resume(at_5, card), batches.steps_per_epoch - 2)
     same_bits(resumed, uninterrupted)
+
+
+def test_a_step_is_that_of_whole_tables_up_to_rounding(trainer: Trainer, batches: Batches, tiny: ModelConfig) -> None:
+    """However these are asked for: what is told apart here is whether all of their columns have been found."""
+    dense = jax.jit(partial(trainer._moved, model=tiny))
+    state, batch = jax.device_get(after(trainer, batches, trainer.initial(), 5)), batches.batch(5)
+    (found, losses), (expected, of_dense) = trainer.step(jax.device_put(state), batch), dense(state, batch)
+    np.testing.assert_allclose(losses, of_dense, rtol=1e-5)
+    for mine, its in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_gives_back_what_was_saved(trainer: Trainer, batches: Batches, card: Card, at_5: Path) -> None:
@@ -344,3 +358,60 @@ def test_a_step_costs_twice_as_much_for_twice_the_slates(log: Log, trainer: Trai
     halves = (Batches(log, SPAN, tiny, replace(TRAINING, batch=size, sampled_posts=0)) for size in (16, 8))
     whole, half = (trainer.flops(batches.batch(0)) for batches in halves)
     assert whole > 1.9 * half > 0
+
+
+@pytest.mark.parametrize("slates", [1, PIECE, 3 * PIECE, 3 * PIECE + 1])
+def test_pieces_of_a_batch_come_to_what_the_whole_does(slates: int) -> None:
+    rng = np.random.default_rng(slates)
+    inputs = {"x": jnp.asarray(rng.normal(size=(slates, 4, 3)), jnp.float32)}, jnp.asarray(rng.normal(size=slates))
+
+    def model(weights: Array, of_slate: dict[str, Array], more: Array) -> Array:
+        return jnp.tanh(of_slate["x"] @ weights) * more[:, None, None]
+
+    def whole(weights: Array) -> Array:
+        return model(weights, *inputs)
+
+    expected, backwards = jax.vjp(whole, weights := jnp.asarray(rng.normal(size=(3, 2)), jnp.float32))
+    found, found_backwards = jax.vjp(lambda weights: in_pieces(partial(model, weights), *inputs), weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(*found_backwards(expected), *backwards(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_made_ahead_comes_in_order_and_a_mistake_when_its_turn_has_come() -> None:
+    def make(step: int) -> int:
+        if step == 3:
+            raise ValueError("no batch")
+        return step * step
+
+    assert list(ahead(make, range(4, 7))) == [16, 25, 36]
+    assert list(ahead(make, range(0))) == []
+    made = ahead(make, range(1, 9))
+    assert [next(made), next(made)] == [1, 4]
+    with pytest.raises(ValueError, match="no batch"):
+        next(made)
+
+
+def test_one_thing_is_made_ahead_and_the_thread_ends_with_the_iterator() -> None:
+    threads, second = set[threading.Thread](), threading.Event()
+
+    def make(step: int) -> int:
+        threads.add(threading.current_thread())
+        if step == 1:
+            second.set()
+        return step
+
+    made = ahead(make, range(9))
+    assert next(made) == 0
+    assert second.wait(60)  # with nobody asking for it
+    made.close()
+    (thread,) = threads
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
+
+
+def test_a_run_that_is_left_early_leaves_no_thread(trainer: Trainer, batches: Batches) -> None:
+    running = trainer.run(trainer.initial(), batches)
+    next(running)
+    assert any(thread.name.startswith("ahead") for thread in threading.enumerate())
+    running.close()
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())

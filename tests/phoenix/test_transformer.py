@@ -13,7 +13,7 @@ from jax import Array
 
 from phoenix.configs import ModelConfig
 from phoenix.seeding import drawn
-from phoenix.transformer import Transformer, candidate_isolation, rotate
+from phoenix.transformer import Transformer, attended, candidate_isolation, rotate
 from tests.phoenix.builders import TOLERANCE
 
 PREFIX, CANDIDATES = 6, 5
@@ -158,3 +158,27 @@ def test_where_likeness_comes_first_each_query_begins_as_the_key_of_its_group(ti
         query = params[module]["w"].reshape(config.dim, config.kv_heads, -1, config.head_dim)
         key = params[module.removesuffix("query") + "key"]["w"].reshape(config.dim, config.kv_heads, 1, -1)
         np.testing.assert_array_equal(query, np.broadcast_to(key, query.shape))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 6), seen=st.integers(1, 6), shared=st.booleans())
+def test_attention_and_its_derivative_are_those_of_a_softmax(seed: int, rows: int, seen: int, shared: bool) -> None:
+    rng = np.random.default_rng(seed)
+    queries, keys, values, change = (
+        jnp.asarray(rng.normal(size=(2, 3, length, 4)), jnp.float32) for length in (rows, seen, seen, rows)
+    )
+    allowed = rng.random((2, 1, 1 if shared else rows, seen)) < 0.7
+    mask = jnp.asarray(allowed)
+
+    def by_softmax(queries: Array, keys: Array, values: Array) -> Array:
+        logits = jnp.where(mask, jnp.einsum("bnrd,bnsd->bnrs", queries, keys), -jnp.inf)
+        exponentials = jnp.exp(logits)  # a row that may see nothing has none
+        total = jnp.sum(exponentials, axis=-1, keepdims=True)
+        weights = jnp.where(total > 0, exponentials / jnp.where(total > 0, total, 1.0), 0.0)
+        return jnp.einsum("bnrs,bnsd->bnrd", weights, values)
+
+    expected, backwards = jax.vjp(by_softmax, queries, keys, values)
+    found, found_backwards = jax.vjp(lambda *inputs: attended(*inputs, mask), queries, keys, values)
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+    for ours, theirs in zip(found_backwards(change), backwards(change), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=10 * TOLERANCE, atol=10 * TOLERANCE)
