@@ -122,15 +122,12 @@ class Attention(hk.Module):
         self, x: Float[Array, "B L D"], distances: Int[Array, " L"]
     ) -> tuple[Float[Array, "B N L G d"], KeysValues]:
         """Queries, keys and values of positions at some distances from the candidates."""
-        queries, own = self._unrotated(x)
-        return rotate(queries, distances), KeysValues(rotate(own.keys, distances), own.values)
-
-    def _unrotated(self, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B N L G d"], KeysValues]:
         queries = self._query(x).reshape(*x.shape[:2], self._kv_heads, self._groups, self._width)
         keys = self._key(x).reshape(*x.shape[:2], self._kv_heads, self._width)
         values = self._value(x).reshape(*x.shape[:2], self._kv_heads, self._width)
         queries, keys, values = (jnp.swapaxes(heads, 1, 2) for heads in (queries, keys, values))
-        return self._query_norm(queries) * self._width**-0.5, KeysValues(self._key_norm(keys), values)
+        queries, keys = self._query_norm(queries) * self._width**-0.5, self._key_norm(keys)
+        return rotate(queries, distances), KeysValues(rotate(keys, distances), values)
 
     def over(
         self, queries: Float[Array, "B N L G d"], seen: KeysValues, mask: Bool[Array, "B M S"]
