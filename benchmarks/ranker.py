@@ -41,6 +41,8 @@ from phoenix.serving import Phoenix, chunks, initial_params
 SHARE_GOAL: Final = 0.6
 REUSE_GOAL: Final = 2.0
 SEED: Final = 20261125
+_MONOLITHIC_CHUNK: Final = 256
+"""What the monolithic pass is fastest with on two cores, whatever serving's buckets are."""
 
 
 def request(config: ModelConfig, count: int, rng: np.random.Generator) -> tuple[History, CandidateInputs]:
@@ -158,7 +160,7 @@ def reuse(config: ModelConfig, options: argparse.Namespace) -> Measure:
 
     ways: dict[str, Callable[[], object]] = {"reused": lambda: phoenix.score(history, candidates)}
     with ThreadPoolExecutor() as threads:
-        for size in {*config.candidate_buckets, options.candidates}:
+        for size in {*config.candidate_buckets, _MONOLITHIC_CHUNK, options.candidates}:
             sized = replace(config, candidate_buckets=(size,))
             ways[f"monolithic_{size}"] = partial(in_one_pass, sized, threads)
         for name, work in ways.items():

@@ -108,7 +108,7 @@ SMALL: Final = ModelConfig(
     author_rows=200_000,
     token_rows=200_000,
     batch_buckets=(1, 4),
-    candidate_buckets=(256, 1_024),
+    candidate_buckets=(128, 1_024),
 )
 """For a server's CPUs, or a small accelerator."""
 

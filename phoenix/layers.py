@@ -108,5 +108,5 @@ class HashedId(hk.Module):
         self._projection = linear(dim, HASHES * table_dim, name="projection")
 
     def __call__(self, rows: Int[Array, "*n K"]) -> Float[Array, "*n D"]:
-        """Embed ids."""
-        return self._projection(self._table(rows).reshape(*rows.shape[:-1], -1))
+        """Embed ids. One lookup for each function: on CPUs all in one take more than twice as long."""
+        return self._projection(jnp.concatenate([self._table(rows[..., each]) for each in range(HASHES)], axis=-1))

@@ -192,10 +192,12 @@ class Phoenix:
 
 
 def chunks(count: int, buckets: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Cut `count` things into (start, stop, bucket): the largest bucket while it fills, then the smallest that fits."""
+    """Cut `count` things into (start, stop, bucket), all full but the last, which is half full or of the smallest."""
     start = 0
     while start < count:
-        bucket = next((size for size in buckets if size >= count - start), buckets[-1])
+        rest = count - start
+        fitting = next((size for size in buckets if size >= rest), buckets[-1])
+        bucket = fitting if fitting <= 2 * rest else max((size for size in buckets if size <= rest), default=fitting)
         stop = min(start + bucket, count)
         yield start, stop, bucket
         start = stop

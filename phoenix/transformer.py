@@ -20,6 +20,7 @@ Positions count from the newest history item, which is at 0 however long the his
 rotates a head is its distance from the candidates, so that they themselves need not be rotated.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import haiku as hk
@@ -30,10 +31,11 @@ from jaxtyping import Bool, Float, Int
 
 from phoenix.configs import ModelConfig
 from phoenix.layers import linear, norm
-from phoenix.seeding import Repeated
+from phoenix.seeding import Repeated, Uniform
 
 _ROPE_BASE: Final = 10_000.0
 _MASKED: Final = -1e30
+_EPSILON: Final = 1e-5
 _CANDIDATE_POSITION: Final = 1
 _LEAST_SUM: Final = 1e-30
 """Of exponentials that a row may see: none of one that may see nothing, whose mean is then 0."""
@@ -77,6 +79,35 @@ def rotate(heads: Float[Array, "B N L ... d"], positions: Int[Array, " L"]) -> F
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
+class Projection(hk.Linear):
+    """A projection without bias, of which parts can be had."""
+
+    def __init__(self, size: int, first: Callable[..., Array], name: str) -> None:
+        super().__init__(size, with_bias=False, w_init=first, name=name)
+
+    def part(self, x: Float[Array, "*n D"], place: int, parts: int) -> Float[Array, "*n size/parts"]:
+        """The columns of one of `parts` equal parts."""
+        weights = hk.get_parameter("w", [x.shape[-1], self.output_size], x.dtype, init=self.w_init)
+        size = self.output_size // parts
+        return x @ weights[:, place * size : (place + 1) * size]
+
+
+class HeadNorm(hk.RMSNorm):
+    """RMSNorm, and the two factors that it multiplies by."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(axis=-1, eps=_EPSILON, name=name)
+
+    def scaled(self, heads: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        """Times the learned scale."""
+        scale = hk.get_parameter("scale", heads.shape[-1:], heads.dtype, init=jnp.ones)
+        return heads * jnp.broadcast_to(scale, heads.shape)
+
+    def factor(self, heads: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
+        """What gives each vector its length."""
+        return jax.lax.rsqrt(jnp.mean(heads * heads, axis=-1, keepdims=True) + _EPSILON)
+
+
 class Attention(hk.Module):
     """Grouped-query attention, queries and keys normalised."""
 
@@ -84,24 +115,21 @@ class Attention(hk.Module):
         super().__init__(name)
         self._kv_heads, self._groups, self._width = config.kv_heads, config.heads // config.kv_heads, config.head_dim
         self._query = _queries(config)
-        self._key = linear(config.kv_heads * config.head_dim, config.dim, name="key")
-        self._value = linear(config.kv_heads * config.head_dim, config.dim, name="value")
+        self._key = Projection(config.kv_heads * config.head_dim, Uniform(config.dim**-0.5), name="key")
+        self._value = Projection(config.kv_heads * config.head_dim, Uniform(config.dim**-0.5), name="value")
         self._out = linear(config.dim, config.heads * config.head_dim, name="out", gain=residual_gain(config))
-        self._query_norm, self._key_norm = norm("query_norm"), norm("key_norm")
+        self._query_norm, self._key_norm = HeadNorm("query_norm"), norm("key_norm")
 
     def project(
         self, x: Float[Array, "B L D"], distances: Int[Array, " L"]
     ) -> tuple[Float[Array, "B N L G d"], KeysValues]:
         """Queries, keys and values of positions at some distances from the candidates."""
-        queries, own = self._unrotated(x)
-        return rotate(queries, distances), KeysValues(rotate(own.keys, distances), own.values)
-
-    def _unrotated(self, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B N L G d"], KeysValues]:
         queries = self._query(x).reshape(*x.shape[:2], self._kv_heads, self._groups, self._width)
         keys = self._key(x).reshape(*x.shape[:2], self._kv_heads, self._width)
         values = self._value(x).reshape(*x.shape[:2], self._kv_heads, self._width)
         queries, keys, values = (jnp.swapaxes(heads, 1, 2) for heads in (queries, keys, values))
-        return self._query_norm(queries) * self._width**-0.5, KeysValues(self._key_norm(keys), values)
+        queries, keys = self._query_norm(queries) * self._width**-0.5, self._key_norm(keys)
+        return rotate(queries, distances), KeysValues(rotate(keys, distances), values)
 
     def over(
         self, queries: Float[Array, "B N L G d"], seen: KeysValues, mask: Bool[Array, "B M S"]
@@ -114,15 +142,37 @@ class Attention(hk.Module):
     def over_prefix_and_self(
         self, x: Float[Array, "B C D"], prefix: KeysValues, mask: Bool[Array, "B S"]
     ) -> Float[Array, "B C D"]:
-        """Attend to the prefix, and each position to its own key: candidates, isolated without a C by C mask."""
-        queries, own = self._unrotated(x)
-        rows = queries.reshape(*queries.shape[:2], -1, self._width)  # C·G rows a head make one product of matrices
-        to_prefix = jnp.where(mask[:, None, None], capped(jnp.einsum("bnqd,bnsd->bnqs", rows, prefix.keys)), _MASKED)
-        to_self = capped(jnp.einsum("bncgd,bncd->bncg", queries, own.keys))[..., None]
-        weights, own_weight = jnp.exp(to_prefix), jnp.exp(to_self)
-        from_prefix = jnp.einsum("bnqs,bnsd->bnqd", weights, prefix.values).reshape(queries.shape)
+        """Attend to the prefix, and each position to its own key: candidates, isolated without a C by C mask.
+
+        One key/value head after the other, straight from its columns of the weights: so its C·G queries lie side by
+        side, nothing is transposed, and one product of matrices serves them all. What normalises a query scales its
+        row of logits, and the learned scale of queries goes into the keys, of which there are fewer.
+        """
+        keys = self._query_norm.scaled(prefix.keys) * self._width**-0.5
+        shut = jnp.where(mask, 0.0, _MASKED)[:, None]
+        heads = range(self._kv_heads)
+        return self._out(jnp.concatenate([self._head(x, n, keys[:, n], prefix.values[:, n], shut) for n in heads], -1))
+
+    def _head(
+        self,
+        x: Float[Array, "B C D"],
+        head: int,
+        keys: Float[Array, "B S d"],
+        values: Float[Array, "B S d"],
+        shut: Float[Array, "B 1 S"],
+    ) -> Float[Array, "B C G*d"]:
+        """What the queries of one key/value head find in the prefix and in themselves."""
+        queries = self._query.part(x, head, self._kv_heads).reshape(len(x), -1, self._width)
+        own_key = self._query_norm.scaled(self._key_norm(self._key.part(x, head, self._kv_heads))) * self._width**-0.5
+        own_value = self._value.part(x, head, self._kv_heads)
+        grouped = (*x.shape[:2], self._groups, self._width)
+        scale = self._query_norm.factor(queries)
+        to_prefix = capped(jnp.einsum("bqd,bsd->bqs", queries, keys) * scale) + shut
+        to_self = jnp.einsum("bcgd,bcd->bcg", queries.reshape(grouped), own_key)[..., None]
+        weights, own_weight = jnp.exp(to_prefix), jnp.exp(capped(to_self * scale.reshape(*grouped[:-1], 1)))
+        from_prefix = jnp.einsum("bqs,bsd->bqd", weights, values).reshape(grouped)
         total = jnp.sum(weights, axis=-1).reshape(own_weight.shape) + own_weight
-        return self._merge((from_prefix + own_weight * own.values[..., None, :]) / total)
+        return ((from_prefix + own_weight * own_value[..., None, :]) / total).reshape(*x.shape[:2], -1)
 
     def _merge(self, heads: Float[Array, "B N L G d"]) -> Float[Array, "B L D"]:
         side_by_side = jnp.swapaxes(heads, 1, 2)
@@ -169,13 +219,11 @@ def _attended_backwards(seen: _Seen, change: Array) -> tuple[Array, Array, Array
 attended.defvjp(_attended, _attended_backwards)
 
 
-def _queries(config: ModelConfig) -> hk.Linear:
+def _queries(config: ModelConfig) -> Projection:
     """Where likeness comes first, a position's query begins as its key: it attends to what is like it."""
-    size, deviation = config.heads * config.head_dim, config.dim**-0.5
-    if not config.likeness_first:
-        return linear(size, config.dim, name="query")
+    deviation = config.dim**-0.5
     keys = Repeated(deviation, "key", config.head_dim, config.heads // config.kv_heads)
-    return hk.Linear(size, with_bias=False, w_init=keys, name="query")
+    return Projection(config.heads * config.head_dim, keys if config.likeness_first else Uniform(deviation), "query")
 
 
 def capped(logits: Float[Array, "*n"]) -> Float[Array, "*n"]:

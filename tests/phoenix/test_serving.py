@@ -134,3 +134,9 @@ def test_chunks_cover_everything_once_and_fit_their_buckets(count: int, sizes: l
     assert [thing for start, stop, _ in cut for thing in range(start, stop)] == list(range(count))
     assert all(0 < stop - start <= bucket and bucket in sizes for start, stop, bucket in cut)
     assert all(stop - start == bucket for start, stop, bucket in cut[:-1])
+    assert all(bucket <= 2 * (stop - start) or bucket == min(sizes) for start, stop, bucket in cut)
+
+
+@pytest.mark.parametrize("size", [1, 128, 1_024])
+def test_what_is_as_large_as_a_bucket_takes_that_bucket(size: int) -> None:
+    assert list(chunks(size, (1, 128, 1_024))) == [(0, size, size)]
