@@ -102,11 +102,13 @@ def test_a_compact_batch_asks_for_the_same_rows_by_their_places(batch: Batch) ->
     assert users is None  # so few that the optimiser moves them all
     np.testing.assert_array_equal(small.history.user, batch.history.user)
     for rows, column in zip(asked, ("post", "author", "tokens"), strict=True):
+        assert rows is not None
         assert rows[0] == 0
         assert (np.diff(rows) > 0).all()
         for mine, its in zip(small, batch, strict=True):
             if (of := getattr(its, column, None)) is not None:
                 np.testing.assert_array_equal(rows[getattr(mine, column)], of)
-    sizes = sized(MODEL, (users, *asked))
-    assert (sizes.user_rows, sizes.post_rows) == (MODEL.user_rows, len(asked[0]))
+    sizes, posts = sized(MODEL, (users, *asked)), asked[0]
+    assert posts is not None
+    assert (sizes.user_rows, sizes.post_rows) == (MODEL.user_rows, len(posts))
     assert 64 < sizes.author_rows <= MODEL.author_rows

@@ -21,7 +21,9 @@ def test_a_mean_of_rows_and_its_derivative_are_those_of_the_rows_that_are_someth
     table = jnp.asarray(rng.normal(size=(ROWS, DIM)), jnp.float32)
     rows = rng.integers(0, ROWS, (texts, length), np.int32)
     change = jnp.asarray(rng.normal(size=(texts, DIM)), jnp.float32)
-    model = hk.without_apply_rng(hk.transform(lambda: HashTable(ROWS, DIM, name="table").mean(jnp.asarray(rows))))
+    model: hk.Transformed = hk.without_apply_rng(
+        hk.transform(lambda: HashTable(ROWS, DIM, name="table").mean(jnp.asarray(rows)))
+    )
 
     def by_matrix(table: Array) -> Array:
         counts = np.stack([np.bincount(text[text != 0], minlength=ROWS) for text in rows]).astype(np.float32)
@@ -30,4 +32,5 @@ def test_a_mean_of_rows_and_its_derivative_are_those_of_the_rows_that_are_someth
     expected, backwards = jax.vjp(by_matrix, table)
     found, found_backwards = jax.vjp(lambda table: model.apply({"table": {"rows": table}}), table)
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
-    np.testing.assert_allclose(*found_backwards(change), *backwards(change), rtol=TOLERANCE, atol=TOLERANCE)
+    (ours,), (theirs,) = found_backwards(change), backwards(change)
+    np.testing.assert_allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
