@@ -92,7 +92,7 @@ def trained(exam: Exam, model: ModelConfig, training: TrainingConfig, examples: 
                 f"  step {step:,} of {batches.steps:,}, {epochs} epochs:"
                 f" ranking {float(losses.ranking):.4f}, retrieval {float(losses.retrieval):.4f}\n"
             )
-    return Phoenix(buckets, state.params, f"examples{examples}")
+    return Phoenix(buckets, state.served, f"examples{examples}")
 
 
 def measures(scorers: Mapping[str, Figures]) -> list[Measure]:

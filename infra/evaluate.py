@@ -109,7 +109,7 @@ def _model(path: Path) -> "tuple[Phoenix, Card]":
     if found is None:
         raise CheckpointError(f"{path} holds no checkpoint")
     state, card = restore(found)
-    return Phoenix(judging(card.model), state.params, f"seed{card.training.seed}-step{card.step}"), card
+    return Phoenix(judging(card.model), state.served, f"seed{card.training.seed}-step{card.step}"), card
 
 
 def _trained_since(cards: "tuple[Card, ...]", since: int) -> int:

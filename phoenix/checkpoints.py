@@ -124,7 +124,7 @@ def phoenix_of(directory: Path) -> Phoenix:
     if checkpoint is None:
         raise CheckpointError(f"{directory} holds no checkpoint")
     state, card = restore(checkpoint)
-    return Phoenix(card.model, state.params, f"step{card.step}")
+    return Phoenix(card.model, state.served, f"step{card.step}")
 
 
 def _form(leaf: Any) -> tuple[tuple[int, ...], str]:

@@ -176,6 +176,8 @@ class TrainingConfig:
             nothing follows on; there are as many of them as were shown. 0: none are added.
         positive_weights: how far an action says that a post was worth finding.
         shown_weight: the same of a post that was shown, whatever followed; 1.0 makes retrieval imitate what showed it.
+        mean_of_last: of the steps at the end of a run, as a share of all, the parameters are averaged, and the mean is
+            served: what single steps did by chance evens out. 0: the last ones are served.
         sampled_posts: random posts that retrieval is to tell from those worth finding.
 
     """
@@ -198,6 +200,7 @@ class TrainingConfig:
     negative_weight: float = 0.0
     positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))
     shown_weight: float = 0.1
+    mean_of_last: float = 0.0
     sampled_posts: int = 2_048
 
 

@@ -44,6 +44,12 @@ class State(NamedTuple):
     params: Params
     optimisers: tuple[optax.OptState, optax.OptState]
     step: Int32[Any, ""]  # how many steps have been taken
+    mean: Params | None  # of the parameters after the last of these steps; None where it is not asked for
+
+    @property
+    def served(self) -> Params:
+        """The parameters that are worth serving."""
+        return self.params if self.mean is None else self.mean
 
 
 class Losses(NamedTuple):
@@ -65,6 +71,7 @@ class Trainer:
 
     def __init__(self, model: ModelConfig, training: TrainingConfig, steps: int) -> None:
         self._model, self._training = model, training
+        self._mean_after = round(steps * (1 - training.mean_of_last))
         self._optimisers = tuple(
             optimiser(
                 rate=_falling(rate, steps),
@@ -90,7 +97,8 @@ class Trainer:
 
     def _begun(self, params: Params) -> State:
         ranking, retrieval = (each.init(of) for each, of in zip(self._optimisers, params, strict=True))
-        return State(params, (ranking, retrieval), jnp.zeros((), jnp.int32))
+        mean = jax.tree.map(jnp.copy, params) if self._training.mean_of_last else None
+        return State(params, (ranking, retrieval), jnp.zeros((), jnp.int32), mean)
 
     def run(self, state: State, batches: Batches) -> Generator[tuple[State, Losses], None, None]:
         """Take the steps that are left, yielding the state after each; it may be used until the next is asked for.
@@ -119,8 +127,18 @@ class Trainer:
         return matmul_flops(self._stepped, self.abstract(), *compact(self._model, batch))
 
     def _stepped(self, state: State, batch: Batch, asked: Asked) -> tuple[State, Losses]:
-        moved, losses = self._moved(taken(state, asked), batch, sized(self._model, asked))
-        return put_back(state, asked, moved), losses
+        compacted = taken(state._replace(mean=None), asked)
+        moved, losses = self._moved(compacted, batch, sized(self._model, asked))
+        whole = put_back(state._replace(mean=None), asked, moved)
+        return whole._replace(mean=self._mean(state.mean, whole)), losses
+
+    def _mean(self, mean: Params | None, state: State) -> Params | None:
+        """The mean with one step more, or of the first: it passes over whole tables."""
+        if mean is None:
+            return None
+        share = 1.0 / jnp.maximum(state.step - self._mean_after, 1).astype(jnp.float32)
+        moved: Params = jax.tree.map(lambda old, new: old * (1.0 - share) + new * share, mean, state.params)
+        return moved
 
     def _moved(self, state: State, batch: Batch, model: ModelConfig) -> tuple[State, Losses]:
         """A step that passes over all of a state's tables, which are of that model's sizes."""
@@ -131,7 +149,7 @@ class Trainer:
             updates, after = each.update(gradient, of, params)
             moved.append(optax.apply_updates(params, updates))
             states.append(after)
-        return State(Params(*moved), (states[0], states[1]), state.step + 1), losses
+        return State(Params(*moved), (states[0], states[1]), state.step + 1, state.mean), losses
 
 
 def ahead(make: Callable[[int], Made], steps: range) -> Generator[Made, None, None]:

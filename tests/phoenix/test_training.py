@@ -125,6 +125,25 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     same_bits(resumed, uninterrupted)
 
 
+def test_the_mean_of_the_last_steps_is_served_and_goes_on_from_a_checkpoint(
+    log: Log, card: Card, tiny: ModelConfig, tmp_path: Path
+) -> None:
+    training = replace(TRAINING, epochs=1, mean_of_last=0.5)
+    batches = Batches(log, SPAN, tiny, training)
+    trainer = Trainer(tiny, training, batches.steps)
+    states = [jax.device_get(state) for state, _ in trainer.run(trainer.initial(), batches)]
+    last = states[round(batches.steps * 0.5) :]
+    expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(state.params for state in last))
+    for mine, its in zip(jax.tree.leaves(states[-1].served), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
+
+    its_card = msgspec.structs.replace(card, training=training, data=batches.description, steps=batches.steps)
+    path = saved(tmp_path, its_card, states[-3])
+    same_bits(after(trainer, batches, checkpoints.resume(path, its_card), 2), states[-1])
+    at_the_end = saved(tmp_path, its_card, states[-1])
+    assert checkpoints.phoenix_of(at_the_end).version.endswith(digest(states[-1].mean))
+
+
 def test_a_step_is_that_of_whole_tables_up_to_rounding(trainer: Trainer, batches: Batches, tiny: ModelConfig) -> None:
     """However these are asked for: what is told apart here is whether all of their columns have been found."""
     dense = jax.jit(partial(trainer._moved, model=tiny))
