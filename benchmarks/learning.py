@@ -37,6 +37,7 @@ TRAINING: Final = TrainingConfig(
     table_rate=0.2,
     span_hours=7 * 24,
     viewer_dropout=0.0,
+    history_dropout=0.2,
     negative_weight=1.0,
     mean_of_last=0.3,
     sampled_posts=512,

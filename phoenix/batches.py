@@ -174,16 +174,19 @@ class Batches:
     def _dropped(
         self, history: HistoryRows, candidates: CandidateRows, rng: np.random.Generator
     ) -> tuple[HistoryRows, CandidateRows]:
-        """Some viewers made strangers, and some posts new: what is met a few times must not be learned by heart."""
+        """Some viewers made strangers, some posts new, some of the past forgotten, lest it be learned by heart."""
 
         def without(ids: Int32[np.ndarray, "*n K"], share: float) -> Int32[np.ndarray, "*n K"]:
             return np.where(rng.random((*ids.shape[:-1], 1)) < share, np.int32(0), ids) if share else ids
 
         posts = self._training.post_dropout
         history = history._replace(user=without(history.user, self._training.viewer_dropout))
-        return history._replace(post=without(history.post, posts)), candidates._replace(
-            post=without(candidates.post, posts)
-        )
+        history = history._replace(post=without(history.post, posts))
+        candidates = candidates._replace(post=without(candidates.post, posts))
+        if self._training.history_dropout:
+            kept = rng.random(history.mask.shape) >= self._training.history_dropout
+            history = history._replace(mask=history.mask & kept)
+        return history, candidates
 
 
 def _known_posts(log: Log, until_ms: int) -> Int64[np.ndarray, " k"]:

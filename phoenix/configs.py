@@ -171,6 +171,7 @@ class TrainingConfig:
         dense: which optimiser moves all that is no table.
         viewer_dropout: share of slates whose viewer is made a stranger, so that not all is learned by heart.
         post_dropout: share of posts whose id is left out, in histories and candidates, so that content is learned.
+        history_dropout: share of the history's positions that are left out, so that not all hangs on single ones.
         action_weights: how much each action counts in the ranker's loss.
         negative_weight: how much a post counts in the ranker's loss that another viewer was shown, taken for one that
             nothing follows on; there are as many of them as were shown. 0: none are added.
@@ -196,6 +197,7 @@ class TrainingConfig:
     dense: Literal["adamw", "muon"] = "adamw"
     viewer_dropout: float = 0.5
     post_dropout: float = 0.0
+    history_dropout: float = 0.0
     action_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
     negative_weight: float = 0.0
     positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))

@@ -373,6 +373,14 @@ def test_posts_are_made_new_as_often_as_is_asked_and_negatives_come_behind(log: 
         assert 0.4 < kept < 0.6
 
 
+def test_as_much_of_the_past_is_forgotten_as_is_asked(log: Log, batches: Batches, tiny: ModelConfig) -> None:
+    whole = batches.batch(3).history
+    part = Batches(log, SPAN, tiny, replace(TRAINING, history_dropout=0.25)).batch(3).history
+    assert not (part.mask & ~whole.mask).any()
+    assert 0.2 < 1 - part.mask.sum() / whole.mask.sum() < 0.3
+    np.testing.assert_array_equal(part.post, whole.post)
+
+
 def test_a_step_costs_twice_as_much_for_twice_the_slates(log: Log, trainer: Trainer, tiny: ModelConfig) -> None:
     halves = (Batches(log, SPAN, tiny, replace(TRAINING, batch=size, sampled_posts=0)) for size in (16, 8))
     whole, half = (trainer.flops(batches.batch(0)) for batches in halves)
