@@ -22,6 +22,7 @@ from infra.clock import clock_of
 from infra.kafka import Record, exit_now
 from infra.redis import Patience, Stopped, connect
 from infra.settings import Settings
+from thunder_ingest import history
 from thunder_ingest.counts import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack
 from thunder_ingest.redis_form import UserStates
@@ -145,6 +146,7 @@ def build_flow(
 def flow() -> Dataflow:
     """The flow on the servers of the settings."""
     settings = start(["engagements", "social-graph", "post-counts", "dead-letters"])
+    history.warm_up()
     name = "flows.engagements"
     return build_flow(
         KafkaSource(settings, "engagements", name, BATCH_MESSAGES),

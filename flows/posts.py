@@ -24,6 +24,7 @@ from infra.scan import scan
 from infra.settings import Settings
 from thunder_ingest.events import Refused, key_of_id
 from thunder_ingest.posts import PostTable
+from thunder_ingest.text import packed_tokens
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def restore_from(settings: Settings) -> Callable[[PostTable], None]:
 def flow() -> Dataflow:
     """The flow on the servers of the settings."""
     settings = start(["posts", "thunder-posts", "dead-letters"])
+    packed_tokens("a word")  # compiles what hashes words, which takes seconds that the first posts would else wait for
     clock = clock_of(settings.clock)
     apply = Apply(PostTable(settings.remembered_ms), clock, restore_from(settings))
     source = KafkaSource(settings, "posts", "flows.posts")

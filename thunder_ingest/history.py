@@ -90,6 +90,11 @@ def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray
     return shown
 
 
+def warm_up() -> None:
+    """Compile what folds entries, which takes seconds that the first users would else wait for."""
+    positions(np.zeros(1, HISTORY), 1)
+
+
 class Compacted(NamedTuple):
     """A history divided: what still matters, and what was done on posts that have left it."""
 

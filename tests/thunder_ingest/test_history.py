@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, IMPRESSION
-from thunder_ingest.history import POSITION, WINDOW_MS, compacted, positions
+from thunder_ingest.history import POSITION, WINDOW_MS, compacted, fold_posts, positions, warm_up
 from thunder_ingest.user_entries import HISTORY
 
 FAVORITE, REPLY, DWELL_TIME = (ACTION_INDEX[name] for name in ("favorite", "reply", "dwell_time"))
@@ -224,3 +224,11 @@ def test_a_post_that_leaves_the_history_is_told(history: list[Entry], limit: int
     done, still = entries[entries["undo"] == 0], kept[kept["undo"] == 0]
     assert not left["undo"].any()
     assert {*done["post_id"]} == {*still["post_id"]} | {*left["post_id"]}
+
+
+def test_what_is_compiled_first_serves_every_history() -> None:
+    warm_up()
+    assert folded(Entry(at=1), Entry(at=2, undo=1), Entry(at=3, post_id=2, action=DWELL_TIME, dwell_ms=9))
+    compacted(raw(Entry(at=1), Entry(at=2, post_id=5, action=IMPRESSION)), 1)
+    compiled: Any = fold_posts
+    assert len(compiled.signatures) == 1
