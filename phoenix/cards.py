@@ -8,7 +8,7 @@ import msgspec
 
 from phoenix.configs import ModelConfig, TrainingConfig
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 class CheckpointError(ValueError):
