@@ -74,8 +74,12 @@ class RetrievalTask:
         self.wanted: Bool[np.ndarray, "u p"] = new[self._asked].toarray()
 
     def nearest(self, viewers: Float[np.ndarray, "u e"], posts: Float[np.ndarray, "p e"], k: int) -> Found:
-        """The posts whose vectors have the greatest products with the viewer's."""
-        return self._best(lambda rows: viewers[rows] @ posts.T, k)
+        """The posts whose vectors have the greatest products with the viewer's.
+
+        Rounded from float64: posts of one vector have one product then, however many others it is computed beside.
+        """
+        wide = viewers.astype(np.float64), posts.astype(np.float64)
+        return self._best(lambda rows: (wide[0][rows] @ wide[1].T).astype(np.float32), k)
 
     def baselines(self, k: int) -> dict[str, Found]:
         """What each baseline finds, by its name."""
