@@ -217,8 +217,8 @@ def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path
     [
         ("{", "damaged"),
         ("[]", "damaged"),
-        ('{"format": 99}', "format 99; this program reads 1"),
-        ('{"format": 1}', "damaged"),
+        ('{"format": 99}', "format 99; this program reads 2"),
+        ('{"format": 2}', "damaged"),
         (None, "is no checkpoint"),
     ],
 )
