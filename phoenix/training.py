@@ -202,7 +202,8 @@ def _losses(
 def in_pieces(model: Callable[..., Array], *inputs: Any) -> Array:
     """What a model says of a batch, PIECE slates at a time, each computed anew for its derivative.
 
-    What is computed in between is then small enough for a processor's caches, through which it goes many times.
+    What is computed in between is then small enough for a processor's caches, through which it goes many times. A batch
+    that does not divide into pieces is computed whole.
     """
     size = len(jax.tree.leaves(inputs)[0])
     if size % PIECE:
