@@ -70,7 +70,7 @@ class Service:
         model = model_of(settings)
         rankers = {checkpoint: ranker_of(checkpoint) for checkpoint in self._experiments.checkpoints}
         store, users = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms)), UserStates(client)
-        index = VectorIndex(model.config.embed_dim)
+        index = VectorIndex()
         for most in self._experiments.retrieval_maxima:
             index.warm_up(model.config.batch_buckets, most)
         replica = self._replica(store, index, clock, model.version)

@@ -126,7 +126,7 @@ def _results(pipeline: Pipeline, parameters: Parameters, now_ms: int) -> list[Re
 
 def _copies(model: Model, now_ms: int) -> Copies:
     """What a worker would have of the invented world."""
-    copies = Copies(PostStore(), VectorIndex(model.config.embed_dim), WallClock(), model.version)
+    copies = Copies(PostStore(), VectorIndex(), WallClock(), model.version)
     table = PostTable(_DAY_MS)
     vector = (np.ones(model.config.embed_dim, np.float32) / model.config.embed_dim**0.5).tobytes()
     totals = [number + 1 for number in range(len(ACTIONS) + 1)]

@@ -4,7 +4,6 @@ from feed_worker.batch import Batch, Computation
 from feed_worker.metrics import StateCollector, WorkerMetrics
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.waiting import Asked, Place, Taken
-from phoenix.configs import NANO
 from phoenix.index import VectorIndex
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, post, query, store_of
 from thunder_ingest.events import FeedRequest
@@ -36,7 +35,7 @@ def test_requests_feeds_waits_and_latencies_are_counted() -> None:
 
 def test_components_and_state_are_looked_up_when_they_are_asked_for() -> None:
     registry = CollectorRegistry()
-    store, index = store_of(post(1), post(2, 1)), VectorIndex(NANO.embed_dim)
+    store, index = store_of(post(1), post(2, 1)), VectorIndex()
     pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers())
     registry.register(StateCollector("fixed-1", pipeline, store.__len__, index.__len__, lambda: {0: 3}))
     figure = registry.get_sample_value

@@ -39,7 +39,7 @@ def store() -> PostStore:
 
 @pytest.fixture
 def replica(settings: Settings, store: PostStore) -> Iterator[Replica]:
-    started = Replica(settings, store, VectorIndex(1), WallClock(), "served")
+    started = Replica(settings, store, VectorIndex(), WallClock(), "served")
     yield started
     started.stop()
 
@@ -71,7 +71,7 @@ def knows(store: PostStore, post_id: int) -> bool:
 @pytest.mark.parametrize("written", [0, 1, PARTITIONS])
 def test_partitions_that_are_silent_do_not_block_start_up(settings: Settings, store: PostStore, written: int) -> None:
     there = [write(settings, new_post(), partition) for partition in range(written)]
-    replica = Replica(settings, store, VectorIndex(1), WallClock(), "served")
+    replica = Replica(settings, store, VectorIndex(), WallClock(), "served")
     replica.start()
     assert replica.caught_up.wait(30)
     replica.stop()
@@ -107,7 +107,7 @@ def test_vectors_of_a_model_that_is_not_served_take_no_memory_and_may_be_of_anot
         record = PostEmbedding(post_id=post_id, model_version=version, vector=np.array(vector, "<f4").tobytes())
         return post_id, pack(record)
 
-    index = VectorIndex(1)
+    index = VectorIndex()
     records = embedded(1, "next", 0.6, 0.8), embedded(2, "served", 1), embedded(3, "next", 0.8, 0.6)
     write_all(settings, *records, partition=0, topic="post-embeddings")
     replica = Replica(settings, store, index, WallClock(), "served")
@@ -121,7 +121,7 @@ def test_vectors_of_a_model_that_is_not_served_take_no_memory_and_may_be_of_anot
 def test_how_far_it_is_is_told_until_it_has_caught_up(settings: Settings, store: PostStore) -> None:
     for _ in range(3):
         write(settings, new_post(), partition=1)
-    replica = Replica(settings, store, VectorIndex(1), WallClock(), "served")
+    replica = Replica(settings, store, VectorIndex(), WallClock(), "served")
     waits_for = [replica.waits_for]
     replica.start()
     assert replica.caught_up.wait(30)

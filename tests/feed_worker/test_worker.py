@@ -36,7 +36,6 @@ from infra.kafka_admin import admin, create_topics, ends_of, lag
 from infra.redis import connect
 from infra.scan import scan
 from infra.settings import Settings, load
-from phoenix.configs import NANO
 from phoenix.index import VectorIndex
 from tests.feed_worker.answering import feed_in, record_in
 from tests.feed_worker.builders import FixedModel, post, store_of
@@ -146,7 +145,7 @@ class Running:
 
 
 def pipeline_on(store: PostStore, users: UserStates) -> Pipeline:
-    return foryou_pipeline(store, VectorIndex(NANO.embed_dim), FixedModel(), users)
+    return foryou_pipeline(store, VectorIndex(), FixedModel(), users)
 
 
 @contextmanager
