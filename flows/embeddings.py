@@ -81,7 +81,7 @@ class Model:
     def follow(self, settings: Settings, known: ModelPointer | None) -> None:
         """Go over to whatever is announced, until the flow ends; to be run in a thread of its own."""
         try:
-            with closing(Watch(settings, stopping)) as watch:
+            with closing(Watch(settings, known, stopping)) as watch:
                 while not stopping.is_set():
                     pointer = watch.poll(WATCH_S)
                     if pointer is not None and pointer != known:

@@ -63,15 +63,16 @@ class Watch:
 
     Args:
         settings: where Kafka is; as long as no broker answers there, it is waited for.
+        known: what was current when it was last looked; what is older is not.
         stopping: ends that wait.
 
     """
 
-    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+    def __init__(self, settings: Settings, known: ModelPointer | None, stopping: threading.Event) -> None:
         partitions = wait_for_topics(settings, [TOPIC], stopping)[TOPIC]
         self._consumer = Consumer(consumer_config(settings, group(settings, "watch")))
         self._consumer.assign([TopicPartition(TOPIC, partition, OFFSET_BEGINNING) for partition in partitions])
-        self._current: ModelPointer | None = None
+        self._current = known
 
     def poll(self, timeout_s: float) -> ModelPointer | None:
         """What is current as far as was read, once something has come or the time is over."""

@@ -109,7 +109,7 @@ class VectorIndex:
             ValueError: where the shapes do not belong together, or a vector has a component that is no number.
 
         """
-        dim = self._widths.get(version, vectors.shape[-1])
+        dim = self._widths.get(version) or int(vectors.shape[-1])
         if vectors.shape != (len(ids), dim):
             raise ValueError(f"vectors of shape {vectors.shape} for {len(ids)} ids; ({len(ids)}, {dim}) is wanted")
         if not np.isfinite(vectors).all():

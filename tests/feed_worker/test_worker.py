@@ -120,8 +120,10 @@ class Running:
         self.failure: BaseException | None = None
         self._client = connect(settings)
         pipeline = pipeline or pipeline_on(store, UserStates(self._client))
-        state = State(store, FixedModel.version, {}, self._client, WallClock(), lambda: None)
-        self.worker = Worker(settings, pipeline, Experiments(FORYOU), state, self.registry, self.stopping)
+        state = State(store, {}, self._client, WallClock(), lambda: None)
+        self.worker = Worker(
+            settings, pipeline, FixedModel.version, Experiments(FORYOU), state, self.registry, self.stopping
+        )
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
