@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,16 +12,21 @@ import pytest
 from bytewax.inputs import StatefulSourcePartition
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Message
-from hypothesis import settings
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from flows.embeddings import Model, Partition, Progress, Work, build_flow, embed
+from flows.embeddings import Model, Partition, Posts, Progress, Work, build_flow, embed
 from flows.kafka import Batch
+from infra.embedded import EmbeddedKafka
 from infra.kafka import Record
+from infra.kafka_admin import create_topics
+from infra.settings import load
 from phoenix.served import Served
 from phoenix.serving import Phoenix
 from tests.feed_worker.builders import post
+from tests.infra.foryou import write
+from tests.infra.waiting import eventually
 from thunder_ingest.events import ModelPointer, Post, key_of_id, pack, unpack_embedding
 
 
@@ -189,7 +195,9 @@ class Swapping(RuleBasedStateMachine):
 
 
 def test_whatever_happens_each_post_ends_with_the_current_models_vector_of_its_last_state() -> None:
-    run_state_machine_as_test(Swapping, settings=settings(max_examples=300, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(
+        Swapping, settings=hypothesis_settings(max_examples=300, stateful_step_count=30, deadline=None)
+    )
 
 
 class Flow:
@@ -260,6 +268,31 @@ def test_a_flow_that_finds_vectors_of_another_announcement_reads_all_again(known
 def test_a_flow_that_goes_on_with_the_same_model_or_begins_reads_nothing_again() -> None:
     assert Flow(post(1), post(2), known=Progress(1, "m-1", 0, None)).turns(3) == [([1], ["m-1"])]
     assert Flow(post(1), post(2)).turns(3) == [([0, 1], ["m-1"])]
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize(
+    ("known", "read"), [(3, {0, 1, 2, 3}), (Progress(3, "m-1", 0, 2), {2, 3}), (Progress(3, "m-1", 0, None), {3})]
+)
+def test_a_partition_on_a_broker_goes_on_where_the_recovery_store_says(
+    tmp_path: Path, known: Progress | int, read: set[int]
+) -> None:
+    with EmbeddedKafka(tmp_path) as kafka:
+        settings = load(kafka=kafka.address, partitions=1)
+        create_topics(settings)
+        write(settings, *(Record("thunder-posts", b"%d" % number, pack(post(number))) for number in range(1, 5)))
+        source, offsets = Posts(settings, Model(Served(model_of(1), 0))), set[int]()
+        (name,) = source.list_parts()
+        partition = source.build_part("thunder-posts", name, known)
+
+        def has_read() -> bool:
+            batches = [work.batch for work in partition.next_batch()]
+            offsets.update(each.offset() or 0 for batch in batches for each in batch.messages)
+            return partition.snapshot() == Progress(4, "m-1", 0, None)
+
+        eventually(has_read)
+        partition.close()
+    assert offsets == read
 
 
 def test_what_cannot_be_used_is_told_and_the_model_stays(caplog: pytest.LogCaptureFixture) -> None:

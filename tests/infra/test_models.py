@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from infra import models
 from infra.embedded import EmbeddedKafka
 from infra.kafka_admin import create_topics
 from infra.models import NAME, Watch, announce, announced, await_announced
@@ -48,7 +47,7 @@ def test_what_is_announced_last_is_current_even_where_clocks_go_back(
 ) -> None:
     assert announced(settings) == []
     first = announce(settings, "m-1", "/a")
-    monkeypatch.setattr(models.time, "time_ns", lambda: 5_000_000)
+    monkeypatch.setattr("infra.models.time.time_ns", lambda: 5_000_000)
     second = announce(settings, "m-2", "/b")
     assert second.at == first.at + 1
     assert announced(settings) == await_announced(settings, threading.Event()) == [second, first]
