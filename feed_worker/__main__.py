@@ -108,6 +108,7 @@ class Service:
                 )
             )
             self._waits_for, self._failure = lambda: worker.waits_for, lambda: worker.failure
+            del model, pipeline  # once they are swapped out, nobody holds them
             swap.start()
             worker.run()
         finally:

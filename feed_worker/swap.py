@@ -5,9 +5,9 @@
 3. Once it has a vector of every post that the one that serves has one of, the next batch is made with it.
 4. When the last batch of the one before is through, its vectors are given back.
 
-Whatever goes wrong with an announced model, the worker stays with the one that it has. What it waits for in 3 are the
-flow's doings: all posts get vectors of the model that is current, so it has an end where a flow runs; where none does,
-retrieval is better off with the old ones.
+Whatever goes wrong with an announced model, the worker stays with the one that it has. What is waited for in 3 comes
+from the flow, which gives every post that is stored a vector of the current model. So the wait ends where a flow runs;
+where none does, or it cannot read the model either, retrieval is better off with the vectors there are.
 """
 
 import logging
