@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.5
 TOLD_EACH_S: Final = 30.0
+LOOKED_AT: Final = 50_000
+"""Posts that are looked up at once: requests wait for the same lock, and not longer than a few milliseconds."""
 
 SwapState = Literal["served", "loading", "collecting", "unusable"]
 
@@ -142,25 +144,25 @@ class Swap:
             self._state = "unusable"
             self._replica.forget(pointer.version)
         else:
-            self._state, self._lacking = "collecting", self._lacks(pointer.version)
+            self._state, self._lacking = "collecting", np.zeros(0, np.int64)
 
     def _is_covered(self, coming: Coming) -> bool:
-        """Whether nothing lacks a vector that lacked one at the last look: what has just come is on its way."""
-        before, self._lacking = self._lacking, self._lacks(coming.model.version)
-        still = len(np.intersect1d(before, self._lacking))
-        if not still and coming.collected.is_set():
+        """Whether no post lacks a vector; while some do that did at the last look, there is no need to look at all."""
+        was_all = not len(self._lacking)
+        self._lacking = self._lacks(coming.model.version, None if was_all else self._lacking)
+        if was_all and not len(self._lacking) and coming.collected.is_set():
             return True
         if time.monotonic() - self._told_s > TOLD_EACH_S:
             self._told_s = time.monotonic()
             there = self._index.count(self._model.version)
-            log.info("model %s lacks vectors of %d posts of %d", coming.model.version, still, there)
+            log.info("model %s lacks vectors of %d posts of %d", coming.model.version, len(self._lacking), there)
         return False
 
-    def _lacks(self, version: str) -> Int64[np.ndarray, " n"]:
+    def _lacks(self, version: str, among: Int64[np.ndarray, " n"] | None) -> Int64[np.ndarray, " m"]:
         """The posts that the model which serves has vectors of, and another one not; those that are still stored."""
-        ids = self._index.lacking(version, self._model.version)
-        with self._store.lock:
-            return ids[self._store.rows_of(ids) >= 0]
+        ids = self._index.lacking(version, self._model.version, among)
+        chunks = (ids[start : start + LOOKED_AT] for start in range(0, len(ids), LOOKED_AT))
+        return np.concatenate([ids[:0], *(chunk[self._store.rows_of(chunk) >= 0] for chunk in chunks)])
 
     def _go_over(self, coming: Coming) -> None:
         before, self._model, self._coming = self._model, coming.model, None

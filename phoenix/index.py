@@ -135,11 +135,15 @@ class VectorIndex:
                 held |= slab.holds(ids)
             return held
 
-    def lacking(self, version: str, other: str) -> Int64[np.ndarray, " n"]:
-        """The posts that have a vector of another version, and none of this one."""
+    def lacking(
+        self, version: str, other: str, among: Int64[np.ndarray, " n"] | None = None
+    ) -> Int64[np.ndarray, " m"]:
+        """The posts, of all or among some, that have a vector of another version, and none of this one."""
         with self._writing:
             slab, beside = self._slabs.get(version), self._slabs.get(other)
-            ids = np.zeros(0, np.int64) if beside is None else beside.ids
+            if beside is None:
+                return np.zeros(0, np.int64)
+            ids = beside.ids if among is None else among[beside.holds(among)]
             return ids if slab is None else ids[~slab.holds(ids)]
 
     def vectors(self, ids: Int64[np.ndarray, " n"], version: str) -> Float32[np.ndarray, "n d"]:

@@ -117,10 +117,11 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
         self.expected[version].clear()
         self.known.discard(version)
 
-    @rule(version=versions, other=versions)
-    def lacking(self, version: str, other: str) -> None:
+    @rule(version=versions, other=versions, some=ids.map(np.unique))
+    def lacking(self, version: str, other: str, some: np.ndarray) -> None:
         expected = self.expected[other].keys() - self.expected[version].keys()
         assert sorted(self.index.lacking(version, other).tolist()) == sorted(expected)
+        assert self.index.lacking(version, other, some).tolist() == sorted(expected & {*some.tolist()})
 
     @rule(data=st.data(), k=st.integers(0, 15), version=versions, asked=st.none() | st.tuples(masks, masks))
     def search(self, data: st.DataObject, k: int, version: str, asked: tuple[Mask, Mask] | None) -> None:
