@@ -85,7 +85,7 @@ class Service:
             """Nothing that the first feeds of another model would wait for is left to be done."""
             if model.config != before.config:
                 self._warm_up(index, model)
-                model.warm_up(parts=("rank", "retrieve"))
+                model.warm_up(self._goes_on, parts=("rank", "retrieve"))
             return self._rehearsed(model, store, index, users, rankers)
 
         try:
@@ -110,7 +110,11 @@ class Service:
             self._waits_for, self._failure = lambda: worker.waits_for, lambda: worker.failure
             del model, pipeline  # once they are swapped out, nobody holds them
             swap.start()
-            worker.run()
+            try:
+                worker.run()
+            finally:
+                self._stopping.set()  # whatever it is that ends the worker
+                swap.join()
         finally:
             replica.stop()
 
@@ -137,6 +141,10 @@ class Service:
 
     def _compiles(self, what: str) -> None:
         self._waits(f"the models to be compiled: {what}")
+
+    def _goes_on(self, _what: str) -> None:
+        if self._stopping.is_set():
+            raise Stopped("stopped while another model was compiled")
 
     def _ailment(self) -> str | None:
         failure = self._failure()

@@ -101,6 +101,10 @@ class Swap:
         """Begin to follow."""
         self._thread.start()
 
+    def join(self) -> None:
+        """Wait until it has ended, once `stopping` is set: a process must not end while something is compiled."""
+        self._thread.join()
+
     @property
     def announced(self) -> Told | None:
         """What is announced, if anything is."""

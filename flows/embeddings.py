@@ -77,9 +77,19 @@ class Model:
 
     def __init__(self, served: Served) -> None:
         self.served = served
+        self._thread: threading.Thread | None = None
 
     def follow(self, settings: Settings, known: ModelPointer | None) -> None:
-        """Go over to whatever is announced, until the flow ends; to be run in a thread of its own."""
+        """Go over to whatever is announced, in a thread of its own, until the flow is to end."""
+        self._thread = threading.Thread(target=self._follow, args=(settings, known), name="models", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for that thread, once the flow is to end: Python must not end while something is compiled."""
+        if self._thread is not None and stopping.is_set():
+            self._thread.join()
+
+    def _follow(self, settings: Settings, known: ModelPointer | None) -> None:
         try:
             with closing(Watch(settings, known, stopping)) as watch:
                 while not stopping.is_set():
@@ -177,9 +187,10 @@ class Partition(StatefulSourcePartition[Work, Progress]):
         return Progress(self._live.snapshot(), self._served.model.version, self._served.at, self._again)
 
     def close(self) -> None:
-        """Read no more."""
+        """Read no more: the flow is to end."""
         self._live.close()
         self._end_reading_again()
+        self._model.join()
 
     def _models(self) -> tuple[Phoenix, ...]:
         return (self._served.model,) if self._before is None else (self._before, self._served.model)
@@ -290,6 +301,5 @@ def flow() -> Dataflow:
         raise SystemExit(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
     served.model.warm_up(parts=("embed",))
     model = Model(served)
-    known = pointers[0] if pointers else None
-    threading.Thread(target=model.follow, args=(settings, known), name="models", daemon=True).start()
+    model.follow(settings, pointers[0] if pointers else None)
     return build_flow(Posts(settings, model), KafkaSink(settings))

@@ -142,3 +142,6 @@ def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(settings:
         assert sources() == (first, {"phoenix_retrieval"})
     with serving(settings):
         assert told(settings) == (first, "served")
+        use(settings, models.paths[1])
+        eventually(lambda: told(settings)[1] in ("loading", "collecting"))  # and is asked to end meanwhile
+    assert "swap" not in {thread.name for thread in threading.enumerate()}

@@ -1,6 +1,7 @@
 """Vectors of live posts, and of which model: whatever comes, whatever is read again, however often it is killed."""
 
 import pickle
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,15 +19,18 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from flows.embeddings import Model, Partition, Posts, Progress, Work, build_flow, embed
 from flows.kafka import Batch
+from infra.current import use
 from infra.embedded import EmbeddedKafka
 from infra.kafka import Record
 from infra.kafka_admin import create_topics
+from infra.models import announce
 from infra.settings import load
 from phoenix.served import Served
 from phoenix.serving import Phoenix
 from tests.feed_worker.builders import post
 from tests.infra.foryou import write
 from tests.infra.waiting import eventually
+from tests.phoenix.saved import TINY, saved
 from thunder_ingest.events import ModelPointer, Post, key_of_id, pack, unpack_embedding
 
 
@@ -293,6 +297,23 @@ def test_a_partition_on_a_broker_goes_on_where_the_recovery_store_says(
         eventually(has_read)
         partition.close()
     assert offsets == read
+
+
+@pytest.mark.embedded
+def test_a_flow_follows_what_is_announced_until_it_is_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping, model = threading.Event(), Model(Served(Phoenix.seeded(TINY, 1), 0))
+    monkeypatch.setattr("flows.embeddings.stopping", stopping)
+    with EmbeddedKafka(tmp_path / "kafka") as kafka:
+        settings = load(kafka=kafka.address, partitions=1)
+        create_topics(settings)
+        model.follow(settings, None)
+        announce(settings, "m-9", str(tmp_path / "nowhere"))
+        announced = use(settings, saved(tmp_path / "run", seed=2))
+        eventually(lambda: model.served.at == announced.at)
+        assert model.served.model.version == announced.version
+        stopping.set()
+        model.join()
+        assert "models" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_what_cannot_be_used_is_told_and_the_model_stays(caplog: pytest.LogCaptureFixture) -> None:
