@@ -73,7 +73,7 @@ def main(options: Sequence[str] | None = None) -> None:
     viewers = viewers_of(world, arguments.viewers, seed=6)
     model, store = Phoenix.seeded(arguments.model, Settings().model_seed), PostStore()
     dim = model.config.embed_dim
-    index = VectorIndex(dim)
+    index = VectorIndex()
     with (
         tempfile.TemporaryDirectory() as directory,
         EmbeddedRedis(Path(directory)) as redis,
@@ -86,7 +86,7 @@ def main(options: Sequence[str] | None = None) -> None:
             fill(store, index, world, model.version, dim, advance)
         with report.step("compiling"):
             store.warm_up()
-            index.warm_up(model.config.batch_buckets, PRESETS[arguments.parameters].retrieval_max)
+            index.warm_up(dim, model.config.batch_buckets, PRESETS[arguments.parameters].retrieval_max)
             model.warm_up(parts=("rank", "retrieve"))
         pipeline, feeds = foryou_pipeline(store, index, model, UserStates(client)), FeedStore(client, 600)
         taken: dict[str, list[float]] = {}

@@ -64,7 +64,7 @@ def main() -> None:
     warm = time.perf_counter()
     clock = clock_of(settings.clock)
     clock.observe(NOW_MS)
-    replica = Replica(settings, store, VectorIndex(8), clock, "none")
+    replica = Replica(settings, store, VectorIndex(), clock, "none")
     spare_collector()
     replica.start()
     replica.caught_up.wait()

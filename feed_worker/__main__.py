@@ -4,26 +4,30 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import redis
 from prometheus_client import CollectorRegistry
 
 from feed_worker.endpoints import Endpoints
 from feed_worker.experiments import Experiments, experiments_of
+from feed_worker.framework import Pipeline
 from feed_worker.metrics import StateCollector
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.rehearsal import rehearse
 from feed_worker.replica import TOPICS, Replica, spare_collector
+from feed_worker.swap import Swap
 from feed_worker.worker import State, Worker
 from infra import logs
 from infra.clock import Clock, clock_of
 from infra.kafka import BrokerUnreachable, DeliveryFailed, TopicMissing, wait_for_topics
+from infra.models import await_announced
 from infra.redis import Client, Patience, Stopped, connect
 from infra.settings import Settings, SettingsError, load
 from phoenix.index import VectorIndex
-from phoenix.served import served
+from phoenix.served import served, served_first
 from phoenix.serving import Phoenix
+from thunder_ingest.events import ModelPointer
 from thunder_ingest.post_store import PostStore, StoreLimits
 from thunder_ingest.redis_form import UserStates
 
@@ -58,7 +62,7 @@ class Service:
         """Wire a worker together, wait until its copy of the posts has caught up and its model is compiled, serve."""
         with Endpoints(self._settings, self._registry, self._ailment, lambda: self._waits_for()):
             self._waits("Kafka and its topics")
-            topics = ("feed-requests", "feeds-served", "dead-letters", *TOPICS)
+            topics = ("feed-requests", "feeds-served", "dead-letters", "models", *TOPICS)
             wait_for_topics(self._settings, topics, self._stopping)
             self._waits("Redis")
             client = Patience(self._settings, self._stopping).run(lambda: connect(self._settings))
@@ -67,36 +71,64 @@ class Service:
 
     def _serve(self, client: Client) -> None:
         settings, clock = self._settings, clock_of(self._settings.clock)
-        model = model_of(settings)
+        pointers = await_announced(settings, self._stopping)
+        model = model_of(settings, pointers)
         rankers = {checkpoint: ranker_of(checkpoint) for checkpoint in self._experiments.checkpoints}
         store, users = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms)), UserStates(client)
-        index = VectorIndex(model.config.embed_dim)
-        for most in self._experiments.retrieval_maxima:
-            index.warm_up(model.config.batch_buckets, most)
+        index = VectorIndex()
+        self._warm_up(index, model)
         replica = self._replica(store, index, clock, model.version)
         spare_collector()
         replica.start()
+
+        def prepare(model: Phoenix, before: Phoenix) -> Pipeline:
+            """Nothing that the first feeds of another model would wait for is left to be done."""
+            if model.config != before.config:
+                self._warm_up(index, model)
+                model.warm_up(self._goes_on, parts=("rank", "retrieve"))
+            return self._rehearsed(model, store, index, users, rankers)
+
         try:
             model.warm_up(self._compiles, parts=("rank", "retrieve"))
             for ranker in rankers.values():
                 ranker.warm_up(self._compiles, parts=("rank",))
             self._waits("feeds to be rehearsed")
-            patience = Patience(settings, self._stopping)
-            patience.run(lambda: rehearse(model, users, self._experiments.parameters, rankers))
+            pipeline = self._rehearsed(model, store, index, users, rankers)
             self._waits_for = lambda: replica.waits_for
             while not (replica.caught_up.wait(0.1) or self._stopping.is_set()):
                 pass
-            pipeline = foryou_pipeline(store, index, model, users, rankers)
             versions = {checkpoint: ranker.version for checkpoint, ranker in rankers.items()}
-            state = State(store, model.version, versions, client, clock, lambda: replica.failure)
-            worker = Worker(settings, pipeline, self._experiments, state, self._registry, self._stopping)
+            state = State(store, versions, client, clock, lambda: replica.failure or swap.failure)
+            worker = Worker(settings, pipeline, model.version, self._experiments, state, self._registry, self._stopping)
+            known = pointers[0] if pointers else None
+            swap = Swap(settings, model, known, prepare, replica, store, index, worker, self._stopping)
             self._registry.register(
-                StateCollector(model.version, pipeline, store.__len__, index.__len__, lambda: worker.lag)
+                StateCollector(
+                    lambda: worker.computing, store.__len__, index.count, lambda: worker.lag, lambda: swap.announced
+                )
             )
             self._waits_for, self._failure = lambda: worker.waits_for, lambda: worker.failure
-            worker.run()
+            del model, pipeline  # once they are swapped out, nobody holds them
+            swap.start()
+            try:
+                worker.run()
+            finally:
+                self._stopping.set()  # whatever it is that ends the worker
+                swap.join()
         finally:
             replica.stop()
+
+    def _warm_up(self, index: VectorIndex, model: Phoenix) -> None:
+        for most in self._experiments.retrieval_maxima:
+            index.warm_up(model.config.embed_dim, model.config.batch_buckets, most)
+
+    def _rehearsed(
+        self, model: Phoenix, store: PostStore, index: VectorIndex, users: UserStates, rankers: Mapping[str, Phoenix]
+    ) -> Pipeline:
+        """The pipeline that will serve, once feeds of an invented world have been made the same way."""
+        patience = Patience(self._settings, self._stopping)
+        patience.run(lambda: rehearse(model, users, self._experiments.parameters, rankers))
+        return foryou_pipeline(store, index, model, users, rankers)
 
     def _replica(self, store: PostStore, index: VectorIndex, clock: Clock, model_version: str) -> Replica:
         while True:  # the broker may have gone since it was waited for: making a model takes its time
@@ -110,15 +142,19 @@ class Service:
     def _compiles(self, what: str) -> None:
         self._waits(f"the models to be compiled: {what}")
 
+    def _goes_on(self, _what: str) -> None:
+        if self._stopping.is_set():
+            raise Stopped("stopped while another model was compiled")
+
     def _ailment(self) -> str | None:
         failure = self._failure()
         return f"{type(failure).__name__}: {failure}" if failure else None
 
 
-def model_of(settings: Settings) -> Phoenix:
-    """The models of the settings; raises SettingsError."""
+def model_of(settings: Settings, pointers: Sequence[ModelPointer]) -> Phoenix:
+    """The models that are announced, the newest first, else those of the settings; raises SettingsError."""
     try:
-        return served(settings.checkpoint, settings.model, settings.model_seed)
+        return served_first(pointers, settings.checkpoint, settings.model, settings.model_seed).model
     except ValueError as error:
         raise SettingsError(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
 

@@ -49,12 +49,14 @@ class Batch:
     """What passes through the worker together.
 
     Attributes:
+        computing: what it is made with, from its first step to its last.
         computations: one for each viewer at most.
         letters: messages that are no requests, to be put away whole.
         formed_at: `time.monotonic()` when it was formed.
 
     """
 
+    computing: "Computing"
     computations: list[Computation]
     letters: list[Letter]
     formed_at: float
@@ -74,21 +76,24 @@ _Step: TypeAlias = Callable[[list[Computation]], None]
 
 
 class Computing:
-    """The three steps of the pipeline over batches, each called from a thread of its own.
+    """The three steps of the pipeline of one model over batches, each called from a thread of its own.
 
     The pipeline keeps the mistakes of components to the requests that they concern. Should a step itself raise, its
     requests are computed once more, each alone, and those that raise again are `failed`.
 
     Args:
         pipeline: what is run.
+        model_version: of the model that it asks.
         patience: waits for Redis where the pipeline cannot do without.
         fresh: a new query for what is asked, with the quality of an earlier one: a batch is never run twice with the
             same queries.
 
     """
 
-    def __init__(self, pipeline: Pipeline, patience: Patience, fresh: Callable[[Query], Query]) -> None:
-        self._pipeline, self._patience, self._fresh = pipeline, patience, fresh
+    def __init__(
+        self, pipeline: Pipeline, model_version: str, patience: Patience, fresh: Callable[[Query], Query]
+    ) -> None:
+        self.pipeline, self.model_version, self._patience, self._fresh = pipeline, model_version, patience, fresh
 
     def gather(self, computations: Sequence[Computation]) -> None:
         """Find the candidates of what is not refused."""
@@ -111,16 +116,16 @@ class Computing:
         def attempt() -> list[Run]:
             for each in computations:
                 each.query = self._fresh(each.query)
-            return self._pipeline.gather([each.query for each in computations])
+            return self.pipeline.gather([each.query for each in computations])
 
         for each, run in zip(computations, self._patience.run(attempt), strict=True):
             each.run = run
 
     def _rank(self, computations: list[Computation]) -> None:
-        self._pipeline.rank(_runs(computations))
+        self.pipeline.rank(_runs(computations))
 
     def _finish(self, computations: list[Computation]) -> None:
-        results = self._patience.run(lambda: self._pipeline.finish(_runs(computations)))
+        results = self._patience.run(lambda: self.pipeline.finish(_runs(computations)))
         for each, result in zip(computations, results, strict=True):
             each.result = result
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from feed_worker.batch import Batch, Computation, Computing
+from feed_worker.batch import Batch, Computation
 from feed_worker.feed import explanation_of, feed_of, served_of
 from feed_worker.feed_store import Answer, FeedStore
 from feed_worker.metrics import WorkerMetrics
@@ -59,7 +59,6 @@ class Delivery:
     """The last step of a batch.
 
     Args:
-        computing: finishes the pipeline's work.
         documents: of what came out.
         feeds: where readers find them.
         publisher: to Kafka.
@@ -72,7 +71,6 @@ class Delivery:
 
     def __init__(
         self,
-        computing: Computing,
         documents: Documents,
         feeds: FeedStore,
         publisher: Publisher,
@@ -81,13 +79,13 @@ class Delivery:
         metrics: WorkerMetrics,
         stopping: threading.Event,
     ) -> None:
-        self._computing, self._documents, self._feeds, self._publisher = computing, documents, feeds, publisher
+        self._documents, self._feeds, self._publisher = documents, feeds, publisher
         self._patience, self._done, self._metrics, self._stopping = patience, done, metrics, stopping
 
     def __call__(self, batch: Batch) -> None:
         """Deliver a batch."""
         self._patience.run(lambda: self._set_apart(batch.computations))
-        self._computing.finish(batch.computations)
+        batch.computing.finish(batch.computations)
         answers = [self._documents.answer(each) for each in batch.computations]
         written = self._patience.run(lambda: self._feeds.write(answers))
         announced_ms = time.time_ns() // 1_000_000

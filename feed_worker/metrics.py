@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from feed_worker.batch import Batch
-from feed_worker.framework import Pipeline
+from feed_worker.batch import Batch, Computing
 from feed_worker.stats import ComponentStats
 from thunder_ingest.events import FeedStatus
 
@@ -71,38 +70,44 @@ class StateCollector(Collector):
     """What is looked up at each scrape.
 
     Args:
-        model_version: of the model that scores.
-        pipeline: has the running figures of components and stages.
+        computing: what the next batch is made with: a model, and the running figures of components and stages.
         posts: how many the store holds.
-        vectors: how many the index holds.
+        vectors: how many the index holds of a model.
         lag: messages not yet answered, by partition of this worker.
+        announced: the model that is announced and what has become of it, if any is.
 
     """
 
     def __init__(
         self,
-        model_version: str,
-        pipeline: Pipeline,
+        computing: Callable[[], Computing],
         posts: Callable[[], int],
-        vectors: Callable[[], int],
+        vectors: Callable[[str], int],
         lag: Callable[[], Mapping[int, int]],
+        announced: Callable[[], tuple[str, str] | None],
     ) -> None:
-        self._model_version, self._pipeline = model_version, pipeline
-        self._posts, self._vectors, self._lag = posts, vectors, lag
+        self._computing, self._posts, self._vectors, self._lag = computing, posts, vectors, lag
+        self._announced = announced
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they stand."""
+        computing = self._computing()
+        vectors = self._vectors(computing.model_version)
         yield GaugeMetricFamily("foryou_posts", "Posts in the store", self._posts())
-        yield GaugeMetricFamily("foryou_index_vectors", "Posts in the retrieval index", self._vectors())
+        yield GaugeMetricFamily("foryou_index_vectors", "Posts in the retrieval index", vectors)
         model = GaugeMetricFamily("foryou_model", "The model that scores", labels=["version"])
-        model.add_metric([self._model_version], 1)
+        model.add_metric([computing.model_version], 1)
         yield model
+        announced = GaugeMetricFamily("foryou_model_announced", "What is announced", labels=["version", "state"])
+        if told := self._announced():
+            announced.add_metric(told, 1)
+        yield announced
         lag = GaugeMetricFamily("foryou_lag", "Requests not yet answered", labels=["partition"])
         for partition, behind in self._lag().items():
             lag.add_metric([str(partition)], behind)
         yield lag
-        yield from _figures("component", self._pipeline.stats)
-        yield from _figures("stage", self._pipeline.stage_stats)
+        yield from _figures("component", computing.pipeline.stats)
+        yield from _figures("stage", computing.pipeline.stage_stats)
 
 
 def _figures(kind: str, stats: Mapping[str, ComponentStats]) -> Iterator[Metric]:

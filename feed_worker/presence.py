@@ -41,6 +41,13 @@ class Presence:
         self._facts["ready_at"] = _now_ms()
         self._patience.run(self._say)
 
+    def change(self, **facts: str) -> None:
+        """Say something else from now on, if the worker is ready."""
+        self._facts |= facts
+        if self._said_at:
+            with suppress(redis.ConnectionError, redis.TimeoutError):  # waited for where it is needed
+                self._say()
+
     def refresh(self) -> None:
         """Say it again, if it was said a while ago; to be called often."""
         if self._said_at and time.monotonic() - self._said_at > SAID_EACH_S:

@@ -126,18 +126,18 @@ def _results(pipeline: Pipeline, parameters: Parameters, now_ms: int) -> list[Re
 
 def _copies(model: Model, now_ms: int) -> Copies:
     """What a worker would have of the invented world."""
-    copies = Copies(PostStore(), VectorIndex(model.config.embed_dim), WallClock(), model.version)
+    copies = Copies(PostStore(), VectorIndex(), WallClock(), (model.version,))
     table = PostTable(_DAY_MS)
     vector = (np.ones(model.config.embed_dim, np.float32) / model.config.embed_dim**0.5).tobytes()
     totals = [number + 1 for number in range(len(ACTIONS) + 1)]
     for events in _news(now_ms):
-        posts: Records = {key: value for key, value, _ in table.changes(events, now_ms).records}
-        ids = [int(key) for key, value in posts.items() if key and value]
+        posts: Records = [(key, value) for key, value, _ in table.changes(events, now_ms).records]
+        ids = [int(key) for key, value in posts if key and value]
         vectors = [PostEmbedding(post_id=each, model_version=model.version, vector=vector) for each in ids]
         counts = [PostCounts(post_id=each, at=now_ms, totals=totals) for each in ids]
         copies.apply({"thunder-posts": posts})
-        copies.apply({"post-embeddings": {key_of_id(each.post_id): pack(each) for each in vectors}})
-        copies.apply({"post-counts": {key_of_id(each.post_id): pack(each) for each in counts}})
+        copies.apply({"post-embeddings": [(key_of_id(each.post_id), pack(each)) for each in vectors]})
+        copies.apply({"post-counts": [(key_of_id(each.post_id), pack(each)) for each in counts]})
     return copies
 
 

@@ -5,6 +5,8 @@ intake: take, admit, gather candidates ▸ ranking: score and select ▸ deliver
 A thread works on one batch while the others work on those before and after it. A batch forms when the ranking has room
 for it, from what waits at that moment; nothing is ever delayed to fill it. The first error of any thread ends the
 worker: whatever is not committed, the next one computes again.
+
+A batch is made with one model from its beginning to its end: the pipeline, the vectors and the version come with it.
 """
 
 import logging
@@ -52,7 +54,6 @@ class State(NamedTuple):
     """What a worker serves from."""
 
     posts: PostStore
-    model_version: str
     rankers: Mapping[str, str]
     """The versions of the models that experiments rank with, by checkpoint."""
     redis: Client
@@ -68,6 +69,7 @@ class Worker:
         self,
         settings: Settings,
         pipeline: Pipeline,
+        model_version: str,
         experiments: Experiments,
         state: State,
         registry: CollectorRegistry,
@@ -75,14 +77,13 @@ class Worker:
     ) -> None:
         self._settings, self._experiments, self._state, self._stopping = settings, experiments, state, stopping
         self._patience = Patience(settings, stopping)
-        self._computing = Computing(pipeline, self._patience, lambda query: self._query(query.request, query.quality))
+        self._computing = self._next = self._computing_with(pipeline, model_version)
         self._admission = Admission(settings.max_wait_ms)
         self._metrics = WorkerMetrics(registry)
-        self._presence = Presence(state.redis, self._patience, model_version=state.model_version, clock=settings.clock)
+        self._presence = Presence(state.redis, self._patience, model_version=model_version, clock=settings.clock)
         self._waiting = Waiting()
         self._letters: list[Letter] = []
         self._delivery = Delivery(
-            self._computing,
             Documents(state.posts, state.clock),
             FeedStore(state.redis, settings.feed_ttl_s),
             Publisher(settings),
@@ -92,7 +93,7 @@ class Worker:
             stopping,
         )
         self._line = Overlap(
-            ("ranking", lambda batch: self._computing.rank(batch.computations)),
+            ("ranking", lambda batch: batch.computing.rank(batch.computations)),
             ("delivery", self._delivery),
         )
         self._ready = False
@@ -112,6 +113,26 @@ class Worker:
         """What ends the worker, if something does."""
         return self._line.failure or self._state.failure()
 
+    @property
+    def computing(self) -> Computing:
+        """What the next batch is made with."""
+        return self._computing
+
+    @property
+    def model_versions(self) -> set[str]:
+        """Of the models that batches are being made with, and that the next one will be made with."""
+        computing, following = self._computing, self._next  # first: what is formed with it is then under way already
+        under_way = [batch.computing for batch in self._line.under_way]
+        return {each.model_version for each in (computing, following, *under_way)}
+
+    def swap(self, pipeline: Pipeline, model_version: str) -> None:
+        """Make batches with another model from the next one on; those under way are finished with theirs.
+
+        To be called from any thread; does not wait. Figures go on counting where they are.
+        """
+        pipeline.stats, pipeline.stage_stats = self._next.pipeline.stats, self._next.pipeline.stage_stats
+        self._next = self._computing_with(pipeline, model_version)
+
     def run(self) -> None:
         """Join the group, say that the worker is ready, and answer requests until `stopping`; then leave in order."""
         self._intake = Intake(self._settings, self._state.clock, self._on_assign, self._finish)
@@ -129,14 +150,21 @@ class Worker:
         if failure := self.failure:
             raise failure
         self._presence.refresh()
+        self._follow()
         self._take()
         if (self._waiting or self._letters) and self._line.is_free(WAIT_S):
             under_way = self._line.under_way
             if batch := self._batch(set().union(*(batch.viewers for batch in under_way))):
-                self._computing.gather(batch.computations)
+                batch.computing.gather(batch.computations)
                 self._line.put(batch)
             else:
                 self._line.await_progress(under_way, BUSY_S)
+
+    def _follow(self) -> None:
+        """Go over to another model: here, where no batch is half formed."""
+        if self._computing is not self._next:
+            self._computing = self._next
+            self._presence.change(model_version=self._computing.model_version)
 
     def _take(self) -> None:
         if room := IN_HAND - len(self._waiting):
@@ -154,7 +182,8 @@ class Worker:
             return None
         waits = [now_ms - asked.arrived_ms for asked, _ in chosen]
         quality = self._admission.quality(max(waits, default=0))
-        batch = Batch([self._computation(*each, quality) for each in chosen], self._letters, time.monotonic())
+        computations = [self._computation(*each, quality) for each in chosen]
+        batch = Batch(self._computing, computations, self._letters, time.monotonic())
         self._letters = []
         self._metrics.formed(batch, now_ms, quality)
         return batch
@@ -165,13 +194,19 @@ class Worker:
 
     def _computation(self, asked: Asked, refusal: Refusal | None, quality: float) -> Computation:
         if refusal:
-            return refused(asked, self._query(asked.request, 1.0), refusal)
-        return Computation(asked, self._query(asked.request, quality))
+            return refused(asked, self._query(asked.request, 1.0, self._computing.model_version), refusal)
+        return Computation(asked, self._query(asked.request, quality, self._computing.model_version))
 
     def _deadline_at(self, request: FeedRequest) -> int:
         return request.at + (request.deadline_ms or self._settings.deadline_ms)
 
-    def _query(self, request: FeedRequest, quality: float) -> Query:
+    def _computing_with(self, pipeline: Pipeline, model_version: str) -> Computing:
+        def fresh(query: Query) -> Query:
+            return self._query(query.request, query.quality, model_version)
+
+        return Computing(pipeline, model_version, self._patience, fresh)
+
+    def _query(self, request: FeedRequest, quality: float, model_version: str) -> Query:
         user_id = id64(request.user_id)
         parameters, experiments = self._experiments.assign(user_id)
         return Query(
@@ -183,7 +218,7 @@ class Worker:
             size=request.size or self._settings.feed_size,
             parameters=parameters,
             experiments=experiments,
-            model_version=self._state.rankers.get(parameters.checkpoint, self._state.model_version),
+            model_version=self._state.rankers.get(parameters.checkpoint, model_version),
             quality=quality,
             degradations=["overloaded: fewer candidates"] if quality < 1.0 else [],
         )
@@ -191,7 +226,7 @@ class Worker:
     def _on_assign(self) -> None:
         self._ready = True
         self._presence.announce()
-        log.info("ready: %d posts, model %s", len(self._state.posts), self._state.model_version)
+        log.info("ready: %d posts, model %s", len(self._state.posts), self._computing.model_version)
 
     def _finish(self) -> None:
         if not self._line.drain(FINISH_S) and not self._line.failure:

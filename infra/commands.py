@@ -31,8 +31,10 @@ app = typer.Typer(
 
 state_app = typer.Typer(help="Show what the system knows of a user or a post.", no_args_is_help=True)
 rebuild_app = typer.Typer(help="Derive again from the log what was lost.", no_args_is_help=True)
+models_app = typer.Typer(help="Show which model is current, or make another one so.", invoke_without_command=True)
 app.add_typer(state_app, name="state")
 app.add_typer(rebuild_app, name="rebuild")
+app.add_typer(models_app, name="models")
 
 
 class Clock(StrEnum):
@@ -445,6 +447,28 @@ def state_post(
         _print_json(document)
     else:
         console().print(command.view(document))
+
+
+@models_app.callback()
+def models(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show which model is current, or make another one so: flows and workers go over to it while they run."""
+    from infra import current as command
+
+    if context.invoked_subcommand is None:
+        model = command.current(load())
+        _show(model, command.table(model), as_json=as_json)
+
+
+@models_app.command("use")
+def models_use(
+    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint, or a directory of them: its newest")],
+    as_json: AsJson = False,
+) -> None:
+    """Announce a checkpoint: flows and workers go over to it without a pause, and begin with it from now on."""
+    from infra import current as command
+
+    model = command.use(load(), checkpoint)
+    _show(model, command.table(model), as_json=as_json)
 
 
 @rebuild_app.command("users")

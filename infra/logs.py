@@ -20,6 +20,7 @@ def configure(form: str = "text") -> None:
     handler.setFormatter(_formatter(form))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("jax").setLevel(logging.WARNING)  # tells at length which accelerators there are not
+    logging.getLogger("absl").setLevel(logging.WARNING)  # and how a checkpoint is read
 
 
 def _formatter(form: str) -> logging.Formatter:

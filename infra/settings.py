@@ -57,7 +57,13 @@ class Settings(BaseSettings):
     model_seed: int = Field(20_260_721, ge=0, description="seeds the parameters where there is no checkpoint")
     checkpoint: str = Field(
         "",
-        description="directory of checkpoints as `foryou train` writes it; its newest is served, whatever `model` says",
+        description="directory of checkpoints as `foryou train` writes it; its newest is served, whatever `model` is, "
+        "unless another one was announced (`foryou models`)",
+    )
+    swap_overlap_ms: int = Field(
+        600_000,
+        ge=0,
+        description="once all posts have vectors of another model, new ones get those of the one before for so long",
     )
 
     parameters: str = Field(

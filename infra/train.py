@@ -38,9 +38,14 @@ def train(
     seed: Annotated[int, typer.Option(help="of the first parameters and of all chance", min=0)] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="steps between checkpoints", min=1)] = 500,
     keep: Annotated[int, typer.Option(help="checkpoints that are kept, the newest", min=1)] = 2,
+    announce: Annotated[
+        bool, typer.Option("--announce", help="then have flows and workers go over to it, like `foryou models use`")
+    ] = False,
 ) -> None:
     """Train the ranker and the retrieval model on the impressions of a span, with all earlier ones as history."""
+    from infra.current import current, use
     from infra.progress import Report
+    from infra.settings import load
     from infra.tables import console
     from phoenix.batches import Batches, Span
     from phoenix.cards import Card
@@ -54,6 +59,8 @@ def train(
         raise typer.BadParameter(str(error)) from None
     if since >= until:
         raise typer.BadParameter("--since must come before --until")
+    if announce:
+        current(load())  # what is in the way of it is told now, not after hours
     span = Span(since, until, labelled_since(labelled))
     with Report(console(stderr=True)) as report:
         columns = read_log(log, report)
@@ -70,6 +77,8 @@ def train(
             commit=_commit(),
         )
         _run(Trainer(sizes, training, batches.steps), batches, card, out, checkpoint_every, keep, report)
+        if announce:
+            report.say(f"{use(load(), out).version} is announced")
 
 
 def _run(

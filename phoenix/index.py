@@ -1,8 +1,8 @@
 """The retrieval index: exact top-k over the vectors of all servable posts, insertable and deletable at once.
 
-A model version has a slab of its own, so that a new version's vectors can arrive while the old one is still asked:
-vectors of two versions are never compared. Exact because a post published a moment ago must be found a moment later;
-an approximate index would pay for its speed with rebuilds.
+A model version has a slab of its own, of its own width, so that a new version's vectors can arrive while the old one is
+still asked: vectors of two versions are never compared. Exact because a post published a moment ago must be found a
+moment later; an approximate index would pay for its speed with rebuilds.
 """
 
 import threading
@@ -72,19 +72,19 @@ class VectorIndex:
     """Unit vectors by post id. Every method may be called from any thread; a search waits for nobody.
 
     Args:
-        dim: width of the vectors.
-        slab: makes the place for a version's vectors.
+        slab: makes the place for a version's vectors, of a width.
 
     """
 
-    def __init__(self, dim: int, slab: Callable[[int], Slab] = slab_for_this_machine) -> None:
-        self._dim, self._new_slab = dim, slab
+    def __init__(self, slab: Callable[[int], Slab] = slab_for_this_machine) -> None:
+        self._new_slab = slab
         self._slabs: dict[str, Slab] = {}
+        self._widths: dict[str, int] = {}
         self._writing = threading.Lock()
 
-    def warm_up(self, batches: Sequence[int], k: int) -> None:
-        """Have compiled what the first searches would wait for: k results for these numbers of queries."""
-        self._new_slab(self._dim).warm_up(batches, k)
+    def warm_up(self, dim: int, batches: Sequence[int], k: int) -> None:
+        """Have compiled what the first searches would wait for: k results for these numbers of queries, in width."""
+        self._new_slab(dim).warm_up(batches, k)
 
     def __len__(self) -> int:
         """How many posts have a vector, of whichever version."""
@@ -103,23 +103,24 @@ class VectorIndex:
     ) -> None:
         """Insert vectors, or replace those of the same version; of an id named twice the last one stays.
 
+        The first vectors of a version decide how wide its vectors are.
+
         Raises:
             ValueError: where the shapes do not belong together, or a vector has a component that is no number.
 
         """
-        if vectors.shape != (len(ids), self._dim):
-            raise ValueError(
-                f"vectors of shape {vectors.shape} for {len(ids)} ids; ({len(ids)}, {self._dim}) is wanted"
-            )
+        dim = self._widths.get(version) or int(vectors.shape[-1])
+        if vectors.shape != (len(ids), dim):
+            raise ValueError(f"vectors of shape {vectors.shape} for {len(ids)} ids; ({len(ids)}, {dim}) is wanted")
         if not np.isfinite(vectors).all():
             raise ValueError("vectors must be finite")
         ids, vectors = np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(vectors, np.float32)
         with self._writing:
             slab = self._slabs.get(version)
             if slab is None:
-                slab = self._new_slab(self._dim)
+                slab = self._new_slab(dim)
             slab.upsert(ids, vectors, traits or Traits.unknown(len(ids)))
-            self._slabs[version] = slab
+            self._slabs[version], self._widths[version] = slab, dim
 
     def count(self, version: str) -> int:
         """How many posts have a vector of this version."""
@@ -134,12 +135,26 @@ class VectorIndex:
                 held |= slab.holds(ids)
             return held
 
+    def lacking(
+        self, version: str, other: str, among: Int64[np.ndarray, " n"] | None = None
+    ) -> Int64[np.ndarray, " m"]:
+        """The posts, of all or among some, that have a vector of another version, and none of this one."""
+        with self._writing:
+            slab, beside = self._slabs.get(version), self._slabs.get(other)
+            if beside is None:
+                return np.zeros(0, np.int64)
+            ids = beside.ids if among is None else among[beside.holds(among)]
+            return ids if slab is None else ids[~slab.holds(ids)]
+
     def vectors(self, ids: Int64[np.ndarray, " n"], version: str) -> Float32[np.ndarray, "n d"]:
-        """The vectors of posts as that version has them, zeros where it has none; waits for a writer."""
+        """The vectors of posts as that version has them, zeros where it has none; waits for a writer.
+
+        Of a version that has no vectors at all nobody knows the width: it is 0.
+        """
         with self._writing:
             slab = self._slabs.get(version)
             if slab is None:
-                return np.zeros((len(ids), self._dim), np.float32)
+                return np.zeros((len(ids), 0), np.float32)
             return slab.vectors(np.ascontiguousarray(ids, np.int64))
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
@@ -148,11 +163,18 @@ class VectorIndex:
             for slab in self._slabs.values():
                 slab.describe(ids, traits)
 
-    def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
-        """Forget posts, in every version; those that are not there do no harm."""
+    def remove(self, ids: Int64[np.ndarray, " n"], version: str | None = None) -> None:
+        """Forget posts, in every version or in one; those that are not there do no harm."""
         with self._writing:
-            for slab in self._slabs.values():
-                slab.remove(ids)
+            for name, slab in self._slabs.items():
+                if version in (None, name):
+                    slab.remove(ids)
+
+    def forget(self, version: str) -> None:
+        """Give back the vectors of a version; a search that is under way ends as it began."""
+        with self._writing:
+            self._slabs.pop(version, None)
+            self._widths.pop(version, None)
 
     def search(
         self,

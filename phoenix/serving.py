@@ -90,6 +90,15 @@ class Phoenix:
         sizes = config_named(config) if isinstance(config, str) else config
         return cls(sizes, initial_params(sizes, seed), f"seed{seed}")
 
+    def compiled_with(self, other: "Phoenix") -> Self:
+        """Compile together with another model from now on, where the configurations are the same; returns itself.
+
+        Parameters come with each call: what is compiled depends on the configuration alone.
+        """
+        if other.config == self.config:
+            self._compiled, self._compiling, self._threads = other._compiled, other._compiling, other._threads
+        return self
+
     def warm_up(self, progress: Callable[[str], None] | None = None, parts: Sequence[Part] = PARTS) -> None:
         """Compile every bucket of these parts, telling `progress` which one is next."""
         tell = progress or (lambda _: None)

@@ -9,7 +9,7 @@ import pytest
 HOUSE = Path(__file__).parents[1]
 PORTS = {
     f"infra.{name}"
-    for name in ("clock", "dead_letters", "kafka", "logs", "outage", "redis", "scan", "settings", "topics")
+    for name in ("clock", "dead_letters", "kafka", "logs", "models", "outage", "redis", "scan", "settings", "topics")
 }
 """What of infra a process may use where it begins; none of these knows the rest of the house, but for event types."""
 EVENTS = {f"thunder_ingest.{name}" for name in ("events", "ids", "text")}

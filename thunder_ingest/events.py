@@ -472,3 +472,4 @@ unpack_embedding = msgspec.msgpack.Decoder(PostEmbedding).decode
 unpack_counts = msgspec.msgpack.Decoder(PostCounts).decode
 unpack_dead_letter = msgspec.msgpack.Decoder(DeadLetter).decode
 unpack_feed_served = msgspec.msgpack.Decoder(FeedServed).decode
+unpack_pointer = msgspec.msgpack.Decoder(ModelPointer).decode

@@ -57,7 +57,7 @@ def left(settings: Settings, client: redis.Redis) -> Left:
     posts = {int(key): _post(value) for key, value in _compacted(settings, "thunder-posts").items()}
     counts = [unpack_counts(value or b"") for value in _compacted(settings, "post-counts").values()]
     store = PostStore()
-    replica = Replica(settings, store, VectorIndex(1), WallClock(), "none")
+    replica = Replica(settings, store, VectorIndex(), WallClock(), "none")
     replica.start()
     assert eventually(replica.caught_up.is_set)
     replica.stop()

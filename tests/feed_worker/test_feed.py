@@ -11,7 +11,6 @@ from feed_worker.feed import Explanation, Feed, explanation_of, feed_of, feed_sc
 from feed_worker.framework import Result
 from feed_worker.parameters import FORYOU, X_2026_08_12
 from feed_worker.pipeline import foryou_pipeline
-from phoenix.configs import NANO
 from phoenix.index import VectorIndex
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, post, query, seen_counts, store_of, viewer
 from thunder_ingest.events import ACTIONS, pack, unpack_feed_served
@@ -25,7 +24,7 @@ def served(*, model: Any = None, rankers: Any = None, **request: Any) -> tuple[R
     string_ids = post(id64(POST), id64(AUTHOR), post_form=POST, author_form=AUTHOR, text="hello")
     store = store_of(string_ids, *(post(i, 50 + i % 3) for i in range(1, 6)), post(id64("blocked"), 99))
     users = KnownUsers({"1": viewer(following=[id64(AUTHOR)], blocks=[99])})
-    pipeline = foryou_pipeline(store, VectorIndex(NANO.embed_dim), model or FixedModel(), users, rankers)
+    pipeline = foryou_pipeline(store, VectorIndex(), model or FixedModel(), users, rankers)
     (result,) = pipeline.run([query(**request)])
     return result, store
 
@@ -101,7 +100,7 @@ def test_a_post_that_was_raised_says_by_how_much_and_its_arithmetic_still_holds(
 
     store = store_of(*(post(i, 50 + i) for i in range(1, 6)))
     store.apply_counts(seen_counts({1: 5_000, 2: 5_000, 3: 10, 4: 5_000, 5: 5_000}))
-    pipeline = foryou_pipeline(store, VectorIndex(NANO.embed_dim), FixedModel(predict), KnownUsers())
+    pipeline = foryou_pipeline(store, VectorIndex(), FixedModel(predict), KnownUsers())
     raised = replace(X_2026_08_12, new_author_slot=1, new_author_top_share=1.0)
     (result,) = pipeline.run([query(explain=True, parameters=raised)])
     items = {item.post_id: item for item in explanation_of(result, store).items}

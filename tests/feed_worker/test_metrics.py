@@ -1,10 +1,14 @@
+import threading
+from typing import Any, cast
+
 from prometheus_client import CollectorRegistry
 
-from feed_worker.batch import Batch, Computation
+from feed_worker.batch import Batch, Computation, Computing
 from feed_worker.metrics import StateCollector, WorkerMetrics
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.waiting import Asked, Place, Taken
-from phoenix.configs import NANO
+from infra.redis import Patience
+from infra.settings import load
 from phoenix.index import VectorIndex
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, post, query, store_of
 from thunder_ingest.events import FeedRequest
@@ -20,7 +24,7 @@ def test_requests_feeds_waits_and_latencies_are_counted() -> None:
     metrics, figure = WorkerMetrics(registry), registry.get_sample_value
     late = computation("late", arrived_ms=NOW_MS - 20_000)
     late.end("failed", "overloaded: waited 20.0 s")
-    batch = Batch([computation("a", "b"), late], [], 0.0)
+    batch = Batch(cast(Any, None), [computation("a", "b"), late], [], 0.0)
     metrics.formed(batch, NOW_MS + 40, 0.7)
     metrics.delivered(batch, ["ok", "ok", "failed"], NOW_MS + 240)
     assert figure("foryou_requests_total", {"status": "ok"}) == 2
@@ -36,15 +40,19 @@ def test_requests_feeds_waits_and_latencies_are_counted() -> None:
 
 def test_components_and_state_are_looked_up_when_they_are_asked_for() -> None:
     registry = CollectorRegistry()
-    store, index = store_of(post(1), post(2, 1)), VectorIndex(NANO.embed_dim)
+    store, index = store_of(post(1), post(2, 1)), VectorIndex()
     pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers())
-    registry.register(StateCollector("fixed-1", pipeline, store.__len__, index.__len__, lambda: {0: 3}))
+    computing = Computing(pipeline, "fixed-1", Patience(load(), threading.Event()), lambda query: query)
+    registry.register(
+        StateCollector(lambda: computing, store.__len__, index.count, lambda: {0: 3}, lambda: ("fixed-2", "loading"))
+    )
     figure = registry.get_sample_value
     assert figure("foryou_component_kept_total", {"component": "self_post_filter"}) == 0
     pipeline.run([query(user_id=1)])
     assert figure("foryou_posts") == 2
     assert figure("foryou_index_vectors") == 0
     assert figure("foryou_model", {"version": "fixed-1"}) == 1
+    assert figure("foryou_model_announced", {"version": "fixed-2", "state": "loading"}) == 1
     assert figure("foryou_lag", {"partition": "0"}) == 3
     assert figure("foryou_component_removed_total", {"component": "self_post_filter"}) == 1
     assert figure("foryou_component_kept_total", {"component": "self_post_filter"}) == 1

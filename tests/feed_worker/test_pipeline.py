@@ -135,7 +135,7 @@ def vectors_of(post_ids: Iterable[int]) -> dict[int, np.ndarray]:
 
 
 def index_of(vectors: Mapping[int, np.ndarray]) -> VectorIndex:
-    index = VectorIndex(NANO.embed_dim)
+    index = VectorIndex()
     stacked = np.array([*vectors.values()], np.float32).reshape(len(vectors), NANO.embed_dim)
     index.upsert(np.array([*vectors], np.int64), stacked, FixedModel.version)
     return index

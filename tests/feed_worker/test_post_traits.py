@@ -9,7 +9,7 @@ DIM = 2
 
 
 def index_of(store: PostStore, *post_ids: int) -> VectorIndex:
-    index = VectorIndex(DIM)
+    index = VectorIndex()
     index.upsert(ids(*post_ids), np.ones((len(post_ids), DIM), np.float32), "v", traits_of(store, ids(*post_ids)))
     return index
 

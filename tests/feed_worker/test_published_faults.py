@@ -24,7 +24,7 @@ PLAIN = replace(FORYOU, new_author_boost=False)
 
 
 def served(posts: Sequence[Post], state: Any, model: FixedModel | None = None, **asked: Any) -> Result:
-    index = VectorIndex(FixedModel.config.embed_dim)
+    index = VectorIndex()
     pipeline = foryou_pipeline(store_of(*posts), index, model or FixedModel(), KnownUsers({"1": state}))
     (result,) = pipeline.run([query(**{"parameters": PLAIN} | asked)])
     return result
@@ -91,7 +91,7 @@ def test_scores_are_made_of_the_history_as_it_is_now() -> None:
 
     lengths: list[int] = []
     state = viewer(liked=[404])
-    index = VectorIndex(FixedModel.config.embed_dim)
+    index = VectorIndex()
     pipeline = foryou_pipeline(store_of(post(1)), index, Remembering(), KnownUsers({"1": state}))
     pipeline.run([query()])
     state.positions = np.concatenate([state.positions, np.zeros(1, POSITION)])

@@ -127,7 +127,7 @@ class TestReRanking:
     ) -> list[int]:
         """The posts that are selected, best first; post i has the i-th score."""
         posts = [post(i, 100 + i) for i in range(1, len(scores) + 1)]
-        index = VectorIndex(FixedModel.config.embed_dim)
+        index = VectorIndex()
         index.upsert(np.array([*vectors], np.int64), np.array([*vectors.values()], np.float32), version)
         asked = query(parameters=replace(X_2026_08_12, **changed), size=1)
         found = scored(candidates_in(store_of(*posts), *range(1, len(posts) + 1)), scores)
@@ -173,7 +173,7 @@ class TestReRanking:
 
     def test_a_repost_is_as_what_is_read(self) -> None:
         store = store_of(post(1), post(2, 60, "repost", source_post_id=1), post(3))
-        index = VectorIndex(FixedModel.config.embed_dim)
+        index = VectorIndex()
         index.upsert(np.array([1, 3]), np.array([unit(1), unit(1)]), FixedModel.version)
         asked = query(viewer(following=[60]), parameters=X_2026_08_12)
         found = scored(hydrated(store, asked, 2, 3), [2.0, 1.0])
@@ -181,7 +181,7 @@ class TestReRanking:
         assert ranked.dpp.tolist() == [1, 0]
 
     def test_it_is_a_parameter(self) -> None:
-        rule = DPPScorer(VectorIndex(2), FixedModel())
+        rule = DPPScorer(VectorIndex(), FixedModel())
         assert rule.enable(query(parameters=X_2026_08_12))
         assert not rule.enable(query(parameters=replace(X_2026_08_12, dpp_pool=0)))
 

@@ -43,7 +43,7 @@ def posts() -> list[Post]:
 def indexed(store: PostStore, model: Phoenix) -> VectorIndex:
     ids = np.array([each.post_id for each in posts()], np.int64)
     columns = store.columns(store.rows_of(ids))
-    index = VectorIndex(model.config.embed_dim)
+    index = VectorIndex()
     inputs = PostInputs(columns.author_id, columns.tokens, columns.video_ms, columns.photos)
     index.upsert(ids, model.embed_posts(inputs), model.version)
     return index
@@ -180,4 +180,4 @@ def test_a_redis_that_does_not_answer_is_the_callers_to_wait_for(model: Phoenix)
     store = store_of(*posts())
     nobody = UserStates(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
     with pytest.raises(redis.ConnectionError):
-        ask(foryou_pipeline(store, VectorIndex(model.config.embed_dim), model, nobody))
+        ask(foryou_pipeline(store, VectorIndex(), model, nobody))

@@ -26,7 +26,7 @@ def index_of(
     similarities: dict[int, float], version: str = FixedModel.version, traits: Traits | None = None
 ) -> VectorIndex:
     """An index in which posts have these similarities to every viewer of the fixed model."""
-    index = VectorIndex(NANO.embed_dim)
+    index = VectorIndex()
     vectors = np.zeros((len(similarities), NANO.embed_dim), np.float32)
     vectors[:, 0] = list(similarities.values())
     index.upsert(np.array(list(similarities), np.int64), vectors, version, traits)

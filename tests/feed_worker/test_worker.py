@@ -36,7 +36,6 @@ from infra.kafka_admin import admin, create_topics, ends_of, lag
 from infra.redis import connect
 from infra.scan import scan
 from infra.settings import Settings, load
-from phoenix.configs import NANO
 from phoenix.index import VectorIndex
 from tests.feed_worker.answering import feed_in, record_in
 from tests.feed_worker.builders import FixedModel, post, store_of
@@ -121,8 +120,10 @@ class Running:
         self.failure: BaseException | None = None
         self._client = connect(settings)
         pipeline = pipeline or pipeline_on(store, UserStates(self._client))
-        state = State(store, FixedModel.version, {}, self._client, WallClock(), lambda: None)
-        self.worker = Worker(settings, pipeline, Experiments(FORYOU), state, self.registry, self.stopping)
+        state = State(store, {}, self._client, WallClock(), lambda: None)
+        self.worker = Worker(
+            settings, pipeline, FixedModel.version, Experiments(FORYOU), state, self.registry, self.stopping
+        )
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -146,7 +147,7 @@ class Running:
 
 
 def pipeline_on(store: PostStore, users: UserStates) -> Pipeline:
-    return foryou_pipeline(store, VectorIndex(NANO.embed_dim), FixedModel(), users)
+    return foryou_pipeline(store, VectorIndex(), FixedModel(), users)
 
 
 @contextmanager
@@ -284,6 +285,38 @@ def test_partitions_go_to_another_worker_once_what_is_under_way_is_committed(
             eventually(lambda: not uncommitted(settings))
     assert drained[0]
     assert len(published(settings, [asked])[0]) == 1
+
+
+def test_what_is_under_way_is_finished_with_its_model_and_the_next_batch_is_made_with_another(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    before, after, busy, release = request(), request(), threading.Event(), threading.Event()
+    users = UserStates(client)
+    pipeline, following = (
+        pipeline_on(store, users),
+        foryou_pipeline(store, VectorIndex(), FixedModel(version="fixed-2"), users),
+    )
+    finish = pipeline.finish
+
+    def finish_late(runs: Sequence[Run]) -> list[Result]:
+        busy.set()
+        assert release.wait(60)
+        return finish(runs)
+
+    pipeline.finish = finish_late  # type: ignore[method-assign]
+    with running(settings, store, pipeline) as worker:
+        ask(settings, before)
+        assert busy.wait(60)
+        worker.worker.swap(following, "fixed-2")
+        ask(settings, after)
+        eventually(lambda: worker.worker.computing.model_version == "fixed-2")
+        assert worker.worker.model_versions == {"fixed-1", "fixed-2"}
+        release.set()
+        assert [record.model_version for record in answers(settings, [before, after])] == ["fixed-1", "fixed-2"]
+        eventually(lambda: worker.worker.model_versions == {"fixed-2"})
+        eventually(lambda: [each["model_version"] for each in workers(client)] == ["fixed-2"])
+        assert following.stats["phoenix_scorer"].calls == 2
+    assert worker.failure is None
 
 
 def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(

@@ -12,7 +12,6 @@ from infra import explain_view
 from infra.explain import DROPPED_BY, Explained, fate_of
 from infra.redis import connect
 from infra.settings import Settings
-from phoenix.configs import NANO
 from phoenix.index import VectorIndex
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, store_of
 from tests.feed_worker.test_feed import POST, served
@@ -34,7 +33,7 @@ def lines_of(view: RenderableType) -> list[str]:
 
 
 def test_every_component_that_drops_is_explained_to_readers() -> None:
-    pipeline = foryou_pipeline(store_of(), VectorIndex(NANO.embed_dim), FixedModel(), KnownUsers())
+    pipeline = foryou_pipeline(store_of(), VectorIndex(), FixedModel(), KnownUsers())
     dropping = [*pipeline.filters, pipeline.selector, *pipeline.post_selection_filters]
     assert {component.name for component in dropping} | {"size"} == DROPPED_BY.keys()
 

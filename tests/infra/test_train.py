@@ -21,6 +21,7 @@ from infra.embedded import EmbeddedKafka
 from infra.kafka import Record
 from infra.kafka_admin import create_topics
 from infra.log_options import labelled_since, read_log, time_ms
+from infra.models import announced
 from infra.progress import Report
 from infra.settings import load
 from infra.train import Diverged, train
@@ -114,6 +115,32 @@ def test_a_finished_run_is_left_as_it_is(log: Path, whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert trained(log, whole).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+@pytest.mark.embedded
+def test_the_last_checkpoint_of_a_run_is_announced_where_that_is_asked_for(
+    log: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedKafka(tmp_path) as kafka:
+        settings = load(kafka=kafka.address, partitions=1)
+        create_topics(settings)
+        monkeypatch.setenv("FORYOU_KAFKA", kafka.address)
+        done = trained(log, whole, "--announce")
+        assert done.returncode == 0, done.stderr
+        (pointer,) = announced(settings)
+    assert pointer.location == str(max(whole.glob("step-*")).resolve())
+    assert pointer.version.startswith(f"tiny-step{last_card(whole)['step']}-")
+    assert f"{pointer.version} is announced" in done.stderr
+
+
+def test_what_is_in_the_way_of_announcing_is_told_before_training(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORYOU_KAFKA", "127.0.0.1:1")
+    done = trained(log, tmp_path / "out", "--announce")
+    assert done.returncode == 1
+    assert "no Kafka broker answers at 127.0.0.1:1" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_run_does_not_go_on_there(log: Path, whole: Path) -> None:

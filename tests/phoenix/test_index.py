@@ -25,7 +25,8 @@ SLABS: dict[str, Callable[[int], Slab]] = {
     "on a device": lambda dim: DeviceSlab(dim, chunk_rows=8),
 }
 ids = st.lists(st.sampled_from(IDS), max_size=8).map(lambda given: np.array(given, np.int64))
-versions = st.sampled_from(["old", "new"])
+WIDTHS = {"old": DIM, "new": DIM + 1}
+versions = st.sampled_from([*WIDTHS])
 whole_numbers = st.integers(-3, 3).map(float)  # sums of whole numbers are exact, in whatever order
 
 
@@ -44,8 +45,8 @@ masks = st.builds(
 )
 
 
-def vectors(count: int) -> st.SearchStrategy[np.ndarray]:
-    return arrays(np.float32, (count, DIM), elements=whole_numbers)
+def vectors(count: int, dim: int) -> st.SearchStrategy[np.ndarray]:
+    return arrays(np.float32, (count, dim), elements=whole_numbers)
 
 
 def traits(count: int) -> st.SearchStrategy[Traits]:
@@ -74,13 +75,15 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
 
     def __init__(self, slab: Callable[[int], Slab]) -> None:
         super().__init__()
-        self.index = VectorIndex(DIM, slab)
+        self.index = VectorIndex(slab)
         self.expected: dict[str, dict[int, tuple[np.ndarray, tuple[int, int, int, bool]]]] = {"old": {}, "new": {}}
+        self.known = set[str]()
 
     @rule(data=st.data(), ids=ids, version=versions)
     def upsert(self, data: st.DataObject, ids: np.ndarray, version: str) -> None:
-        given, described = data.draw(vectors(len(ids))), data.draw(traits(len(ids)))
+        given, described = data.draw(vectors(len(ids), WIDTHS[version])), data.draw(traits(len(ids)))
         self.index.upsert(ids, given, version, described)
+        self.known.add(version)
         rows = zip(*(column.tolist() for column in described), strict=True)
         self.expected[version].update(zip(ids.tolist(), zip(given, rows, strict=True), strict=True))
 
@@ -102,8 +105,27 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
             for of_version in self.expected.values():
                 of_version.pop(id_, None)
 
-    @rule(queries=vectors(2), k=st.integers(0, 15), version=versions, asked=st.none() | st.tuples(masks, masks))
-    def search(self, queries: np.ndarray, k: int, version: str, asked: tuple[Mask, Mask] | None) -> None:
+    @rule(ids=ids, version=versions)
+    def remove_from_one(self, ids: np.ndarray, version: str) -> None:
+        self.index.remove(ids, version)
+        for id_ in ids.tolist():
+            self.expected[version].pop(id_, None)
+
+    @rule(version=versions)
+    def forget(self, version: str) -> None:
+        self.index.forget(version)
+        self.expected[version].clear()
+        self.known.discard(version)
+
+    @rule(version=versions, other=versions, some=ids.map(np.unique))
+    def lacking(self, version: str, other: str, some: np.ndarray) -> None:
+        expected = self.expected[other].keys() - self.expected[version].keys()
+        assert sorted(self.index.lacking(version, other).tolist()) == sorted(expected)
+        assert self.index.lacking(version, other, some).tolist() == sorted(expected & {*some.tolist()})
+
+    @rule(data=st.data(), k=st.integers(0, 15), version=versions, asked=st.none() | st.tuples(masks, masks))
+    def search(self, data: st.DataObject, k: int, version: str, asked: tuple[Mask, Mask] | None) -> None:
+        queries = data.draw(vectors(2, WIDTHS[version]))
         found, scores = self.index.search(queries, k, version, asked)
         assert found.shape == scores.shape == (2, k)
         for row, (query, mask) in enumerate(zip(queries, asked or (Mask(), Mask()), strict=True)):
@@ -117,7 +139,8 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
 
     @rule(ids=ids, version=versions)
     def vectors_of(self, ids: np.ndarray, version: str) -> None:
-        expected = [self.expected[version].get(id_, (np.zeros(DIM),))[0].tolist() for id_ in ids.tolist()]
+        nothing = np.zeros(WIDTHS[version] if version in self.known else 0)
+        expected = [self.expected[version].get(id_, (nothing,))[0].tolist() for id_ in ids.tolist()]
         assert self.index.vectors(ids, version).tolist() == expected
 
     @invariant()
@@ -152,7 +175,7 @@ def test_the_best_of_many_are_found(slab: Callable[[int], Slab], k: int, seed: i
     stored, query = rng.normal(size=(20_000, 8)).astype(np.float32), rng.normal(size=(1, 8)).astype(np.float32)
     if is_sorted:
         stored = stored[np.argsort(stored @ query[0])]  # each row better than all before
-    index = VectorIndex(8, slab)
+    index = VectorIndex(slab)
     index.upsert(np.arange(1, 20_001), stored, "v")
     index.remove(np.arange(1, 20_001, 2))
     left = np.arange(2, 20_001, 2)
@@ -229,27 +252,30 @@ def test_the_same_compiled_code_serves_every_number_of_posts_queries_and_results
 
 
 def test_an_unknown_version_finds_nothing_rather_than_another_versions_vectors() -> None:
-    index = VectorIndex(DIM)
+    index = VectorIndex()
     index.upsert(np.array([1]), np.ones((1, DIM), np.float32), "old")
     found, scores = index.search(np.ones((1, DIM), np.float32), 2, "new")
     assert found.tolist() == [[-1, -1]]
     assert scores.tolist() == [[-np.inf, -np.inf]]
 
 
-def test_vectors_of_a_wrong_width_are_refused() -> None:
+def test_vectors_of_another_width_than_the_first_ones_of_their_version_are_refused() -> None:
+    index = VectorIndex()
+    index.upsert(np.array([1]), np.ones((1, 2), np.float32), "old")
+    index.upsert(np.array([1]), np.ones((1, 3), np.float32), "v")
     with pytest.raises(ValueError, match=r"shape \(1, 2\) for 1 ids; \(1, 3\) is wanted"):
-        VectorIndex(DIM).upsert(np.array([1]), np.ones((1, 2), np.float32), "v")
+        index.upsert(np.array([1]), np.ones((1, 2), np.float32), "v")
 
 
 @pytest.mark.parametrize("component", [np.nan, np.inf])
 def test_a_vector_that_is_no_number_is_refused(component: float) -> None:
     with pytest.raises(ValueError, match="finite"):
-        VectorIndex(DIM).upsert(np.array([1]), np.full((1, DIM), component, np.float32), "v")
+        VectorIndex().upsert(np.array([1]), np.full((1, DIM), component, np.float32), "v")
 
 
 @pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
 def test_a_search_during_writes_finds_whole_states_only(slab: Callable[[int], Slab]) -> None:
-    index = VectorIndex(DIM, slab)
+    index = VectorIndex(slab)
     pair = np.array([1, 2])
     stop = threading.Event()
 
@@ -273,7 +299,7 @@ def test_a_search_beside_a_writer_sees_old_or_new_vectors_and_never_a_torn_or_fo
     slab: Callable[[int], Slab],
 ) -> None:
     posts, stop = np.arange(1, 65), threading.Event()
-    index = VectorIndex(DIM, slab)
+    index = VectorIndex(slab)
 
     def publish(generation: int) -> None:
         of_all = np.full(len(posts), generation)
@@ -349,17 +375,17 @@ def test_a_bulk_of_posts_may_name_one_twice_and_be_spread_over_chunks() -> None:
 
 
 def test_what_is_asked_of_the_index_about_its_posts() -> None:
-    index = VectorIndex(DIM)
+    index = VectorIndex()
     index.upsert(np.array([1, 2]), np.ones((2, DIM), np.float32), "old")
     index.upsert(np.array([2, 3]), np.ones((2, DIM), np.float32), "new")
     assert index.holds(np.array([4, 3, 2, 1])).tolist() == [False, True, True, True]
     assert [index.count(version) for version in ("old", "new", "unknown")] == [2, 2, 0]
-    assert VectorIndex(DIM).holds(np.array([1])).tolist() == [False]
+    assert VectorIndex().holds(np.array([1])).tolist() == [False]
 
 
 @pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
 def test_warming_up_leaves_nothing_in_the_index(slab: Callable[[int], Slab]) -> None:
-    index = VectorIndex(DIM, slab)
-    index.warm_up((1, 4), 10)
+    index = VectorIndex(slab)
+    index.warm_up(DIM, (1, 4), 10)
     assert len(index) == 0
     assert index.search(np.ones((1, DIM), np.float32), 1, "v")[0].tolist() == [[-1]]

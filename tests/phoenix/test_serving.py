@@ -59,6 +59,27 @@ def test_a_process_compiles_only_the_parts_that_it_needs_and_says_what_it_does(t
     assert model.traces == 2
 
 
+def test_a_model_of_the_same_configuration_has_nothing_left_to_compile(
+    phoenix: Phoenix, tiny: ModelConfig, compilations: list[str]
+) -> None:
+    alone, beside = (Phoenix.seeded(tiny, seed=8) for _ in range(2))
+    beside.compiled_with(phoenix)
+    beside.warm_up()
+    assert compilations == []
+    assert beside.traces == 0
+    history, candidates, posts = some_history(tiny, 3, 12), some_candidates(tiny, 3, 9), some_posts(tiny, 9)
+    for method, given_ in (("embed_users", (history,)), ("embed_posts", (posts,)), ("score", (history, candidates))):
+        its, own, other = (getattr(model, method)(*given_) for model in (beside, alone, phoenix))
+        np.testing.assert_array_equal(its, own)
+        assert (its != other).any()
+
+
+def test_a_model_of_another_configuration_is_compiled_for_itself(phoenix: Phoenix, tiny: ModelConfig) -> None:
+    wide = Phoenix.seeded(replace(tiny, embed_dim=32), seed=7).compiled_with(phoenix)
+    assert wide.embed_posts(some_posts(wide.config, 3)).shape == (3, 32)
+    assert wide.traces == 1
+
+
 def test_chunks_that_run_side_by_side_compile_their_bucket_once(tiny: ModelConfig) -> None:
     cold = Phoenix.seeded(replace(tiny, candidate_buckets=(4,)), seed=7)
     cold.score(some_history(tiny, 1, 12), some_candidates(tiny, 1, 64))

@@ -1,0 +1,204 @@
+"""Another model is announced while posts and requests keep coming: nobody waits, and no feed mixes two models."""
+
+import itertools
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from feed_worker.client import Client
+from feed_worker.feed import Explanation, Feed
+from feed_worker.model_inputs import history_of
+from flows.embeddings import Work, embed
+from flows.kafka import Batch
+from infra.current import use
+from infra.scan import scan
+from infra.settings import Settings
+from phoenix.checkpoints import phoenix_of
+from phoenix.serving import Phoenix
+from tests.e2e import containers
+from tests.e2e.conftest import eventually, on_servers
+from tests.e2e.processes import Process, outputs, running, stop
+from tests.feed_worker.builders import query
+from tests.infra.foryou import foryou
+from tests.phoenix.saved import TINY, saved
+from thunder_ingest.events import unpack_embedding, unpack_post
+from thunder_ingest.post_store import PostStore
+from thunder_ingest.redis_form import UserStates
+
+FLOWS = ("flows.posts", "flows.engagements", "flows.embeddings")
+POSTS, AUTHORS, VIEWERS, LIKED = 6_000, 300, range(1, 21), 6
+HOUR_MS = 3_600_000
+WORDS = ("sail", "bay", "harbour", "soup", "bread", "oven", "goal", "match", "score", "violin", "opera", "tune")
+PRODUCT_TOLERANCE = 0.02
+"""Histories age between the request and the test's own look at them; what is mixed is off by far more."""
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    """Servers of its own: what is announced there is nobody else's business."""
+    with containers.kafka() as kafka, containers.redis_server() as redis:
+        yield on_servers(kafka, redis)
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def post(number: int) -> dict[str, object]:
+    text = f"{WORDS[number % 12]} {WORDS[number % 7]} {WORDS[number % 5]}"
+    author = 1_000 + number % AUTHORS
+    return {"type": "post_created", "post_id": number, "author_id": author, "at": now(), "text": text}
+
+
+def deletion(number: int) -> dict[str, object]:
+    return {"type": "post_deleted", "post_id": number, "author_id": 1_000 + number % AUTHORS, "at": now()}
+
+
+def likes() -> Iterator[dict[str, object]]:
+    for viewer, nth in itertools.product(VIEWERS, range(1, LIKED + 1)):
+        number = viewer * 12 + nth
+        ids = {"user_id": viewer, "post_id": number, "author_id": 1_000 + number % AUTHORS}
+        yield {"type": "engagement", "action": "favorite", "at": now() - HOUR_MS} | ids
+
+
+class Answered(NamedTuple):
+    """What one request has come to."""
+
+    feed: Feed
+    explanation: Explanation
+
+
+class App(threading.Thread):
+    """Publishes posts, deletes some and asks for feeds, one after the other, until it is told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(daemon=True)
+        self._settings, self._stopping = settings, threading.Event()
+        self.answered: list[Answered] = []
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with Client(self._settings) as client:
+                for number, viewer in zip(itertools.count(POSTS + 1), itertools.cycle(VIEWERS), strict=False):
+                    if self._stopping.is_set():
+                        return
+                    client.publish([post(number), deletion(number - POSTS + 500)])
+                    feed = client.wait(viewer, client.request_feed(viewer, explain=True, size=20), timeout_s=120)
+                    explanation = client.explain(viewer)
+                    assert explanation is not None
+                    self.answered.append(Answered(feed, explanation))
+        except BaseException as error:
+            self.failure = error
+
+    def serves(self, version: str) -> bool:
+        """Whether the newest feed was made with this model."""
+        assert self.failure is None
+        return bool(self.answered) and self.answered[-1].feed.model_version == version
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(150)
+        assert self.failure is None
+
+
+def test_models_are_swapped_while_everything_goes_on(settings: Settings, tmp_path: Path) -> None:
+    wide = replace(TINY, name="wide", embed_dim=16)
+    paths = [saved(tmp_path / name, config, seed) for name, config, seed in (("a", TINY, 1), ("b", wide, 2))]
+    paths.append(saved(tmp_path / "c", wide, 3))
+    models = [phoenix_of(path) for path in paths]
+    first, second, third = (model.version for model in models)
+    assert use(settings, paths[0]).version == first
+    with Client(settings) as client, running(settings, tmp_path, *FLOWS, "feed_worker") as processes:
+        client.publish([*map(post, range(1, POSTS + 1)), *likes()])
+        client.wait(1, client.request_feed(1), timeout_s=180)
+        assert eventually(lambda: len(vectors(settings)) == POSTS), outputs(processes)
+        app = App(settings)
+        app.start()
+        assert eventually(lambda: app.serves(first)), outputs(processes)
+
+        swapped = foryou("models", "use", str(tmp_path / "b"), "--json", settings=settings)
+        assert swapped.returncode == 0, swapped.stderr
+        flow = processes["flows.embeddings"]
+        assert eventually(lambda: f"vectors of model {second}, from offset" in flow.output()), outputs(processes)
+        flow.kill()
+        flow.start()
+        assert eventually(lambda: app.serves(second)), outputs(processes)
+
+        assert foryou("models", "use", str(paths[2]), settings=settings).returncode == 0
+        assert eventually(lambda: app.serves(third)), outputs(processes)
+        processes["feed_worker"].kill()
+        processes["feed_worker"].start()
+        since = len(app.answered)
+        assert eventually(lambda: len(app.answered) > since + len(VIEWERS)), outputs(processes)
+        app.stop()
+        assert_no_feed_mixes(settings, app.answered, models)
+        assert_each_post_has_the_vector_of(models[2], settings, processes)
+        stop(processes)
+
+
+def assert_no_feed_mixes(settings: Settings, answered: list[Answered], models: list[Phoenix]) -> None:
+    """Each feed is of one model, and once a model has been left nobody meets it again."""
+    assert {each.feed.status for each in answered} <= {"ok", "degraded"}
+    met = [version for version, _ in itertools.groupby(each.feed.model_version for each in answered)]
+    assert met == [model.version for model in models]
+    of_posts, store, checked = posts_of(settings), PostStore(), 0
+    store.apply([unpack_post(value) for message in of_posts.messages if (value := message.value())])
+    with Client(settings) as client:
+        states = UserStates(client.redis)
+        for model in models:
+            vectors = {key: vector_in(value) for key, value in embedded(of_posts, model).items()}
+            for feed, explanation in (each for each in answered if each.feed.model_version == model.version):
+                assert explanation.request_id == feed.request_id
+                viewer = query(states.read([feed.user_id])[0], user_id=int(feed.user_id), now_ms=feed.generated_at)
+                (asked,) = model.embed_users(history_of([viewer], store, model.config))
+                for item in explanation.items:
+                    if (
+                        item.source == "phoenix_retrieval"
+                        and (vector := vectors.get(item.post_id.encode())) is not None
+                    ):
+                        assert item.retrieval_score == pytest.approx(float(vector @ asked), abs=PRODUCT_TOLERANCE)
+                        checked += 1
+    assert checked > len(answered)
+
+
+def assert_each_post_has_the_vector_of(model: Phoenix, settings: Settings, processes: dict[str, Process]) -> None:
+    def all_have() -> bool:
+        found, expected = vectors(settings), embedded(posts_of(settings), model)
+        return found.keys() == expected.keys() and all(
+            unpack_embedding(value).model_version == model.version
+            and np.allclose(vector_in(value), vector_in(expected[key]), atol=1e-5)
+            for key, value in found.items()
+        )
+
+    assert eventually(all_have), outputs(processes)
+    said = processes["flows.embeddings"].output()
+    assert len(re.findall(f"all posts have vectors of model {model.version}", said)) == settings.partitions
+
+
+def posts_of(settings: Settings) -> Batch:
+    """The last record of each post."""
+    last = {message.key(): message for messages in scan(settings, ["thunder-posts"]) for message in messages}
+    return Batch("thunder-posts", 0, list(last.values()))
+
+
+def embedded(posts: Batch, model: Phoenix) -> dict[bytes, bytes]:
+    """The records of `post-embeddings` that one model makes of posts."""
+    return {record.key: record.value for record in embed(Work(posts, (model,))) if record.key and record.value}
+
+
+def vectors(settings: Settings) -> dict[bytes, bytes]:
+    """What compaction leaves in `post-embeddings`."""
+    last = {message.key(): message.value() for each in scan(settings, ["post-embeddings"]) for message in each}
+    return {key: value for key, value in last.items() if isinstance(key, bytes) and value is not None}
+
+
+def vector_in(value: bytes) -> np.ndarray:
+    return np.frombuffer(unpack_embedding(value).vector, "<f4")
