@@ -35,6 +35,7 @@ TRAINING: Final = TrainingConfig(
     candidates=16,
     rate=6e-3,
     table_rate=0.2,
+    falling=1.0,
     span_hours=7 * 24,
     viewer_dropout=0.0,
     history_dropout=0.2,

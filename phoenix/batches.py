@@ -80,7 +80,7 @@ class Batches:
         self._epoch, self._slates = 0, self._slates_of(0)
         self.steps_per_epoch = max(1, len(self._slates.viewer_id) // training.batch)
         self.steps = self.steps_per_epoch * training.epochs
-        self._totals = Totals(log)
+        self._totals = Totals(log, span.labelled_since)
         self._posts = _known_posts(log, span.until_ms)
         self._corpus = _Corpus(log, self.rows[self._weights(self.rows) > 0], self._posts, self._model)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from phoenix.configs import ModelConfig, TrainingConfig
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 class CheckpointError(ValueError):

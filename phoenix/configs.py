@@ -163,10 +163,12 @@ class TrainingConfig:
             did last says most: the more candidates, the less of it is learned to be read.
         span_hours: a slate's rows lie within so long, where all their labels are known, for the same reason.
         complete_passes: how often an epoch meets the examples of which all labels are known, where there are others.
-        rate: learning rate of the ranker where it begins; it falls in a line to a twentieth.
+        rate: learning rate of the ranker where it begins.
         table_rate: the same of its hashed tables.
         retrieval_rate: the same two of the two-tower model.
         retrieval_table_rate: likewise.
+        falling: over which share of the run, at its end, the rates fall in a line to a twentieth. What comes last is
+            what all is known of, from which some actions are learned alone.
         weight_decay: of all that is no table.
         dense: which optimiser moves all that is no table.
         viewer_dropout: share of slates whose viewer is made a stranger, so that not all is learned by heart.
@@ -193,6 +195,7 @@ class TrainingConfig:
     table_rate: float = 0.05
     retrieval_rate: float = 5e-3
     retrieval_table_rate: float = 0.5
+    falling: float = 0.4
     weight_decay: float = 0.01
     dense: Literal["adamw", "muon"] = "adamw"
     viewer_dropout: float = 0.5

@@ -74,8 +74,8 @@ class Trainer:
         self._mean_after = round(steps * (1 - training.mean_of_last))
         self._optimisers = tuple(
             optimiser(
-                rate=_falling(rate, steps),
-                table_rate=_falling(table_rate, steps),
+                rate=scheduled(rate, steps, training.falling),
+                table_rate=scheduled(table_rate, steps, training.falling),
                 weight_decay=training.weight_decay,
                 dense=training.dense,
             )
@@ -213,10 +213,15 @@ def in_pieces(model: Callable[..., Array], *inputs: Any) -> Array:
     return outputs.reshape(size, *outputs.shape[2:])
 
 
-def _falling(rate: float, steps: int) -> optax.Schedule:
-    """A learning rate that rises for a few steps, then falls in a line."""
+def scheduled(rate: float, steps: int, falling: float) -> optax.Schedule:
+    """A learning rate that rises for a few steps, stays, and over the last share `falling` of all falls in a line."""
     rising = min(_WARM_UP_STEPS, steps // 10)
+    last = min(round(steps * falling), steps - rising)
     return optax.join_schedules(
-        [optax.linear_schedule(0.0, rate, rising), optax.linear_schedule(rate, rate * _LAST_RATE, steps - rising)],
-        [rising],
+        [
+            optax.linear_schedule(0.0, rate, rising),
+            optax.constant_schedule(rate),
+            optax.linear_schedule(rate, rate * _LAST_RATE, last),
+        ],
+        [rising, steps - last],
     )

@@ -37,7 +37,7 @@ def predictions(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "j 19"]:
     """18 probabilities, and the dwell time in ms, for each of `split.judged`."""
     log, config = split.log, phoenix.config
     predicted = np.zeros((len(split.judged), 19), np.float32)
-    totals = Totals(log)
+    totals = Totals(log, split.labelled_since)
     slates = frozen(log, split.judged, split.since_ms, _CANDIDATES)
     for start in range(0, len(slates.viewer_id), _VIEWERS):
         some = slates.take(slice(start, start + _VIEWERS))

@@ -27,7 +27,7 @@ from phoenix.log import Log, log_of
 from phoenix.served import served
 from phoenix.serving import Phoenix, digest
 from phoenix.totals import Totals
-from phoenix.training import PIECE, State, Trainer, ahead, in_pieces
+from phoenix.training import PIECE, State, Trainer, ahead, in_pieces, scheduled
 from tests.phoenix.builders import some_candidates, some_history
 from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
 
@@ -113,6 +113,17 @@ def test_training_finds_the_words_that_are_clicked(
     posts = PostInputs(log.posts.author_id + 10**6, log.posts.tokens, log.posts.video_ms, log.posts.photos)
     similarity = model.embed_users(history) @ model.embed_posts(posts).T
     assert (similarity[:, ::2].mean(axis=1) > similarity[:, 1::2].mean(axis=1)).all()  # odd post ids come first
+
+
+@pytest.mark.parametrize(("falling", "stays_until"), [(1.0, 100), (0.4, 600), (0.0, 1_000)])
+def test_a_rate_rises_stays_and_falls_to_a_twentieth_in_the_share_that_is_asked(
+    falling: float, stays_until: int
+) -> None:
+    rates = [float(scheduled(2.0, 1_000, falling)(step)) for step in range(1_000)]
+    assert rates[:100] == pytest.approx([2.0 * step / 100 for step in range(100)])
+    assert rates[100:stays_until] == pytest.approx([2.0] * (stays_until - 100))
+    fall = 1_000 - stays_until
+    assert rates[stays_until:] == pytest.approx([2.0 - 1.9 * step / fall for step in range(fall)], abs=1e-6)
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
@@ -217,8 +228,8 @@ def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path
     [
         ("{", "damaged"),
         ("[]", "damaged"),
-        ('{"format": 99}', "format 99; this program reads 2"),
-        ('{"format": 2}', "damaged"),
+        ('{"format": 99}', "format 99; this program reads 3"),
+        ('{"format": 3}', "damaged"),
         (None, "is no checkpoint"),
     ],
 )
