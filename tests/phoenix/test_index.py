@@ -179,8 +179,12 @@ def test_the_best_of_many_are_found(slab: Callable[[int], Slab], k: int, seed: i
     index.upsert(np.arange(1, 20_001), stored, "v")
     index.remove(np.arange(1, 20_001, 2))
     left = np.arange(2, 20_001, 2)
-    best = left[np.argsort(-(stored[left - 1].astype(np.float64) @ query[0]), kind="stable")[:k]]
-    assert index.search(query, k, "v")[0][0].tolist() == best.tolist()
+    found = index.search(query, k, "v")[0][0]
+    assert len(np.unique(found)) == k
+    assert np.isin(found, left).all()
+    true = stored.astype(np.float64) @ query[0]
+    # some scan in float32: two that differ by less than its rounding may come in either order, or one for the other
+    np.testing.assert_allclose(true[found - 1], -np.sort(-true[left - 1])[:k], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])
