@@ -51,7 +51,7 @@ class Totals:
             for since, actions in _by_time(labelled_since or {}).items()
             if np.any(log.at < since)
         ]
-        self._sums = _running(changes)
+        self._sums: Int64[np.ndarray, "n+1 T"] = _running(changes)
 
     def at(self, post: Int64[np.ndarray, "*n"], moment_ms: Int64[np.ndarray, "*n"]) -> Int32[np.ndarray, "*n T"]:
         """What had become known of posts, given as indices into the log's, before these moments."""
@@ -60,7 +60,8 @@ class Totals:
         totals = self._sums[last] - self._sums[first]
         for part in self._parts:
             part.complete(totals, first, last, moment_ms)
-        return np.minimum(totals, _MAX_TOTAL).astype(np.int32)
+        capped: Int32[np.ndarray, "*n T"] = np.minimum(totals, _MAX_TOTAL).astype(np.int32)
+        return capped
 
     def _key(self, post: Int64[np.ndarray, "*n"], moment: Any) -> Int64[np.ndarray, "*n"]:
         """One number that orders by post, then by which moment it is."""
@@ -84,7 +85,7 @@ class _Part:
     ) -> None:
         recorded = at >= since_ms
         self._actions = actions
-        changes[np.ix_(~recorded, actions)] = 0
+        changes[:, actions] *= recorded[:, np.newaxis]
         self._recorded = _running(recorded)
         self._first_hour = int(known_at.min()) // _HOUR_MS
         hour = known_at[recorded] // _HOUR_MS - self._first_hour

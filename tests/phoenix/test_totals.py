@@ -9,7 +9,7 @@ from phoenix.batches import HOUR_MS
 from phoenix.log import Log
 from phoenix.totals import Totals
 from tests.phoenix.test_examples import MINUTE, T0, logs
-from thunder_ingest.events import ACTION_INDEX, IMPRESSION
+from thunder_ingest.events import ACTION_INDEX, IMPRESSION, ActionName
 
 
 @given(log=logs, moments=st.lists(st.integers(-1, 60), min_size=1, max_size=5))
@@ -30,11 +30,14 @@ def test_totals_count_what_was_known_before_a_moment(log: Log, moments: list[int
 @given(log=logs, moments=st.lists(st.integers(-1, 200), min_size=1, max_size=5), since=st.integers(-1, 61))
 @settings(deadline=None)
 def test_what_is_not_recorded_is_expected_to_be_like_what_is(log: Log, moments: list[int], since: int) -> None:
-    labelled_since = {"click": T0 + since * MINUTE, "dwell_time": T0 + since * MINUTE}
+    labelled_since: dict[ActionName, int] = dict.fromkeys(("click", "dwell_time"), T0 + since * MINUTE)
     posts = np.arange(len(log.posts.post_id))
     at = T0 + np.array(moments)[:, np.newaxis] * MINUTE
     totals = Totals(log, labelled_since).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
-    outcomes = {"click": log.actions[:, ACTION_INDEX["click"]], "dwell_time": log.dwell_ms}
+    outcomes: dict[ActionName, np.ndarray] = {
+        "click": log.actions[:, ACTION_INDEX["click"]],
+        "dwell_time": log.dwell_ms,
+    }
     plain = Totals(log).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
     others = np.setdiff1d(np.arange(20), [ACTION_INDEX[action] for action in outcomes])
     np.testing.assert_array_equal(totals[..., others], plain[..., others])
