@@ -36,6 +36,8 @@ _REBALANCED: Final = {
     KafkaError.REBALANCE_IN_PROGRESS,
     KafkaError._NO_OFFSET,
 }
+_OUT_OF_TOUCH: Final = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}
+"""The broker went while a consumer asked how far its partitions are: librdkafka says so, and does not ask again."""
 
 
 class Letter(NamedTuple):
@@ -116,15 +118,27 @@ class Intake:
         self._outage = outage("Kafka", settings.kafka)
         self._lag_at = 0.0
         self.lag: dict[int, int] = {}
-        options = consumer_config(settings, group(settings, "feed-worker"))
-        options["max.poll.interval.ms"] = max(MAX_POLL_MS, settings.session_timeout_ms)
-        self._consumer = Consumer(options | {"on_commit": self._on_commit})
-        self._consumer.subscribe(
+        self._consumer = self._joined()
+
+    def _joined(self) -> Consumer:
+        options = consumer_config(self._settings, group(self._settings, "feed-worker"))
+        options["max.poll.interval.ms"] = max(MAX_POLL_MS, self._settings.session_timeout_ms)
+        consumer = Consumer(options | {"on_commit": self._on_commit})
+        consumer.subscribe(
             [TOPIC],
             on_assign=lambda *_: self._assigned(),
             on_revoke=lambda _, parts: self._on_revoke(parts),
             on_lost=lambda _, parts: self._on_lost(parts),
         )
+        return consumer
+
+    def _join_anew(self, reason: str) -> None:
+        """As another member of the group, which is told where its partitions stand; what was taken is let go."""
+        self._outage.begins(reason)
+        parts = self._consumer.assignment()
+        self._consumer.close()
+        self._on_lost(parts)
+        self._consumer = self._joined()
 
     def take(self, limit: int, wait_s: float) -> tuple[list[Taken], list[Letter], set[Part]]:
         """Take what is there; waits only while nothing is.
@@ -148,6 +162,10 @@ class Intake:
         while len(messages) < limit:
             self._revoked = set()
             message = self._consumer.poll(0 if messages else wait_s)
+            error = None if message is None else message.error()
+            if error is not None and error.code() in _OUT_OF_TOUCH:
+                self._join_anew(error.str())
+                message = None
             if self._revoked:
                 messages = [each for each in messages if place_of(each).part not in self._revoked]
                 gone |= self._revoked

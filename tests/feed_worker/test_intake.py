@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
-from confluent_kafka import TIMESTAMP_CREATE_TIME, TopicPartition
+from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, TopicPartition
 
 from feed_worker import intake
 from feed_worker.intake import TOPIC, Intake
@@ -42,7 +42,14 @@ class Arrived:
         return encode(FeedRequest(request_id=f"{self._part}-{self._offset}", user_id=1, at=1))
 
 
-Poll: TypeAlias = tuple[list[str], Arrived | None]
+class OutOfTouch:
+    """What a consumer says whose broker goes while it asks how far its partitions are."""
+
+    def error(self) -> KafkaError:
+        return KafkaError(KafkaError._TRANSPORT)
+
+
+Poll: TypeAlias = tuple[list[str], Arrived | OutOfTouch | None]
 """The callbacks that are called during it, and what it returns."""
 
 
@@ -52,14 +59,21 @@ class Scripted:
     def __init__(self, _options: dict[str, Any]) -> None:
         self.polls: list[Poll] = []
         self.committed: list[tuple[int, int]] = []
+        self.joined = 0
+        self._assigned: list[TopicPartition] = []
         self._callbacks: dict[str, Callable[[object, list[TopicPartition]], None]] = {}
 
     def subscribe(self, _topics: list[str], **callbacks: Callable[[object, list[TopicPartition]], None]) -> None:
         self._callbacks = callbacks
+        self.joined += 1
 
-    def poll(self, _wait_s: float) -> Arrived | None:
+    def close(self) -> None:
+        self._assigned = []
+
+    def poll(self, _wait_s: float) -> Arrived | OutOfTouch | None:
         happens, message = self.polls.pop(0) if self.polls else ([], None)
         for what in happens:
+            self._assigned = [TopicPartition(TOPIC, P)] if what == "on_assign" else []
             self._callbacks[what](self, [TopicPartition(TOPIC, P)])
         return message
 
@@ -67,7 +81,11 @@ class Scripted:
         self.committed += [(part.partition, part.offset) for part in offsets]
 
     def assignment(self) -> list[TopicPartition]:
-        return []
+        return self._assigned
+
+    def get_watermark_offsets(self, _part: TopicPartition, *, cached: bool) -> tuple[int, int]:
+        assert cached
+        return -1, -1
 
     def position(self, parts: list[TopicPartition]) -> list[TopicPartition]:
         return parts
@@ -103,6 +121,15 @@ def test_a_partition_that_goes_and_comes_back_at_once_is_read_from_where_it_begi
 def test_what_was_just_taken_of_a_partition_that_goes_is_let_go(taking: Intake, consumer: Scripted) -> None:
     came: list[Poll] = [([], Arrived(P, 4)), ([], Arrived(Q, 7)), (["on_revoke"], Arrived(Q, 8))]
     assert took(taking, consumer, *came) == (["1-7", "1-8"], True)
+
+
+def test_a_consumer_that_cannot_find_out_where_it_stands_is_replaced_and_what_it_took_let_go(
+    taking: Intake, consumer: Scripted
+) -> None:
+    came: list[Poll] = [(["on_assign"], Arrived(P, 4)), ([], Arrived(Q, 7)), ([], OutOfTouch())]
+    assert took(taking, consumer, *came) == (["1-7"], True)
+    assert consumer.joined == 2
+    assert took(taking, consumer, (["on_assign"], Arrived(P, 4)), ([], Arrived(P, 5))) == (["0-4", "0-5"], False)
 
 
 def test_what_is_done_is_committed_by_the_thread_that_takes_and_before_a_partition_goes(
