@@ -196,17 +196,23 @@ def _ask(account: Account, users: int, settings: Settings, show: Show) -> None:
     with Client(settings) as client:
         at = account.newest_at if _runs_on_log_clock(settings) else None
         forms = [key.decode() for key, _ in account.active.most_common(users)]
-        asked = [(form, client.request_feed(form, at=at), time.perf_counter()) for form in forms]
-        for form, request, began in asked:
-            try:
-                feed = client.wait(form, request, FEED_TIMEOUT_S)
-            except FeedTimeout:
-                account.feeds["timeout"] += 1
-            except NoFeed as none:
-                account.feeds[none.status] += 1
-            else:
-                account.feeds[feed.status] += 1
-                show(feed, 1000 * (time.perf_counter() - began))
+        for first in range(0, len(forms), settings.max_batch):  # more at once would only be made to wait
+            some = forms[first : first + settings.max_batch]
+            asked = [(form, client.request_feed(form, at=at), time.perf_counter()) for form in some]
+            for each in asked:
+                _await(account, client, *each, show)
+
+
+def _await(account: Account, client: Client, form: str, request: str, began: float, show: Show) -> None:
+    try:
+        feed = client.wait(form, request, FEED_TIMEOUT_S)
+    except FeedTimeout:
+        account.feeds["timeout"] += 1
+    except NoFeed as none:
+        account.feeds[none.status] += 1
+    else:
+        account.feeds[feed.status] += 1
+        show(feed, 1000 * (time.perf_counter() - began))
 
 
 def _runs_on_log_clock(settings: Settings) -> bool:

@@ -58,9 +58,7 @@ def test_every_event_of_a_real_log_is_accounted_for_and_no_feed_shows_what_it_mu
     assert account.accepted + account.dead_lettered == account.read.total()
     assert len({feed.user_id for feed in feeds}) == USERS
     for feed in feeds:
-        # all ask at once: on a slow machine some wait so long that they are made of fewer candidates
-        assert set(feed.degradations) <= {"overloaded: fewer candidates"}
-        assert feed.status == ("degraded" if feed.degradations else "ok")
+        assert feed.status == "ok"
         assert feed.items
         shown, authors = {item.post_id for item in feed.items}, {item.author_id for item in feed.items}
         assert feed.user_id not in authors
