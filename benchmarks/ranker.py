@@ -1,13 +1,15 @@
 """The ranker: how long 2,048 candidates take, how much of the machine's peak that is, and what reusing a prefix saves.
 
 `python -m benchmarks.ranker [--models M ...] [--candidates N] [--reuse-history H] [--rounds N]`. A request is one
-viewer with a full history and full texts of random words, which no cache has seen together: the hardest lookups there
-are. `latency` is the whole call, from ids to probabilities on the host. `peak_share` is the floating-point operations
-of the model's matrix products (read off the traced functions: user, history and candidates, no padding, and nothing
-else) by that latency, as a share of the matmul rate measured in the same round. `stage_…` are the parts, each alone
-and without threads: hashing and padding on the host, looking up candidates, encoding the history, attention and the
-rest. `prefix_reuse_speedup` holds the call against the monolithic pass under the mask, cut and threaded alike, and
-against that pass over all candidates at once, whichever is faster.
+viewer with a full history and full texts; all ids and words are random, so that no cache of the machine's has seen them
+together. `latency` is the whole call, from ids to probabilities on the host, where posts have been ranked before, each
+once and long ago: their texts are known, as they are in service but for a post's first time. `new_latency` is that of
+requests all of whose texts are new. `peak_share` is the floating-point operations of the model's matrix products (read
+off the traced functions: user, history and candidates, no padding, and nothing else) by that latency, as a share of the
+matmul rate measured in the same round. `stage_…` are the parts, each alone and without threads: reading texts, hashing
+and padding on the host, looking up candidates, encoding the history, attention and the rest. `prefix_reuse_speedup`
+holds the call against the monolithic pass under the mask, cut, threaded and given known texts alike, and against that
+pass over all candidates at once, whichever is faster.
 """
 
 import argparse
@@ -37,35 +39,47 @@ from phoenix.inputs import (
 )
 from phoenix.ranker import Ranker, predictions
 from phoenix.serving import Phoenix, chunks, initial_params
+from phoenix.texts import Texts
 
 SHARE_GOAL: Final = 0.6
 REUSE_GOAL: Final = 2.0
 SEED: Final = 20261125
+KNOWN_TEXTS: Final = 1 << 16
+"""As many posts have been ranked before."""
 _MONOLITHIC_CHUNK: Final = 256
 """What the monolithic pass is fastest with on two cores, whatever serving's buckets are."""
 
 
-def request(config: ModelConfig, count: int, rng: np.random.Generator) -> tuple[History, CandidateInputs]:
-    """A viewer with a full history, and candidates with full texts."""
+def words(config: ModelConfig, *shape: int, rng: np.random.Generator) -> np.ndarray:
+    """Full texts, as tokens."""
+    return rng.integers(1, 2**32, (*shape, config.tokens), np.uint32)
+
+
+def request(
+    config: ModelConfig, count: int, rng: np.random.Generator, known: np.ndarray | None = None
+) -> tuple[History, CandidateInputs]:
+    """A viewer with a full history, and candidates with full texts: some that are known, or new ones."""
     history, candidates = blank_history(config, 1), blank_candidates(config, 1, count)
 
     def ids(like: np.ndarray) -> Any:
         return rng.integers(1, 2**62, like.shape)
 
-    def words(like: np.ndarray) -> Any:
-        return rng.integers(1, 2**32, like.shape, np.uint32)
+    def texts(*shape: int) -> np.ndarray:
+        return words(config, *shape, rng=rng) if known is None else known[rng.integers(0, len(known), shape)]
 
     return (
         history._replace(
             user_id=ids(history.user_id),
             post_id=ids(history.post_id),
             author_id=ids(history.author_id),
-            tokens=words(history.tokens),
+            tokens=texts(*history.mask.shape),
             actions=rng.random((1, config.history, ACTION_COUNT)) < 0.1,
             mask=np.ones_like(history.mask),
         ),
         candidates._replace(
-            post_id=ids(candidates.post_id), author_id=ids(candidates.author_id), tokens=words(candidates.tokens)
+            post_id=ids(candidates.post_id),
+            author_id=ids(candidates.author_id),
+            tokens=texts(*candidates.mask.shape),
         ),
     )
 
@@ -76,24 +90,33 @@ def scored(config: ModelConfig, options: argparse.Namespace, machine: Machine) -
     sys.stderr.write(f"{config.name}: {options.candidates} candidates\n")
     phoenix.warm_up(parts=("rank",))
     rng = np.random.default_rng(SEED)
+    known = words(config, KNOWN_TEXTS, rng=rng)
+    phoenix.texts.means(known)
     flops = phoenix.scoring_flops(1, options.candidates)
     bandwidth = machine.bytes_per_second()
-    latencies, shares, rates = [], [], []
+    rates: list[float] = []
+    taken: dict[str, list[float]] = {"": [], "new_": []}
+    shares: dict[str, list[float]] = {"": [], "new_": []}
     for _ in range(options.rounds):
-        asked = request(config, options.candidates, rng)
         rates.append(machine.flops_per_second())
-        latencies.append(seconds(partial(phoenix.score, *asked)) * 1_000)
-        shares.append(flops / (latencies[-1] / 1_000) / rates[-1])
-    name, spread = config.name, quantiles(latencies)
+        for kind, texts in {"": known, "new_": None}.items():
+            asked = request(config, options.candidates, rng, texts)
+            taken[kind].append(seconds(partial(phoenix.score, *asked)))
+            shares[kind].append(flops / taken[kind][-1] / rates[-1])
     return [
-        Measure(f"{name}_latency_ms_p50", spread["p50"], "ms", "lower", None, spread),
-        Measure(f"{name}_latency_ms_p99", spread["p99"], "ms", "lower", None, spread),
-        _share(f"{name}_peak_share", shares, SHARE_GOAL if name == "small" else None),
-        Measure(f"{name}_gflop_per_request", round(flops / 1e9, 3), "GFLOP", "lower"),
-        Measure(f"{name}_matmul_peak", round(float(np.median(rates)) / 1e9, 1), "GFLOP/s", "higher"),
-        Measure(f"{name}_read_bandwidth", round(bandwidth / 1e9, 1), "GB/s", "higher"),
-        *stages(phoenix, options, request(config, options.candidates, rng)),
+        *(measure for kind in taken for measure in _latencies(f"{config.name}_{kind}latency_ms", taken[kind])),
+        _share(f"{config.name}_peak_share", shares[""], SHARE_GOAL if config.name == "small" else None),
+        _share(f"{config.name}_new_peak_share", shares["new_"], None),
+        Measure(f"{config.name}_gflop_per_request", round(flops / 1e9, 3), "GFLOP", "lower"),
+        Measure(f"{config.name}_matmul_peak", round(float(np.median(rates)) / 1e9, 1), "GFLOP/s", "higher"),
+        Measure(f"{config.name}_read_bandwidth", round(bandwidth / 1e9, 1), "GB/s", "higher"),
+        *stages(phoenix, options, request(config, options.candidates, rng, known)),
     ]
+
+
+def _latencies(name: str, taken: Sequence[float]) -> list[Measure]:
+    spread = quantiles([1_000 * each for each in taken])
+    return [Measure(f"{name}_{key}", spread[key], "ms", "lower", None, spread) for key in ("p50", "p99")]
 
 
 def _share(name: str, values: Sequence[float], goal: float | None) -> Measure:
@@ -101,11 +124,12 @@ def _share(name: str, values: Sequence[float], goal: float | None) -> Measure:
     return Measure(name, spread["p50"], "share", "higher", goal, spread)
 
 
-def cut(config: ModelConfig, candidates: CandidateInputs) -> list[CandidateRows]:
+def cut(config: ModelConfig, candidates: CandidateInputs, texts: Texts) -> list[CandidateRows]:
     """The chunks of a request, hashed."""
     count = candidates.mask.shape[1]
     return [
-        candidate_rows(config, candidates, start, size) for start, _, size in chunks(count, config.candidate_buckets)
+        candidate_rows(config, candidates, start, size, texts.means)
+        for start, _, size in chunks(count, config.candidate_buckets)
     ]
 
 
@@ -131,10 +155,12 @@ def stages(phoenix: Phoenix, options: argparse.Namespace, asked: tuple[History, 
         pure(lambda rows: Ranker(config).embed(rows)),
         pure(lambda prefix, embedded: Ranker(config).score(prefix, embedded)),
     )
-    viewer, rows = history_rows(config, history), cut(config, candidates)
+    texts = phoenix.texts
+    viewer, rows = history_rows(config, history, texts.means), cut(config, candidates, texts)
     prefix, embedded = encode(params, viewer), [embed(params, chunk) for chunk in rows]
     parts: dict[str, Callable[[], object]] = {
-        "hash": lambda: (history_rows(config, history), cut(config, candidates)),
+        "texts": lambda: (texts.means(history.tokens), texts.means(candidates.tokens)),
+        "texts_and_hash": lambda: (history_rows(config, history, texts.means), cut(config, candidates, texts)),
         "encode": lambda: finish(encode(params, viewer)),
         "look_up": lambda: finish([embed(params, chunk) for chunk in rows]),
         "attend": lambda: finish([attend(params, prefix, chunk) for chunk in embedded]),
@@ -155,8 +181,9 @@ def reuse(config: ModelConfig, options: argparse.Namespace) -> Measure:
     monolithic = pure(lambda viewer, rows: predictions(Ranker(config)(viewer, rows)))
 
     def in_one_pass(config: ModelConfig, threads: ThreadPoolExecutor) -> None:
-        viewer = history_rows(config, history)
-        list(threads.map(lambda rows: np.asarray(monolithic(params, viewer, rows)), cut(config, candidates)))
+        viewer = history_rows(config, history, phoenix.texts.means)
+        rows = cut(config, candidates, phoenix.texts)
+        list(threads.map(lambda chunk: np.asarray(monolithic(params, viewer, chunk)), rows))
 
     ways: dict[str, Callable[[], object]] = {"reused": lambda: phoenix.score(history, candidates)}
     with ThreadPoolExecutor() as threads:

@@ -7,6 +7,7 @@ Glossary of shapes:
     C: candidates of each viewer
     n: posts
     T: text tokens of a post, padded with 0
+    E: width of the table of words
     A: the 19 actions; 20 with impressions, of which there are totals too
     K: hashed rows per id
 
@@ -14,6 +15,7 @@ Ids are hashed on the host, because JAX has no 64-bit integers by default, and b
 device's work. Dwell times and ages become buckets of doubling width: what matters is whether minutes, hours or days.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -30,6 +32,8 @@ PHOTO_BUCKETS: Final = 8
 Column = Any
 """Of hashed rows: NumPy's array where it is made, JAX's inside a traced function."""
 Rows = TypeVar("Rows", "HistoryRows", "CandidateRows", "PostRows")
+TextReader = Callable[[UInt32[np.ndarray, "*n T"]], Float32[np.ndarray, "*n E"]]
+"""Gives the mean of each text's rows, where the model is not to look them up itself."""
 _DWELL_UNIT_MS: Final = 250
 _AGE_UNIT_MS: Final = 60_000
 VIDEO_BUCKETS: Final = 64
@@ -75,12 +79,12 @@ class PostInputs(NamedTuple):
 
 
 class HistoryRows(NamedTuple):
-    """A `History` as rows of embedding tables."""
+    """A `History` as rows of embedding tables; of texts, where serving knows them, the mean of these rows."""
 
     user: Int32[Column, "B K"]
     post: Int32[Column, "B H K"]
     author: Int32[Column, "B H K"]
-    tokens: Int32[Column, "B H T"]
+    tokens: Int32[Column, "B H T"] | Float32[Column, "B H E"]
     actions: Bool[Column, "B H A"]
     dwell: Int32[Column, "B H"]
     age: Int32[Column, "B H"]
@@ -89,11 +93,11 @@ class HistoryRows(NamedTuple):
 
 
 class CandidateRows(NamedTuple):
-    """`CandidateInputs` as rows of embedding tables."""
+    """`CandidateInputs` as rows of embedding tables; of texts, where serving knows them, the mean of these rows."""
 
     post: Int32[Column, "B C K"]
     author: Int32[Column, "B C K"]
-    tokens: Int32[Column, "B C T"]
+    tokens: Int32[Column, "B C T"] | Float32[Column, "B C E"]
     video: Int32[Column, "B C"]
     photos: Int32[Column, "B C"]
     age: Int32[Column, "B C"]
@@ -110,7 +114,7 @@ class PostRows(NamedTuple):
     photos: Int32[Column, " n"]
 
 
-def history_rows(config: ModelConfig, history: History) -> HistoryRows:
+def history_rows(config: ModelConfig, history: History, texts: TextReader | None = None) -> HistoryRows:
     """Hash and bucket histories of whatever H and T: the newest `config.history` positions, filled up in front."""
 
     def newest(columns: Shaped[np.ndarray, "B h *rest"]) -> Any:
@@ -120,7 +124,7 @@ def history_rows(config: ModelConfig, history: History) -> HistoryRows:
         user=hash_rows(history.user_id, config.user_rows, seed=USER_SEED),
         post=hash_rows(newest(history.post_id), config.post_rows, seed=POST_SEED),
         author=hash_rows(newest(history.author_id), config.author_rows, seed=AUTHOR_SEED),
-        tokens=_token_rows(config, newest(history.tokens)),
+        tokens=_texts(config, newest(history.tokens), texts),
         actions=newest(history.actions),
         dwell=log_bucket(newest(history.dwell_ms), _DWELL_UNIT_MS),
         age=log_bucket(newest(history.age_ms), _AGE_UNIT_MS),
@@ -129,7 +133,9 @@ def history_rows(config: ModelConfig, history: History) -> HistoryRows:
     )
 
 
-def candidate_rows(config: ModelConfig, candidates: CandidateInputs, start: int, size: int) -> CandidateRows:
+def candidate_rows(
+    config: ModelConfig, candidates: CandidateInputs, start: int, size: int, texts: TextReader | None = None
+) -> CandidateRows:
     """Hash and bucket `size` candidates from `start` on, filled up behind where there are no more."""
 
     def chunk(columns: Shaped[np.ndarray, "B C *rest"]) -> Any:
@@ -138,7 +144,7 @@ def candidate_rows(config: ModelConfig, candidates: CandidateInputs, start: int,
     return CandidateRows(
         post=hash_rows(chunk(candidates.post_id), config.post_rows, seed=POST_SEED),
         author=hash_rows(chunk(candidates.author_id), config.author_rows, seed=AUTHOR_SEED),
-        tokens=_token_rows(config, chunk(candidates.tokens)),
+        tokens=_texts(config, chunk(candidates.tokens), texts),
         video=_video_bucket(chunk(candidates.video_ms)),
         photos=_photo_bucket(chunk(candidates.photos)),
         age=log_bucket(chunk(candidates.age_ms), _AGE_UNIT_MS),
@@ -151,7 +157,7 @@ def post_rows(config: ModelConfig, posts: PostInputs) -> PostRows:
     """Hash and bucket posts of whatever n and T."""
     return PostRows(
         author=hash_rows(posts.author_id, config.author_rows, seed=AUTHOR_SEED),
-        tokens=_token_rows(config, posts.tokens),
+        tokens=_texts(config, posts.tokens),
         video=_video_bucket(posts.video_ms),
         photos=_photo_bucket(posts.photos),
     )
@@ -172,10 +178,15 @@ def _photo_bucket(photos: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
     return np.clip(np.asarray(photos, np.int32), 0, PHOTO_BUCKETS - 1)
 
 
-def _token_rows(config: ModelConfig, tokens: UInt32[np.ndarray, "*n t"]) -> Int32[np.ndarray, "*n T"]:
-    """One row per token: a text has so many that collisions of single ones do not matter."""
+def _texts(config: ModelConfig, tokens: UInt32[np.ndarray, "*n t"], texts: TextReader | None = None) -> Any:
+    """What a model gets of texts: of their first T tokens a row each, or what a reader makes of these tokens."""
     read = _resized(tokens[..., : config.tokens], tokens.ndim - 1, config.tokens)
-    rows: Int32[np.ndarray, "*n T"] = hash_rows(read, config.token_rows, hashes=1, seed=TOKEN_SEED)[..., 0]
+    return token_rows(read, config.token_rows) if texts is None else texts(read)
+
+
+def token_rows(tokens: UInt32[np.ndarray, "*n T"], buckets: int) -> Int32[np.ndarray, "*n T"]:
+    """One row per token: a text has so many that collisions of single ones do not matter."""
+    rows: Int32[np.ndarray, "*n T"] = hash_rows(tokens, buckets, hashes=1, seed=TOKEN_SEED)[..., 0]
     return rows
 
 

@@ -7,6 +7,7 @@ Glossary of shapes:
     S: positions of the prefix, 1 + H: the viewer, then the history
     C: candidates of each viewer
     T: text tokens of a post
+    E: width of the tables
     K: hashed rows of an id
     D: width of the model
     A: the 19 actions
@@ -93,6 +94,10 @@ class Ranker(hk.Module):
         """Predictions for candidates that have been embedded: 18 probabilities, then the dwell time in ms."""
         return predictions(self._head(self._transformer.attend(candidates, prefix)))
 
+    def _content(self, tokens: Int[Array, "*n T"] | Float[Array, "*n E"]) -> Float[Array, "*n D"]:
+        """Texts, of which either the rows or their mean is given, as parts of a position's token."""
+        return self._text(tokens if jnp.issubdtype(tokens.dtype, jnp.floating) else self._tokens.mean(tokens))
+
     def _prefix_tokens(
         self, history: HistoryRows
     ) -> tuple[Float[Array, "B S D"], Int[Array, " S"], Bool[Array, "B S"]]:
@@ -109,7 +114,7 @@ class Ranker(hk.Module):
         return (
             self._posts(history.post)
             + self._authors(history.author)
-            + self._text(self._tokens.mean(history.tokens))
+            + self._content(history.tokens)
             + self._actions(signed(history.actions))
             + self._dwell(history.dwell)
             + self._age(history.age)
@@ -120,13 +125,18 @@ class Ranker(hk.Module):
         return (
             self._posts(candidates.post)
             + self._authors(candidates.author)
-            + self._text(self._tokens.mean(candidates.tokens))
+            + self._content(candidates.tokens)
             + self._post_age(candidates.age)
             + self._video(candidates.video)
             + self._photos(candidates.photos)
             + self._counts(log_counts(candidates.totals))
             + self._surface(candidates.surface)[:, None]
         )
+
+
+def word_table(params: hk.Params) -> Float[Array, "rows E"]:
+    """Of a ranker's parameters the table of words."""
+    return params["ranker/~/tokens"]["rows"]
 
 
 def log_counts(totals: Int[Array, "*n 20"]) -> Float[Array, "*n 39"]:

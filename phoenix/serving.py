@@ -33,9 +33,10 @@ from phoenix.inputs import (
     history_rows,
     post_rows,
 )
-from phoenix.ranker import Ranker
+from phoenix.ranker import Ranker, word_table
 from phoenix.retrieval import TwoTower
 from phoenix.seeding import drawn
+from phoenix.texts import Texts
 
 __all__ = ["PARTS", "CandidateInputs", "History", "Params", "Part", "Phoenix", "PostInputs"]
 
@@ -71,6 +72,7 @@ class Phoenix:
         config: their sizes.
         version: names configuration, origin and a digest of all parameters; equal versions compute alike.
         traces: how many functions have been traced so far; does not grow any more after `warm_up`.
+        texts: of posts that have been ranked before.
 
     """
 
@@ -79,6 +81,7 @@ class Phoenix:
         self.version = f"{config.name}-{origin}-{digest(params)}"
         self.traces = 0
         self._params: Params = jax.device_put(jax.tree.map(aligned, params))
+        self.texts = Texts(np.asarray(word_table(self._params.ranker)))
         self._functions = _functions(config)
         self._compiled: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
         self._compiling = Lock()
@@ -168,11 +171,13 @@ class Phoenix:
         if not len(columns):
             return
         prefix = self._threads.submit(
-            lambda: self._run("encode", (batch,), filled_up(history_rows(self.config, history), batch))
+            lambda: self._run(
+                "encode", (batch,), filled_up(history_rows(self.config, history, self.texts.means), batch)
+            )
         )
 
         def score(start: int, stop: int, bucket: int) -> None:
-            rows = filled_up(candidate_rows(self.config, candidates, start, bucket), batch)
+            rows = filled_up(candidate_rows(self.config, candidates, start, bucket, self.texts.means), batch)
             embedded = self._run("candidates", (batch, bucket), rows)
             predictions = self._run("score", (batch, bucket), prefix.result(), embedded)
             scores[:, start:stop] = np.asarray(predictions)[: len(scores), : stop - start]
