@@ -100,13 +100,13 @@ class Ranker(hk.Module):
 
     def _prefix_tokens(
         self, history: HistoryRows
-    ) -> tuple[Float[Array, "B S D"], Int[Array, " S"], Bool[Array, "B S"]]:
+    ) -> tuple[Float[Array, "B S D"], Int[np.ndarray, " S"], Bool[Array, "B S"]]:
         """The tokens of the viewer and the history, their positions and which of them there are."""
         viewer = self._users(history.user)[:, None]
-        positions = jnp.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
+        positions = np.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
         return (
             jnp.concatenate([viewer, self._history_tokens(history)], axis=1),
-            jnp.concatenate([jnp.array([-self._config.history]), positions]),
+            np.concatenate([[-self._config.history], positions]),
             jnp.pad(history.mask, [(0, 0), (1, 0)], constant_values=True),
         )
 

@@ -111,7 +111,7 @@ class TwoTower(hk.Module):
 
     def _read(self, history: HistoryRows, content: Float[Array, "B H E"]) -> Float[Array, "B E"]:
         """The history through the transformer, averaged."""
-        positions = jnp.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
+        positions = np.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
         tokens = (
             self._content(content)
             + self._actions(signed(history.actions))

@@ -69,7 +69,7 @@ class Texts:
             _average(self._table, token_rows(texts[new], len(self._table)), new, means)
             with self._lock:
                 self._next = _keep(keys, new, means, self._next, self._index, self._keys, self._means)
-        return means.reshape(*tokens.shape[:-1], -1)
+        return means.reshape(*tokens.shape[:-1], means.shape[1])
 
 
 @kernel

@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
@@ -68,13 +69,15 @@ def candidate_isolation(prefix_mask: Bool[Array, "B S"], candidates: int) -> Boo
     return jnp.concatenate([to_prefix, jnp.broadcast_to(to_itself[None], (batch, *to_itself.shape))], axis=-1)
 
 
-def rotate(heads: Float[Array, "B N L ... d"], positions: Int[Array, " L"]) -> Float[Array, "B N L ... d"]:
-    """Rotary position embedding: turns pairs of features by angles in proportion to the position."""
+def rotate(heads: Float[Array, "B N L ... d"], positions: Int[np.ndarray, " L"]) -> Float[Array, "B N L ... d"]:
+    """Rotary position embedding: turns pairs of features by angles in proportion to the position.
+
+    Positions are the same for all, so that sines and cosines are part of the compiled function.
+    """
     half = heads.shape[-1] // 2
-    frequencies = _ROPE_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions.astype(jnp.float32)[:, None] * frequencies[None, :]
+    angles = positions[:, None] * _ROPE_BASE ** (-np.arange(half) / half)
     angles = angles.reshape(1, 1, len(positions), *(1,) * (heads.ndim - 4), half)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin = np.cos(angles).astype(heads.dtype), np.sin(angles).astype(heads.dtype)
     left, right = heads[..., :half], heads[..., half:]
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
@@ -121,7 +124,7 @@ class Attention(hk.Module):
         self._query_norm, self._key_norm = HeadNorm("query_norm"), norm("key_norm")
 
     def project(
-        self, x: Float[Array, "B L D"], distances: Int[Array, " L"]
+        self, x: Float[Array, "B L D"], distances: Int[np.ndarray, " L"]
     ) -> tuple[Float[Array, "B N L G d"], KeysValues]:
         """Queries, keys and values of positions at some distances from the candidates."""
         queries = self._query(x).reshape(*x.shape[:2], self._kv_heads, self._groups, self._width)
@@ -191,15 +194,20 @@ def attended(
     With a derivative of its own, for what JAX derives takes four times as long on CPUs: it forgets that the rows of a
     softmax are products with a sum, and turns matrices around.
     """
-    return _attended(queries, keys, values, mask)[0]
+    exponentials = _exponentials(queries, keys, mask)
+    total = jnp.maximum(jnp.sum(exponentials, axis=-1, keepdims=True), _LEAST_SUM)
+    return jnp.einsum("bnrs,bnsd->bnrd", exponentials, values) / total
+
+
+def _exponentials(queries: Array, keys: Array, mask: Array) -> Array:
+    return jnp.exp(capped(jnp.einsum("bnrd,bnsd->bnrs", queries, keys)) + jnp.where(mask, 0.0, _MASKED))
 
 
 _Seen = tuple[Array, Array, Array, Array]
 
 
 def _attended(queries: Array, keys: Array, values: Array, mask: Array) -> tuple[Array, _Seen]:
-    logits = capped(jnp.einsum("bnrd,bnsd->bnrs", queries, keys))
-    exponentials = jnp.where(mask, jnp.exp(logits), 0.0)
+    exponentials = _exponentials(queries, keys, mask)
     weights = exponentials / jnp.maximum(jnp.sum(exponentials, axis=-1, keepdims=True), _LEAST_SUM)
     return jnp.einsum("bnrs,bnsd->bnrd", weights, values), (queries, keys, values, weights)
 
@@ -260,7 +268,7 @@ class Block(hk.Module):
         self._feed_forward_norm, self._feed_forward = norm("feed_forward_norm"), FeedForward(config, "feed_forward")
 
     def over_itself(
-        self, x: Float[Array, "B L D"], distances: Int[Array, " L"], mask: Bool[Array, "B M L"]
+        self, x: Float[Array, "B L D"], distances: Int[np.ndarray, " L"], mask: Bool[Array, "B M L"]
     ) -> tuple[Float[Array, "B L D"], KeysValues]:
         """One block over positions that attend to each other as the mask allows, and what it remembers of them."""
         queries, own = self._attention.project(self._attention_norm(x), distances)
@@ -286,7 +294,7 @@ class Transformer(hk.Module):
         self._norm = norm("final_norm")
 
     def encode(
-        self, x: Float[Array, "B S D"], positions: Int[Array, " S"], mask: Bool[Array, "B S"]
+        self, x: Float[Array, "B S D"], positions: Int[np.ndarray, " S"], mask: Bool[Array, "B S"]
     ) -> tuple[Float[Array, "B S D"], Prefix]:
         """The prefix alone: its hidden states, and what candidates will attend to."""
         remembered = []
@@ -305,14 +313,14 @@ class Transformer(hk.Module):
     def __call__(
         self,
         prefix: Float[Array, "B S D"],
-        positions: Int[Array, " S"],
+        positions: Int[np.ndarray, " S"],
         mask: Bool[Array, "B S"],
         candidates: Float[Array, "B C D"],
     ) -> Float[Array, "B C D"]:
         """Prefix and candidates in one pass: as training wants it, and the definition `attend` is tested against."""
         count = candidates.shape[1]
         x = jnp.concatenate([prefix, candidates], axis=1)
-        distances = jnp.concatenate([positions - _CANDIDATE_POSITION, jnp.zeros(count, positions.dtype)])
+        distances = np.concatenate([positions - _CANDIDATE_POSITION, np.zeros(count, positions.dtype)])
         allowed = candidate_isolation(mask, count)
         for block in self._blocks:
             x, _ = block.over_itself(x, distances, allowed)
