@@ -2,6 +2,7 @@
 
 import math
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from infra.progress import Report
     from phoenix.batches import Batches
     from phoenix.cards import Card
+    from phoenix.log import Log
     from phoenix.training import Trainer
+    from thunder_ingest.events import ActionName
 
 _TOLD_STEPS = 20
 """Losses are told, and waited for, once in so many steps: in between, the device need not wait for us."""
@@ -32,9 +35,20 @@ def train(
     model: Annotated[str, typer.Option(help="configuration of the models")] = "nano",
     epochs: Annotated[int, typer.Option(help="how often each example is met", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="slates of a step", min=1)] = 128,
+    earlier: Annotated[
+        bool,
+        typer.Option(
+            "--earlier/--no-earlier", help="first learn, once, from what came before the span; else it is history only"
+        ),
+    ] = True,
     shown_weight: Annotated[
-        float, typer.Option(help="what a post that was passed over is worth finding, where 1 is one acted on", min=0)
-    ] = 0.1,
+        float,
+        typer.Option(
+            help="what a post that was passed over is worth finding, where 1 is one acted on: with 1, retrieval trusts"
+            " what chose the posts of this log; 0.1 and less where these were chosen at random",
+            min=0,
+        ),
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="of the first parameters and of all chance", min=0)] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="steps between checkpoints", min=1)] = 500,
     keep: Annotated[int, typer.Option(help="checkpoints that are kept, the newest", min=1)] = 2,
@@ -42,7 +56,10 @@ def train(
         bool, typer.Option("--announce", help="then have flows and workers go over to it, like `foryou models use`")
     ] = False,
 ) -> None:
-    """Train the ranker and the retrieval model on the impressions of a span, with all earlier ones as history."""
+    """Train the ranker and the retrieval model on the impressions of a span, with all earlier ones as history.
+
+    Since when the log records each action is found out from it, unless --labelled-since says so.
+    """
     from infra.current import current, use
     from infra.progress import Report
     from infra.settings import load
@@ -61,9 +78,9 @@ def train(
         raise typer.BadParameter("--since must come before --until")
     if announce:
         current(load())  # what is in the way of it is told now, not after hours
-    span = Span(since, until, labelled_since(labelled))
     with Report(console(stderr=True)) as report:
         columns = read_log(log, report)
+        span = Span(since, until, labelled_since(labelled) or _recorded_since(columns, report), earlier)
         try:
             batches = Batches(columns, span, sizes, training)
         except ValueError as error:
@@ -79,6 +96,18 @@ def train(
         _run(Trainer(sizes, training, batches.steps), batches, card, out, checkpoint_every, keep, report)
         if announce:
             report.say(f"{use(load(), out).version} is announced")
+
+
+def _recorded_since(log: "Log", report: "Report") -> "dict[ActionName, int]":
+    """What the log tells of itself, told to the user."""
+    from phoenix.recorded import recorded_since
+
+    found = recorded_since(log)
+    for at in sorted(set(found.values())):
+        actions = ", ".join(action for action in found if found[action] == at)
+        moment = datetime.fromtimestamp(at // 1_000, UTC).isoformat()
+        report.say(f"taken as recorded from {moment} on: {actions} (--labelled-since says otherwise)")
+    return found
 
 
 def _run(

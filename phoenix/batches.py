@@ -47,11 +47,15 @@ class Batch(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Which impressions are examples, and which of their labels are known."""
+    """Which impressions are examples, and which of their labels are known.
+
+    With `earlier`, those before the span are met first, once, as far as their labels are known.
+    """
 
     since_ms: int
     until_ms: int
     labelled_since: Mapping[ActionName, int]
+    earlier: bool = False
 
 
 class Batches:
@@ -70,9 +74,9 @@ class Batches:
 
     def __init__(self, log: Log, span: Span, model: ModelConfig, training: TrainingConfig) -> None:
         self._log, self._span, self._training = log, span, training
-        rows = rows_between(log, span.since_ms, span.until_ms)
+        rows = rows_between(log, 0 if span.earlier else span.since_ms, span.until_ms)
         self.rows = rows[log.known_at[rows] < span.until_ms]  # what came of the others was not known by then
-        if not len(self.rows):
+        if not (log.at[self.rows] >= span.since_ms).any():
             raise ValueError("there is no impression in this span of the log; nothing can be learned")
         longest = int(np.count_nonzero(log.posts.tokens, axis=1).max())
         # what is padding in every text is not worth being read
@@ -127,10 +131,10 @@ class Batches:
         return self._batch(self._slates.take(wanted), step)
 
     def _slates_of(self, epoch: int) -> Slates:
-        """An epoch's slates in the order of chance, but last those of which all is known, when the rates are low."""
+        """An epoch's slates in the order of chance, but last those of the span of which all is known."""
         training = self._training
         rng = np.random.default_rng([training.seed, _ORDER, epoch])
-        complete = self._log.at[self.rows] >= max([0, *self._span.labelled_since.values()])
+        complete = self._log.at[self.rows] >= max([self._span.since_ms, *self._span.labelled_since.values()])
         passes = [(self.rows[~complete], _ENDLESS_MS)] if not complete.all() else []
         again = training.complete_passes if passes else 1
         passes += [(self.rows[complete], training.span_hours * HOUR_MS)] * (again if complete.any() else 0)

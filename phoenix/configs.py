@@ -162,7 +162,8 @@ class TrainingConfig:
         candidates: of each slate at most, C. They share a history that ends before the first of them, and what a viewer
             did last says most: the more candidates, the less of it is learned to be read.
         span_hours: a slate's rows lie within so long, where all their labels are known, for the same reason.
-        complete_passes: how often an epoch meets the examples of which all labels are known, where there are others.
+        complete_passes: how often an epoch meets the examples of the span of which all labels are known, where there
+            are others.
         rate: learning rate of the ranker where it begins.
         table_rate: the same of its hashed tables.
         retrieval_rate: the same two of the two-tower model.
