@@ -1,11 +1,12 @@
 """Going over to another model while requests are answered.
 
-1. A model is announced: its vectors are collected from now on, and all that were written before.
-2. Beside that it is loaded, compiled where the one that serves is of another configuration, and rehearsed.
+1. A model is announced and loaded: its vectors are collected from now on, and all that were written before.
+2. Beside that it is compiled, where the one that serves is of another configuration, and rehearsed.
 3. Once it has a vector of every post that the one that serves has one of, the next batch is made with it.
 4. When the last batch of the one before is through, its vectors are given back.
 
-Whatever goes wrong with an announced model, the worker stays with the one that it has. What is waited for in 3 comes
+Whatever goes wrong with an announced model, the worker stays with the one that it has, and tries again now and then: a
+checkpoint may be longer on its way than what announces it. What is waited for in 3 comes
 from the flow, which gives every post that is stored a vector of the current model. So the wait ends where a flow runs;
 where none does, or it cannot read the model either, retrieval is better off with the vectors there are.
 """
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.5
 TOLD_EACH_S: Final = 30.0
+AGAIN_S: Final = 30.0
 LOOKED_AT: Final = 50_000
 """Posts that are looked up at once: requests wait for the same lock, and not longer than a few milliseconds."""
 
@@ -93,7 +95,7 @@ class Swap:
         self._state: SwapState = "served" if known is None or known.version == model.version else "unusable"
         self._coming: Coming | None = None
         self._lacking = np.zeros(0, np.int64)
-        self._told_s = -TOLD_EACH_S
+        self._told_s, self._tried_s = -TOLD_EACH_S, time.monotonic()
         self._thread = threading.Thread(target=self._run, name="swap", daemon=True)
         self.failure: BaseException | None = None
 
@@ -125,6 +127,8 @@ class Swap:
         if pointer is not None and pointer != self._known:
             self._known = pointer
             self._turn_to(pointer)
+        elif pointer is not None and self._state == "unusable" and time.monotonic() - self._tried_s > AGAIN_S:
+            self._turn_to(pointer)
         elif self._coming is not None and self._is_covered(self._coming):
             self._go_over(self._coming)
 
@@ -137,14 +141,15 @@ class Swap:
             self._state = "served"
             return
         log.info("model %s is announced; it is loaded, and its vectors are collected", pointer.version)
-        self._state, collected = "loading", self._replica.collect(pointer.version)
+        self._state, self._tried_s = "loading", time.monotonic()
         try:
             model = announced(pointer, self._model)
+            collected = self._replica.collect(pointer.version)
             self._coming = Coming(model, self._prepare(model, self._model), collected)
         except Stopped:
             raise
         except Exception as error:  # of whatever kind: requests go on being answered with the model that there is
-            log.error("%s; this worker stays with %s", error, self._model.version)
+            log.error("%s; this worker stays with %s, and tries again in %d s", error, self._model.version, AGAIN_S)
             self._state = "unusable"
             self._replica.forget(pointer.version)
         else:

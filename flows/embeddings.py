@@ -45,6 +45,8 @@ FLOW = "flows.embeddings"
 AGAIN_MESSAGES = 500
 """Read again in one turn at most: what has come meanwhile waits some hundredths of a second for them."""
 WATCH_S = 0.5
+AGAIN_S = 30.0
+"""Between two tries of a model that cannot be used: a checkpoint may be longer on its way than what announces it."""
 
 
 class Work(NamedTuple):
@@ -92,16 +94,21 @@ class Model:
     def _follow(self, settings: Settings, known: ModelPointer | None) -> None:
         try:
             with closing(Watch(settings, known, stopping)) as watch:
+                tried_s = time.monotonic()
                 while not stopping.is_set():
                     pointer = watch.poll(WATCH_S)
-                    if pointer is not None and pointer != known:
-                        known = pointer
-                        self.take(pointer)
+                    if pointer is None or (pointer == known and not self._is_to_try(pointer, tried_s)):
+                        continue
+                    known, tried_s = pointer, time.monotonic()
+                    self.take(pointer)
         except Exception as error:  # as where a partition cannot be read: whoever starts the flow anew mends it
             exit_now(error)
 
+    def _is_to_try(self, pointer: ModelPointer, tried_s: float) -> bool:
+        return self.served.at < pointer.at and time.monotonic() - tried_s > AGAIN_S
+
     def take(self, pointer: ModelPointer) -> None:
-        """Load a model and compile it, and make it the current one; one that cannot be used is logged, and no more."""
+        """Load a model and compile it, and make it the current one; one that cannot be used is logged."""
         try:
             model = announced(pointer, self.served.model)
             model.warm_up(parts=("embed",))

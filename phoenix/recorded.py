@@ -11,14 +11,14 @@ import numpy as np
 from phoenix.log import Log
 from thunder_ingest.events import ACTIONS, ActionName
 
-_SURPRISING: Final = 30.0
+_SURPRISING: Final = 20.0
 """That an action is missing from some impressions by chance has a probability of e to the minus this, at most."""
 
 
 class _First(NamedTuple):
     rank: int  # of its impression among all, by time
     action: ActionName
-    count: int  # of the action, from there on
+    times: int  # that the action was seen, from there on
     impressions: int  # from there on
 
 
@@ -37,19 +37,18 @@ def recorded_since(log: Log) -> dict[ActionName, int]:
     firsts = []
     for action, done in zip(ACTIONS, log.actions[order].T, strict=True):
         ranks = np.flatnonzero(done)
-        counts, impressions = np.arange(len(ranks), 0, -1), len(order) - ranks
+        times, rest = np.arange(len(ranks), 0, -1), len(order) - ranks
         without = np.diff(ranks, prepend=-1) - 1
-        if len(begun := np.flatnonzero(_surprise(without, counts, impressions) > _SURPRISING)):
+        if len(begun := np.flatnonzero(_surprise(without, times, rest) > _SURPRISING)):
             last = begun[-1]
-            firsts.append(_First(int(ranks[last]), action, int(counts[last]), int(impressions[last])))
+            firsts.append(_First(int(ranks[last]), action, int(times[last]), int(rest[last])))
     found: dict[ActionName, int] = {}
-    for first, action, count, impressions in sorted(firsts):
-        together = (rank for rank in found.values() if _surprise(first - rank, count, impressions) <= _SURPRISING)
-        found[action] = min(together, default=first)
+    for rank, action, seen, impressions in sorted(firsts):
+        together = (other for other in found.values() if _surprise(rank - other, seen, impressions) <= _SURPRISING)
+        found[action] = min(together, default=rank)
     return {action: int(log.at[order[rank]]) for action, rank in found.items()}
 
 
-def _surprise(without: Any, count: Any, impressions: Any) -> Any:
-    """How improbable it is, as a negative logarithm, that of some impressions and those after them, which share `count`
-    occurrences, the former have none."""
-    return count * np.log1p(without / impressions)
+def _surprise(without: Any, times: Any, impressions: Any) -> Any:
+    """The negative logarithm of how probable it is that impressions lack what was seen so many times in those after."""
+    return times * np.log1p(without / impressions)

@@ -103,7 +103,10 @@ def fresh_posts() -> list[Post]:
     return [post(number, 100 + number, text=f"words of post {number}", created_at=at) for number in range(1, POSTS + 1)]
 
 
-def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(settings: Settings, tmp_path: Path) -> None:
+def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed_worker.swap.AGAIN_S", 0.5)
     models, posts = Models(settings, tmp_path), fresh_posts()
     first, second = models.first.version, models.second.version
     use(settings, models.paths[0])
@@ -119,11 +122,11 @@ def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(settings:
         assert told(settings) == (first, "served")
         assert sources() == (first, {"phoenix_retrieval"})
 
-        announce(settings, "m-9", str(tmp_path / "nowhere"))
+        announce(settings, second, str(tmp_path / "late"))
         eventually(lambda: told(settings) == (first, "unusable"))
         assert sources() == (first, {"phoenix_retrieval"})
 
-        use(settings, models.paths[1])
+        models.paths[1].rename(tmp_path / "late")
         models.write(posts[:-1], models.first, models.second)
         eventually(lambda: told(settings) == (first, "collecting"), _SLOW_S)
         models.write([posts[0].post_id], models.first, models.second)
@@ -142,6 +145,6 @@ def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(settings:
         assert sources() == (first, {"phoenix_retrieval"})
     with serving(settings):
         assert told(settings) == (first, "served")
-        use(settings, models.paths[1])
+        use(settings, tmp_path / "late")
         eventually(lambda: told(settings)[1] in ("loading", "collecting"))  # and is asked to end meanwhile
     assert "swap" not in {thread.name for thread in threading.enumerate()}

@@ -25,7 +25,7 @@ from infra.kafka import Record
 from infra.kafka_admin import create_topics
 from infra.models import announce
 from infra.settings import load
-from phoenix.served import Served
+from phoenix.served import Served, served
 from phoenix.serving import Phoenix
 from tests.feed_worker.builders import post
 from tests.infra.foryou import write
@@ -300,9 +300,12 @@ def test_a_partition_on_a_broker_goes_on_where_the_recovery_store_says(
 
 
 @pytest.mark.embedded
-def test_a_flow_follows_what_is_announced_until_it_is_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_follows_what_is_announced_until_it_is_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     stopping, model = threading.Event(), Model(Served(Phoenix.seeded(TINY, 1), 0))
     monkeypatch.setattr("flows.embeddings.stopping", stopping)
+    monkeypatch.setattr("flows.embeddings.AGAIN_S", 0.2)
     with EmbeddedKafka(tmp_path / "kafka") as kafka:
         settings = load(kafka=kafka.address, partitions=1)
         create_topics(settings)
@@ -311,6 +314,15 @@ def test_a_flow_follows_what_is_announced_until_it_is_to_end(tmp_path: Path, mon
         announced = use(settings, saved(tmp_path / "run", seed=2))
         eventually(lambda: model.served.at == announced.at)
         assert model.served.model.version == announced.version
+
+        late = saved(tmp_path / "early", seed=3)
+        version = served(str(late), "", 0).version
+        pointer = announce(settings, version, str(tmp_path / "late"))
+        eventually(lambda: version in caplog.text)
+        assert model.served.at == announced.at
+        late.rename(tmp_path / "late")
+        eventually(lambda: model.served.at == pointer.at)
+        assert model.served.model.version == version
         stopping.set()
         model.join()
         assert "models" not in {thread.name for thread in threading.enumerate()}

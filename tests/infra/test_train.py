@@ -2,11 +2,13 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from infra.progress import Report
 from infra.settings import load
 from infra.train import Diverged, train
 from phoenix.batches import Batches
+from phoenix.configs import CONFIGS, NANO
 from phoenix.log import Log
 from phoenix.training import Losses, State, Trainer
 from tests.infra.foryou import write
@@ -33,14 +36,15 @@ from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, 
 
 T0 = time_ms("2026-01-01")
 HOUR = 3_600_000
-PROGRAM = """
+SIZES: dict[str, Any] = {"dim": 16, "layers": 1, "head_dim": 4, "history": 8, "table_dim": 4, "embed_dim": 8}
+ROWS: dict[str, Any] = {"user_rows": 50, "post_rows": 90, "author_rows": 90, "token_rows": 90}
+TINY = replace(NANO, name="tiny", **SIZES, **ROWS)
+PROGRAM = f"""
 from dataclasses import replace
 from infra.cli import main
 from phoenix import configs
 
-tiny = replace(configs.NANO, name="tiny", dim=16, layers=1, head_dim=4, history=8, table_dim=4, embed_dim=8)
-tiny = replace(tiny, user_rows=50, post_rows=90, author_rows=90, token_rows=90)
-configs.CONFIGS["tiny"] = tiny
+configs.CONFIGS["tiny"] = replace(configs.NANO, name="tiny", **{SIZES | ROWS})
 main()
 """
 
@@ -59,6 +63,16 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "posts.jsonl").write_bytes(b"\n".join(map(encode, posts)))
     (directory / "engagements.jsonl").write_bytes(b"\n".join([*map(encode, shown), b"nonsense", b'{"at":1}']))
     return directory
+
+
+@pytest.fixture
+def begun(log: Path, tmp_path: Path) -> Path:
+    """The same log, in which no click is recorded before the fifth day."""
+    events = [json.loads(line) for line in (log / "engagements.jsonl").read_bytes().splitlines()[:-2]]
+    kept = [event for event in events if event["type"] == "impression" or event["at"] >= T0 + 96 * HOUR]
+    (tmp_path / "engagements.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    (tmp_path / "posts.jsonl").write_bytes((log / "posts.jsonl").read_bytes())
+    return tmp_path
 
 
 def command(log: Path, out: Path, *more: str) -> list[str]:
@@ -97,6 +111,27 @@ def test_a_card_tells_what_was_learned_from(whole: Path) -> None:
     assert card["figures"]["loss_ranking"] > 0
     assert len(card["commit"]) in (7, 40)
     assert len(list(whole.glob("step-*"))) == 2
+
+
+def test_what_a_log_tells_of_itself_is_told_and_what_came_before_the_span_is_learned(
+    begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONFIGS, "tiny", TINY)
+    train(since=T0 + 100 * HOUR, until=T0 + 190 * HOUR, out=tmp_path / "out", log=begun, model="tiny", batch=8)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"taken as recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", said)
+    data = last_card(tmp_path / "out")["data"]
+    assert T0 + 96 * HOUR <= data["labelled_since"]["click"] < T0 + 120 * HOUR
+    assert (data["since_ms"], data["examples"], data["earlier"]) == (T0 + 100 * HOUR, 190, True)
+
+
+def test_what_came_before_the_span_can_be_history_only(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONFIGS, "tiny", TINY)
+    given: dict[str, Any] = {"since": T0 + 100 * HOUR, "until": T0 + 190 * HOUR, "model": "tiny", "batch": 8}
+    train(**given, out=tmp_path, log=log, labelled=["*=0"], earlier=False)
+    assert last_card(tmp_path)["data"]["examples"] == 90
 
 
 def test_a_killed_run_comes_to_the_same_bits(log: Path, whole: Path, tmp_path: Path) -> None:

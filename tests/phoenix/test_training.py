@@ -314,6 +314,26 @@ def test_what_is_not_recorded_yet_is_not_taken_for_a_no(log: Log, tiny: ModelCon
     assert weights[..., 0].any()
 
 
+def test_what_came_before_the_span_is_met_once_and_first_if_that_is_wanted(log: Log, tiny: ModelConfig) -> None:
+    since, until = T0 + 30 * HOUR, T0 + 60 * HOUR
+    span, everything = Span(since, until, {"click": T0 + 9 * HOUR}), Span(T0, until, {"click": T0 + 9 * HOUR})
+    alone = Batches(log, span, tiny, TRAINING)
+    assert (log.at[alone.rows] >= since).all()
+    one_by_one = replace(TRAINING, batch=1, candidates=1, epochs=1, complete_passes=2)
+    batches = Batches(log, span._replace(earlier=True), tiny, one_by_one)
+    np.testing.assert_array_equal(batches.rows, Batches(log, everything, tiny, TRAINING).rows)
+    assert batches.steps == len(batches.rows) + len(alone.rows)
+    recorded = [bool(batches.batch(step).ranking.weights[..., 4].any()) for step in range(batches.steps)]
+    assert not all(recorded[: -2 * len(alone.rows)])
+    assert all(recorded[-2 * len(alone.rows) :])
+
+
+def test_a_span_without_impressions_is_a_mistake_whatever_came_before(log: Log, tiny: ModelConfig) -> None:
+    until = int(log.at.max()) + HOUR
+    with pytest.raises(ValueError, match="no impression in this span"):
+        Batches(log, Span(until - 1, until, {}, earlier=True), tiny, TRAINING)
+
+
 def test_every_impression_is_an_example_of_an_epoch(log: Log, tiny: ModelConfig) -> None:
     one_by_one = Batches(log, SPAN, tiny, replace(TRAINING, batch=1, epochs=1, complete_passes=1))
     count = sum(one_by_one.batch(step).ranking.weights[..., 0].sum() for step in range(one_by_one.steps))
