@@ -8,7 +8,7 @@ Glossary of shapes:
     K: texts kept
 
 All that the ranker reads of a text is the mean of its words' rows, which depends on words and parameters alone. To find
-64 random rows for each of two thousand candidates takes a CPU a fifth of a request, and most candidates have been
+64 random rows for each of two thousand candidates takes a CPU a seventh of a request, and most candidates have been
 candidates before. So the means stay, the newest K of them, found by a 64-bit hash of the words in their order: no one
 has to say when a post is edited or gone.
 """
