@@ -164,18 +164,26 @@ class Attention(hk.Module):
         values: Float[Array, "B S d"],
         shut: Float[Array, "B 1 S"],
     ) -> Float[Array, "B C G*d"]:
-        """What the queries of one key/value head find in the prefix and in themselves."""
+        """What the queries of one key/value head find in the prefix and in themselves.
+
+        The first position is a case of its own: a prefix has one more than a power of two, and products with 128
+        columns take three quarters of the time that those with 129 do.
+        """
         queries = self._query.part(x, head, self._kv_heads).reshape(len(x), -1, self._width)
         own_key = self._query_norm.scaled(self._key_norm(self._key.part(x, head, self._kv_heads))) * self._width**-0.5
         own_value = self._value.part(x, head, self._kv_heads)
         grouped = (*x.shape[:2], self._groups, self._width)
         scale = self._query_norm.factor(queries)
-        to_prefix = capped(jnp.einsum("bqd,bsd->bqs", queries, keys) * scale) + shut
+        to_first = jnp.einsum("bqd,bd->bq", queries, keys[:, 0])[..., None]
+        to_rest = jnp.einsum("bqd,bsd->bqs", queries, keys[:, 1:])
         to_self = jnp.einsum("bcgd,bcd->bcg", queries.reshape(grouped), own_key)[..., None]
-        weights, own_weight = jnp.exp(to_prefix), jnp.exp(capped(to_self * scale.reshape(*grouped[:-1], 1)))
-        from_prefix = jnp.einsum("bqs,bsd->bqd", weights, values).reshape(grouped)
-        total = jnp.sum(weights, axis=-1).reshape(own_weight.shape) + own_weight
-        return ((from_prefix + own_weight * own_value[..., None, :]) / total).reshape(*x.shape[:2], -1)
+        first_weight = jnp.exp(capped(to_first * scale) + shut[..., :1]).reshape(to_self.shape)
+        weights = jnp.exp(capped(to_rest * scale) + shut[..., 1:])
+        own_weight = jnp.exp(capped(to_self * scale.reshape(to_self.shape)))
+        from_rest = jnp.einsum("bqs,bsd->bqd", weights, values[:, 1:]).reshape(grouped)
+        from_others = first_weight * values[:, :1, None] + own_weight * own_value[..., None, :]
+        total = jnp.sum(weights, axis=-1).reshape(to_self.shape) + first_weight + own_weight
+        return ((from_rest + from_others) / total).reshape(*x.shape[:2], -1)
 
     def _merge(self, heads: Float[Array, "B N L G d"]) -> Float[Array, "B L D"]:
         side_by_side = jnp.swapaxes(heads, 1, 2)

@@ -40,10 +40,10 @@ def test_scoring_costs_what_the_sizes_of_the_layers_say(phoenix: Phoenix, tiny: 
     prefix = 1 + tiny.history
     layer = tiny.dim * (2 * query + 2 * key + 3 * hidden) + 2 * prefix * query
     keys_and_values = tiny.dim * 2 * key  # all that is asked of the prefix in the last layer
-    own_key = tiny.layers * query
     id_ = HASHES * tiny.table_dim * tiny.dim
     post = 2 * id_ + tiny.table_dim * tiny.dim
     viewer = prefix * ((tiny.layers - 1) * layer + keys_and_values) + tiny.history * (post + 19 * tiny.dim) + id_
     counts = (20 + 19) * tiny.dim
-    candidate = tiny.layers * layer + own_key + post + counts + 19 * tiny.dim
+    # one product more, with its own key, and one less, with the first value, which is only scaled
+    candidate = tiny.layers * layer + post + counts + 19 * tiny.dim
     assert phoenix.scoring_flops(3, candidates) == 2 * 3 * (viewer + candidates * candidate)
