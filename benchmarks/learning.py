@@ -40,12 +40,14 @@ TRAINING: Final = TrainingConfig(
     viewer_dropout=0.0,
     history_dropout=0.2,
     negative_weight=1.0,
+    shown_weight=0.1,
     mean_of_last=0.3,
     sampled_posts=512,
     action_weights=dict.fromkeys(ACTIONS, 0.1) | {"click": 1.0, "favorite": 4.0, "dwell": 4.0, "dwell_time": 10.0},
 )
 """High rates, for a few thousand slates are not many, and the mean of where they lead; what was not shown as well, for
-whatever is shown here was chosen to please, and the exam asks about anything. How long a post was looked at says more
+whatever is shown here was chosen to please, and the exam asks about anything. What was shown and passed over is hardly
+worth finding, for the exam is about tastes. How long a post was looked at says more
 than rare favorites do. Slates may reach back for a week, so that they are full: tastes hardly change in it."""
 
 QUICK: Final = {

@@ -6,9 +6,9 @@
 4. When the last batch of the one before is through, its vectors are given back.
 
 Whatever goes wrong with an announced model, the worker stays with the one that it has, and tries again now and then: a
-checkpoint may be longer on its way than what announces it. What is waited for in 3 comes
-from the flow, which gives every post that is stored a vector of the current model. So the wait ends where a flow runs;
-where none does, or it cannot read the model either, retrieval is better off with the vectors there are.
+checkpoint may be longer on its way than what announces it. What is waited for in 3 comes from the flow, which gives
+every post that is stored a vector of the current model. So the wait ends where a flow runs; where none does, or it
+cannot read the model either, retrieval is better off with the vectors there are.
 """
 
 import logging

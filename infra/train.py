@@ -45,7 +45,7 @@ def train(
         float,
         typer.Option(
             help="what a post that was passed over is worth finding, where 1 is one acted on: with 1, retrieval trusts"
-            " what chose the posts of this log; 0.1 and less where these were chosen at random",
+            " what chose the posts of this log; with less, it goes by what viewers did",
             min=0,
         ),
     ] = 1.0,

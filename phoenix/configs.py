@@ -205,7 +205,7 @@ class TrainingConfig:
     action_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
     negative_weight: float = 0.0
     positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))
-    shown_weight: float = 0.1
+    shown_weight: float = 1.0
     mean_of_last: float = 0.0
     sampled_posts: int = 2_048
 

@@ -111,6 +111,9 @@ class Phoenix:
         for count in self.config.post_buckets if "embed" in parts else ():
             tell(f"embeddings, {count} posts")
             self.embed_posts(blank_posts(self.config, count))
+        if "rank" in parts:
+            tell("reading of texts")
+            self.texts.means(np.ones((1, self.config.tokens), np.uint32))
         for batch in self.config.batch_buckets if "rank" in parts else ():
             for count in self.config.candidate_buckets:
                 tell(f"ranking, {batch} viewers with {count} candidates")

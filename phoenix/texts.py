@@ -41,13 +41,12 @@ class Texts:
         kept: how many texts at most, a power of two.
 
     Attributes:
-        asked: texts that had words, so far.
-        new: how many of these were not known.
+        new: how many texts with words were not known, so far.
 
     """
 
     def __init__(self, table: Float32[np.ndarray, "rows E"], kept: int = TEXTS_KEPT) -> None:
-        self.asked = self.new = 0
+        self.new = 0
         self._table = table
         self._lock = Lock()
         self._next = 0
@@ -60,10 +59,9 @@ class Texts:
         texts = np.ascontiguousarray(tokens.reshape(-1, tokens.shape[-1]))
         means = np.zeros((len(texts), self._means.shape[1]), np.float32)
         keys, new = np.zeros(len(texts), np.uint64), np.zeros(len(texts), np.int32)
-        asked = _name(texts, keys)
+        _name(texts, keys)
         with self._lock:
             new = new[: _find(keys, self._index, self._keys, self._means, means, new)]
-            self.asked += asked
             self.new += len(new)
         if len(new):
             _average(self._table, token_rows(texts[new], len(self._table)), new, means)
@@ -73,9 +71,8 @@ class Texts:
 
 
 @kernel
-def _name(texts: UInt32[np.ndarray, "n T"], keys: UInt64[np.ndarray, " n"]) -> int:
-    """Each step is a bijection of the key so far: texts that differ anywhere agree by chance alone. Counts texts."""
-    count = 0
+def _name(texts: UInt32[np.ndarray, "n T"], keys: UInt64[np.ndarray, " n"]) -> None:
+    """Each step is a bijection of the key so far: texts that differ anywhere agree by chance alone."""
     for text in range(len(texts)):
         key, words = _START, np.uint32(0)
         for place in range(texts.shape[1]):
@@ -85,8 +82,6 @@ def _name(texts: UInt32[np.ndarray, "n T"], keys: UInt64[np.ndarray, " n"]) -> i
             key ^= key >> _FOLD
         if words != 0:
             keys[text] = max(key, np.uint64(1))
-            count += 1
-    return count
 
 
 @kernel
