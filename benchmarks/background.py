@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from infra.kafka import Publisher, Record
-from infra.settings import load
+from infra.ports.kafka import Publisher, Record
+from infra.ports.settings import load
 
 FIRST_POST: Final = 10**12
 AUTHORS: Final = 20_000

@@ -24,15 +24,15 @@ from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.servers import servers, worker
 from feed_worker.client import Client
 from feed_worker.parameters import PRESETS
-from infra.catch_up import wait_for_flows
-from infra.kafka_admin import admin, create_topics, ends_of, lag
-from infra.progress import Report
-from infra.redis import connect
-from infra.settings import Settings
-from infra.stack import Stack
-from infra.tables import console
-from phoenix.serving import Phoenix
-from phoenix.world import WorldConfig, generate
+from infra.ops.flow_lag import wait_for_flows
+from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
+from infra.ports.redis import connect
+from infra.ports.settings import Settings
+from infra.stack.stack import Stack
+from infra.terminal.progress import Report
+from infra.terminal.tables import console
+from infra.world import WorldConfig, generate
+from phoenix.serving.engine import Phoenix
 
 GOAL_MS = {5.0: 200.0}
 GOAL_SATURATED = 20.0
@@ -183,7 +183,7 @@ def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 def arguments_of(options: Sequence[str] | None) -> argparse.Namespace:
     """Arguments; those that make a run quick or embedded stand where nothing else was said."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="small", help="a configuration of phoenix.configs")
+    parser.add_argument("--model", default="small", help="a configuration of phoenix.models.configs")
     parser.add_argument("--parameters", default="classic", choices=PRESETS, help="classic: 1,200 + 1,000 candidates")
     parser.add_argument("--posts", type=int, default=1_000_000)
     parser.add_argument("--authors", type=int, default=100_000)

@@ -17,21 +17,21 @@ from rich.console import Console
 from benchmarks.feed_world import CHUNK, Viewer, vectors_of, viewers_of, world_of, write_viewers
 from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.thunder_world import ThunderWorld
-from feed_worker.feed import feed_of, served_of
-from feed_worker.feed_store import Answer, FeedStore
+from feed_worker.candidates.query import Query
+from feed_worker.documents.feed import feed_of, served_of
 from feed_worker.parameters import PRESETS
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.post_traits import traits_of
-from feed_worker.query import Query
-from infra.embedded import EmbeddedRedis
-from infra.progress import Advance, Report
-from infra.redis import connect
-from infra.settings import Settings
-from phoenix.index import VectorIndex
-from phoenix.serving import Phoenix
+from feed_worker.replica.index_traits import traits_of
+from feed_worker.serving.feed_store import Answer, FeedStore
+from infra.ports.redis import connect
+from infra.ports.settings import Settings
+from infra.stack.embedded import EmbeddedRedis
+from infra.terminal.progress import Advance, Report
+from phoenix.index.retrieval_index import VectorIndex
+from phoenix.serving.engine import Phoenix
 from thunder_ingest.events import FeedRequest
-from thunder_ingest.post_store import PostStore
-from thunder_ingest.redis_form import UserStates
+from thunder_ingest.posts.store import PostStore
+from thunder_ingest.users.redis_form import UserStates
 
 
 def fill(store: PostStore, index: VectorIndex, world: ThunderWorld, version: str, dim: int, advance: Advance) -> None:

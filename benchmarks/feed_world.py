@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from benchmarks import thunder_world
 from benchmarks.thunder_world import ThunderWorld, post_id
-from infra.kafka import Publisher, Record
-from infra.progress import Advance
-from infra.redis import Client
-from infra.settings import Settings
+from infra.ports.kafka import Publisher, Record
+from infra.ports.redis import Client
+from infra.ports.settings import Settings
+from infra.terminal.progress import Advance
 from thunder_ingest.events import IMPRESSION, PostEmbedding, key_of_id, pack
-from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_entries import EDGE, HISTORY, UserUpdate
+from thunder_ingest.users.entries import EDGE, HISTORY, UserUpdate
+from thunder_ingest.users.redis_form import UserStates
 
 FOLLOWS: Final = 500
 """On average; the median viewer follows 390, one in a hundred 2,000."""

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.report import Measure, print_report, quantiles
-from infra.embedded import EmbeddedRedis
-from infra.progress import Advance, Report
-from infra.settings import load
+from infra.ports.settings import load
+from infra.stack.embedded import EmbeddedRedis
+from infra.terminal.progress import Advance, Report
 from thunder_ingest.events import ACTIONS, IMPRESSION
-from thunder_ingest.redis_form import UserStates, user_key
-from thunder_ingest.user_entries import EDGE, HISTORY, UserUpdate
-from thunder_ingest.user_state import StateLimits
+from thunder_ingest.users.entries import EDGE, HISTORY, UserUpdate
+from thunder_ingest.users.redis_form import UserStates, user_key
+from thunder_ingest.users.state import StateLimits
 
 BEGIN_MS = 1_750_000_000_000
 POSITIONS_A_SESSION = 20

@@ -23,13 +23,13 @@ from benchmarks.probes import CUTS, KINDS, Found, NotSeen, Probes
 from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.servers import servers
 from feed_worker.client import Client
-from infra.catch_up import wait_for_flows
-from infra.kafka_admin import ends_of
-from infra.processes import Children
-from infra.progress import Report
-from infra.settings import Settings
-from infra.stack import Stack
-from infra.tables import console
+from infra.ops.flow_lag import wait_for_flows
+from infra.ports.kafka_admin import ends_of
+from infra.ports.settings import Settings
+from infra.stack.processes import Children
+from infra.stack.stack import Stack
+from infra.terminal.progress import Report
+from infra.terminal.tables import console
 
 GOAL_MS = 1_000.0
 WARM_S = 3.0  # of background before anybody is asked

@@ -33,11 +33,11 @@ from benchmarks.ingest_log import engagements, posts, publish
 from benchmarks.report import Measure, print_report
 from benchmarks.servers import servers
 from flows.kafka import Batch, EpochSink, KafkaSource, start
-from infra.kafka import Record, group
-from infra.kafka_admin import admin, create_topics
-from infra.redis import connect
-from infra.settings import Settings
-from infra.topics import TOPICS
+from infra.ports.kafka import Record, group
+from infra.ports.kafka_admin import admin, create_topics
+from infra.ports.redis import connect
+from infra.ports.settings import Settings
+from infra.ports.topics import TOPICS
 from thunder_ingest.events import PostCreated, pack
 
 TIMEOUT_S = 300.0

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from infra.kafka import Publisher, Record
-from infra.settings import Settings
+from infra.ports.kafka import Publisher, Record
+from infra.ports.settings import Settings
 from thunder_ingest.events import Engagement, Event, Impression, PostCreated, encode
 
 WORDS_PER_POST = 12

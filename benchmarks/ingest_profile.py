@@ -18,11 +18,11 @@ from flows.decoding import Decoded, Decoder
 from flows.engagements import count_changes, user_writes
 from flows.kafka import BATCH_MESSAGES, Batch, collect_garbage_seldom
 from flows.posts import Apply
-from infra.clock import WallClock
-from infra.settings import Settings
-from thunder_ingest.posts import PostTable
-from thunder_ingest.redis_form import hset_commands
-from thunder_ingest.text import packed_tokens_of
+from infra.ports.clock import WallClock
+from infra.ports.settings import Settings
+from thunder_ingest.events.text import packed_tokens_of
+from thunder_ingest.posts.table import PostTable
+from thunder_ingest.users.redis_form import hset_commands
 
 
 def batch(topic: str, messages: Sequence[tuple[bytes, bytes]]) -> Batch:

@@ -1,6 +1,6 @@
 """How well the models know the generated world's tastes after 0 to N training examples, beside simpler scorers.
 
-What is asked, and what the figures mean, is in `phoenix.evaluation.exam`: shares of what the oracle, who knows every
+The questions and the figures are those of `infra.world.taste_benchmark`: shares of the oracle that knows every
 taste, reaches; above all NDCG@35 of known posts and of new ones. Models learn from the newest so many impressions, with
 everything before as history, in about as many steps however few those are. The baselines always learn from the whole
 log.
@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import Measure, print_report
-from phoenix.batches import Batches, Span
-from phoenix.configs import ModelConfig, TrainingConfig, config_named
-from phoenix.evaluation.draws import Estimate
-from phoenix.evaluation.exam import Exam
-from phoenix.log import Log
-from phoenix.serving import Phoenix
-from phoenix.training import Trainer
-from phoenix.world import WorldConfig, generate
+from infra.world import WorldConfig, generate
+from infra.world.taste_benchmark import Exam
+from phoenix.data.batches import Batches, Span
+from phoenix.data.impressions import Log
+from phoenix.evaluation.bootstrap import Estimate
+from phoenix.models.configs import ModelConfig, TrainingConfig, config_named
+from phoenix.serving.engine import Phoenix
+from phoenix.training.step import Trainer
 from thunder_ingest.events import ACTIONS
 
 NOW_MS: Final = 1_790_000_000_000

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from feed_worker.client import Client
-from feed_worker.feed import Feed
-from infra.redis import connect, subscription
-from infra.settings import Settings
+from feed_worker.documents.feed import Feed
+from infra.ports.redis import connect, subscription
+from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest
 
 TIMEOUT_S = 60.0

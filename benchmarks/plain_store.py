@@ -4,11 +4,11 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from thunder_ingest.events import ORIGINAL, QUOTE, REPLY, REPOST, Post
-from thunder_ingest.in_network import StoreLimits
+from thunder_ingest.posts.in_network import StoreLimits
 
 
 class PlainStore:
-    """Posts must come in order of time; the read rules are those of `thunder_ingest.in_network`."""
+    """Posts must come in order of time; the read rules are those of `thunder_ingest.posts.in_network`."""
 
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits

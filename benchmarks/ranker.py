@@ -26,9 +26,8 @@ import numpy as np
 
 from benchmarks.peak import Machine, seconds
 from benchmarks.report import Measure, print_report, quantiles
-from phoenix.actions import ACTION_COUNT
-from phoenix.configs import ModelConfig, config_named
-from phoenix.inputs import (
+from phoenix.features.actions import ACTION_COUNT
+from phoenix.features.inputs import (
     CandidateInputs,
     CandidateRows,
     History,
@@ -37,9 +36,10 @@ from phoenix.inputs import (
     candidate_rows,
     history_rows,
 )
-from phoenix.ranker import Ranker, predictions
-from phoenix.serving import Phoenix, chunks, initial_params
-from phoenix.texts import Texts
+from phoenix.models.configs import ModelConfig, config_named
+from phoenix.models.ranker import Ranker, predictions
+from phoenix.serving.engine import Phoenix, chunks, initial_params
+from phoenix.serving.text_cache import Texts
 
 SHARE_GOAL: Final = 0.6
 REUSE_GOAL: Final = 2.0

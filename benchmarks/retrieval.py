@@ -22,9 +22,9 @@ import psutil
 from jaxtyping import Float32, Float64, Int64
 
 from benchmarks.report import Measure, print_report, quantiles
-from phoenix.index import Mask, Traits
-from phoenix.slabs.host import HostSlab
-from phoenix.slabs.panels import Precision
+from phoenix.index.host import HostSlab
+from phoenix.index.int8_kernel import Precision
+from phoenix.index.retrieval_index import Mask, Traits
 
 LOADED_AT_ONCE: Final = 50_000
 MATMUL: Final = 2_048

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from feed_worker.presence import workers
-from infra.processes import Children
-from infra.redis import connect
-from infra.settings import Settings, load
-from infra.stack import POLL_S
+from feed_worker.serving.worker_registry import workers
+from infra.ports.redis import connect
+from infra.ports.settings import Settings, load
+from infra.stack.processes import Children
+from infra.stack.stack import POLL_S
 
 READY_TIMEOUT_S = 300.0
 

@@ -24,7 +24,7 @@ from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.thunder_ready import ready_seconds
 from benchmarks.thunder_world import NOW_MS, ThunderWorld, Viewer, generate, viewers
 from thunder_ingest.events import pack, unpack_post
-from thunder_ingest.post_store import PostStore, StoreLimits
+from thunder_ingest.posts.store import PostStore, StoreLimits
 
 BATCH: Final = 1_000
 POSTS_PER_SECOND_WHILE_READING: Final = 20_000

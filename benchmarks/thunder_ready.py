@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.thunder_world import NOW_MS, SPAN_MS, generate
-from infra.embedded import EmbeddedKafka
-from infra.kafka_admin import create_topics
-from infra.settings import Settings, load
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import Settings, load
+from infra.stack.embedded import EmbeddedKafka
 
 _TOPIC: Final = "thunder-posts"
 
@@ -38,7 +38,7 @@ def ready_seconds(posts: int, authors: int, seed: int) -> dict[str, float]:
 def _publish(settings: Settings, posts: int, authors: int, seed: int) -> None:
     from confluent_kafka import Producer
 
-    from infra.kafka import options
+    from infra.ports.kafka import options
     from thunder_ingest.events import key_of_id, pack
 
     world = generate(posts, authors, seed)
@@ -52,10 +52,10 @@ def _publish(settings: Settings, posts: int, authors: int, seed: int) -> None:
 def main() -> None:
     """Read the changelog of the broker in the settings as a worker does, and say how long it took."""
     began = time.perf_counter()
-    from feed_worker.replica import Replica, spare_collector
-    from infra.clock import clock_of
-    from phoenix.index import VectorIndex
-    from thunder_ingest.post_store import PostStore, StoreLimits
+    from feed_worker.replica.reader import Replica, spare_collector
+    from infra.ports.clock import clock_of
+    from phoenix.index.retrieval_index import VectorIndex
+    from thunder_ingest.posts.store import PostStore, StoreLimits
 
     settings = load()
     imported = time.perf_counter()

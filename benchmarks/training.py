@@ -17,11 +17,11 @@ import numpy as np
 
 from benchmarks.peak import Machine
 from benchmarks.report import Measure, print_report, quantiles
-from phoenix.batches import Batches, Span
-from phoenix.configs import ModelConfig, TrainingConfig, config_named
-from phoenix.log import Log, log_of
-from phoenix.training import Trainer
-from phoenix.world import WorldConfig, generate
+from infra.world import WorldConfig, generate
+from phoenix.data.batches import Batches, Span
+from phoenix.data.impressions import Log, log_of
+from phoenix.models.configs import ModelConfig, TrainingConfig, config_named
+from phoenix.training.step import Trainer
 
 NOW_MS: Final = 1_790_000_000_000
 WORLD: Final = WorldConfig(users=1_000, authors=200, posts=8_000, engagements=300_000, span_ms=7 * 86_400_000)

@@ -9,27 +9,27 @@ from collections.abc import Callable, Mapping, Sequence
 import redis
 from prometheus_client import CollectorRegistry
 
-from feed_worker.endpoints import Endpoints
 from feed_worker.experiments import Experiments, experiments_of
-from feed_worker.framework import Pipeline
-from feed_worker.metrics import StateCollector
+from feed_worker.framework.pipeline import Pipeline
+from feed_worker.monitoring.endpoints import Endpoints
+from feed_worker.monitoring.metrics import StateCollector
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.rehearsal import rehearse
-from feed_worker.replica import TOPICS, Replica, spare_collector
-from feed_worker.swap import Swap
-from feed_worker.worker import State, Worker
-from infra import logs
-from infra.clock import Clock, clock_of
-from infra.kafka import BrokerUnreachable, DeliveryFailed, TopicMissing, wait_for_topics
-from infra.models import await_announced
-from infra.redis import Client, Patience, Stopped, connect
-from infra.settings import Settings, SettingsError, load
-from phoenix.index import VectorIndex
-from phoenix.served import served, served_first
-from phoenix.serving import Phoenix
+from feed_worker.replica.reader import TOPICS, Replica, spare_collector
+from feed_worker.serving.model_swap import Swap
+from feed_worker.serving.warm_up import rehearse
+from feed_worker.serving.worker import State, Worker
+from infra.ports import logs
+from infra.ports.clock import Clock, clock_of
+from infra.ports.kafka import BrokerUnreachable, DeliveryFailed, TopicMissing, wait_for_topics
+from infra.ports.redis import Client, Patience, Stopped, connect
+from infra.ports.settings import Settings, SettingsError, load
+from phoenix.index.retrieval_index import VectorIndex
+from phoenix.serving.engine import Phoenix
+from phoenix.serving.loading import served, served_first
+from phoenix.serving.model_topic import await_announced
 from thunder_ingest.events import ModelPointer
-from thunder_ingest.post_store import PostStore, StoreLimits
-from thunder_ingest.redis_form import UserStates
+from thunder_ingest.posts.store import PostStore, StoreLimits
+from thunder_ingest.users.redis_form import UserStates
 
 log = logging.getLogger("feed_worker")
 

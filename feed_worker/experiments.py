@@ -22,7 +22,7 @@ import xxhash
 from msgspec import Meta, Struct
 
 from feed_worker.parameters import Parameters, ParametersError, Share, keys_of, overridden, preset_named
-from infra.settings import Settings, SettingsError
+from infra.ports.settings import Settings, SettingsError
 
 _RANGE: Final = 2**64
 _ROUNDING: Final = 1e-9

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import redis
 
-from feed_worker.budgets import FORYOU_BUDGETS_MS, Budgets
+from feed_worker.candidates.ports import Model, Users
 from feed_worker.filters.age import AgeFilter
 from feed_worker.filters.author_socialgraph import AuthorSocialgraphFilter
 from feed_worker.filters.core_data import CoreDataFilter
@@ -20,10 +20,10 @@ from feed_worker.filters.retweet_dedup import RetweetDedupFilter
 from feed_worker.filters.self_post import SelfPostFilter
 from feed_worker.filters.video import VideoFilter
 from feed_worker.filters.visibility import CurrentVisibilityFilter, VisibilityFilter
-from feed_worker.framework import Pipeline
+from feed_worker.framework.budgets import FORYOU_BUDGETS_MS, Budgets
+from feed_worker.framework.pipeline import Pipeline
 from feed_worker.hydrators.in_network import InNetworkHydrator
 from feed_worker.hydrators.related_posts import RelatedPostsHydrator
-from feed_worker.ports import Model, Users
 from feed_worker.query_hydrators.user_state import UserStateHydrator
 from feed_worker.scorers.author_diversity import AuthorDiversityScorer
 from feed_worker.scorers.dpp import DPPScorer
@@ -36,8 +36,8 @@ from feed_worker.side_effects.served_history import ServedHistory
 from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
 from feed_worker.sources.popular import PopularSource
 from feed_worker.sources.thunder import ThunderSource
-from phoenix.index import VectorIndex
-from thunder_ingest.post_store import PostStore
+from phoenix.index.retrieval_index import VectorIndex
+from thunder_ingest.posts.store import PostStore
 
 
 def foryou_pipeline(

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from confluent_kafka import Message
 
 from flows.kafka import Batch
-from infra.clock import Clock
-from infra.dead_letters import dead_letter
-from infra.kafka import Record
-from infra.settings import Settings
+from infra.ports.clock import Clock
+from infra.ports.kafka import Record
+from infra.ports.settings import Settings
 from thunder_ingest.events import Event, Refused, decode
+from thunder_ingest.events.dead_letters import dead_letter
 
 
 class Decoded(NamedTuple):

@@ -30,13 +30,13 @@ from bytewax.outputs import Sink
 from confluent_kafka import Message
 
 from flows.kafka import Batch, KafkaSink, KafkaSource, start, stopping
-from infra.kafka import Record, exit_now
-from infra.models import Watch, await_announced
-from infra.settings import Settings
-from phoenix.served import Served, announced, served_first
-from phoenix.serving import Phoenix, PostInputs
+from infra.ports.kafka import Record, exit_now
+from infra.ports.settings import Settings
+from phoenix.serving.engine import Phoenix, PostInputs
+from phoenix.serving.loading import Served, announced, served_first
+from phoenix.serving.model_topic import Watch, await_announced
 from thunder_ingest.events import REPLY, REPOST, ModelPointer, Post, PostEmbedding, key_of_id, pack, unpack_post
-from thunder_ingest.text import padded_tokens
+from thunder_ingest.events.text import padded_tokens
 
 log = logging.getLogger(__name__)
 

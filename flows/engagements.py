@@ -18,15 +18,15 @@ from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
 
 from flows.decoding import Decoded, Decoder
 from flows.kafka import Batch, KafkaSink, KafkaSource, start, stopping
-from infra.clock import clock_of
-from infra.kafka import Record, exit_now
-from infra.redis import Patience, Stopped, connect
-from infra.settings import Settings
-from thunder_ingest import history
-from thunder_ingest.counts import Changes, CountTable, Snapshot, changes_of
+from infra.ports.clock import clock_of
+from infra.ports.kafka import Record, exit_now
+from infra.ports.redis import Patience, Stopped, connect
+from infra.ports.settings import Settings
+from thunder_ingest.counts.table import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack
-from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_entries import UserEntries, entries_by_user
+from thunder_ingest.users import history
+from thunder_ingest.users.entries import UserEntries, entries_by_user
+from thunder_ingest.users.redis_form import UserStates
 
 COUNT_SHARDS = 64  # few enough that a snapshot is some large objects, not a million small ones
 BATCH_MESSAGES = 50_000  # when behind: the more events of a user come together, the fewer writes there are

@@ -20,8 +20,8 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatefulSinkPartition, StatelessSinkPartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from infra import logs
-from infra.kafka import (
+from infra.ports import logs
+from infra.ports.kafka import (
     DeliveryFailed,
     Publisher,
     Record,
@@ -30,8 +30,8 @@ from infra.kafka import (
     group,
     wait_for_topics,
 )
-from infra.outage import outage
-from infra.settings import Settings, SettingsError, load
+from infra.ports.outage import outage
+from infra.ports.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
 

@@ -17,14 +17,14 @@ from bytewax.outputs import Sink
 
 from flows.decoding import Decoded, Decoder
 from flows.kafka import Batch, EpochSink, KafkaSource, start
-from infra.clock import Clock, clock_of
-from infra.dead_letters import dead_letter
-from infra.kafka import Headers, Record
-from infra.scan import scan
-from infra.settings import Settings
+from infra.ports.clock import Clock, clock_of
+from infra.ports.kafka import Headers, Record
+from infra.ports.settings import Settings
+from infra.ports.topic_reader import scan
 from thunder_ingest.events import Refused, key_of_id
-from thunder_ingest.posts import PostTable
-from thunder_ingest.text import packed_tokens
+from thunder_ingest.events.dead_letters import dead_letter
+from thunder_ingest.events.text import packed_tokens
+from thunder_ingest.posts.table import PostTable
 
 log = logging.getLogger(__name__)
 

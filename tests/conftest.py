@@ -11,10 +11,10 @@ import pytest
 import redis
 from hypothesis import settings
 
-from infra.embedded import EmbeddedKafka, EmbeddedRedis
-from infra.kafka_admin import create_topics
-from infra.processes import CHILD
-from infra.settings import Settings, load
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import Settings, load
+from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
+from infra.stack.processes import CHILD
 
 # no test asserts a time: machines are shared, and compiling takes as long as it takes
 settings.register_profile("untimed", deadline=None)

@@ -5,10 +5,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Filter
-from feed_worker.membership import first_of_each
-from feed_worker.query import Query
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.id_sets import first_of_each
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Filter
 
 
 class DropDuplicatesFilter(Filter):

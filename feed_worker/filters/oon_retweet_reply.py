@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Filter
-from feed_worker.query import Query
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Filter
 from thunder_ingest.events import REPLY, REPOST
 
 

@@ -5,11 +5,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Filter
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.id_sets import contains
+from feed_worker.candidates.query import Query
 from feed_worker.filters.previously_seen import touches
-from feed_worker.membership import contains
-from feed_worker.query import Query
+from feed_worker.framework.components import Filter
 
 
 class PreviouslyServedFilter(Filter):

@@ -5,13 +5,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Filter
-from feed_worker.membership import contains
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.id_sets import contains
+from feed_worker.candidates.query import Query
+from feed_worker.candidates.related_posts import related_of
+from feed_worker.framework.components import Filter
 from feed_worker.parameters import Parameters
-from feed_worker.query import Query
-from feed_worker.related import related_of
-from thunder_ingest.post_store import PostStore
+from thunder_ingest.posts.store import PostStore
 
 
 class VisibilityFilter(Filter):

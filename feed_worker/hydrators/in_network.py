@@ -1,9 +1,9 @@
 """InNetworkHydrator: whether the viewer follows the posting account."""
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Hydrator
-from feed_worker.membership import contains
-from feed_worker.query import Query
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.id_sets import contains
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Hydrator
 
 
 class InNetworkHydrator(Hydrator):

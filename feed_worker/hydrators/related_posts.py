@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import ClassVar
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Hydrator
-from feed_worker.query import Query
-from feed_worker.related import related_of, with_content_of_sources
-from thunder_ingest.post_store import PostStore
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
+from feed_worker.candidates.related_posts import related_of, with_content_of_sources
+from feed_worker.framework.components import Hydrator
+from thunder_ingest.posts.store import PostStore
 
 
 class RelatedPostsHydrator(Hydrator):

@@ -6,11 +6,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.components import Known, QueryHydrator
-from feed_worker.membership import union
-from feed_worker.ports import Users
-from feed_worker.query import Query
-from thunder_ingest.user_state import UserState
+from feed_worker.candidates.id_sets import union
+from feed_worker.candidates.ports import Users
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Known, QueryHydrator
+from thunder_ingest.users.state import UserState
 
 
 class UserStateHydrator(QueryHydrator):

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Scorer
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Scorer
 from feed_worker.parameters import Parameters
-from feed_worker.query import Query
 
 
 class AuthorDiversityScorer(Scorer):

@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Scorer
-from feed_worker.ports import Model
-from feed_worker.query import Query
-from phoenix.index import VectorIndex
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.ports import Model
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Scorer
+from phoenix.index.retrieval_index import VectorIndex
 
 MIN_VOLUME = 1e-6
 

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Scorer
-from feed_worker.model_inputs import candidates_of, history_of
-from feed_worker.ports import Model
-from feed_worker.query import Query
-from thunder_ingest.post_store import PostStore
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.model_inputs import candidates_of, history_of
+from feed_worker.candidates.ports import Model
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Scorer
+from thunder_ingest.posts.store import PostStore
 
 
 class PhoenixScorer(Scorer):

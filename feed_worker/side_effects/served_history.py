@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from feed_worker.components import SideEffect
-from feed_worker.ports import Users
-from feed_worker.run import Result
+from feed_worker.candidates.ports import Users
+from feed_worker.framework.components import SideEffect
+from feed_worker.framework.request_run import Result
 
 
 class ServedHistory(SideEffect):

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Fetched, Source
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.model_inputs import history_of
+from feed_worker.candidates.ports import Model
+from feed_worker.candidates.query import Query
 from feed_worker.filters.language import readable
-from feed_worker.model_inputs import history_of
-from feed_worker.ports import Model
-from feed_worker.query import Query
-from phoenix.index import Mask, VectorIndex
-from thunder_ingest.post_store import PostStore
+from feed_worker.framework.components import Fetched, Source
+from phoenix.index.retrieval_index import Mask, VectorIndex
+from thunder_ingest.posts.store import PostStore
 
 
 class PhoenixRetrievalSource(Source):

@@ -6,10 +6,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Fetched, Source
-from feed_worker.query import Query
-from thunder_ingest.post_store import PostStore
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Fetched, Source
+from thunder_ingest.posts.store import PostStore
 
 
 class PopularSource(Source):

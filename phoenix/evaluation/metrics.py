@@ -4,7 +4,7 @@ Glossary of shapes:
 
     n: rows, one impression each
     v: viewers
-    d: draws, of which the first are the rows as they are (see `phoenix.evaluation.draws`)
+    d: draws, of which the first are the rows as they are (see `phoenix.evaluation.bootstrap`)
     k: places at the top of a list
 
 A draw where a figure has no meaning, such as the AUC of rows of one class, gives NaN.
@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from phoenix.evaluation.draws import Draws
+from phoenix.evaluation.bootstrap import Draws
 
 Labels = Bool[np.ndarray, " n"]
 Scores = Float[np.ndarray, " n"]

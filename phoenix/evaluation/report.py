@@ -2,7 +2,7 @@
 
 Glossary of shapes:
 
-    d: draws of viewers (see `phoenix.evaluation.draws`)
+    d: draws of viewers (see `phoenix.evaluation.bootstrap`)
 
 Several models, trained alike from different seeds, are judged by the mean of their figures. Differences are the models'
 figures minus a baseline's on the same draws; an interval that does not contain 0 is a difference.
@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float, Float64
 from msgspec import Struct
 
 from phoenix.evaluation import metrics
-from phoenix.evaluation.draws import Draws, Estimate
-from phoenix.evaluation.models import post_vectors, predictions, viewer_vectors
-from phoenix.evaluation.ranking import RankingBaselines
-from phoenix.evaluation.retrieval import Found, RetrievalTask
+from phoenix.evaluation.bootstrap import Draws, Estimate
+from phoenix.evaluation.predictions import post_vectors, predictions, viewer_vectors
+from phoenix.evaluation.ranking_baselines import RankingBaselines
+from phoenix.evaluation.retrieval_baselines import Found, RetrievalTask
 from phoenix.evaluation.split import Split
-from phoenix.serving import Phoenix
+from phoenix.serving.engine import Phoenix
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
 RETRIEVED: Final = 100

@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from phoenix.actions import DISCRETE
-from phoenix.log import Log
+from phoenix.data.impressions import Log
+from phoenix.features.actions import DISCRETE
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
 
 Rows = Int64[np.ndarray, " t"]

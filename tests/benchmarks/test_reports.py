@@ -23,7 +23,7 @@ from benchmarks import (
     thunder,
     training,
 )
-from infra.settings import Settings
+from infra.ports.settings import Settings
 
 Main: TypeAlias = Callable[[Sequence[str]], None]
 Report: TypeAlias = Callable[[Main, str], dict[str, float]]

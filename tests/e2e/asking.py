@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from feed_worker.client import Client
-from infra.kafka import Publisher, Record
-from infra.settings import Settings
-from phoenix.world import WorldConfig, generate
+from infra.ports.kafka import Publisher, Record
+from infra.ports.settings import Settings
+from infra.world import WorldConfig, generate
 from thunder_ingest.events import (
     MAX_MESSAGE_BYTES,
     Block,
@@ -18,9 +18,9 @@ from thunder_ingest.events import (
     Post,
     key_of_id,
 )
-from thunder_ingest.posts import PostTable, changelog
-from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_entries import entries_by_user
+from thunder_ingest.posts.table import PostTable, changelog
+from thunder_ingest.users.entries import entries_by_user
+from thunder_ingest.users.redis_form import UserStates
 
 DAY_MS = 86_400_000
 LATE_MS, DEADLINE_MS = 5_000, 1_000

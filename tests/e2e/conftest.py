@@ -9,9 +9,9 @@ from typing import TypeVar
 import pytest
 
 from feed_worker.client import Client
-from infra.kafka_admin import create_topics
-from infra.settings import Settings
-from infra.stack import Stack
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import Settings
+from infra.stack.stack import Stack
 from tests.e2e import containers
 
 HERE = Path(__file__).parent

@@ -7,14 +7,14 @@ from typing import NamedTuple, cast
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from infra.kafka import consumer_config, group, partitions_of
-from infra.redis import Client
-from infra.scan import scan
-from infra.settings import Settings
+from infra.ports.kafka import consumer_config, group, partitions_of
+from infra.ports.redis import Client
+from infra.ports.settings import Settings
+from infra.ports.topic_reader import scan
 from tests.e2e.asking import App, is_poison
-from tests.feed_worker.answering import feed_in
+from tests.feed_worker.client.answering import feed_in
 from thunder_ingest.events import FeedServed, FeedStatus, decode, unpack_dead_letter, unpack_feed_served
-from thunder_ingest.ids import published_form
+from thunder_ingest.events.ids import published_form
 
 Place = tuple[int, int]
 """A partition of `feed-requests`, and an offset in it."""

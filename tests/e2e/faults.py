@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from infra.settings import Settings
+from infra.ports.settings import Settings
 from tests.e2e.conftest import eventually
 from tests.e2e.containers import Server
 from tests.e2e.processes import Process

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bytewax.recovery import init_db_dir
 
-from infra.kafka import FLOW_GROUPS, BrokerUnreachable
-from infra.kafka_admin import admin, ends_of, lag
-from infra.processes import CHILD
-from infra.settings import Settings
+from infra.ports.kafka import FLOW_GROUPS, BrokerUnreachable
+from infra.ports.kafka_admin import admin, ends_of, lag
+from infra.ports.settings import Settings
+from infra.stack.processes import CHILD
 from tests.e2e.containers import free_port
 
 READ = FLOW_GROUPS | {"feed-worker": ("feed-requests",)}

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from feed_worker.async_client import AsyncClient
 from feed_worker.client import Client, NoFeed
-from feed_worker.feed import Feed
-from infra.scan import scan
-from infra.settings import Settings
-from infra.stack import Stack
+from feed_worker.client.async_client import AsyncClient
+from feed_worker.documents.feed import Feed
+from infra.ports.settings import Settings
+from infra.ports.topic_reader import scan
+from infra.stack.stack import Stack
 from tests.e2e.conftest import eventually
 from thunder_ingest.events import DeadLetter, unpack_dead_letter
-from thunder_ingest.redis_form import UserStates
+from thunder_ingest.users.redis_form import UserStates
 
 _ids = itertools.count(1_000_000)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from feed_worker.client import Client
-from infra.settings import Settings
+from infra.ports.settings import Settings
 from tests.e2e import containers, evidence
 from tests.e2e.asking import App
 from tests.e2e.conftest import eventually, on_servers

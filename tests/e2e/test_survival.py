@@ -18,19 +18,19 @@ import pytest
 import redis
 
 from feed_worker.client import Client
-from feed_worker.feed import Feed
-from infra.kafka import FLOW_GROUPS
-from infra.redis import RedisUnreachable
-from infra.scan import scan
-from infra.settings import Settings
-from phoenix.world import WorldConfig, generate
+from feed_worker.documents.feed import Feed
+from infra.ports.kafka import FLOW_GROUPS
+from infra.ports.redis import RedisUnreachable
+from infra.ports.settings import Settings
+from infra.ports.topic_reader import scan
+from infra.world import WorldConfig, generate
 from tests.e2e import containers
 from tests.e2e.conftest import eventually, on_servers
 from tests.e2e.processes import Process, behind, outputs, running, stop
 from tests.e2e.proxy import Proxy
 from tests.e2e.undisturbed import left, undisturbed
 from thunder_ingest.events import Event, unpack_feed_served
-from thunder_ingest.redis_form import UserStates
+from thunder_ingest.users.redis_form import UserStates
 
 SOAK = bool(os.environ.get("FORYOU_SOAK"))
 KILLS = 20 if SOAK else 2

@@ -12,25 +12,25 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from feed_worker.candidates.model_inputs import history_of
 from feed_worker.client import Client
-from feed_worker.feed import Explanation, Feed
-from feed_worker.model_inputs import history_of
+from feed_worker.documents.feed import Explanation, Feed
 from flows.embeddings import Work, embed
 from flows.kafka import Batch
-from infra.current import use
-from infra.scan import scan
-from infra.settings import Settings
-from phoenix.checkpoints import phoenix_of
-from phoenix.serving import Phoenix
+from infra.ops.model_command import use
+from infra.ports.settings import Settings
+from infra.ports.topic_reader import scan
+from phoenix.serving.engine import Phoenix
+from phoenix.training.checkpoints import phoenix_of
 from tests.e2e import containers
 from tests.e2e.conftest import eventually, on_servers
 from tests.e2e.processes import Process, outputs, running, stop
 from tests.feed_worker.builders import query
-from tests.infra.foryou import foryou
+from tests.infra.cli.foryou import foryou
 from tests.phoenix.saved import TINY, saved
 from thunder_ingest.events import unpack_embedding, unpack_post
-from thunder_ingest.post_store import PostStore
-from thunder_ingest.redis_form import UserStates
+from thunder_ingest.posts.store import PostStore
+from thunder_ingest.users.redis_form import UserStates
 
 FLOWS = ("flows.posts", "flows.engagements", "flows.embeddings")
 POSTS, AUTHORS, VIEWERS, LIKED = 6_000, 300, range(1, 21), 6

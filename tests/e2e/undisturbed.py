@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import redis
 
-from feed_worker.replica import Replica
-from infra.clock import WallClock
-from infra.scan import scan
-from infra.settings import Settings
-from phoenix.index import VectorIndex
+from feed_worker.replica.reader import Replica
+from infra.ports.clock import WallClock
+from infra.ports.settings import Settings
+from infra.ports.topic_reader import scan
+from phoenix.index.retrieval_index import VectorIndex
 from tests.e2e.conftest import eventually
-from thunder_ingest.counts import CountTable, changes_of
+from thunder_ingest.counts.table import CountTable, changes_of
 from thunder_ingest.events import (
     EngagementEvent,
     GraphEvent,
@@ -24,11 +24,11 @@ from thunder_ingest.events import (
     unpack_dead_letter,
     unpack_post,
 )
-from thunder_ingest.post_store import PostStore
-from thunder_ingest.posts import PostTable, changelog
-from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_entries import entries_by_user
-from thunder_ingest.user_state import UserState
+from thunder_ingest.posts.store import PostStore
+from thunder_ingest.posts.table import PostTable, changelog
+from thunder_ingest.users.entries import entries_by_user
+from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.state import UserState
 
 NONE = np.zeros(0, np.int64)
 

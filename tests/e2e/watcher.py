@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Self, cast
 
 import redis
 
-from infra.redis import subscription
+from infra.ports.redis import subscription
 from tests.e2e.evidence import Written, answered
 from thunder_ingest.events import unpack_feed_served
-from thunder_ingest.redis_form import feed_key, ready_channel
+from thunder_ingest.users.redis_form import feed_key, ready_channel
 
 LOOKS_S = 0.01
 AWAY = (redis.ConnectionError, redis.TimeoutError)

@@ -7,13 +7,13 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Float32
 
-from feed_worker.candidates import Candidates
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
 from feed_worker.hydrators.in_network import InNetworkHydrator
 from feed_worker.hydrators.related_posts import RelatedPostsHydrator
 from feed_worker.parameters import FORYOU, Parameters
-from feed_worker.query import Query
-from phoenix.configs import NANO, ModelConfig
-from phoenix.inputs import CandidateInputs, History
+from phoenix.features.inputs import CandidateInputs, History
+from phoenix.models.configs import NANO, ModelConfig
 from thunder_ingest.events import (
     ACTION_INDEX,
     ACTIONS,
@@ -25,10 +25,10 @@ from thunder_ingest.events import (
     Post,
     PostCounts,
 )
-from thunder_ingest.history import POSITION
-from thunder_ingest.post_store import PostStore, StoreLimits
-from thunder_ingest.text import token_hashes
-from thunder_ingest.user_state import UserState
+from thunder_ingest.events.text import token_hashes
+from thunder_ingest.posts.store import PostStore, StoreLimits
+from thunder_ingest.users.history import POSITION
+from thunder_ingest.users.state import UserState
 
 NOW_MS = 1_800_000_000_000
 MINUTE_MS = 60_000

@@ -6,11 +6,11 @@ from math import exp
 
 import numpy as np
 
+from feed_worker.candidates.query import Query
 from feed_worker.parameters import Parameters
-from feed_worker.query import Query
 from tests.feed_worker.builders import fixed_predictions
 from thunder_ingest.events import ACTIONS, KINDS, Post
-from thunder_ingest.text import tokenize
+from thunder_ingest.events.text import tokenize
 
 
 @dataclass

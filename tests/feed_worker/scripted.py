@@ -9,10 +9,20 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates import Candidates
-from feed_worker.components import Fetched, Filter, Hydrator, Known, QueryHydrator, Scorer, Selector, SideEffect, Source
-from feed_worker.framework import Pipeline, Result
-from feed_worker.query import Query
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import (
+    Fetched,
+    Filter,
+    Hydrator,
+    Known,
+    QueryHydrator,
+    Scorer,
+    Selector,
+    SideEffect,
+    Source,
+)
+from feed_worker.framework.pipeline import Pipeline, Result
 from feed_worker.selectors.top_k import TopKSelector
 from tests.feed_worker.builders import NOW_MS, candidates_in, post, store_of
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from feed_worker.__main__ import ranker_of
 from feed_worker.experiments import Experiment, Experiments, Variant, experiments_of
 from feed_worker.parameters import CLASSIC, FORYOU, PRESETS, overridden
-from infra.settings import SettingsError, load
+from infra.ports.settings import SettingsError, load
 
 USERS = range(1, 40_001)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from feed_worker.__main__ import model_of
-from infra.settings import SettingsError, load
+from infra.ports.settings import SettingsError, load
 
 
 def test_a_directory_without_checkpoints_is_named_in_one_line(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feed_worker.candidates.query import Query
 from feed_worker.experiments import Experiment, Experiments, Variant
-from feed_worker.framework import Pipeline
+from feed_worker.framework.pipeline import Pipeline
 from feed_worker.parameters import FORYOU, PRESETS, Parameters
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.query import Query
-from phoenix.configs import NANO
-from phoenix.index import VectorIndex
+from phoenix.index.retrieval_index import VectorIndex
+from phoenix.models.configs import NANO
 from tests.feed_worker.builders import (
     MINUTE_MS,
     NOW_MS,
@@ -30,8 +30,8 @@ from tests.feed_worker.builders import (
 )
 from tests.feed_worker.obvious import ObviousPipeline
 from thunder_ingest.events import KINDS, Post
-from thunder_ingest.post_store import PostStore
-from thunder_ingest.user_state import UserState
+from thunder_ingest.posts.store import PostStore
+from thunder_ingest.users.state import UserState
 
 MAX_AGE_MS = 60 * MINUTE_MS
 AUTHORS = range(1, 13)

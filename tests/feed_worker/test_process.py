@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from feed_worker.presence import workers
-from infra.embedded import EmbeddedKafka, EmbeddedRedis
-from infra.kafka_admin import create_topics
-from infra.settings import Settings, load
+from feed_worker.serving.worker_registry import workers
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import Settings, load
+from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
 from tests.e2e.containers import free_port
 from tests.e2e.processes import Process
-from tests.feed_worker.test_endpoints import get
+from tests.feed_worker.monitoring.test_endpoints import get
 from tests.infra.waiting import eventually
 
 pytestmark = pytest.mark.embedded

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from feed_worker.framework.request_run import Result
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.run import Result
-from phoenix.index import VectorIndex
+from phoenix.index.retrieval_index import VectorIndex
 from tests.feed_worker.builders import MINUTE_MS, NOW_MS, FixedModel, KnownUsers, post, query, store_of, viewer
 from thunder_ingest.events import ACTIONS, NEGATIVE_ACTIONS, Post
-from thunder_ingest.history import POSITION
+from thunder_ingest.users.history import POSITION
 
 FRIEND, AUTHOR, STRANGER = 60, 50, 70
 PLAIN = replace(FORYOU, new_author_boost=False)

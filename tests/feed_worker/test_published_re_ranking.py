@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from feed_worker.candidates import Candidates
+from feed_worker.candidates.columns import Candidates
 from feed_worker.parameters import X_2026_08_12
 from feed_worker.scorers.dpp import MIN_VOLUME, DPPScorer, greedy_map, strengths
 from feed_worker.scorers.new_author_boost import NewAuthorBoostScorer
 from feed_worker.selectors.top_k import TopKSelector
-from phoenix.index import VectorIndex
+from phoenix.index.retrieval_index import VectorIndex
 from tests.feed_worker.builders import (
     FixedModel,
     candidates_in,

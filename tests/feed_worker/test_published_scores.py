@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed_worker.candidates import Candidates
+from feed_worker.candidates.columns import Candidates
 from feed_worker.parameters import CLASSIC, FORYOU, X_2026_08_12, Parameters
 from feed_worker.scorers.author_diversity import AuthorDiversityScorer
 from feed_worker.scorers.oon import OONScorer

@@ -6,8 +6,8 @@ The visibility filters have a file of their own, test_visibility.
 import numpy as np
 import pytest
 
-from feed_worker.candidates import concat
-from feed_worker.components import Filter
+from feed_worker.candidates.columns import concat
+from feed_worker.candidates.query import Query
 from feed_worker.filters.age import AgeFilter
 from feed_worker.filters.author_socialgraph import AuthorSocialgraphFilter
 from feed_worker.filters.core_data import CoreDataFilter
@@ -22,10 +22,10 @@ from feed_worker.filters.previously_served import PreviouslyServedFilter
 from feed_worker.filters.retweet_dedup import RetweetDedupFilter
 from feed_worker.filters.self_post import SelfPostFilter
 from feed_worker.filters.video import VideoFilter
-from feed_worker.query import Query
+from feed_worker.framework.components import Filter
 from tests.feed_worker.builders import NOW_MS, VIEWER, candidates_in, hydrated, ids, post, query, store_of, viewer
 from thunder_ingest.events import Post
-from thunder_ingest.seen_filter import FilterSize, SeenFilter
+from thunder_ingest.users.seen_filter import FilterSize, SeenFilter
 
 FRIEND, STRANGER, AUTHOR = 60, 70, 50
 

@@ -10,20 +10,20 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from feed_worker.framework import Pipeline, Result
+from feed_worker.candidates.query import Query
+from feed_worker.framework.pipeline import Pipeline, Result
+from feed_worker.framework.request_run import Run
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.query import Query
-from feed_worker.run import Run
-from phoenix.index import VectorIndex
-from phoenix.inputs import PostInputs
-from phoenix.serving import Phoenix
+from phoenix.features.inputs import PostInputs
+from phoenix.index.retrieval_index import VectorIndex
+from phoenix.serving.engine import Phoenix
 from tests.feed_worker.builders import MINUTE_MS, NOW_MS, post, store_of
 from thunder_ingest.events import Block, Engagement, EngagementEvent, FeedRequest, Follow, GraphEvent, Post
-from thunder_ingest.ids import id64
-from thunder_ingest.post_store import PostStore
-from thunder_ingest.redis_form import UserStates
-from thunder_ingest.user_entries import updates_of
+from thunder_ingest.events.ids import id64
+from thunder_ingest.posts.store import PostStore
+from thunder_ingest.users.entries import updates_of
+from thunder_ingest.users.redis_form import UserStates
 
 VIEWER = "did:plc:viewer"
 SKY, BALL = "comet telescope orbit nebula", "goal league striker referee"

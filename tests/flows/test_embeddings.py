@@ -19,16 +19,16 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from flows.embeddings import Model, Partition, Posts, Progress, Work, build_flow, embed
 from flows.kafka import Batch
-from infra.current import use
-from infra.embedded import EmbeddedKafka
-from infra.kafka import Record
-from infra.kafka_admin import create_topics
-from infra.models import announce
-from infra.settings import load
-from phoenix.served import Served, served
-from phoenix.serving import Phoenix
+from infra.ops.model_command import use
+from infra.ports.kafka import Record
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import load
+from infra.stack.embedded import EmbeddedKafka
+from phoenix.serving.engine import Phoenix
+from phoenix.serving.loading import Served, served
+from phoenix.serving.model_topic import announce
 from tests.feed_worker.builders import post
-from tests.infra.foryou import write
+from tests.infra.cli.foryou import write
 from tests.infra.waiting import eventually
 from tests.phoenix.saved import TINY, saved
 from thunder_ingest.events import ModelPointer, Post, key_of_id, pack, unpack_embedding

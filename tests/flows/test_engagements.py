@@ -10,9 +10,9 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from flows.decoding import Decoder
 from flows.engagements import UserWrites, build_flow
 from flows.kafka import Batch
-from infra.clock import LogClock
-from infra.kafka import Record
-from infra.settings import Settings
+from infra.ports.clock import LogClock
+from infra.ports.kafka import Record
+from infra.ports.settings import Settings
 from tests.flows.messages import batch
 from thunder_ingest.events import (
     ACTION_INDEX,
@@ -25,7 +25,7 @@ from thunder_ingest.events import (
     PostCounts,
     unpack_counts,
 )
-from thunder_ingest.redis_form import UserStates
+from thunder_ingest.users.redis_form import UserStates
 
 T0 = 1_700_000_000_000
 HOUR = 3_600_000

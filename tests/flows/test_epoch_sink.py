@@ -11,8 +11,8 @@ from bytewax.testing import TestingSource, run_main
 
 import flows.kafka
 from flows.kafka import EpochSink
-from infra.kafka import DeliveryFailed, Record
-from infra.settings import Settings
+from infra.ports.kafka import DeliveryFailed, Record
+from infra.ports.settings import Settings
 
 PARTS = 12  # more than ten: their names sort otherwise than their numbers
 

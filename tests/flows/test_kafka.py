@@ -7,10 +7,10 @@ import pytest
 from confluent_kafka import Producer
 
 from flows.kafka import Batch, KafkaSource
-from infra.embedded import EmbeddedKafka
-from infra.kafka import BrokerUnreachable, partitions_of
-from infra.kafka_admin import create_topics
-from infra.settings import Settings, load
+from infra.ports.kafka import BrokerUnreachable, partitions_of
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import Settings, load
+from infra.stack.embedded import EmbeddedKafka
 from tests.infra.waiting import eventually
 
 pytestmark = pytest.mark.embedded
@@ -64,7 +64,7 @@ def test_a_broker_that_is_away_when_a_flow_begins_to_read_is_waited_for(
             raise error
         return partitions_of(*arguments)
 
-    monkeypatch.setattr("infra.kafka.partitions_of", at_first_away)
+    monkeypatch.setattr("infra.ports.kafka.partitions_of", at_first_away)
     assert KafkaSource(settings, "posts", "flows.posts").list_parts() == ["posts-0", "posts-1"]
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from flows.decoding import Decoder
 from flows.kafka import Batch
 from flows.posts import Apply, build_flow
-from infra.clock import LogClock
-from infra.kafka import Record
-from infra.settings import Settings
+from infra.ports.clock import LogClock
+from infra.ports.kafka import Record
+from infra.ports.settings import Settings
 from tests.flows.messages import batch
 from thunder_ingest.events import (
     MAX_MESSAGE_BYTES,
@@ -22,7 +22,7 @@ from thunder_ingest.events import (
     unpack_dead_letter,
     unpack_post,
 )
-from thunder_ingest.posts import PostTable
+from thunder_ingest.posts.table import PostTable
 
 HOUR = 3_600_000
 T0 = 1_700_000_000_000

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from phoenix.configs import ModelConfig
-from phoenix.inputs import TOTALS, CandidateInputs, History, PostInputs
+from phoenix.features.inputs import TOTALS, CandidateInputs, History, PostInputs
+from phoenix.models.configs import ModelConfig
 
 TOLERANCE = 2e-5
 """Relative. Scores are equal up to the order in which float32 sums are taken, which shapes decide."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from phoenix.configs import ModelConfig
-from phoenix.serving import Phoenix
+from phoenix.models.configs import ModelConfig
+from phoenix.serving.engine import Phoenix
 
 
 @pytest.fixture(scope="package", autouse=True)

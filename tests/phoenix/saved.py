@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from phoenix.cards import Card
-from phoenix.checkpoints import save
-from phoenix.configs import NANO, ModelConfig, TrainingConfig
-from phoenix.training import Trainer
+from phoenix.models.configs import NANO, ModelConfig, TrainingConfig
+from phoenix.training.checkpoints import save
+from phoenix.training.model_card import Card
+from phoenix.training.step import Trainer
 
 TINY = replace(
     NANO,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from phoenix.log import Log, Posts
+from phoenix.data.impressions import Log, Posts
 from thunder_ingest.events import ACTION_INDEX, ACTIONS
 
 DAY_MS = 86_400_000

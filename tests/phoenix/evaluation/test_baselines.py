@@ -8,10 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phoenix.evaluation import metrics
-from phoenix.evaluation.counts import entities, frozen_counts, smoothed_rates
-from phoenix.evaluation.draws import Draws
-from phoenix.evaluation.ranking import RankingBaselines
-from phoenix.evaluation.retrieval import RetrievalTask
+from phoenix.evaluation.baseline_features import entities, frozen_counts, smoothed_rates
+from phoenix.evaluation.bootstrap import Draws
+from phoenix.evaluation.ranking_baselines import RankingBaselines
+from phoenix.evaluation.retrieval_baselines import RetrievalTask
 from phoenix.evaluation.split import Split
 from tests.phoenix.evaluation.logs import BEGIN_MS, CLICK, DAY_MS, log_drawn, with_actions
 from thunder_ingest.events import ActionName

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
 from phoenix.evaluation import metrics
-from phoenix.evaluation.draws import Draws, Estimate
+from phoenix.evaluation.bootstrap import Draws, Estimate
 
 many = settings(max_examples=60, deadline=None)
 

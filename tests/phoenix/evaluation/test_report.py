@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from phoenix.configs import ModelConfig
-from phoenix.evaluation.models import judging, post_vectors, predictions, viewer_vectors
+from phoenix.data.point_in_time import Totals
+from phoenix.data.slates import candidates_of, frozen, history_of
+from phoenix.evaluation.predictions import judging, post_vectors, predictions, viewer_vectors
 from phoenix.evaluation.report import Judge, Report
 from phoenix.evaluation.split import Split
-from phoenix.examples import candidates_of, frozen, history_of
-from phoenix.serving import Phoenix
-from phoenix.totals import Totals
+from phoenix.models.configs import ModelConfig
+from phoenix.serving.engine import Phoenix
 from tests.phoenix.builders import TOLERANCE
 from tests.phoenix.evaluation.logs import BEGIN_MS, DAY_MS, log_drawn, with_actions
 

@@ -1,0 +1,185 @@
+"""The candidates of one request: a structure of arrays, one row a candidate.
+
+n: candidates
+a: actions, 19 (`thunder_ingest.events.ACTIONS`)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thunder_ingest.events import ACTIONS, REPOST
+from thunder_ingest.posts.columns import PostColumns
+from thunder_ingest.posts.store import PostStore
+
+SOURCES: Final = ("thunder", "phoenix_retrieval", "popular")
+"""The names that `Candidates.source` indexes, in the order in which the sources are asked."""
+
+Index: TypeAlias = NDArray[np.bool_] | NDArray[np.intp]
+
+
+class ColumnError(TypeError):
+    """A component computed a column of the wrong length, shape or type."""
+
+
+class Related(NamedTuple):
+    """What the post store knows about the posts that a candidate shows or answers.
+
+    `source` is what is reposted or quoted, `parent` what is replied to, `root` where the conversation began. Where
+    there is no such post, its columns are False, 0.
+    """
+
+    source_stored: NDArray[np.bool_]  # [n]
+    source_author_id: NDArray[np.int64]  # [n] as the candidate says, else as the stored source says, else 0
+    source_labels: NDArray[np.uint64]  # [n]
+    source_subscriber_only: NDArray[np.bool_]  # [n]
+    parent_stored: NDArray[np.bool_]  # [n]
+    parent_labels: NDArray[np.uint64]  # [n]
+    root_labels: NDArray[np.uint64]  # [n]
+
+    def take(self, index: Index) -> "Related":
+        """The rows under a mask or at positions."""
+        return Related._make(column[index] for column in self)
+
+
+_COLUMNS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] = {
+    "source": (np.uint8, ()),
+    "retrieval_score": (np.float32, ()),
+    "in_network": (np.bool_, ()),
+    "predictions": (np.float32, (len(ACTIONS),)),
+    "weighted": (np.float64, ()),
+    "boost": (np.float64, ()),
+    "diversity": (np.float64, ()),
+    "oon": (np.float64, ()),
+    "dpp": (np.float64, ()),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Candidates as columns; never changed in place.
+
+    Rows of the post store are not kept: they move while posts come and go, ids do not.
+    """
+
+    posts: PostColumns  # copies of the store's columns
+    source: NDArray[np.uint8]  # [n] index of SOURCES
+    retrieval_score: NDArray[np.float32]  # [n] similarity of viewer and post, NaN if retrieval did not find it
+    in_network: NDArray[np.bool_]  # [n] the viewer follows the posting account
+    related: Related  # [n]
+    predictions: NDArray[np.float32]  # [n, a] probabilities, then dwell in ms; NaN until, or unless, scored
+    weighted: NDArray[np.float64]  # [n]
+    boost: NDArray[np.float64]  # [n] added before the multipliers
+    diversity: NDArray[np.float64]  # [n] multiplier
+    oon: NDArray[np.float64]  # [n] multiplier
+    dpp: NDArray[np.float64]  # [n] multiplier, 0 for what re-ranking did not choose
+
+    @classmethod
+    def of(cls, posts: PostColumns, source: str, retrieval_score: NDArray[np.float32] | None = None) -> "Candidates":
+        """Fresh candidates from one source."""
+        n = len(posts.post_id)
+        return cls(
+            posts=posts,
+            source=np.full(n, SOURCES.index(source), np.uint8),
+            retrieval_score=np.full(n, np.nan, np.float32) if retrieval_score is None else retrieval_score,
+            in_network=np.zeros(n, np.bool_),
+            related=_unrelated(posts),
+            predictions=np.full((n, len(ACTIONS)), np.nan, np.float32),
+            weighted=np.zeros(n),
+            boost=np.zeros(n),
+            diversity=np.ones(n),
+            oon=np.ones(n),
+            dpp=np.ones(n),
+        )
+
+    @classmethod
+    def of_rows(cls, store: PostStore, rows: NDArray[np.int64], source: str) -> "Candidates":
+        """Candidates from rows of the store; the caller holds `store.lock` since it got the rows."""
+        return cls.of(store.columns(rows), source)
+
+    def __len__(self) -> int:
+        return len(self.posts.post_id)
+
+    @property
+    def score(self) -> NDArray[np.float64]:
+        """[n] the weighted score, what is added to it, and the multipliers, as far as they are computed."""
+        return (self.weighted + self.boost) * self.diversity * self.oon * self.dpp
+
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """[n] whether the ranker predicted anything."""
+        return np.asarray(np.isfinite(self.predictions).any(axis=1))
+
+    @property
+    def original_id(self) -> NDArray[np.int64]:
+        """[n] the post that is read: the source of a repost, else the post itself."""
+        return np.where(self._is_repost, self.posts.source_post_id, self.posts.post_id)
+
+    @property
+    def original_author_id(self) -> NDArray[np.int64]:
+        """[n] who wrote what is read: the author of a repost's source, else the author."""
+        source_author = self.related.source_author_id
+        return np.where(self._is_repost & (source_author != 0), source_author, self.posts.author_id)
+
+    @property
+    def _is_repost(self) -> NDArray[np.bool_]:
+        return np.asarray((self.posts.kind == REPOST) & (self.posts.source_post_id != 0))
+
+    def ranking(self) -> NDArray[np.intp]:
+        """[n] positions, best first: scored ones, by score, then newer, then larger id; never by the order of rows."""
+        posts = self.posts
+        return np.lexsort((-posts.post_id, -posts.created_at, -self.score, ~self.scored))
+
+    def take(self, index: Index) -> "Candidates":
+        """The rows under a mask, or at positions in their order."""
+        if index.dtype == np.bool_ and index.all():
+            return self
+        columns: dict[str, Any] = {name: getattr(self, name)[index] for name in _COLUMNS}
+        posts = PostColumns(*(column[index] for column in self.posts))
+        return replace(self, posts=posts, related=self.related.take(index), **columns)
+
+    def with_columns(self, **columns: Any) -> "Candidates":
+        """The same candidates with other values in some columns.
+
+        Raises:
+            ColumnError: a column does not fit the candidates.
+
+        """
+        for name, column in columns.items():
+            dtype, tail = _COLUMNS[name]
+            expected = (len(self), *tail)
+            if column.dtype != dtype or column.shape != expected:
+                raise ColumnError(
+                    f"{name} is {column.dtype}{list(column.shape)}, not {np.dtype(dtype)}{list(expected)}"
+                )
+        return replace(self, **columns)
+
+    def with_related(self, related: Related) -> "Candidates":
+        """The same candidates, with what is known about the posts they show; raises `ColumnError`."""
+        if any(column.shape != (len(self),) for column in related):
+            raise ColumnError(f"related columns of {[len(column) for column in related]} rows, not {len(self)}")
+        return replace(self, related=related)
+
+
+def _unrelated(posts: PostColumns) -> Related:
+    n = len(posts.post_id)
+    no, none = np.zeros(n, np.bool_), np.zeros(n, np.uint64)
+    return Related(no, posts.source_author_id, none, no, no, none, none)
+
+
+def concat(parts: Sequence[Candidates]) -> Candidates:
+    """Candidates of several sources, in order; at least one part."""
+    filled = [part for part in parts if len(part)] or [parts[0]]
+    if len(filled) == 1:
+        return filled[0]
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in filled])
+        for name in (field.name for field in fields(Candidates))
+        if name in _COLUMNS
+    }
+    posts = PostColumns(*map(np.concatenate, zip(*(part.posts for part in filled), strict=True)))
+    related = Related(*map(np.concatenate, zip(*(part.related for part in filled), strict=True)))
+    return Candidates(posts=posts, related=related, **joined)

@@ -1,0 +1,94 @@
+"""What the models are asked with: histories and candidates of a batch, padded to one shape.
+
+Glossary of shapes:
+
+    B: queries of the batch
+    H: history positions that the model reads, newest last, right-aligned
+    C: candidates of the query that has most
+    T: text tokens of a post that the model reads
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
+from phoenix.features.inputs import CandidateInputs, History
+from phoenix.models.configs import ModelConfig
+from thunder_ingest.events import ACTIONS, surface_code
+from thunder_ingest.posts.store import PostStore
+from thunder_ingest.users.history import POSITION
+
+_BITS: Final = np.arange(len(ACTIONS), dtype=np.uint32)
+
+
+def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) -> History:
+    """The newest positions of each viewer, with the text of those posts that are still stored."""
+    positions, mask = _padded(queries, config.history)
+    now_ms = np.array([query.now_ms for query in queries], np.int64)[:, np.newaxis]
+    age_ms = np.where(mask, np.maximum(now_ms - positions["at"], 0), 0)
+    return History(
+        user_id=np.array([query.user_id for query in queries], np.int64),
+        post_id=positions["post_id"],
+        author_id=positions["author_id"],
+        tokens=_tokens(store, positions["post_id"], config.tokens),
+        actions=(positions["actions"][..., np.newaxis] >> _BITS & 1).astype(np.bool_),
+        dwell_ms=positions["dwell_ms"].astype(np.float32),
+        age_ms=age_ms.astype(np.float32),
+        surface=positions["surface"],
+        mask=mask,
+    )
+
+
+def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], config: ModelConfig) -> CandidateInputs:
+    """The first `max_candidates` of each query, as `limited`; a repost is asked about as the post that is read."""
+    counts = [
+        min(len(each), query.limited(query.parameters.max_candidates))
+        for query, each in zip(queries, candidates, strict=True)
+    ]
+    ages = [
+        np.maximum(query.now_ms - each.posts.created_at, 0) for query, each in zip(queries, candidates, strict=True)
+    ]
+    return CandidateInputs(
+        post_id=_stacked([each.original_id for each in candidates], counts),
+        author_id=_stacked([each.original_author_id for each in candidates], counts),
+        tokens=_stacked([each.posts.tokens[:, : config.tokens] for each in candidates], counts),
+        video_ms=_stacked([each.posts.video_ms for each in candidates], counts),
+        photos=_stacked([each.posts.photos for each in candidates], counts),
+        age_ms=_stacked(ages, counts),
+        totals=_stacked([each.posts.totals for each in candidates], counts),
+        surface=np.array([surface_code(query.request.surface) for query in queries], np.uint8),
+        mask=_stacked([np.ones(len(each), np.bool_) for each in candidates], counts),
+    )
+
+
+def _padded(queries: Sequence[Query], length: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """POSITION records [B, H] and which of them are any."""
+    positions = np.zeros((len(queries), length), POSITION)
+    mask = np.zeros((len(queries), length), np.bool_)
+    for row, query in enumerate(queries):
+        newest = query.viewer.positions[-length:]
+        if len(newest):
+            positions[row, -len(newest) :] = newest
+            mask[row, -len(newest) :] = True
+    return positions, mask
+
+
+def _tokens(store: PostStore, post_ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+    """[B, H, T] the first tokens of posts, 0 where a post is not stored."""
+    tokens = np.zeros((*post_ids.shape, length), np.uint32)
+    with store.lock:
+        rows = store.rows_of(post_ids)
+        tokens[rows >= 0] = store.tokens(rows[rows >= 0])[:, :length]
+    return tokens
+
+
+def _stacked(columns: Sequence[NDArray[Any]], counts: Sequence[int]) -> NDArray[Any]:
+    """The first rows of columns [n, …], as many of each as `counts` says, as one array [B, C, …] padded with zeros."""
+    stacked = np.zeros((len(columns), max(counts), *columns[0].shape[1:]), columns[0].dtype)
+    for row, (column, count) in enumerate(zip(columns, counts, strict=True)):
+        stacked[row, :count] = column[:count]
+    return stacked

@@ -1,0 +1,90 @@
+"""A worker's HTTP endpoints: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the worker."""
+
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from infra.ports.settings import Settings, SettingsError
+
+
+class Endpoints:
+    """Serves in a thread of its own; a context manager. Where the port is 0, it does nothing.
+
+    Args:
+        settings: have the address.
+        registry: of the metrics.
+        ailment: what is wrong with the worker, None where nothing is.
+        waits_for: what it waits for before it answers requests, None where it does.
+
+    Raises:
+        SettingsError: when it is made, where nothing can be served at the address.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: CollectorRegistry,
+        ailment: Callable[[], str | None],
+        waits_for: Callable[[], str | None],
+    ) -> None:
+        self._server = _server(settings, registry, ailment, waits_for) if settings.http_port else None
+
+    def __enter__(self) -> Self:
+        if self._server:
+            threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+def _server(
+    settings: Settings,
+    registry: CollectorRegistry,
+    ailment: Callable[[], str | None],
+    waits_for: Callable[[], str | None],
+) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # named by http.server
+            match self.path.partition("?")[0]:
+                case "/metrics":
+                    self._send(HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
+                case "/healthz":
+                    self._tell(ailment())
+                case "/readyz":
+                    self._tell(waits_for())
+                case _:
+                    self._send(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n")
+
+        def _tell(self, problem: str | None) -> None:
+            status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+            self._send(status, f"{problem or 'ok'}\n".encode())
+
+        def _send(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Probes come every few seconds: nothing is logged of them."""
+
+    try:
+        return ThreadingHTTPServer((settings.http_host, settings.http_port), Handler)
+    except OSError as error:
+        raise SettingsError(
+            f"FORYOU_HTTP_PORT, FORYOU_HTTP_HOST: nothing can be served at {settings.http_host}:{settings.http_port} "
+            f"({error.strerror}); each worker of one machine needs a port of its own"
+        ) from None

@@ -1,0 +1,116 @@
+"""What the commands that learn from a log, or judge by one, have in common: which part of which log is meant."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from thunder_ingest.events import ACTION_INDEX, LAST_TIME_MS, ActionName, Refused, decode
+
+if TYPE_CHECKING:
+    from infra.terminal.progress import Advance, Report
+    from phoenix.data.impressions import Log
+
+_LINES_PER_TELLING = 10_000
+_TOPICS = ("posts", "engagements")
+
+
+def time_ms(text: str) -> int:
+    """Epoch milliseconds, from these or from an ISO date or time, which without an offset is UTC."""
+    try:
+        at = int(text) if text.isdigit() else int(_moment(text).timestamp() * 1_000)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither an ISO date or time nor epoch milliseconds") from None
+    if not 0 <= at <= LAST_TIME_MS:
+        raise typer.BadParameter(f"{text!r} is out of range")
+    return at
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def labelled_since(options: list[str] | None) -> Mapping[ActionName, int]:
+    """The times from which on actions are recorded, from ACTION=TIME; `*` stands for all that are not named."""
+    given: dict[str, int] = {}
+    for option in options or []:
+        match = re.fullmatch(r"(\w+|\*)=(.+)", option)
+        if match is None or match[1] not in {*ACTION_INDEX, "*"}:
+            raise typer.BadParameter(f"{option!r} is not ACTION=TIME; actions are {', '.join(ACTION_INDEX)}, or *")
+        given[match[1]] = time_ms(match[2])
+    rest = given.pop("*", None)
+    others = {} if rest is None else dict.fromkeys(ACTION_INDEX, rest)
+    return others | cast(dict[ActionName, int], given)
+
+
+LogDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="directory with posts.jsonl and engagements.jsonl [.gz|.zst]; without it, these topics of Kafka are read",
+        show_default=False,
+    ),
+]
+Since = Annotated[
+    int, typer.Option(parser=time_ms, metavar="TIME", help="first impressions that are meant: ISO or epoch ms")
+]
+Until = Annotated[int, typer.Option(parser=time_ms, metavar="TIME", help="the end of them, itself not included")]
+LabelledSince = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labelled-since",
+        metavar="ACTION=TIME",
+        help="from when on the log records an action, where not always; `*` for all not named; repeatable",
+    ),
+]
+
+
+def read_log(directory: Path | None, report: "Report") -> "Log":
+    """A log as columns: that of a directory, or, without one, what the topics of Kafka hold now.
+
+    Raises:
+        LogError: the directory holds no log, or a file of it cannot be read.
+        BrokerUnreachable, TopicMissing: naming the address, and what to do.
+
+    """
+    from phoenix.data.impressions import log_of
+
+    refused = 0
+
+    def usable(messages: Iterable[tuple[str, bytes | None]]) -> Iterator[Any]:
+        nonlocal refused
+        for topic, raw in messages:
+            try:
+                yield decode(topic, raw)
+            except Refused:
+                refused += 1
+
+    with report.step(f"reading {directory or 'Kafka'}") as advance:
+        log = log_of(usable(_from_kafka(advance) if directory is None else _from_directory(directory, advance)))
+    if refused:
+        where = "dead-letters" if directory is None else "replay"
+        report.say(f"{refused:,} messages could not be used (`foryou {where}` names them)")
+    return log
+
+
+def _from_directory(directory: Path, advance: "Advance") -> Iterator[tuple[str, bytes | None]]:
+    from infra.ops.replay.log_reader import LogReader
+
+    reader = LogReader(directory)
+    for number, line in enumerate(reader.lines()):
+        if number % _LINES_PER_TELLING == 0:
+            advance(reader.bytes_read, reader.total_bytes)
+        yield line.topic, line.raw
+
+
+def _from_kafka(advance: "Advance") -> Iterator[tuple[str, bytes | None]]:
+    from infra.ports.settings import load
+    from infra.ports.topic_reader import scan
+
+    for messages in scan(load(), _TOPICS, advance):
+        for message in messages:
+            yield message.topic() or "", message.value()

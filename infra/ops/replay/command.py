@@ -1,0 +1,225 @@
+"""`foryou replay DIR`: a directory of event logs through Kafka, every line accounted for, then feeds."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from feed_worker.client import Client, FeedTimeout, NoFeed
+from feed_worker.documents.feed import Feed
+from feed_worker.serving.worker_registry import workers
+from infra.ops.flow_lag import wait_for_flows
+from infra.ops.replay.line_counts import Account
+from infra.ops.replay.log_reader import Line, LogReader
+from infra.ops.replay.raw_producer import RawProducer
+from infra.ports.kafka import partitions_of
+from infra.ports.redis import connect
+from infra.ports.settings import Settings
+from infra.ports.topic_reader import scan
+from infra.ports.topics import INPUTS
+from infra.stack.stack import Stack, scratch_directory
+from infra.terminal.progress import Report
+from thunder_ingest.events import Refused, decode, unpack_dead_letter
+
+NAMED_PROBLEMS = 20
+LINES_BETWEEN_CHECKS = 5_000
+FEED_TIMEOUT_S = 30.0
+
+
+class Stopped(ValueError):
+    """`--strict` and a line that cannot be used; the text names the line and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What to replay, and how."""
+
+    directory: Path
+    embedded: bool = False
+    speed: float | None = None
+    """How many seconds of the log pass in one; None: as fast as the broker takes it."""
+    feeds: int = 0
+    strict: bool = False
+
+
+Show = Callable[[Feed, float], None]
+"""Called with each feed and the milliseconds from its request to its being read."""
+
+
+def run(replay: Replay, settings: Settings, err: Console, show: Show) -> Account:
+    """Replay a log.
+
+    Args:
+        replay: what, and how.
+        settings: of the running system; of the one to run, where it is to be embedded.
+        err: takes the progress.
+        show: is handed the feeds.
+
+    Raises:
+        LogError, Stopped: for the log; else what `Stack` and `Client` raise.
+
+    """
+    reader = LogReader(replay.directory)
+    with ExitStack() as exits:
+        report = exits.enter_context(Report(err))
+        stack = None
+        if replay.embedded:
+            directory = exits.enter_context(scratch_directory())
+            stack = exits.enter_context(Stack(settings, directory, say=report.say))
+        running = _Running(replay, settings, report, stack)
+        running.publish(reader)
+        running.settle()
+        if replay.feeds:
+            running.ask(show)
+        return running.account
+
+
+class _Running:
+    def __init__(self, replay: Replay, settings: Settings, report: Report, stack: Stack | None) -> None:
+        self.account = Account()
+        self._replay, self._report, self._stack = replay, report, stack
+        self._settings = stack.settings if stack else settings
+        partitions_of(self._settings, INPUTS)
+        # from here on a broker that goes away is waited for
+        logging.getLogger("infra").setLevel(logging.WARNING)
+        self._producer = RawProducer(self._settings, self._check)
+        self._pace = Pace(replay.speed, self._sleep)
+        self._latest_ms = time.time_ns() // 1_000_000 + settings.future_tolerance_ms
+        self._began = time.monotonic()
+
+    def publish(self, reader: LogReader) -> None:
+        with self._report.step(f"{self._replay.directory} is published") as advance:
+            for read, line in enumerate(reader.lines(), 1):
+                self._send(line)
+                if read % LINES_BETWEEN_CHECKS == 0:
+                    self._sleep(0)
+                    advance(reader.bytes_read, reader.total_bytes)
+            self._producer.flush()
+        self.account.publish_seconds = time.monotonic() - self._began
+
+    def settle(self) -> None:
+        wait_for_flows(self._settings, self._producer.ends, self._report, self._check)
+        self.account.seconds = time.monotonic() - self._began
+        self.account.delivered, self.account.unpublished = self._producer.delivered, self._producer.refused
+        with self._report.step("dead letters are counted"):
+            self.account.dead_letters = _dead_letters(self._settings, self._producer)
+
+    def ask(self, show: Show) -> None:
+        if self._stack:
+            with self._report.step("the worker is ready"):
+                self._stack.wait_ready()
+        with self._report.step(f"{self._replay.feeds} feeds are requested and read"):
+            _ask(self.account, self._replay.feeds, self._settings, show)
+
+    def _check(self) -> None:
+        if self._stack:
+            self._stack.check()
+
+    def _sleep(self, seconds: float) -> None:
+        self._producer.poll(seconds)
+        self._check()
+
+    def _send(self, line: Line) -> None:
+        reason = _reason(line, self._replay.strict)
+        if reason and self._replay.strict:
+            self._producer.flush()
+            before = f"{self.account.read.total():,} lines were published before it"
+            raise Stopped(f"{line.file} line {line.number}: {reason}; {before}")
+        self._count(line)
+        if line.at is not None:
+            self._pace.wait(line.at)
+        self._producer.send(line.topic, line.key, line.raw)
+
+    def _count(self, line: Line) -> None:
+        account = self.account
+        account.read[line.topic] += 1
+        if line.problem:
+            account.broken += 1
+            if account.broken <= NAMED_PROBLEMS:
+                self._report.say(f"{line.file} line {line.number}: {line.problem}")
+            if account.broken == NAMED_PROBLEMS:
+                self._report.say("further broken lines are only counted")
+        # a time that the flows will refuse must not become the time of the feed requests
+        if line.at is not None and account.newest_at < line.at <= self._latest_ms:
+            account.newest_at = line.at
+        if line.key is not None and line.topic != "posts":
+            account.active[line.key] += 1
+
+
+def _reason(line: Line, strict: bool) -> str | None:
+    """Why a line cannot be used; without `strict` only what shows before it is decoded whole."""
+    if line.problem or not strict:
+        return line.problem
+    try:
+        decode(line.topic, line.raw)
+    except Refused as reason:
+        return str(reason)
+    return None
+
+
+class Pace:
+    """Lets the log's time pass `speed` times as fast as the clock on the wall; not at all slowed down without one."""
+
+    def __init__(self, speed: float | None, sleep: Callable[[float], None]) -> None:
+        self._speed, self._sleep = speed, sleep
+        self._first_ms: int | None = None
+        self._began = time.monotonic()
+
+    def wait(self, at_ms: int) -> None:
+        """Sleep until an event is due."""
+        if self._speed is None:
+            return
+        if self._first_ms is None:
+            self._first_ms, self._began = at_ms, time.monotonic()
+        due = self._began + (at_ms - self._first_ms) / 1000 / self._speed
+        while (left := due - time.monotonic()) > 0:
+            self._sleep(min(left, 0.2))
+
+
+def _dead_letters(settings: Settings, producer: RawProducer) -> Counter[str]:
+    """The lines of this replay that were refused, by reason; each once, however often a flow had to start over."""
+    reasons: dict[tuple[str, int, int], str] = {}
+    for messages in scan(settings, ["dead-letters"]):
+        for message in messages:
+            letter = unpack_dead_letter(message.value() or b"")
+            if producer.is_own(letter.topic, letter.partition, letter.offset):
+                reasons[letter.topic, letter.partition, letter.offset] = letter.reason
+    return Counter(reasons.values())
+
+
+def _ask(account: Account, users: int, settings: Settings, show: Show) -> None:
+    with Client(settings) as client:
+        at = account.newest_at if _runs_on_log_clock(settings) else None
+        forms = [key.decode() for key, _ in account.active.most_common(users)]
+        for first in range(0, len(forms), settings.max_batch):  # more at once would only be made to wait
+            some = forms[first : first + settings.max_batch]
+            asked = [(form, client.request_feed(form, at=at), time.perf_counter()) for form in some]
+            for each in asked:
+                _await(account, client, *each, show)
+
+
+def _await(account: Account, client: Client, form: str, request: str, began: float, show: Show) -> None:
+    try:
+        feed = client.wait(form, request, FEED_TIMEOUT_S)
+    except FeedTimeout:
+        account.feeds["timeout"] += 1
+    except NoFeed as none:
+        account.feeds[none.status] += 1
+    else:
+        account.feeds[feed.status] += 1
+        show(feed, 1000 * (time.perf_counter() - began))
+
+
+def _runs_on_log_clock(settings: Settings) -> bool:
+    """What the workers say; those that do not tell run on the clock of our own settings."""
+    client = connect(settings)
+    try:
+        clocks = {ready.get("clock", settings.clock) for ready in workers(client)}
+    finally:
+        client.close()
+    return "log" in (clocks or {settings.clock})

@@ -1,0 +1,269 @@
+"""Reads a log directory: the messages of the input topics as JSON lines, merged in event-time order.
+
+A log is a directory with `posts.jsonl`, `engagements.jsonl` and `social-graph.jsonl`, each as it is or compressed
+(`.gz`, `.zst`), each in event-time order, none of them required. What stands in a line is passed on untouched: only its
+time and the id that keys it are looked at here, whether it is a good event is for the flow to say.
+
+Files are read in blocks and merged block by block, with one sort for some ten thousand lines: merging line by line
+would cost more than everything else together.
+"""
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+import numpy as np
+import zstandard
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from infra.ports.topics import INPUTS
+from thunder_ingest.events import Time
+from thunder_ingest.events.ids import published_form
+
+LOG_TOPICS: Final = tuple(topic for topic in INPUTS if topic != "feed-requests")
+"""The topics that a log may hold; where times are equal, lines are merged in this order."""
+FORMS: Final = ("", ".gz", ".zst")
+MAX_LINE_BYTES: Final = 64 << 20
+
+_CHUNK_BYTES: Final = 1 << 20
+_ZSTD_CHUNK_BYTES: Final = 1 << 16  # what is read, not what comes out: JSON lines shrink ten times and more
+_ZSTD_WINDOW_BYTES: Final = 1 << 31  # logs are often packed with `zstd --long=31`
+
+
+class LogError(ValueError):
+    """A log cannot be read; the text is one line that says which file and why."""
+
+
+class Line(Struct, frozen=True, gc=False):
+    """One line of a log, as it goes to its topic."""
+
+    topic: str
+    number: int
+    """Of the line in its file, from 1; blank lines have numbers too."""
+    file: str
+    raw: bytes
+    at: int | None
+    """Event time in epoch milliseconds; None exactly where there is a `problem`."""
+    key: bytes | None
+    """The Kafka key: the published form of the author's id (posts) or the user's; None where there is no such id."""
+    problem: str | None = None
+    """Why the line has no place in time (not JSON, no usable `at`); None for a line that has one."""
+
+
+class LogReader:
+    """A log directory.
+
+    Args:
+        directory: what holds the files.
+
+    Raises:
+        LogError: no such directory, no file of a log in it, or one file in two forms.
+
+    """
+
+    def __init__(self, directory: Path) -> None:
+        if not directory.is_dir():
+            raise LogError(f"{directory} is not a directory; a log is a directory with {_names()}")
+        try:
+            self.files = {topic: path for topic in LOG_TOPICS if (path := _find(directory, topic))}
+            self.total_bytes = sum(path.stat().st_size for path in self.files.values())
+        except OSError as error:
+            raise LogError(f"{directory} cannot be read: {error.strerror}") from None
+        if not self.files:
+            raise LogError(f"{directory} holds no log: none of {_names()}, nor one of them as .gz or .zst")
+        self._sources: list[_Source] = []
+
+    @property
+    def bytes_read(self) -> int:
+        """How much of `total_bytes` the running `lines` has taken from the files, as they are on disk."""
+        return sum(source.bytes_read for source in self._sources)
+
+    def lines(self) -> Iterator[Line]:
+        """Every line that is not blank, in event-time order across files.
+
+        A line that is earlier than one before it in its file comes as early as its file lets it; a line without a time
+        comes right after the line before it in its file.
+
+        Raises:
+            LogError: a file is damaged, cannot be opened, or has a line of more than `MAX_LINE_BYTES`.
+
+        """
+        self._sources = [_Source(topic, path) for topic, path in self.files.items()]
+        while True:
+            waiting = [source for source in self._sources if source.fill()]
+            if not waiting:
+                return
+            yield from _merge(waiting)
+
+
+class _Source:
+    """One file: the block of lines that waits to be merged, and the times by which it is merged."""
+
+    def __init__(self, topic: str, path: Path) -> None:
+        self.bytes_read = 0
+        self.times: NDArray[np.int64] = np.empty(0, np.int64)
+        self._lines: list[Line] = []
+        self._next = 0
+        self._topic, self._path = topic, path
+        self._head: type[_PostHead] | type[_UserHead] = _PostHead if topic == "posts" else _UserHead
+        self._number = 0
+        self._newest_ms = 0
+        self._blocks = self._read()
+
+    def fill(self) -> bool:
+        """Have lines at hand, reading on where none is left; False at the end of the file."""
+        while self._next == len(self._lines):
+            rows = next(self._blocks, None)
+            if rows is None:
+                return False
+            self._parse(rows)
+        return True
+
+    def take(self, until_ms: int, *, inclusive: bool) -> tuple[list[Line], NDArray[np.int64]]:
+        """Remove the lines before `until_ms` (or also those at it) from the block."""
+        end = int(self.times.searchsorted(until_ms, "right" if inclusive else "left"))
+        taken = self._lines[self._next : end], self.times[self._next : end]
+        self._next = max(self._next, end)
+        return taken
+
+    def _parse(self, rows: list[bytes]) -> None:
+        decode, topic, file = msgspec.json.Decoder(self._head).decode, self._topic, self._path.name
+        lines: list[Line] = []
+        times: list[int] = []
+        at = self._newest_ms
+        for number, raw in enumerate(rows, self._number + 1):
+            try:
+                head = decode(raw)
+                lines.append(Line(topic, number, file, raw, head.at, head.key))
+                at = head.at
+            except (msgspec.DecodeError, ValueError, RecursionError):
+                if not raw.strip():
+                    continue
+                lines.append(line := _odd_line(topic, number, file, raw))
+                at = at if line.at is None else line.at
+            times.append(at)
+        self._number += len(rows)
+        self._lines, self._next = lines, 0
+        self._sort_keys(times)
+
+    def _sort_keys(self, times: list[int]) -> None:
+        """A file is never reordered: a late line sorts with the newest one before it."""
+        self.times = np.maximum.accumulate(np.maximum(np.array(times, np.int64), self._newest_ms))
+        if times:
+            self._newest_ms = int(self.times[-1])
+
+    def _read(self) -> Iterator[list[bytes]]:
+        try:
+            with self._path.open("rb") as file:
+                rest = b""
+                for chunk in _DECOMPRESS[self._path.suffix](file):
+                    self.bytes_read = file.tell()
+                    rows = (rest + chunk).split(b"\n")
+                    rest = rows.pop()
+                    self._check_length(rest, len(rows))
+                    yield rows
+                yield [rest]
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            raise LogError(f"{self._path} cannot be read beyond line {self._number}: {error}") from None
+
+    def _check_length(self, rest: bytes, complete_rows: int) -> None:
+        if len(rest) > MAX_LINE_BYTES:
+            number = self._number + complete_rows + 1
+            raise LogError(f"{self._path}: line {number} has more than {MAX_LINE_BYTES >> 20} MiB; is this JSON lines?")
+
+
+def _merge(sources: list[_Source]) -> Iterator[Line]:
+    """The lines that nothing still unread can come before; the block that ends first is used up."""
+    # of two blocks that end at one time, the first in the order of topics goes out whole: the other waits for it
+    until_ms, last = min((int(source.times[-1]), position) for position, source in enumerate(sources))
+    taken = [source.take(until_ms, inclusive=position <= last) for position, source in enumerate(sources)]
+    blocks = [block for block in taken if block[0]]
+    lines = [line for block, _ in blocks for line in block]
+    if len(blocks) == 1:
+        return iter(lines)
+    order = np.concatenate([times for _, times in blocks]).argsort(kind="stable")
+    return map(lines.__getitem__, order.tolist())
+
+
+class _PostHead(Struct, gc=False):
+    at: Time
+    author_id: int | str | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        return _key(self.author_id)
+
+
+class _UserHead(Struct, gc=False):
+    at: Time
+    user_id: int | str | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        return _key(self.user_id)
+
+
+class _TimeOnly(Struct, gc=False):
+    at: Time
+
+
+def _key(published: int | str | None) -> bytes | None:
+    if type(published) is int:
+        return b"%d" % published
+    return None if published is None else published_form(published).encode()
+
+
+def _odd_line(topic: str, number: int, file: str, raw: bytes) -> Line:
+    """A line whose key, or whose time, cannot be told."""
+    try:
+        return Line(topic, number, file, raw, msgspec.json.decode(raw, type=_TimeOnly).at, None)
+    except msgspec.ValidationError as error:
+        return Line(topic, number, file, raw, None, None, str(error))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return Line(topic, number, file, raw, None, None, f"not JSON: {error}")
+
+
+def _find(directory: Path, topic: str) -> Path | None:
+    paths = [path for form in FORMS if (path := directory / f"{topic}.jsonl{form}").is_file()]
+    if len(paths) > 1:
+        raise LogError(f"{directory} holds {' and '.join(path.name for path in paths)}; only one of them can be meant")
+    return paths[0] if paths else None
+
+
+def _names() -> str:
+    return ", ".join(f"{topic}.jsonl" for topic in LOG_TOPICS)
+
+
+def _plain(file: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: file.read(_CHUNK_BYTES), b"")
+
+
+def _gzip(file: IO[bytes]) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=file) as unpacked:
+        yield from iter(lambda: unpacked.read(_CHUNK_BYTES), b"")
+
+
+def _zstd(file: IO[bytes]) -> Iterator[bytes]:
+    """Frame by frame: the library's own stream reader takes a file cut off in the middle for a whole one."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+    frame = decompressor.decompressobj()
+    inside = False
+    while packed := file.read(_ZSTD_CHUNK_BYTES):
+        while packed:
+            yield frame.decompress(packed)
+            inside, packed = not frame.eof, frame.unused_data
+            if not inside:
+                frame = decompressor.decompressobj()
+    if inside:
+        raise EOFError("the file ends within a zstd frame")
+
+
+_DECOMPRESS: Final[dict[str, Callable[[IO[bytes]], Iterator[bytes]]]] = {
+    ".jsonl": _plain,
+    ".gz": _gzip,
+    ".zst": _zstd,
+}

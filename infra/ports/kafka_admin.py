@@ -1,0 +1,190 @@
+"""Topics and consumer groups: creating, describing, and how far a flow is behind."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+
+# documented there, though its stubs do not export two of them
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
+
+from infra.ports.kafka import (
+    BrokerUnreachable,
+    TopicMissing,
+    consumer_config,
+    group,
+    options,
+    partitions_of,
+    watermarks,
+)
+from infra.ports.settings import Settings
+from infra.ports.topics import TOPICS
+
+Offsets: TypeAlias = dict[tuple[str, int], int]
+"""For a topic and partition the offset after the last message that counts."""
+
+TIMEOUT_S = 10.0
+SETTLE_S = 2.0
+
+
+class TopicError(RuntimeError):
+    """The broker refused to create a topic."""
+
+
+class TopicState(NamedTuple):
+    """A topic as it stands on the broker; `partitions` is 0 where it does not exist."""
+
+    name: str
+    partitions: int
+    cleanup_policy: str
+    retention_ms: str
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with it, in words; empty if nothing is."""
+        wanted = TOPICS[self.name].config["cleanup.policy"]
+        if not self.partitions:
+            return "missing: `foryou topics --create`"
+        if self.cleanup_policy != wanted:
+            return f"cleanup.policy is {self.cleanup_policy}, not {wanted}"
+        return ""
+
+
+def admin(settings: Settings) -> AdminClient:
+    """A client for administration."""
+    return AdminClient(options(settings))
+
+
+def ensure_reachable(settings: Settings, timeout_s: float = 5.0) -> None:
+    """Raise `BrokerUnreachable`, naming the address and what to do, if no broker answers."""
+    partitions_of(settings, (), timeout_s)
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create the topics that do not exist yet.
+
+    Returns:
+        the names of those created.
+
+    Raises:
+        BrokerUnreachable: naming the address.
+        TopicError: with the broker's reason.
+
+    """
+    ensure_reachable(settings)
+    wanted = [
+        NewTopic(
+            topic.name,
+            num_partitions=settings.partitions,
+            replication_factor=settings.replication_factor,
+            config=topic.config,
+        )
+        for topic in TOPICS.values()
+    ]
+    client = admin(settings)  # kept until its futures are done: one that is let go of cancels them
+    created = client.create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=2 * TIMEOUT_S)
+    new = [name for name, future in created.items() if _was_created(name, future.exception())]
+    _wait_until_known(settings)
+    return new
+
+
+def _wait_until_known(settings: Settings) -> None:
+    """Wait until the broker names the topics: it answers before its own metadata has caught up."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            partitions_of(settings, TOPICS)
+        except TopicMissing:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _was_created(name: str, error: BaseException | None) -> bool:
+    if error is None:
+        return True
+    if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+        return False
+    raise TopicError(f"Kafka refused to create the topic {name}: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    return str(error.args[0].str()) if isinstance(error, KafkaException) else str(error) or type(error).__name__
+
+
+def describe(settings: Settings) -> list[TopicState]:
+    """The topics as they stand on the broker; raises `BrokerUnreachable`."""
+    ensure_reachable(settings)
+    client = admin(settings)
+    known = client.list_topics(timeout=TIMEOUT_S).topics
+    there = [name for name in TOPICS if name in known and known[name].partitions]
+    configs = {}
+    if there:
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in there]
+        asked = client.describe_configs(resources, request_timeout=TIMEOUT_S)
+        for resource, future in asked.items():
+            configs[resource.name] = {entry.name: entry.value for entry in future.result().values()}
+    return [
+        TopicState(
+            name,
+            len(known[name].partitions) if name in there else 0,
+            configs.get(name, {}).get("cleanup.policy", ""),
+            configs.get(name, {}).get("retention.ms", ""),
+        )
+        for name in TOPICS
+    ]
+
+
+def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[str, int], int]) -> int:
+    """How many messages before `ends` a flow (`flows.posts`) or the workers (`feed-worker`) have not finished."""
+    if not ends:
+        return 0
+    asked = ConsumerGroupTopicPartitions(group(settings, name), [TopicPartition(*part) for part in ends])
+    try:
+        (future,) = client.list_consumer_group_offsets([asked], request_timeout=TIMEOUT_S).values()
+        found = future.result().topic_partitions
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+            raise BrokerUnreachable(f"Kafka at {settings.kafka}: {error.args[0].str()}") from None
+        found = []
+    committed = {(part.topic, part.partition): max(part.offset, 0) for part in found}
+    return sum(max(0, end - committed.get(part, 0)) for part, end in ends.items())
+
+
+def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = 0.3) -> Offsets:
+    """Where topics end now, exactly.
+
+    The embedded broker reports the start of the last batch, plus one, for the high watermark; so the messages from
+    there on are read until no more come.
+    """
+    topics = tuple(topics)
+    if not topics:
+        return {}
+    consumer = Consumer(consumer_config(settings, group(settings, "ends")) | {"auto.offset.reset": "latest"})
+    try:
+        ends = _watermarks(consumer, partitions_of(settings, topics))
+        consumer.assign([TopicPartition(topic, part, end - 1) for (topic, part), end in ends.items()])
+        quiet_since = time.monotonic()
+        settled_at = quiet_since + SETTLE_S  # others may never be quiet
+        while ends and time.monotonic() < min(quiet_since + idle_s, settled_at):
+            for message in consumer.consume(5_000, 0.05):
+                if message.error() is None:
+                    part = (message.topic() or "", message.partition() or 0)
+                    ends[part] = max(ends[part], (message.offset() or 0) + 1)
+                    quiet_since = time.monotonic()
+        return ends
+    finally:
+        consumer.close()
+
+
+def _watermarks(consumer: Consumer, partitions: Mapping[str, Iterable[int]]) -> Offsets:
+    ends: Offsets = {}
+    for topic, parts in partitions.items():
+        for part in parts:
+            low, high = watermarks(consumer, TopicPartition(topic, part))
+            if high > low:
+                ends[topic, part] = high
+    return ends

@@ -1,0 +1,114 @@
+"""`foryou demo`: the whole system on this machine, a generated world through it, and the feeds of a few viewers."""
+
+import time
+from collections import Counter
+from typing import NamedTuple
+
+from rich.console import Console
+
+from feed_worker.client import Client
+from feed_worker.documents.feed import Feed
+from infra.ops.explain import Explained
+from infra.ops.flow_lag import wait_for_flows
+from infra.ports.kafka_admin import Offsets
+from infra.ports.settings import Settings
+from infra.stack.stack import Stack, scratch_directory
+from infra.terminal.explanation import view
+from infra.terminal.progress import Report
+from infra.terminal.tables import counts_table, feed_table
+from infra.world import World, WorldConfig, generate
+
+VIEWERS = 4
+NEWCOMER = 9_000_000_000
+FEED_SIZE = 10
+EXPLAINED_ITEMS = 5
+FEED_TIMEOUT_S = 30.0
+ADVANCE_EVERY = 1_000
+
+
+class Asked(NamedTuple):
+    """A feed, and how long it took from publishing the request to reading it from Redis."""
+
+    feed: Feed
+    took_ms: float
+
+
+def run(settings: Settings, out: Console, err: Console) -> None:
+    """Run the demo; tables go to `out`, progress to `err`. Raises what `Stack` and `Client` raise."""
+    began = time.monotonic()
+    with scratch_directory() as directory, Report(err) as report, Stack(settings, directory, say=report.say) as stack:
+        with report.step("a world is generated"):
+            world = generate(WorldConfig(), until_ms=_now_ms())
+        with Client(stack.settings) as client:
+            delivered = _publish(world, client, report)
+            with report.step("the worker compiles its model and joins"):
+                stack.wait_ready()
+            wait_for_flows(stack.settings, delivered, report, stack.check)
+            took_ms = [_show(client, world, viewer, out) for viewer in _viewers(world)]
+            _explain(client, _viewers(world)[0], out)
+        with report.step("everything stops"):
+            stack.stop()
+    out.print(counts_table("summary", _summary(world, delivered, took_ms, time.monotonic() - began)))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _publish(world: World, client: Client, report: Report) -> Offsets:
+    total = len(world.posts) + len(world.engagements) + len(world.graph)
+    with report.step(f"{total:,} events are published through Kafka") as advance:
+        for done, event in enumerate(world.events()):
+            client.publish(event)
+            if done % ADVANCE_EVERY == 0:
+                advance(done, total)
+        return client.flush()
+
+
+def _viewers(world: World) -> list[int]:
+    """The most active viewers, and one whom nobody has heard of."""
+    active = Counter(event.user_id for event in world.engagements)
+    return [int(user) for user, _ in active.most_common(VIEWERS)] + [NEWCOMER]
+
+
+def _ask(client: Client, viewer: int) -> Asked:
+    began = time.perf_counter()
+    request = client.request_feed(viewer, size=FEED_SIZE, explain=True)
+    feed = client.wait(viewer, request, FEED_TIMEOUT_S)
+    return Asked(feed, 1000 * (time.perf_counter() - began))
+
+
+def _show(client: Client, world: World, viewer: int, out: Console) -> float:
+    feed, took_ms = _ask(client, viewer)
+    out.print(
+        feed_table(
+            feed,
+            f"{_introduced(world, viewer)}: {feed.status}, {took_ms:.0f} ms",
+            text_of=lambda post: world.text(int(post)),
+            name_of=lambda author: world.name(int(author)),
+        )
+    )
+    return took_ms
+
+
+def _introduced(world: World, viewer: int) -> str:
+    if viewer == NEWCOMER:
+        return f"{viewer}, whom nobody has heard of"
+    return f"{world.name(viewer)} ({viewer}), into {', '.join(world.interests(viewer))}"
+
+
+def _explain(client: Client, viewer: int, out: Console) -> None:
+    explanation = client.explain(viewer)
+    if explanation is not None:
+        out.print(view(Explained(explanation, client.feed(viewer)), EXPLAINED_ITEMS))
+
+
+def _summary(world: World, delivered: Offsets, took_ms: list[float], seconds: float) -> dict[str, int | str]:
+    return {
+        "posts, deletions, labels": len(world.posts),
+        "impressions, engagements": len(world.engagements),
+        "follows, blocks, mutes …": len(world.graph),
+        "messages delivered by Kafka": sum(delivered.values()),
+        "feeds, ms each": ", ".join(f"{ms:.0f}" for ms in took_ms),
+        "seconds in all": f"{seconds:.1f}",
+    }

@@ -1,0 +1,114 @@
+"""Child processes that never outlive this one: each in its own session, with a log file, stopped together.
+
+Children are started and stopped from the main thread: Linux ties their lives to the thread that started them, and
+signals are handled there.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from infra.terminal.signals import held_back
+
+CHILD = Path(__file__).with_name("parent_death.py")
+TAIL_LINES = 12
+TAIL_BYTES = 16_384
+KILL_WAIT_S = 1.0
+
+
+class ChildDied(RuntimeError):
+    """A process of the stack has ended by itself; the text has its name, its exit code and its last words."""
+
+
+class Child:
+    """A process that was started by `Children`."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.name, self.log = name, log
+        self.pid = process.pid
+        self._process = process
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._process.poll()
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+        return "\n".join(lines[-TAIL_LINES:])
+
+    def died(self) -> ChildDied:
+        """The error that reports its end."""
+        return ChildDied(f"{self.name} ended with exit code {self.poll()}; the end of {self.log}:\n{self.tail()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to it and to whatever it has started."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def wait(self, until: float) -> bool:
+        """Whether it has ended by `until`, a time of the monotonic clock."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, until - time.monotonic()))
+        return self.poll() is not None
+
+
+class Children:
+    """Processes that start one after another and stop together; a context manager that stops them."""
+
+    def __init__(self, log_directory: Path) -> None:
+        self._log_directory = log_directory
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> Child:
+        """Start a program; `env` is added to this process's own environment."""
+        self._log_directory.mkdir(parents=True, exist_ok=True)
+        log = self._log_directory / f"{name}.log"
+        # a signal between start and entry would leave a child that nobody stops
+        with log.open("wb") as output, held_back():
+            process = subprocess.Popen(
+                # isolated and without site: it only has to exec, and starts in 20 ms
+                [sys.executable, "-I", "-S", str(CHILD), str(os.getpid()), *command],
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which stops them in order
+            )
+            child = Child(name, process, log)
+            self._children.append(child)
+        return child
+
+    def check(self) -> None:
+        """Raise `ChildDied` for the first that has ended."""
+        for child in self._children:
+            if child.poll() is not None:
+                raise child.died()
+
+    def stop(self, grace_s: float = 3.0) -> None:
+        """Ask all to end, the last started first; kill those that are still there after `grace_s`."""
+        with held_back():
+            for child in reversed(self._children):
+                child.signal(signal.SIGTERM)
+            deadline = time.monotonic() + grace_s
+            for child in self._children:
+                if not child.wait(deadline):
+                    child.signal(signal.SIGKILL)
+            for child in self._children:
+                child.wait(time.monotonic() + KILL_WAIT_S)
+            self._children.clear()

@@ -1,0 +1,32 @@
+"""`foryou up`: the whole system on this machine until Ctrl-C."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from infra.ports.settings import Settings
+from infra.stack.stack import Stack, scratch_directory
+from infra.terminal.progress import Report
+
+
+def run(settings: Settings, kafka_port: int, redis_port: int, err: Console) -> None:
+    """Run on embedded servers until a signal comes or a process dies."""
+    with scratch_directory() as directory, Report(err) as report:
+        stack = Stack(settings, directory, kafka_port=kafka_port, redis_port=redis_port, say=report.say)
+        _serve(stack, report)
+
+
+def run_external(settings: Settings, directory: Path, err: Console) -> None:
+    """Run on the servers of the settings; `directory` keeps the flows' recovery stores and the logs."""
+    with Report(err) as report:
+        _serve(Stack(settings, directory.absolute(), embedded=False, say=report.say), report)
+
+
+def _serve(stack: Stack, report: Report) -> None:
+    with stack:
+        with report.step("the worker compiles its model and joins"):
+            ready = stack.wait_ready()
+        report.say(f"model {ready['model_version']}, clock {ready['clock']}, logs in {stack.directory / 'logs'}")
+        report.say("ready; Ctrl-C stops it. Other terminals and programs reach it with:")
+        report.say(f"export FORYOU_KAFKA={stack.settings.kafka} FORYOU_REDIS={stack.settings.redis}")
+        stack.watch()

@@ -1,0 +1,60 @@
+"""What a command is doing, for who waits: a line for each finished step, and a moving bar where a terminal shows it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from infra.terminal.signals import unwinding
+
+Advance: TypeAlias = Callable[[float, float], None]
+"""Called with how much is done, and of how much."""
+
+
+class Report:
+    """A context manager; `console` should be that of stderr, so that stdout carries results alone."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._exits = ExitStack()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._exits.enter_context(unwinding())  # the bar hides the cursor
+        self._exits.enter_context(self._progress)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.__exit__(kind, error, trace)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(f"  {text}", highlight=False, markup=False)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Advance]:
+        """Announce a step, show how far it is, and say how long it took once it is done."""
+        if not self.console.is_terminal:
+            self.say(f"{title} …")
+        task = self._progress.add_task(title, total=None)
+        began = time.monotonic()
+        try:
+            yield lambda done, total: self._progress.update(task, completed=done, total=total)
+        finally:
+            self._progress.remove_task(task)
+        self.say(f"✓ {title} ({time.monotonic() - began:.1f} s)")

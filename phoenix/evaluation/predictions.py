@@ -1,0 +1,71 @@
+"""What the models say about a split: predictions for the rows that are judged, vectors for retrieval.
+
+Glossary of shapes:
+
+    j: rows that are judged
+    u: viewers
+    p: posts of the log
+    e: width of vectors
+
+Every request is made at `since_ms`, so histories and counts hold nothing from the span that is judged.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from phoenix.data.point_in_time import Totals
+from phoenix.data.slates import Slates, candidates_of, frozen, history_of
+from phoenix.evaluation.split import Split
+from phoenix.features.inputs import PostInputs
+from phoenix.models.configs import ModelConfig
+from phoenix.serving.engine import Phoenix
+
+_VIEWERS: Final = 64
+_CANDIDATES: Final = 8
+"""Of each request: a viewer of a log has a handful of impressions in a few days, so larger slates would be empty."""
+
+
+def judging(config: ModelConfig) -> ModelConfig:
+    """The configuration with buckets of the sizes that are asked for here; the models are the same."""
+    return replace(config, batch_buckets=(_VIEWERS,), candidate_buckets=(_CANDIDATES,), post_buckets=(512,))
+
+
+def predictions(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "j 19"]:
+    """18 probabilities, and the dwell time in ms, for each of `split.judged`."""
+    log, config = split.log, phoenix.config
+    predicted = np.zeros((len(split.judged), 19), np.float32)
+    totals = Totals(log, split.labelled_since)
+    slates = frozen(log, split.judged, split.since_ms, _CANDIDATES)
+    for start in range(0, len(slates.viewer_id), _VIEWERS):
+        some = slates.take(slice(start, start + _VIEWERS))
+        history = history_of(log, some, config.history, config.tokens)
+        scores = phoenix.score(history, candidates_of(log, totals, some, config.tokens))
+        predicted[np.searchsorted(split.judged, some.rows[some.mask])] = scores[some.mask]
+    return predicted
+
+
+def viewer_vectors(phoenix: Phoenix, split: Split, viewer_id: Int64[np.ndarray, " u"]) -> Float32[np.ndarray, "u e"]:
+    """The user tower's vectors of some viewers who have rows that are judged."""
+    log, config = split.log, phoenix.config
+    slates = _of_viewers(frozen(log, split.judged, split.since_ms, _CANDIDATES), viewer_id)
+    vectors = [np.empty((0, config.embed_dim), np.float32)]
+    for start in range(0, len(viewer_id), _VIEWERS):
+        history = history_of(log, slates.take(slice(start, start + _VIEWERS)), config.history, config.tokens)
+        vectors.append(phoenix.embed_users(history))
+    return np.concatenate(vectors)
+
+
+def post_vectors(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "p e"]:
+    """The candidate tower's vectors of all posts of the log."""
+    posts = split.log.posts
+    tokens = posts.tokens[:, : phoenix.config.tokens]
+    return phoenix.embed_posts(PostInputs(posts.author_id, tokens, posts.video_ms, posts.photos))
+
+
+def _of_viewers(slates: Slates, viewer_id: Int64[np.ndarray, " u"]) -> Slates:
+    """One of the slates of each viewer."""
+    viewers, first = np.unique(slates.viewer_id, return_index=True)
+    return slates.take(first[np.searchsorted(viewers, viewer_id)])

@@ -1,0 +1,282 @@
+"""Serving: the two models behind one face, compiled ahead of time for a few sizes and never again.
+
+A request of any size is padded to a bucket, or cut into several where it is larger than the largest. A viewer's history
+is encoded once; candidates are scored against it a chunk at a time. Chunks are independent, so each runs on a thread of
+its own: one is hashed while another is computed, and a processor's cores work on a chunk each, which keeps them busier
+than sharing out every operation of one.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, Final, Literal, NamedTuple, Self
+
+import haiku as hk
+import jax
+import numpy as np
+import xxhash
+from jaxtyping import Float32, Shaped
+
+from phoenix.features.actions import ACTION_COUNT
+from phoenix.features.inputs import (
+    CandidateInputs,
+    History,
+    PostInputs,
+    blank_candidates,
+    blank_history,
+    blank_posts,
+    candidate_rows,
+    filled_up,
+    history_rows,
+    post_rows,
+)
+from phoenix.models.configs import ModelConfig, config_named
+from phoenix.models.flops import matmul_flops
+from phoenix.models.init import drawn
+from phoenix.models.ranker import Ranker, word_table
+from phoenix.models.two_tower import TwoTower
+from phoenix.serving.text_cache import Texts
+
+__all__ = ["PARTS", "CandidateInputs", "History", "Params", "Part", "Phoenix", "PostInputs"]
+
+Part = Literal["rank", "retrieve", "embed"]
+PARTS: Final[tuple[Part, ...]] = ("rank", "retrieve", "embed")
+"""What a process may need compiled: scoring candidates, embedding viewers, embedding posts."""
+
+_MEANING: Final = 2
+"""To be raised when the same parameters come to mean something else, so that versions tell it."""
+
+
+_ALIGNMENT_BYTES: Final = 64
+_COMPILER_OPTIONS: Final[dict[str, dict[str, str | bool]]] = {"cpu": {"xla_cpu_prefer_vector_width": "512"}}
+"""XLA uses half of AVX-512's registers unless told otherwise; processors without them are not affected."""
+
+
+class Params(NamedTuple):
+    """The parameters of both models."""
+
+    ranker: hk.Params
+    two_tower: hk.Params
+
+
+class Phoenix:
+    """Both models of one version. To be called from any thread: viewers are embedded while another batch is scored.
+
+    Args:
+        config: their sizes.
+        params: their parameters.
+        origin: where the parameters come from, such as a seed or a checkpoint; part of the version.
+
+    Attributes:
+        config: their sizes.
+        version: names configuration, origin and a digest of all parameters; equal versions compute alike.
+        traces: how many functions have been traced so far; does not grow any more after `warm_up`.
+        texts: of posts that have been ranked before.
+
+    """
+
+    def __init__(self, config: ModelConfig, params: Params, origin: str) -> None:
+        self.config = config
+        self.version = f"{config.name}-{origin}-{digest(params)}"
+        self.traces = 0
+        self._params: Params = jax.device_put(jax.tree.map(aligned, params))
+        self.texts = Texts(np.asarray(word_table(self._params.ranker)))
+        self._functions = _functions(config)
+        self._compiled: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
+        self._compiling = Lock()
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="phoenix")
+
+    @classmethod
+    def seeded(cls, config: ModelConfig | str, seed: int) -> Self:
+        """An untrained model, the same on every machine; raises ValueError for an unknown configuration's name."""
+        sizes = config_named(config) if isinstance(config, str) else config
+        return cls(sizes, initial_params(sizes, seed), f"seed{seed}")
+
+    def compiled_with(self, other: "Phoenix") -> Self:
+        """Compile together with another model from now on, where the configurations are the same; returns itself.
+
+        Parameters come with each call: what is compiled depends on the configuration alone.
+        """
+        if other.config == self.config:
+            self._compiled, self._compiling, self._threads = other._compiled, other._compiling, other._threads
+        return self
+
+    def warm_up(self, progress: Callable[[str], None] | None = None, parts: Sequence[Part] = PARTS) -> None:
+        """Compile every bucket of these parts, telling `progress` which one is next."""
+        tell = progress or (lambda _: None)
+        for batch in self.config.batch_buckets if "retrieve" in parts else ():
+            tell(f"retrieval, {batch} viewers")
+            self.embed_users(blank_history(self.config, batch))
+        for count in self.config.post_buckets if "embed" in parts else ():
+            tell(f"embeddings, {count} posts")
+            self.embed_posts(blank_posts(self.config, count))
+        if "rank" in parts:
+            tell("reading of texts")
+            self.texts.means(np.ones((1, self.config.tokens), np.uint32))
+        for batch in self.config.batch_buckets if "rank" in parts else ():
+            for count in self.config.candidate_buckets:
+                tell(f"ranking, {batch} viewers with {count} candidates")
+                self.score(blank_history(self.config, batch), blank_candidates(self.config, batch, count))
+
+    def embed_posts(self, posts: PostInputs) -> Float32[np.ndarray, "n E"]:
+        """The candidate tower's unit vectors."""
+        vectors = np.zeros((len(posts.author_id), self.config.embed_dim), np.float32)
+        for start, stop, bucket in chunks(len(vectors), self.config.post_buckets):
+            rows = post_rows(self.config, PostInputs(*(column[start:stop] for column in posts)))
+            embedded = self._run("posts", (bucket,), filled_up(rows, bucket))
+            vectors[start:stop] = np.asarray(embedded)[: stop - start]
+        return vectors
+
+    def embed_users(self, history: History) -> Float32[np.ndarray, "B E"]:
+        """The user tower's unit vectors; zeros for a viewer without a history."""
+        vectors = np.zeros((len(history.user_id), self.config.embed_dim), np.float32)
+        for start, stop, bucket in chunks(len(vectors), self.config.batch_buckets):
+            rows = history_rows(self.config, History(*(column[start:stop] for column in history)))
+            embedded = self._run("users", (bucket,), filled_up(rows, bucket))
+            vectors[start:stop] = np.asarray(embedded)[: stop - start]
+        return vectors
+
+    def score(self, history: History, candidates: CandidateInputs) -> Float32[np.ndarray, "B C 19"]:
+        """18 probabilities, then the dwell time in ms, for each candidate; zeros where the mask says there is none."""
+        scores = np.zeros((*candidates.mask.shape, ACTION_COUNT), np.float32)
+        under_way: list[Future[None]] = []
+        for start, stop, bucket in chunks(len(scores), self.config.batch_buckets):
+            viewers = History(*(column[start:stop] for column in history))
+            asked = CandidateInputs(*(column[start:stop] for column in candidates))
+            under_way += self._begin_scoring(viewers, asked, bucket, scores[start:stop])
+        for chunk in under_way:
+            chunk.result()
+        return np.where(candidates.mask[..., None], scores, np.float32(0))
+
+    def scoring_flops(self, viewers: int, count: int) -> int:
+        """Floating-point operations of the matrix products in `score`, for full histories and without padding.
+
+        By the time it took and the machine's peak, it gives the share of the peak that scoring makes use of.
+        """
+        history = history_rows(self.config, blank_history(self.config, viewers))
+        candidates = candidate_rows(self.config, blank_candidates(self.config, viewers, count), 0, count)
+
+        def score(params: hk.Params) -> Any:
+            encode, embed, attend = (self._functions[name][0] for name in ("encode", "candidates", "score"))
+            return attend(params, encode(params, history), embed(params, candidates))
+
+        return matmul_flops(score, self._params.ranker)
+
+    def _begin_scoring(
+        self, history: History, candidates: CandidateInputs, batch: int, scores: Float32[np.ndarray, "B C 19"]
+    ) -> Iterator[Future[None]]:
+        """Set off the encoding of a batch of histories and the scoring of each chunk of candidates, into `scores`.
+
+        The encoding is queued before what waits for it, so that it has a thread however few there are.
+        """
+        columns = np.flatnonzero(candidates.mask.any(axis=0))
+        if not len(columns):
+            return
+        prefix = self._threads.submit(
+            lambda: self._run(
+                "encode", (batch,), filled_up(history_rows(self.config, history, self.texts.means), batch)
+            )
+        )
+
+        def score(start: int, stop: int, bucket: int) -> None:
+            rows = filled_up(candidate_rows(self.config, candidates, start, bucket, self.texts.means), batch)
+            embedded = self._run("candidates", (batch, bucket), rows)
+            predictions = self._run("score", (batch, bucket), prefix.result(), embedded)
+            scores[:, start:stop] = np.asarray(predictions)[: len(scores), : stop - start]
+
+        for chunk in chunks(int(columns[-1]) + 1, self.config.candidate_buckets):
+            yield self._threads.submit(score, *chunk)
+
+    def _run(self, name: str, bucket: tuple[int, ...], *inputs: Any) -> Any:
+        """Call a function compiled for a bucket, compiling it first where `warm_up` has not.
+
+        What comes back stays on the device. Callers turn it into NumPy's before they cut it to size, since JAX would
+        compile a slice for each size.
+        """
+        function, model = self._functions[name]
+        params = self._params[model]
+        with self._compiling:
+            if (name, bucket) not in self._compiled:
+
+                def traced(*arguments: Any) -> Any:
+                    self.traces += 1
+                    return function(*arguments)
+
+                options = _COMPILER_OPTIONS.get(jax.default_backend())
+                self._compiled[name, bucket] = jax.jit(traced).lower(params, *inputs).compile(options)
+        return self._compiled[name, bucket](params, *inputs)
+
+
+def chunks(count: int, buckets: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Cut `count` things into (start, stop, bucket), all full but the last, which is half full or of the smallest."""
+    start = 0
+    while start < count:
+        rest = count - start
+        fitting = next((size for size in buckets if size >= rest), buckets[-1])
+        bucket = fitting if fitting <= 2 * rest else max((size for size in buckets if size <= rest), default=fitting)
+        stop = min(start + bucket, count)
+        yield start, stop, bucket
+        start = stop
+
+
+def aligned(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """A copy that begins where JAX wants it to, so that on CPUs it serves as the parameter itself.
+
+    NumPy asks the system for huge pages, which JAX's own copy would not be on: random rows of a large table are then
+    found with fewer misses, and the table is in memory once.
+    """
+    memory = np.empty(values.nbytes + _ALIGNMENT_BYTES, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT_BYTES
+    copy = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+def initial_params(config: ModelConfig, seed: int) -> Params:
+    """Parameters drawn from a seed: the same bits on every machine."""
+    return Params(*(drawn(model, seed, *rows) for model, *rows in _models(config)))
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The shapes and types of the parameters, as `jax.ShapeDtypeStruct`."""
+    key = jax.random.key(0)
+    return Params(*(jax.eval_shape(hk.transform(model).init, key, *rows) for model, *rows in _models(config)))
+
+
+def _models(config: ModelConfig) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Each model as a function that uses all its parameters, and inputs for it."""
+    history = history_rows(config, blank_history(config, 1))
+    candidates = candidate_rows(config, blank_candidates(config, 1, 1), 0, 1)
+    posts = post_rows(config, blank_posts(config, 1))
+    return (lambda *rows: Ranker(config)(*rows), history, candidates), (
+        lambda *rows: TwoTower(config)(*rows),
+        history,
+        posts,
+    )
+
+
+def _functions(config: ModelConfig) -> dict[str, tuple[Callable[..., Any], int]]:
+    """What serving calls, as pure functions of parameters and rows, and which of `Params` each needs."""
+
+    def pure(method: Callable[..., Any]) -> Callable[..., Any]:
+        transformed: hk.Transformed = hk.without_apply_rng(hk.transform(method))
+        return transformed.apply
+
+    return {
+        "encode": (pure(lambda rows: Ranker(config).encode(rows)), 0),
+        "candidates": (pure(lambda rows: Ranker(config).embed(rows)), 0),
+        "score": (pure(lambda prefix, embedded: Ranker(config).score(prefix, embedded)), 0),
+        "users": (pure(lambda rows: TwoTower(config).embed_users(rows)), 1),
+        "posts": (pure(lambda rows: TwoTower(config).embed_posts(rows)), 1),
+    }
+
+
+def digest(tree: Any) -> str:
+    """Eight hexadecimal digits that change with any parameter's name, shape, type or value."""
+    hashed = xxhash.xxh3_64(b"%d" % _MEANING)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        values = np.ascontiguousarray(leaf)
+        hashed.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {values.dtype}".encode())
+        hashed.update(values.data)
+    return hashed.hexdigest()[:8]

@@ -1,0 +1,81 @@
+"""Answers to feed requests: as a worker writes them, for the tests of those who wait; and as readers find them."""
+
+import itertools
+from typing import Any, cast
+
+from feed_worker.client.answer_lookup import decode_explanation, decode_feed
+from feed_worker.documents.feed import Explanation, Feed, FeedItem
+from feed_worker.serving.feed_store import Answer, FeedStore
+from infra.ports.redis import Client, connect
+from infra.ports.settings import Settings
+from thunder_ingest.events import FeedServed, FeedStatus, unpack_feed_served
+from thunder_ingest.events.ids import id64
+from thunder_ingest.users.redis_form import answered_key, explain_key, feed_key
+
+T0 = 1_700_000_000_000
+
+_users = itertools.count(1_000)
+
+
+def new_user() -> int:
+    """A viewer whom no other test knows: the servers are shared."""
+    return next(_users)
+
+
+def feed_of(user: int | str, request_id: str, at: int = T0, status: FeedStatus = "ok", **fields: Any) -> Feed:
+    """A feed; with an item, where the status promises one."""
+    item = FeedItem(
+        rank=1,
+        post_id="7",
+        author_id="8",
+        kind="original",
+        source="thunder",
+        in_network=True,
+        score=0.5,
+        created_at=at,
+        reasons=[],
+    )
+    parts: dict[str, Any] = {"generated_at": at, "model_version": "m", "parameters": "p", "degradations": []} | fields
+    items = [item] if status in ("ok", "degraded") else []
+    return Feed(
+        at=at, request_id=request_id, user_id=str(user), status=status, items=items, answers=[request_id], **parts
+    )
+
+
+def answer(settings: Settings, feed: Feed) -> Feed:
+    """Write and announce a feed, as a worker does."""
+    served = [
+        FeedServed(
+            request_id=request_id,
+            user_id=id64(feed.user_id),
+            user_form=feed.user_id,
+            at=feed.at,
+            served_at=feed.generated_at,
+            status=feed.status,
+            model_version=feed.model_version,
+            parameters=feed.parameters,
+            degradations=feed.degradations,
+        )
+        for request_id in feed.answers
+    ]
+    redis = connect(settings)
+    FeedStore(redis, settings.feed_ttl_s).write([Answer(feed, None, served)])
+    redis.close()
+    return feed
+
+
+def feed_in(client: Client, user: str) -> Feed | None:
+    """What a user (published form) has to look at."""
+    return decode_feed(cast(bytes | None, client.get(feed_key(user))))
+
+
+def explanation_in(client: Client, user: str) -> Explanation | None:
+    """The explanation that a user has."""
+    document = cast(bytes | None, client.get(explain_key(user)))
+    return None if document is None else decode_explanation(document)
+
+
+def record_in(client: Client, user: str, request_id: str) -> FeedServed | None:
+    """What the ledger says of a request."""
+    record = cast(bytes | None, client.hget(answered_key(user), request_id))
+    return None if record is None else unpack_feed_served(record)

@@ -1,0 +1,139 @@
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from feed_worker.client import Client, FeedTimeout, NoFeed
+from feed_worker.client.outbox import Outbox
+from infra.ports.settings import Settings
+from infra.ports.topic_reader import scan
+from tests.feed_worker.client.answering import T0, answer, feed_of, new_user
+from thunder_ingest.events import FeedRequest, Refused, decode
+from thunder_ingest.events.ids import published_form
+
+pytestmark = pytest.mark.embedded
+
+
+@pytest.fixture
+def client(servers: Settings) -> Iterator[Client]:
+    with Client(servers) as connected:
+        yield connected
+
+
+def requests_of(settings: Settings, user: int) -> list[FeedRequest]:
+    found = [decode("feed-requests", m.value()) for batch in scan(settings, ["feed-requests"]) for m in batch]
+    return [request for request in found if published_form(request.user_id) == str(user)]
+
+
+@contextmanager
+def answered_soon(settings: Settings, *feeds: object) -> Iterator[None]:
+    """Feeds that are written a moment later, one after the other."""
+    timer = threading.Timer(0.2, lambda: [answer(settings, feed) for feed in feeds])  # type: ignore[arg-type]
+    timer.start()
+    yield
+    timer.join()
+
+
+def test_whoever_waits_gets_the_feed_as_soon_as_it_is_announced(client: Client, servers: Settings) -> None:
+    user = new_user()
+    request = client.request_feed(user)
+    with answered_soon(servers, feed := feed_of(user, request)):
+        assert client.wait(user, request, timeout_s=30) == feed
+
+
+def test_what_was_answered_before_anybody_waited_is_found(client: Client, servers: Settings) -> None:
+    user = new_user()
+    feed = answer(servers, feed_of(user, "r"))
+    assert client.wait(user, "r", timeout_s=30) == feed
+
+
+def test_a_request_whose_feed_was_replaced_by_a_newer_one_gets_that(client: Client, servers: Settings) -> None:
+    user = new_user()
+    newer = answer(servers, feed_of(user, "newer", T0 + 1))
+    answer(servers, feed_of(user, "older"))
+    assert client.wait(user, "older", timeout_s=30) == newer
+
+
+@pytest.mark.parametrize("status", ["failed", "expired"])
+def test_a_request_that_ended_without_a_feed_is_told_and_the_old_feed_stays(
+    client: Client, servers: Settings, status: str
+) -> None:
+    user = new_user()
+    old = answer(servers, feed_of(user, "old"))
+    without = feed_of(user, "new", T0 + 1, status, degradations=["overloaded: too many"])  # type: ignore[arg-type]
+    with answered_soon(servers, without), pytest.raises(NoFeed, match="overloaded: too many") as told:
+        client.wait(user, "new", timeout_s=30)
+    assert (told.value.status, told.value.degradations) == (status, ["overloaded: too many"])
+    assert client.feed(user) == old
+
+
+def test_a_first_request_that_failed_is_no_feed_either(client: Client, servers: Settings) -> None:
+    user = new_user()
+    answer(servers, feed_of(user, "r", status="failed"))
+    with pytest.raises(NoFeed, match="worker's log"):
+        client.wait(user, "r", timeout_s=30)
+
+
+def test_a_wait_in_vain_says_what_to_look_at(client: Client) -> None:
+    user = new_user()
+    request = client.request_feed(user)
+    client.flush()
+    with pytest.raises(FeedTimeout, match=f"no answer to request {request} of user {user} within 0.1 s.*foryou doctor"):
+        client.wait(user, request, timeout_s=0.1)
+
+
+def test_a_young_feed_is_given_without_asking_for_another(client: Client, servers: Settings) -> None:
+    user = new_user()
+    feed = answer(servers, feed_of(user, "r"))
+    assert client.fresh(user, max_age_ms=600_000) == (feed, False)
+    client.flush()
+    assert requests_of(servers, user) == []
+
+
+def test_an_old_feed_is_replaced_if_a_new_one_comes_in_time(client: Client, servers: Settings) -> None:
+    user = new_user()
+    answer(servers, feed_of(user, "old"))
+    assert client.fresh(user, max_age_ms=-1, timeout_s=0).is_stale
+    client.flush()
+    (asked,) = requests_of(servers, user)
+    with answered_soon(servers, feed := feed_of(user, asked.request_id, T0 + 1)):
+        assert client.fresh(user, max_age_ms=-1, timeout_s=30) == (feed, False)
+    client.flush()
+    assert len(requests_of(servers, user)) == 1  # the one that was under way
+
+
+def test_an_old_feed_is_given_and_marked_where_no_new_one_comes_or_it_fails(client: Client, servers: Settings) -> None:
+    user = new_user()
+    old = answer(servers, feed_of(user, "old"))
+    assert client.fresh(user, max_age_ms=-1, timeout_s=0.1) == (old, True)
+    client.flush()
+    (asked,) = requests_of(servers, user)
+    answer(servers, feed_of(user, asked.request_id, T0 + 1, "failed"))
+    assert client.fresh(user, max_age_ms=-1, timeout_s=30) == (old, True)
+
+
+def test_where_there_is_no_old_feed_a_wait_in_vain_is_an_error(client: Client) -> None:
+    with pytest.raises(FeedTimeout):
+        client.fresh(new_user(), timeout_s=0.1)
+
+
+def test_the_next_page_names_the_one_before_and_is_later(client: Client, servers: Settings) -> None:
+    user, ahead = new_user(), 2 * T0  # a page that was asked for on a machine whose clock is ahead
+    with pytest.raises(Refused), pytest.raises(FeedTimeout):
+        client.next_page(feed_of(user, "first", 200 * T0), timeout_s=0.1)
+    with pytest.raises(FeedTimeout):
+        client.next_page(feed_of(user, "first", ahead), timeout_s=0.1, size=3)
+    client.flush()
+    (asked,) = requests_of(servers, user)
+    assert (asked.after, asked.at, asked.size) == ("first", ahead + 1, 3)
+
+
+def test_a_broker_that_is_away_is_named_by_the_wait(servers: Settings) -> None:
+    client, away = Client(servers), servers.model_copy(update={"kafka": "127.0.0.1:1"})
+    client._settings, client._outbox = away, Outbox(away)
+    user = new_user()
+    request = client.request_feed(user)
+    with pytest.raises(FeedTimeout, match=r"Kafka at 127.0.0.1:1 has not taken it yet"):
+        client.wait(user, request, timeout_s=0.1)
+    client.close()

@@ -1,0 +1,45 @@
+import redis
+from hypothesis import HealthCheck, given, settings
+
+from feed_worker.framework.pipeline import Pipeline, Result
+from feed_worker.pipeline import foryou_pipeline
+from tests.feed_worker.builders import NOW_MS, FixedModel, post, query, store_of
+from tests.feed_worker.test_pipeline import SEEDS, index_of, vectors_of, world_of
+from thunder_ingest.users.redis_form import UserStates
+
+HOUR_MS = 3_600_000
+"""Between two pages: long enough for what was served to be forgotten by anything but a page."""
+
+
+def page(pipeline: Pipeline, number: int, after: str | None) -> Result:
+    (result,) = pipeline.run([query(request_id=f"p{number}", at=NOW_MS + number * HOUR_MS, size=5, after=after)])
+    return result
+
+
+def shown(result: Result) -> list[int]:
+    return [int(post_id) for post_id in result.candidates.posts.post_id]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@given(SEEDS)
+def test_no_page_repeats_an_earlier_one_and_after_the_last_comes_an_empty_one(valkey: redis.Redis, seed: int) -> None:
+    valkey.flushall()
+    world = world_of(seed, 60)
+    pipeline = foryou_pipeline(
+        store_of(*world.values()), index_of(vectors_of(sorted(world))), FixedModel(), UserStates(valkey)
+    )
+    result, read = page(pipeline, 0, None), list[int]()
+    for number in range(1, len(world)):
+        if not shown(result):
+            break
+        read += shown(result)
+        result = page(pipeline, number, result.query.request.request_id)
+    assert result.status == "empty"
+    assert len(set(read)) == len(read) > 5
+
+
+def test_what_is_no_page_repeats_what_was_served_long_ago(valkey: redis.Redis) -> None:
+    pipeline = foryou_pipeline(
+        store_of(*(post(i, 50 + i) for i in range(1, 6))), index_of({}), FixedModel(), UserStates(valkey)
+    )
+    assert shown(page(pipeline, 0, None)) == shown(page(pipeline, 1, None)) != []

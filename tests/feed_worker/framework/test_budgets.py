@@ -1,0 +1,310 @@
+"""What is asked at the same time, what is given up, and what that means for a request."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
+from feed_worker.framework.budgets import STAGE_BUDGETS_MS
+from feed_worker.framework.components import Fetched, Known, QueryHydrator, Scorer, Source
+from tests.feed_worker.builders import candidates_in, query, viewer
+from tests.feed_worker.scripted import (
+    BOOM,
+    LONG_S,
+    STORE,
+    EvenFilter,
+    OneToSix,
+    hanging,
+    pipeline,
+    shown,
+    until_idle,
+)
+
+
+class ScriptedSource(Source):
+    """Does something, then finds these posts."""
+
+    def __init__(self, act: Callable[[], Any], *post_ids: int) -> None:
+        self.act, self._post_ids = act, post_ids
+        self.asked = 0
+
+    def fetch(self, queries: Sequence[Query], /) -> list[Fetched]:
+        self.asked += 1
+        self.act()
+        return [Fetched(candidates_in(STORE, *self._post_ids)) for _ in queries]
+
+
+class FirstSource(ScriptedSource):
+    pass
+
+
+class SecondSource(ScriptedSource):
+    pass
+
+
+class LastSource(ScriptedSource):
+    """Goes by what the others found."""
+
+    waits: ClassVar[bool] = True
+
+    def enable(self, query: Query, /) -> bool:
+        return query.found < 3
+
+
+class ScriptedQueryHydrator(QueryHydrator):
+    required: ClassVar[bool] = True
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self._act = act
+
+    def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+        self._act()
+        return [{"user": viewer(blocks=[7])} for _ in queries]
+
+
+class OptionalScorer(Scorer):
+    own_thread: ClassVar[bool] = True
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self._act = act
+
+    def score(self, _queries: Sequence[Query], candidates: Sequence[Candidates], /) -> list[Candidates]:
+        self._act()
+        return list(candidates)
+
+
+def nothing() -> None:
+    pass
+
+
+def failing_with(error: BaseException) -> Callable[[], Any]:
+    def raise_() -> None:
+        raise error
+
+    return raise_
+
+
+def in_turn(*acts: Callable[[], Any]) -> Callable[[], Any]:
+    """Does these, one each time."""
+    remaining = iter(acts)
+    return lambda: next(remaining)()
+
+
+def meeting() -> Callable[[], int]:
+    """What two can do only at the same time."""
+    return threading.Barrier(2, timeout=LONG_S).wait
+
+
+def test_components_that_do_not_wait_for_each_other_are_asked_at_the_same_time() -> None:
+    viewers, candidates = meeting(), meeting()
+    asked = pipeline(
+        query_hydrators=[ScriptedQueryHydrator(viewers), ScriptedQueryHydrator(viewers)],
+        sources=[FirstSource(candidates, 1), SecondSource(candidates, 2)],
+    )
+    (result,) = asked.run([query()])
+    assert (result.status, shown(result)) == ("ok", [2, 1])
+
+
+def test_candidates_come_in_the_order_of_the_sources_whichever_answers_first() -> None:
+    second_is_done = threading.Event()
+    asked = pipeline(
+        sources=[
+            FirstSource(lambda: second_is_done.wait(LONG_S), 3, 1),
+            SecondSource(second_is_done.set, 2, 4),
+        ],
+        scorers=[],
+    )
+    (run,) = asked.gather([query()])
+    assert run.candidates.posts.post_id.tolist() == [3, 1, 2, 4]
+    assert [(step.name, step.entered, step.left) for step in run.funnel] == [
+        ("first_source", 0, 2),
+        ("second_source", 2, 4),
+    ]
+
+
+@pytest.mark.parametrize(("found", "expected"), [((1, 2), [1, 2, 6]), ((1, 2, 3), [1, 2, 3])])
+def test_a_source_that_waits_goes_by_what_the_others_found(found: tuple[int, ...], expected: list[int]) -> None:
+    asked = pipeline(sources=[FirstSource(nothing, *found), LastSource(nothing, 6)])
+    (run,) = asked.gather([query()])
+    assert run.candidates.posts.post_id.tolist() == expected
+
+
+def test_an_optional_component_that_hangs_degrades_the_feed_and_its_late_answer_changes_nothing() -> None:
+    with hanging() as act:
+        asked = pipeline(sources=[OneToSix(), FirstSource(act, 1)], budgets_ms={"first_source": 20})
+        (result,) = asked.run([query()])
+    assert act.ended.wait(LONG_S)
+    until_idle(asked)
+    assert (result.status, shown(result)) == ("degraded", [6, 5, 4, 3, 2, 1])
+    assert result.query.degradations == ["first_source: over its budget of 20 ms"]
+    assert result.query.found == 6
+
+
+def test_a_required_component_that_hangs_fails_the_request_and_its_late_answer_changes_nothing() -> None:
+    with hanging() as act:
+        asked = pipeline(query_hydrators=[ScriptedQueryHydrator(act)], budgets_ms={"scripted_query_hydrator": 20})
+        (result,) = asked.run([query()])
+    until_idle(asked)
+    assert (result.status, shown(result)) == ("failed", [])
+    assert result.query.degradations == ["scripted_query_hydrator: over its budget of 20 ms"]
+    assert not len(result.query.viewer.blocks)
+    assert asked.stats["scripted_query_hydrator"].errors_by_kind == {"OverBudget": 1}
+    assert asked.stats["scripted_query_hydrator"].over_budget == 1
+
+
+def test_a_scorer_that_hangs_is_given_up_too() -> None:
+    with hanging() as act:
+        asked = pipeline(scorers=[OptionalScorer(act)], budgets_ms={"optional_scorer": 20})
+        (result,) = asked.run([query(size=2)])
+    assert (result.status, shown(result)) == ("degraded", [1, 2])
+
+
+def test_a_batch_that_hangs_is_not_tried_again() -> None:
+    with hanging() as act:
+        source = FirstSource(act, 1)
+        asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
+        results = asked.run([query(user_id=user) for user in (1, 2, 3)])
+    until_idle(asked)
+    assert [result.status for result in results] == ["degraded"] * 3
+    assert source.asked == 1
+
+
+def test_a_batch_that_fails_and_then_hangs_is_tried_no_further_than_that() -> None:
+    with hanging() as act:
+        source = FirstSource(in_turn(failing_with(BOOM), act), 1)
+        asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
+        results = asked.run([query(user_id=user) for user in (1, 2, 3)])
+    until_idle(asked)
+    assert [result.status for result in results] == ["degraded"] * 3
+    assert source.asked == 2
+
+
+def test_a_component_that_still_hangs_is_not_asked_again_until_it_has_ended() -> None:
+    with hanging() as act:
+        source = FirstSource(act, 1)
+        asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
+        asked.run([query()])
+        (result,) = asked.run([query()])
+        assert result.query.degradations == ["first_source: still busy"]
+        assert source.asked == 1
+    until_idle(asked)
+    assert asked.run([query()])[0].status == "ok"
+    assert asked.stats["first_source"].errors_by_kind == {"OverBudget": 1, "StillBusy": 1}
+
+
+def test_what_a_stage_has_no_time_left_for_is_not_asked() -> None:
+    with hanging() as act:
+        last = LastSource(nothing, 2)
+        asked = pipeline(sources=[OneToSix(), FirstSource(act, 1), last], budgets_ms={"source": 20})
+        last.enable = lambda _query: True  # type: ignore[method-assign]
+        (result,) = asked.run([query()])
+    assert result.query.degradations == [
+        "first_source: over its stage's budget of 20 ms",
+        "last_source: over its stage's budget of 20 ms",
+    ]
+    until_idle(asked)
+    assert last.asked == 0
+    assert asked.stage_stats["source"].over_budget == 1
+
+
+def test_what_cannot_be_interrupted_and_takes_longer_is_counted_and_counts() -> None:
+    asked = pipeline(filters=[EvenFilter()], budgets_ms={"even_filter": 1e-6, "filter": 1e-6})
+    (result,) = asked.run([query()])
+    assert (result.status, shown(result)) == ("ok", [6, 4, 2])
+    assert asked.stats["even_filter"].over_budget == 1
+    assert asked.stage_stats["filter"].over_budget == 1
+
+
+def test_a_budget_of_something_unknown_is_refused_with_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"thunder_sauce to have a budget; there are .*one_to_six, .*source, "):
+        pipeline(budgets_ms={"thunder_sauce": 100})
+    with pytest.raises(ValueError, match="one_to_six must be more than 0 ms"):
+        pipeline(budgets_ms={"one_to_six": 0})
+
+
+def test_a_server_that_is_away_is_said_when_nobody_of_the_wave_is_busy_any_more() -> None:
+    let_go = threading.Event()
+    asked = pipeline(
+        sources=[
+            FirstSource(in_turn(failing_with(ConnectionError("away")), nothing), 1),
+            SecondSource(lambda: let_go.wait(LONG_S), 2),
+        ],
+        passes=(ConnectionError,),
+    )
+    threading.Timer(0.01, let_go.set).start()
+    with pytest.raises(ConnectionError):
+        asked.run([query()])
+    (result,) = asked.run([query()])
+    assert (result.status, shown(result)) == ("ok", [2, 1])
+
+
+def test_the_end_of_the_process_is_no_components_failure() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(sources=[FirstSource(failing_with(KeyboardInterrupt()), 1)]).run([query()])
+
+
+def test_one_batch_is_gathered_while_another_is_ranked() -> None:
+    together = meeting()
+    ranking = threading.Event()
+
+    def rank() -> None:
+        ranking.set()
+        together()
+
+    def gather() -> None:
+        assert ranking.wait(LONG_S)
+        together()
+
+    asked = pipeline(sources=[FirstSource(in_turn(nothing, gather), 1, 2)], scorers=[OptionalScorer(rank)])
+    first = asked.gather([query()])
+    thread = threading.Thread(target=asked.rank, args=(first,))
+    thread.start()
+    second = asked.gather([query()])
+    thread.join(LONG_S)
+    assert len(second[0].candidates) == 2
+    assert asked.finish(first)[0].status == "ok"
+
+
+def test_figures_are_exact_and_may_be_read_while_batches_run() -> None:
+    asked = pipeline(filters=[EvenFilter()])
+    reading = threading.Event()
+
+    def serve() -> None:
+        for _ in range(50):
+            asked.run([query(), query(user_id=2)])
+
+    def read() -> None:
+        while not reading.is_set():
+            for stats in [*asked.stats.values(), *asked.stage_stats.values()]:
+                assert sum(stats.histogram) == stats.calls
+
+    threads = [threading.Thread(target=serve) for _ in range(3)]
+    reader = threading.Thread(target=read)
+    for thread in (reader, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reading.set()
+    reader.join()
+    stats = asked.stats["even_filter"]
+    assert (stats.stage, stats.calls, stats.removed) == ("filter", 300, 900)
+    assert (asked.stats["one_to_six"].calls, asked.stats["one_to_six"].added) == (150, 1800)
+    assert stats.cumulative[-1] == (float("inf"), 300)
+    assert asked.stage_stats["filter"].calls == 150
+    assert asked.stats.keys() == {"one_to_six", "even_filter", "by_id_scorer", "top_k_selector"}
+
+
+def test_threads_are_used_again() -> None:
+    before = threading.active_count()
+    for _ in range(100):
+        assert pipeline().run([query()])[0].status == "ok"
+    assert threading.active_count() - before < 10
+
+
+def test_a_request_has_the_time_of_each_stage_and_of_each_component() -> None:
+    (result,) = pipeline(filters=[EvenFilter()]).run([query()])
+    assert [*result.stages_ms, "side_effect"] == list(STAGE_BUDGETS_MS)
+    assert result.stages_ms["source"] >= result.timings_ms["one_to_six"] > 0

@@ -1,0 +1,246 @@
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.query import Query
+from feed_worker.framework.components import Component, Known
+from tests.feed_worker.builders import NOW_MS, query
+from tests.feed_worker.scripted import (
+    BOOM,
+    EvenFilter,
+    Noting,
+    OneToSix,
+    PoisonedSource,
+    Recording,
+    RequiredFilter,
+    ScriptedFilter,
+    ScriptedHydrator,
+    ScriptedScorer,
+    ScriptedSelector,
+    pipeline,
+    raising,
+    shown,
+)
+
+
+def test_a_request_goes_through_the_stages_in_order() -> None:
+    (result,) = pipeline(filters=[EvenFilter()]).run([query(size=2)])
+    assert (result.status, shown(result)) == ("ok", [6, 4])
+    assert [tuple(step) for step in result.funnel] == [
+        ("source", "one_to_six", 0, 6),
+        ("filter", "even_filter", 6, 3),
+        ("selector", "top_k_selector", 3, 3),
+        ("size", "size", 3, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("named", "name"), [("OONRetweetReplyFilter", "oon_retweet_reply_filter"), ("TopKSelector", "top_k_selector")]
+)
+def test_a_component_is_named_after_its_class(named: str, name: str) -> None:
+    assert type(named, (EvenFilter,), {})().name == name
+
+
+def test_a_batch_is_hydrated_at_once_and_answered_in_order() -> None:
+    hydrator = Recording()
+    results = pipeline(query_hydrators=[hydrator]).run([query(user_id=user) for user in (1, 2, 3)])
+    assert hydrator.batches == [3]
+    assert [result.query.user_id for result in results] == [1, 2, 3]
+
+
+def test_an_empty_batch_has_no_results() -> None:
+    assert pipeline().run([]) == []
+
+
+def test_a_request_past_its_deadline_is_answered_expired_without_work() -> None:
+    hydrator = Recording()
+    late = query(now_ms=NOW_MS + 3_600_000)
+    results = pipeline(query_hydrators=[hydrator]).run([late, query()])
+    assert [result.status for result in results] == ["expired", "ok"]
+    assert hydrator.batches == [1]
+    assert not results[0].funnel
+
+
+def test_dropped_candidates_are_remembered_only_where_an_explanation_is_asked_for() -> None:
+    asked = [query(size=2, explain=True), query(size=2)]
+    explained, plain = pipeline(filters=[EvenFilter()]).run(asked)
+    assert [(name, left_out.posts.post_id.tolist()) for name, left_out in explained.dropped] == [
+        ("even_filter", [1, 3, 5]),
+        ("size", [2]),
+    ]
+    assert plain.dropped == []
+
+
+def test_every_candidate_is_either_shown_or_dropped_somewhere() -> None:
+    (result,) = pipeline(filters=[EvenFilter()]).run([query(size=1, explain=True)])
+    gone = [post_id for _, left_out in result.dropped for post_id in left_out.posts.post_id.tolist()]
+    assert sorted(gone + shown(result)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_optional_component_that_fails_degrades_the_feed_and_says_so() -> None:
+    (result,) = pipeline(filters=[ScriptedFilter(raising(BOOM))]).run([query(size=2)])
+    assert (result.status, shown(result)) == ("degraded", [6, 5])
+    assert result.query.degradations == ["scripted_filter: RuntimeError"]
+
+
+def test_a_required_component_that_fails_fails_the_request_and_shows_nothing() -> None:
+    (result,) = pipeline(filters=[RequiredFilter(raising(BOOM))]).run([query()])
+    assert (result.status, shown(result)) == ("failed", [])
+
+
+def test_a_request_that_fails_takes_no_other_of_its_batch_with_it() -> None:
+    results = pipeline(sources=[PoisonedSource()]).run([query(user_id=user) for user in (1, 13, 2)])
+    assert [result.status for result in results] == ["ok", "failed", "ok"]
+
+
+def test_a_failed_source_is_no_failure_while_another_has_something_to_show() -> None:
+    (result,) = pipeline(sources=[PoisonedSource(), OneToSix()]).run([query(user_id=13)])
+    assert (result.status, len(result.candidates)) == ("degraded", 6)
+
+
+def test_nothing_found_is_empty() -> None:
+    nothing = ScriptedFilter(lambda found: np.zeros(len(found), np.bool_))
+    scorer = ScriptedScorer(raising(BOOM))
+    (result,) = pipeline(filters=[nothing], scorers=[scorer]).run([query()])
+    assert result.status == "empty"
+    assert result.query.degradations == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "component"),
+    [
+        ("filters", ScriptedFilter(lambda found: np.ones(len(found) + 1, np.bool_))),
+        ("filters", ScriptedFilter(lambda found: np.ones(len(found)))),
+        ("filters", ScriptedFilter(lambda _: None)),
+        ("hydrators", ScriptedHydrator(lambda found: found.take(np.array([0])))),
+        ("hydrators", ScriptedHydrator(lambda found: found.take(np.arange(len(found))[::-1]))),
+        ("hydrators", ScriptedHydrator(lambda found: found.with_columns(in_network=np.ones(len(found))))),
+        ("scorers", ScriptedScorer(lambda _: [])),
+        ("scorers", ScriptedScorer(lambda found: [each.take(np.array([1])) for each in found])),
+    ],
+    ids=["long mask", "float mask", "no mask", "fewer", "reordered", "wrong type", "no answers", "fewer scored"],
+)
+def test_what_does_not_fit_is_its_components_error_and_changes_nothing(stage: str, component: Component) -> None:
+    (result,) = pipeline(**{"scorers": [], stage: [component]}).run([query(size=6)])
+    assert result.status == "degraded"
+    assert shown(result) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "positions", [np.array([0, 0]), np.array([0.0]), np.array([99])], ids=["repeated", "floats", "outside"]
+)
+def test_positions_that_do_not_fit_fail_the_request(positions: np.ndarray) -> None:
+    (result,) = pipeline(selector=ScriptedSelector(lambda _: positions)).run([query()])
+    assert result.status == "failed"
+
+
+def test_a_component_that_cannot_even_say_whether_it_is_enabled_has_failed() -> None:
+    class Undecided(EvenFilter):
+        def enable(self, _query: Query, /) -> bool:
+            raise BOOM
+
+    (result,) = pipeline(filters=[Undecided()]).run([query()])
+    assert (result.status, len(result.candidates)) == ("degraded", 6)
+
+
+def test_a_server_that_is_away_is_no_components_failure() -> None:
+    away = ConnectionError("away")
+    for stages in ({"filters": [ScriptedFilter(raising(away))]}, {"side_effects": [Noting(away)]}):
+        with pytest.raises(ConnectionError):
+            pipeline(passes=(ConnectionError,), **stages).run([query()])
+
+
+def test_side_effects_take_note_of_what_is_shown_and_cannot_spoil_it() -> None:
+    effect = Noting(BOOM)
+    results = pipeline(side_effects=[effect]).run([query(), query(now_ms=NOW_MS + 3_600_000)])
+    assert [result.status for result in results] == ["ok", "expired"]
+    assert effect.noted == results[:1]
+
+
+def test_an_error_is_logged_once_and_counted_every_time(caplog: pytest.LogCaptureFixture) -> None:
+    failing = pipeline(filters=[ScriptedFilter(raising(BOOM))])
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            failing.run([query()])
+    assert len(caplog.records) == 1
+    assert failing.stats["scripted_filter"].errors == 3
+
+
+def test_every_component_is_counted_and_timed_without_a_line_in_it() -> None:
+    counting = pipeline(filters=[EvenFilter()])
+    results = counting.run([query(), query()])
+    assert (counting.stats["even_filter"].entered, counting.stats["even_filter"].left) == (12, 6)
+    assert counting.stats["one_to_six"].calls == 1
+    assert results[0].timings_ms.keys() == {"one_to_six", "even_filter", "by_id_scorer", "top_k_selector"}
+
+
+class Passing:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def passes(self, candidates: Candidates) -> np.ndarray:
+        self.now_s += 61.0
+        return np.ones(len(candidates), np.bool_)
+
+
+def test_a_request_that_expires_between_stages_stops_there_and_keeps_its_funnel() -> None:
+    clock, scorer = Passing(), ScriptedScorer(lambda found: list(found))
+    asked = pipeline(filters=[ScriptedFilter(clock.passes), EvenFilter()], scorers=[scorer])
+    late, other = asked.run([replace(query(), monotonic=clock), query(user_id=2)])
+    assert (late.status, shown(late), late.query.degradations) == ("expired", [], [])
+    assert [(step.name, step.left) for step in late.funnel] == [
+        ("one_to_six", 6),
+        ("scripted_filter", 6),
+        ("even_filter", 3),
+    ]
+    assert "scripted_scorer" not in late.timings_ms
+    assert other.status == "ok"
+
+
+def test_a_request_that_has_failed_does_not_expire_as_well() -> None:
+    clock = Passing()
+    asked = pipeline(filters=[RequiredFilter(raising(BOOM)), ScriptedFilter(clock.passes)])
+    runs = asked.gather([replace(query(), monotonic=clock)])
+    clock.now_s += 61.0
+    assert asked.finish(runs)[0].status == "failed"
+
+
+def test_a_feed_that_comes_too_late_is_expired_and_one_that_came_in_time_stays_what_it_is() -> None:
+    clock, effect = Passing(), Noting()
+    asked = pipeline(side_effects=[effect])
+    runs = asked.gather([replace(query(), monotonic=clock)])
+    asked.rank(runs)
+    in_time = asked.finish(runs)
+    clock.now_s += 61.0
+    assert asked.finish(runs) == in_time
+    assert in_time[0].status == "ok"
+    late = asked.gather([replace(query(), monotonic=clock)])
+    asked.rank(late)
+    clock.now_s += 61.0
+    assert [(result.status, shown(result)) for result in asked.finish(late)] == [("expired", [])]
+    assert effect.noted == in_time * 2
+
+
+def test_what_does_not_belong_to_a_query_is_its_hydrators_error() -> None:
+    class Overreaching(Recording):
+        def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+            return [{"size": 1_000} for _ in queries]  # type: ignore[typeddict-unknown-key]
+
+    (result,) = pipeline(query_hydrators=[Overreaching()]).run([query(size=2)])
+    assert (result.query.degradations, result.query.size) == (["overreaching: ContractError"], 2)
+
+
+def test_side_effects_are_timed_and_counted_too() -> None:
+    asked = pipeline(side_effects=[Noting(BOOM)])
+    asked.run([query()])
+    assert (asked.stats["noting"].calls, asked.stats["noting"].errors_by_kind) == (1, {"RuntimeError": 1})
+    assert asked.stage_stats["side_effect"].calls == 1

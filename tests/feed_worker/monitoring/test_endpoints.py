@@ -1,0 +1,80 @@
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from feed_worker.monitoring.endpoints import Endpoints
+from infra.ports.settings import SettingsError, load
+from tests.e2e.containers import free_port
+
+
+class Response(NamedTuple):
+    status: int
+    text: str
+
+
+def get(port: int, path: str) -> Response:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return Response(response.status, response.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Response(error.code, error.read().decode())
+
+
+def well() -> None:
+    """Nothing is wrong, nothing is waited for."""
+
+
+@contextmanager
+def serving(
+    registry: CollectorRegistry | None = None,
+    ailment: Callable[[], str | None] = well,
+    waits_for: Callable[[], str | None] = well,
+) -> Iterator[int]:
+    port = free_port()
+    with Endpoints(load(http_port=port), registry or CollectorRegistry(), ailment, waits_for):
+        yield port
+
+
+def test_metrics_are_those_of_the_registry() -> None:
+    registry = CollectorRegistry()
+    Counter("things", "Things", registry=registry).inc(3)
+    with serving(registry) as port:
+        assert "things_total 3.0" in get(port, "/metrics").text
+
+
+def test_a_worker_that_is_well_and_ready_says_so() -> None:
+    with serving() as port:
+        assert get(port, "/healthz") == (200, "ok\n")
+        assert get(port, "/readyz") == (200, "ok\n")
+        assert get(port, "/").status == 404
+
+
+def test_what_is_wrong_or_waited_for_is_told_until_it_is_not() -> None:
+    problems: list[str | None] = ["LookupError: no such thing", None]
+    with serving(ailment=problems[0].__str__, waits_for=lambda: problems.pop(0)) as port:
+        assert get(port, "/healthz") == (503, "LookupError: no such thing\n")
+        assert get(port, "/readyz") == (503, "LookupError: no such thing\n")
+        assert get(port, "/readyz") == (200, "ok\n")
+
+
+def test_a_port_that_is_taken_ends_with_one_line_that_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(SettingsError, match=rf"^FORYOU_HTTP_PORT.*127\.0\.0\.1:{port} .*in use.*of its own$"):
+            Endpoints(load(http_port=port), CollectorRegistry(), well, well)
+
+
+def test_the_port_is_free_again_afterwards_and_none_is_taken_where_none_is_wanted() -> None:
+    with serving() as port:
+        pass
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+    with Endpoints(load(http_port=0), CollectorRegistry(), well, well):
+        pass

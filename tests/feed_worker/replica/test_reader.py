@@ -1,0 +1,199 @@
+"""The worker's copy of the changelog on a real broker: when it is ready, and how soon it knows."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from feed_worker.replica.reader import VECTORS, Copies, Replica
+from infra.ports.clock import WallClock
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import Settings, load
+from infra.stack.embedded import EmbeddedKafka
+from phoenix.index.retrieval_index import VectorIndex
+from tests.infra.waiting import eventually
+from thunder_ingest.events import Post, PostEmbedding, key_of_id, pack
+from thunder_ingest.posts.store import PostStore
+
+pytestmark = pytest.mark.embedded
+
+PARTITIONS = 4
+post_ids = itertools.count(1)
+
+
+@pytest.fixture
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka:
+        settings = load(kafka=kafka.address, partitions=PARTITIONS)
+        create_topics(settings)
+        yield settings
+
+
+@pytest.fixture
+def store() -> PostStore:
+    return PostStore()
+
+
+@pytest.fixture
+def replica(settings: Settings, store: PostStore) -> Iterator[Replica]:
+    started = Replica(settings, store, VectorIndex(), WallClock(), "served")
+    yield started
+    started.stop()
+
+
+def write(settings: Settings, post: Post, partition: int) -> int:
+    """Write one post's record, and nothing after it; returns its id."""
+    write_all(settings, (post.post_id, pack(post)), partition=partition)
+    return post.post_id
+
+
+def write_all(
+    settings: Settings, *records: tuple[int, bytes | None], partition: int, topic: str = "thunder-posts"
+) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka})
+    for post_id, value in records:
+        producer.produce(topic, key=key_of_id(post_id), value=value, partition=partition)
+    assert producer.flush(10) == 0
+
+
+def new_post() -> Post:
+    now_ms = WallClock().now_ms()
+    return Post(post_id=next(post_ids), author_id=7, created_at=now_ms, at=now_ms)
+
+
+def knows(store: PostStore, post_id: int) -> bool:
+    return bool(store.rows_of(np.array([post_id]))[0] >= 0)
+
+
+@pytest.mark.parametrize("written", [0, 1, PARTITIONS])
+def test_partitions_that_are_silent_do_not_block_start_up(settings: Settings, store: PostStore, written: int) -> None:
+    there = [write(settings, new_post(), partition) for partition in range(written)]
+    replica = Replica(settings, store, VectorIndex(), WallClock(), "served")
+    replica.start()
+    assert replica.caught_up.wait(30)
+    replica.stop()
+    assert replica.failure is None
+    assert all(knows(store, post_id) for post_id in there)
+
+
+def test_a_single_record_is_applied_at_once_without_waiting_for_a_full_batch(
+    settings: Settings, store: PostStore, replica: Replica
+) -> None:
+    replica.start()
+    assert replica.caught_up.wait(30)
+    for partition in range(PARTITIONS):  # each alone, while all the others are silent
+        post_id = write(settings, new_post(), partition)
+        eventually(lambda post_id=post_id: knows(store, post_id))  # type: ignore[misc]
+
+
+def test_of_several_records_of_a_post_the_last_counts(settings: Settings, store: PostStore, replica: Replica) -> None:
+    edited, deleted, last = new_post(), new_post(), new_post()
+    edits = [(edited.post_id, pack(structs.replace(edited, photos=photos))) for photos in (1, 2, 3)]
+    gone = (deleted.post_id, pack(deleted)), (deleted.post_id, None)
+    write_all(settings, *edits, *gone, (last.post_id, pack(last)), partition=0)
+    replica.start()
+    eventually(lambda: knows(store, last.post_id))
+    assert store.columns(store.rows_of(np.array([edited.post_id]))).photos.tolist() == [3]
+    assert not knows(store, deleted.post_id)
+
+
+def test_vectors_of_a_model_that_is_not_served_take_no_memory_and_may_be_of_another_width(
+    settings: Settings, store: PostStore
+) -> None:
+    index = VectorIndex()
+    records = embedded(1, "next", 0.6, 0.8), embedded(2, "served", 1), embedded(3, "next", 0.8, 0.6)
+    write_all(settings, *records, partition=0, topic="post-embeddings")
+    replica = Replica(settings, store, index, WallClock(), "served")
+    replica.start()
+    assert replica.caught_up.wait(30)
+    replica.stop()
+    assert replica.failure is None
+    assert index.holds(np.array([1, 2, 3])).tolist() == [False, True, False]
+
+
+def embedded(post_id: int, version: str, *vector: float) -> tuple[int, bytes]:
+    record = PostEmbedding(post_id=post_id, model_version=version, vector=np.array(vector, "<f4").tobytes())
+    return post_id, pack(record)
+
+
+def test_another_models_vectors_are_collected_from_the_beginning_and_given_back(
+    settings: Settings, store: PostStore
+) -> None:
+    index = VectorIndex()
+    for partition in range(PARTITIONS):
+        own = range(partition + 1, 9, PARTITIONS)
+        records = [each for id_ in own for each in (embedded(id_, "served", 1), embedded(id_, "next", 0.6, 0.8))]
+        write_all(settings, *records, partition=partition, topic="post-embeddings")
+    write_all(settings, (8, None), partition=3, topic="post-embeddings")
+    replica = Replica(settings, store, index, WallClock(), "served")
+    replica.start()
+    assert replica.caught_up.wait(30)
+    assert (index.count("served"), index.count("next")) == (7, 0)
+    collected = replica.collect("next")
+    assert collected.wait(30)
+    assert (index.count("served"), index.count("next")) == (7, 7)
+    write_all(settings, embedded(9, "served", 1), embedded(9, "next", 1, 0), (1, None), partition=0, topic=VECTORS)
+    eventually(lambda: index.holds(np.arange(1, 12)).tolist() == [False, *[True] * 6, False, True, False, False])
+    assert index.vectors(np.array([2, 9, 1]), "next").tolist() == [[np.float32(0.6), np.float32(0.8)], [1, 0], [0, 0]]
+    assert index.vectors(np.array([9, 8, 1]), "served").tolist() == [[1], [0], [0]]
+    replica.forget("served")
+    eventually(lambda: not index.count("served"))
+    write_all(settings, embedded(10, "served", 1), embedded(11, "next", 0, 1), partition=0, topic=VECTORS)
+    eventually(lambda: index.count("next") == 8)
+    assert index.count("served") == 0
+    replica.stop()
+    assert replica.failure is None
+
+
+@given(
+    log=st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["served", "next", None])), max_size=30),
+    known=st.integers(0, 30),
+    steps=st.lists(st.tuples(st.booleans(), st.integers(1, 5)), max_size=30),
+)
+def test_in_whatever_order_a_log_is_read_twice_each_model_ends_with_its_newest_vectors(
+    log: list[tuple[int, str | None]], known: int, steps: list[tuple[bool, int]]
+) -> None:
+    """Once as it comes, once from the beginning: by one thread, until the second reader is as far as the first."""
+    records = [
+        (key_of_id(post_id), None if version is None else embedded(post_id, version, number + 1.0)[1])
+        for number, (post_id, version) in enumerate(log)
+    ]
+    copies, first, second = Copies(PostStore(), VectorIndex(), WallClock(), ("served",)), min(known, len(log)), 0
+    copies.apply({VECTORS: records[:first]})
+    copies.versions = ("served", "next")
+    for is_first, count in [*steps, (True, len(log))]:
+        if is_first:
+            copies.apply({VECTORS: records[first : first + count]})
+            first = min(first + count, len(log))
+        elif second < first:
+            copies.apply_vectors(records[second : second + count], ["next"])
+            second += count
+    copies.apply_vectors(records[second:], ["next"])
+    for version in copies.versions:
+        expected = dict[int, float]()
+        for number, (post_id, its) in enumerate(log):
+            if its is None:
+                expected.pop(post_id, None)
+            elif its == version:
+                expected[post_id] = number + 1.0
+        held = {id_: copies.index.vectors(np.array([id_]), version).ravel().tolist() for id_ in range(1, 5)}
+        assert {id_: vector for id_, vector in held.items() if any(vector)} == {
+            id_: [value] for id_, value in expected.items()
+        }
+
+
+def test_how_far_it_is_is_told_until_it_has_caught_up(settings: Settings, store: PostStore) -> None:
+    for _ in range(3):
+        write(settings, new_post(), partition=1)
+    replica = Replica(settings, store, VectorIndex(), WallClock(), "served")
+    waits_for = [replica.waits_for]
+    replica.start()
+    assert replica.caught_up.wait(30)
+    waits_for.append(replica.waits_for)
+    replica.stop()
+    assert waits_for == ["reading what is in Kafka; left are all topics", None]

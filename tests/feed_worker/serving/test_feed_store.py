@@ -1,0 +1,199 @@
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from feed_worker.documents.feed import Explanation, Feed, FeedItem
+from feed_worker.serving import feed_store
+from feed_worker.serving.feed_store import Answer, FeedStore
+from infra.ports.redis import subscription
+from tests.feed_worker.client.answering import explanation_in, feed_in, record_in
+from thunder_ingest.events import FeedServed, FeedStatus, pack
+
+T0 = 1_700_000_000_000
+USER = "did:plc:a"
+
+
+def feed(at: int = T0, answers: Sequence[str] = ("r",), status: FeedStatus = "empty", items: int = 0) -> Feed:
+    item: dict[str, Any] = {"author_id": "2", "kind": "original", "source": "thunder", "in_network": True}
+    item |= {"score": 0.5, "created_at": T0, "reasons": []}
+    return Feed(
+        at=at,
+        request_id=answers[0],
+        user_id=USER,
+        status=status,
+        generated_at=at,
+        model_version="m",
+        parameters="p",
+        items=[FeedItem(rank=rank, post_id=str(rank), **item) for rank in range(1, items + 1)],
+        degradations=['a text with "items":[] in it'],
+        answers=list(answers),
+    )
+
+
+def explanation(at: int = T0, request_id: str = "r") -> Explanation:
+    return Explanation(
+        at=at,
+        request_id=request_id,
+        user_id=USER,
+        status="empty",
+        parameters="p",
+        degradations=[],
+        funnel=[],
+        timings_ms={},
+        items=[],
+        dropped=[],
+    )
+
+
+def answer(written: Feed, explained: Explanation | None = None, served_at: int | None = None) -> Answer:
+    records = [
+        FeedServed(
+            request_id=request_id,
+            user_id=1,
+            user_form=USER,
+            at=written.at,
+            served_at=served_at or written.generated_at,
+            status=written.status,
+            model_version="m",
+            parameters="p",
+            post_ids=[2**62 + item.rank for item in written.items],
+        )
+        for request_id in written.answers
+    ]
+    return Answer(written, explained, records)
+
+
+def test_a_feed_is_read_back_as_it_was_written(valkey: redis.Redis) -> None:
+    store = FeedStore(valkey, ttl_s=60)
+    store.write([answer(feed(), explanation())])
+    assert feed_in(valkey, USER) == feed()
+    assert explanation_in(valkey, USER) == explanation()
+    assert 0 < valkey.ttl("feed:{did:plc:a}") <= 60
+    assert 60 < valkey.ttl("answered:{did:plc:a}") <= 3_600
+    assert feed_in(valkey, "somebody else") is None
+    assert record_in(valkey, USER, "another") is None
+
+
+class Write(NamedTuple):
+    """A computation of a request: what came of it may differ from one computation to the next."""
+
+    request: int
+    others: tuple[int, ...]
+    status: FeedStatus
+    items: int
+    explained: bool
+
+
+STATUSES: list[tuple[FeedStatus, int]] = [("ok", 1), ("degraded", 2), ("empty", 0), ("expired", 0), ("failed", 0)]
+TIMES = [T0 + request % 3 for request in range(6)]
+"""The time of each request; some are of the same."""
+writes = st.lists(
+    st.builds(
+        lambda request, others, outcome, explained: Write(
+            request, tuple(others - {request}), outcome[0], outcome[1], explained
+        ),
+        st.integers(0, 5),
+        st.sets(st.integers(0, 5), max_size=2),
+        st.sampled_from(STATUSES),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+class Model:
+    """What Redis is to hold, in a few lines."""
+
+    def __init__(self) -> None:
+        self.feed: Feed | None = None
+        self.explanation: Explanation | None = None
+        self.answered: dict[str, FeedServed] = {}
+
+    def write(self, written: Answer) -> list[FeedServed]:
+        new, known = written.feed, self.feed
+        is_first = new.request_id not in self.answered
+        is_newer = known is None or new.at >= known.at
+        takes_away = known is not None and known.items and new.status in ("expired", "failed")
+        if is_first and is_newer and not takes_away:
+            self.feed = new
+            self.explanation = written.explanation or self.explanation
+        first = self.answered.get(new.request_id)
+        records = [replace(first or record, request_id=record.request_id) for record in written.served]
+        return [self.answered.setdefault(record.request_id, record) for record in records]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(writes)
+def test_whatever_is_written_in_whatever_order_and_however_often_redis_holds_what_the_rules_say(
+    valkey: redis.Redis, sequence: list[Write]
+) -> None:
+    valkey.flushall()
+    store, model = FeedStore(valkey, ttl_s=60), Model()
+    for request, others, status, items, explained in sequence:
+        written = feed(TIMES[request], [str(each) for each in (request, *others)], status, items)
+        each = answer(written, explanation(written.at, written.request_id) if explained else None)
+        assert store.write([each]) == [pack(record) for record in model.write(each)]
+        assert feed_in(valkey, USER) == model.feed
+        assert explanation_in(valkey, USER) == model.explanation
+    for request_id in map(str, range(6)):
+        assert record_in(valkey, USER, request_id) == model.answered.get(request_id)
+
+
+def test_answers_written_together_are_as_if_written_one_by_one(valkey: redis.Redis) -> None:
+    store = FeedStore(valkey, ttl_s=60)
+    first, second = answer(feed(T0, ["a", "b"], "ok", 2)), answer(feed(T0 + 1, ["c", "a"], "ok", 1))
+    records = store.write([first, second])
+    assert records == [pack(record) for record in (*first.served, second.served[0], first.served[0])]
+    assert feed_in(valkey, USER) == second.feed
+    assert store.write([]) == []
+
+
+def test_a_second_computation_gives_others_the_answer_of_the_first(valkey: redis.Redis) -> None:
+    store = FeedStore(valkey, ttl_s=60)
+    first, long_id = answer(feed(T0, ["a"], "ok", 2)), "b" * 200
+    store.write([first])
+    store.write([answer(feed(T0, ["a", long_id], "ok", 1))])
+    assert feed_in(valkey, USER) == first.feed
+    assert record_in(valkey, USER, long_id) == replace(first.served[0], request_id=long_id)
+
+
+def test_every_request_that_was_answered_is_announced_even_where_a_newer_feed_stays(valkey: redis.Redis) -> None:
+    store = FeedStore(valkey, ttl_s=60)
+    with subscription(valkey) as announced:
+        announced.subscribe("feed-ready:{did:plc:a}")
+        announced.get_message(timeout=5)
+        store.write([answer(feed(T0, ["a", "b"])), answer(feed(T0 - 1, ["c"])), answer(feed(T0, ["a"]))])
+        heard = [announced.get_message(timeout=5) for _ in range(4)]
+    assert [message["data"] for message in heard if message] == [b"a", b"b", b"c", b"a"]
+
+
+def test_the_ledger_of_a_busy_viewer_lets_go_of_what_is_older_than_an_hour(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_store, "_TIDIED_EACH", 8)
+    store = FeedStore(valkey, ttl_s=60)
+    hour_ms = 3_600_000
+    for number in range(40):
+        store.write([answer(feed(T0 + number * hour_ms // 4, [str(number)]))])
+        kept = {int(name) for name in valkey.hkeys("answered:{did:plc:a}")}
+        assert kept >= set(range(max(0, number - 3), number + 1))
+        assert len(kept) <= 4 + 8
+
+
+def test_the_documents_first_field_is_what_writers_compare(valkey: redis.Redis) -> None:
+    FeedStore(valkey, ttl_s=60).write([answer(feed())])
+    document = valkey.get("feed:{did:plc:a}")
+    assert isinstance(document, bytes)
+    assert document.startswith(b'{"at":%d,' % T0)
+    assert msgspec.json.decode(document)["user_id"] == USER
+
+
+def test_all_keys_of_an_answer_share_the_users_slot(valkey: redis.Redis) -> None:
+    FeedStore(valkey, ttl_s=60).write([answer(feed(), explanation())])
+    assert {bytes(key).partition(b":")[2] for key in valkey.scan_iter()} == {b"{did:plc:a}"}

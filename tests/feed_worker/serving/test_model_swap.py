@@ -1,0 +1,150 @@
+"""A worker that is told of another model: it goes over once it has all vectors, and stays where it cannot."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feed_worker.__main__ import Service
+from feed_worker.client import Client
+from feed_worker.experiments import experiments_of
+from feed_worker.serving.worker_registry import workers
+from flows.embeddings import Work, embed
+from flows.kafka import Batch
+from infra.ops.model_command import use
+from infra.ports.kafka import Record
+from infra.ports.kafka_admin import create_topics
+from infra.ports.redis import connect
+from infra.ports.settings import Settings, load
+from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
+from phoenix.serving.engine import Phoenix
+from phoenix.serving.model_topic import announce
+from phoenix.training.checkpoints import phoenix_of
+from tests.e2e.containers import free_port
+from tests.feed_worker.builders import post
+from tests.feed_worker.monitoring.test_endpoints import get
+from tests.flows.test_embeddings import message
+from tests.infra.cli.foryou import write
+from tests.infra.waiting import eventually
+from tests.phoenix.saved import TINY, saved
+from thunder_ingest.events import Engagement, Post, key_of_id, pack
+from thunder_ingest.users.entries import updates_of
+from thunder_ingest.users.redis_form import UserStates
+
+pytestmark = pytest.mark.embedded
+
+VIEWER, POSTS = 7, 30
+_SLOW_S = 300.0
+
+
+class Models:
+    """Two models, and how a flow would write their vectors."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self._settings = settings
+        self.paths = [saved(directory / "a", TINY, 1), saved(directory / "b", replace(TINY, embed_dim=16), 2)]
+        self.first, self.second = map(phoenix_of, self.paths)
+
+    def write(self, posts: Sequence[Post | int], *models: Phoenix) -> None:
+        """The records of posts, or of ids that are gone, and their vectors."""
+        batch = Batch("thunder-posts", 0, [message(offset, each) for offset, each in enumerate(posts)])
+        write(self._settings, *(Record("thunder-posts", _key(each), _value(each)) for each in posts))
+        write(self._settings, *embed(Work(batch, models)))
+
+
+def _key(each: Post | int) -> bytes:
+    return key_of_id(each if isinstance(each, int) else each.post_id)
+
+
+def _value(each: Post | int) -> bytes | None:
+    return None if isinstance(each, int) else pack(each)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    directory = tmp_path_factory.mktemp("servers")
+    with EmbeddedKafka(directory / "kafka") as kafka, EmbeddedRedis(directory / "redis") as valkey:
+        addresses = {"kafka": kafka.address, "redis": valkey.address}
+        settings = load(**addresses, partitions=2, session_timeout_ms=2_000, http_port=free_port())
+        create_topics(settings)
+        yield settings
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[None]:
+    """A worker in this process, once it answers requests."""
+    stopping, client = threading.Event(), connect(settings)
+    worker = threading.Thread(target=Service(settings, experiments_of(settings), stopping).run)
+    worker.start()
+    try:
+        eventually(lambda: bool(workers(client)), _SLOW_S)
+        yield
+    finally:
+        stopping.set()
+        worker.join()
+        client.close()
+
+
+def told(settings: Settings) -> tuple[str, str]:
+    """The model that serves, and what has become of the one that is announced."""
+    text = get(settings.http_port, "/metrics").text
+    served, state = re.search(r'foryou_model{version="(.+)"}', text), re.search(r'announced{state="(.+?)"', text)
+    assert served
+    return served[1], state[1] if state else ""
+
+
+def fresh_posts() -> list[Post]:
+    at = time.time_ns() // 1_000_000 - 60_000
+    return [post(number, 100 + number, text=f"words of post {number}", created_at=at) for number in range(1, POSTS + 1)]
+
+
+def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed_worker.serving.model_swap.AGAIN_S", 0.5)
+    models, posts = Models(settings, tmp_path), fresh_posts()
+    first, second = models.first.version, models.second.version
+    use(settings, models.paths[0])
+    models.write(posts, models.first)
+    liked = Engagement(user_id=VIEWER, post_id=1, author_id=101, action="favorite", at=posts[0].at)
+    with serving(settings), Client(settings) as client:
+        UserStates(client.redis).append([*updates_of(liked)], "0-0-0")
+
+        def sources() -> tuple[str, set[str]]:
+            feed = client.wait(VIEWER, client.request_feed(VIEWER, size=3), 60)
+            return feed.model_version, {item.source for item in feed.items}
+
+        assert told(settings) == (first, "served")
+        assert sources() == (first, {"phoenix_retrieval"})
+
+        announce(settings, second, str(tmp_path / "late"))
+        eventually(lambda: told(settings) == (first, "unusable"))
+        assert sources() == (first, {"phoenix_retrieval"})
+
+        models.paths[1].rename(tmp_path / "late")
+        models.write(posts[:-1], models.first, models.second)
+        eventually(lambda: told(settings) == (first, "collecting"), _SLOW_S)
+        models.write([posts[0].post_id], models.first, models.second)
+        assert sources() == (first, {"phoenix_retrieval"})
+        assert told(settings) == (first, "collecting")  # the last post lacks a vector
+
+        models.write(posts[-1:], models.second)
+        eventually(lambda: told(settings) == (second, "served"))
+        assert sources() == (second, {"phoenix_retrieval"})
+        eventually(lambda: [each["model_version"] for each in workers(client.redis)] == [second])
+        assert f"foryou_index_vectors {POSTS - 1}.0" in get(settings.http_port, "/metrics").text
+
+        use(settings, models.paths[0])  # and back: what was given back is read again
+        models.write(posts[1:], models.second, models.first)
+        eventually(lambda: told(settings) == (first, "served"))
+        assert sources() == (first, {"phoenix_retrieval"})
+    with serving(settings):
+        assert told(settings) == (first, "served")
+        use(settings, tmp_path / "late")
+        eventually(lambda: told(settings)[1] in ("loading", "collecting"))  # and is asked to end meanwhile
+    assert "swap" not in {thread.name for thread in threading.enumerate()}

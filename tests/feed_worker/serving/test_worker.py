@@ -1,0 +1,509 @@
+"""A worker on a real broker and a real Redis: what is asked is answered, whatever goes wrong on the way."""
+
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+import pytest
+import redis
+from confluent_kafka import Consumer, TopicPartition
+from prometheus_client import CollectorRegistry
+
+from feed_worker.candidates.query import Query
+from feed_worker.documents.feed import feed_of
+from feed_worker.experiments import Experiments
+from feed_worker.framework.components import Known, QueryHydrator
+from feed_worker.framework.pipeline import Pipeline, Result
+from feed_worker.framework.request_run import Run
+from feed_worker.parameters import FORYOU
+from feed_worker.pipeline import foryou_pipeline
+from feed_worker.serving import delivery
+from feed_worker.serving.batch import Batch
+from feed_worker.serving.feed_store import Answer, FeedStore
+from feed_worker.serving.stage_threads import Overlap
+from feed_worker.serving.worker import State, Worker
+from feed_worker.serving.worker_registry import workers
+from infra.ports.clock import WallClock
+from infra.ports.kafka import Publisher, Record, consumer_config, group
+from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
+from infra.ports.redis import connect
+from infra.ports.settings import Settings, load
+from infra.ports.topic_reader import scan
+from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
+from phoenix.index.retrieval_index import VectorIndex
+from tests.feed_worker.builders import FixedModel, post, store_of
+from tests.feed_worker.client.answering import feed_in, record_in
+from tests.feed_worker.serving.test_feed_store import answer as answer_of
+from tests.feed_worker.serving.test_feed_store import feed as feed_document
+from tests.infra import waiting
+from thunder_ingest.events import (
+    DeadLetter,
+    FeedRequest,
+    FeedServed,
+    encode,
+    unpack_dead_letter,
+    unpack_feed_served,
+)
+from thunder_ingest.events.ids import published_form
+from thunder_ingest.posts.store import PostStore
+from thunder_ingest.users.redis_form import UserStates
+
+pytestmark = pytest.mark.embedded
+
+viewers = itertools.count(1_000)
+eventually = partial(waiting.eventually, timeout_s=120.0)
+"""A test machine may be slow."""
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    PostStore().warm_up()  # compiling takes longer than a component may
+    with (
+        EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka,
+        EmbeddedRedis(tmp_path_factory.mktemp("redis")) as valkey,
+    ):
+        # the embedded broker lets a group wait for half of its session before the first assignment
+        yield load(
+            kafka=kafka.address, redis=valkey.address, partitions=2, session_timeout_ms=2_000, max_wait_ms=600_000
+        )
+
+
+@pytest.fixture
+def settings(servers: Settings, request: pytest.FixtureRequest) -> Settings:
+    """Topics as they are found by a new group, and an empty Redis."""
+    redis.Redis.from_url(servers.redis).flushall()
+    create_topics(servers)
+    own = servers.model_copy(update={"group_prefix": uuid.uuid4().hex})
+    skip_what_is_there(own)
+    return own
+
+
+def skip_what_is_there(settings: Settings) -> None:
+    """Let the workers' group begin behind the requests that other tests have left."""
+    ends = ends_of(settings, ["feed-requests"])
+    if offsets := [TopicPartition(*part, end) for part, end in ends.items() if end]:
+        consumer = Consumer(consumer_config(settings, group(settings, "feed-worker")))
+        consumer.commit(offsets=offsets, asynchronous=False)
+        consumer.close()
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that are there before the worker have waited for the group to form: that alone is no overload here."""
+    monkeypatch.setattr("feed_worker.serving.admission.QUEUED_MS", 600_000)
+
+
+@pytest.fixture
+def store() -> PostStore:
+    now_ms = WallClock().now_ms()
+    return store_of(*(post(number, number + 50, created_at=now_ms - 60_000) for number in range(1, 41)))
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(settings.redis) as connected:
+        yield connected
+
+
+class Running:
+    """A worker in a thread of this process."""
+
+    def __init__(self, settings: Settings, store: PostStore, pipeline: Pipeline | None = None) -> None:
+        self.stopping = threading.Event()
+        self.registry = CollectorRegistry()
+        self.failure: BaseException | None = None
+        self._client = connect(settings)
+        pipeline = pipeline or pipeline_on(store, UserStates(self._client))
+        state = State(store, {}, self._client, WallClock(), lambda: None)
+        self.worker = Worker(
+            settings, pipeline, FixedModel.version, Experiments(FORYOU), state, self.registry, self.stopping
+        )
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except BaseException as error:
+            self.failure = error
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.wait()
+
+    def wait(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        self._client.close()
+
+    def figure(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+
+def pipeline_on(store: PostStore, users: UserStates) -> Pipeline:
+    return foryou_pipeline(store, VectorIndex(), FixedModel(), users)
+
+
+@contextmanager
+def running(settings: Settings, store: PostStore, pipeline: Pipeline | None = None) -> Iterator[Running]:
+    started = Running(settings, store, pipeline)
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+def ask(settings: Settings, *requests: FeedRequest | bytes) -> None:
+    """Publish requests, or what is none."""
+    publisher = Publisher(settings)
+    publisher.publish(
+        Record("feed-requests", b"k", each)
+        if isinstance(each, bytes)
+        else Record("feed-requests", published_form(each.user_id).encode(), encode(each))
+        for each in requests
+    )
+    publisher.flush()
+
+
+def request(user: int | None = None, **fields: object) -> FeedRequest:
+    made = {"request_id": uuid.uuid4().hex, "user_id": user or next(viewers), "at": WallClock().now_ms()} | fields
+    return msgspec.convert(made, FeedRequest)
+
+
+def answers(settings: Settings, requests: Sequence[FeedRequest]) -> list[FeedServed]:
+    """The ledger's record of each request, once all are there."""
+    with redis.Redis.from_url(settings.redis) as client:
+
+        def known() -> list[FeedServed]:
+            records = [record_in(client, published_form(each.user_id), each.request_id) for each in requests]
+            return [record for record in records if record]
+
+        eventually(lambda: len(known()) == len(requests))
+        return known()
+
+
+def published(settings: Settings, requests: Sequence[FeedRequest]) -> list[list[FeedServed]]:
+    """The records of each request in `feeds-served`."""
+    found: dict[str, list[FeedServed]] = {each.request_id: [] for each in requests}
+    for batch in scan(settings, ["feeds-served"]):
+        for message in batch:
+            record = unpack_feed_served(message.value() or b"")
+            if record.request_id in found:
+                found[record.request_id].append(record)
+    return list(found.values())
+
+
+def uncommitted(settings: Settings) -> int:
+    """Requests of which the group does not say that they are answered."""
+    return lag(admin(settings), settings, "feed-worker", ends_of(settings, ["feed-requests"]))
+
+
+def await_commit(settings: Settings) -> None:
+    """Wait until the group says that all requests there are now are answered."""
+    client, ends = admin(settings), ends_of(settings, ["feed-requests"])
+    eventually(lambda: not lag(client, settings, "feed-worker", ends))
+
+
+def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it_is_ready(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    asked = [request() for _ in range(20)]
+    with running(settings, store) as worker:
+        ask(settings, *asked)
+        assert {record.status for record in answers(settings, asked)} == {"ok"}
+        await_commit(settings)
+        (ready,) = workers(client)
+        assert ready["model_version"] == FixedModel.version
+        eventually(lambda: worker.worker.lag == {0: 0, 1: 0})
+        assert worker.figure("foryou_requests_total", status="ok") == 20
+        assert worker.figure("foryou_feed_latency_seconds_count") == 20
+        assert worker.worker.waits_for is None
+    assert worker.failure is None
+    assert workers(client) == []
+    for each, record in zip(asked, answers(settings, asked), strict=True):
+        feed = feed_in(client, published_form(each.user_id))
+        assert feed is not None
+        assert [int(item.post_id) for item in feed.items] == record.post_ids != []
+    assert published(settings, asked) == [[record] for record in answers(settings, asked)]
+
+
+def test_an_entry_that_was_lost_is_there_again(
+    settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed_worker.serving.worker_registry.SAID_EACH_S", 0.1)
+    with running(settings, store):
+        eventually(lambda: bool(workers(client)))
+        client.flushall()
+        eventually(lambda: bool(workers(client)))
+
+
+def test_what_is_under_way_is_finished_and_committed_before_a_worker_leaves(
+    settings: Settings, store: PostStore
+) -> None:
+    asked = [request() for _ in range(40)]
+    with running(settings, store) as worker:
+        eventually(lambda: worker.worker.waits_for is None)
+        ask(settings, *asked)
+        eventually(lambda: bool(worker.figure("foryou_batch_size_count")))
+    assert worker.failure is None
+    done = sum(map(bool, published(settings, asked)))
+    assert done > 0
+    assert uncommitted(settings) == len(asked) - done
+
+
+def test_partitions_go_to_another_worker_once_what_is_under_way_is_committed(
+    settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, busy, leaving, drained = request(), threading.Event(), threading.Event(), list[bool]()
+    drain, pipeline = Overlap.drain, pipeline_on(store, UserStates(client))
+    finish = pipeline.finish
+
+    def finish_late(runs: Sequence[Run]) -> list[Result]:
+        busy.set()
+        assert leaving.wait(60)
+        return finish(runs)
+
+    def note(line: Overlap[Batch], wait_s: float) -> bool:
+        leaving.set()
+        drained.append(drain(line, wait_s))
+        return drained[-1]
+
+    pipeline.finish = finish_late  # type: ignore[method-assign]
+    with running(settings, store, pipeline) as one:
+        eventually(lambda: one.worker.waits_for is None)
+        ask(settings, asked)
+        assert busy.wait(60)
+        monkeypatch.setattr(Overlap, "drain", note)
+        with running(settings, store) as other:
+            eventually(lambda: other.worker.waits_for is None)
+            eventually(lambda: not uncommitted(settings))
+    assert drained[0]
+    assert len(published(settings, [asked])[0]) == 1
+
+
+def test_what_is_under_way_is_finished_with_its_model_and_the_next_batch_is_made_with_another(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    before, after, busy, release = request(), request(), threading.Event(), threading.Event()
+    users = UserStates(client)
+    pipeline, following = (
+        pipeline_on(store, users),
+        foryou_pipeline(store, VectorIndex(), FixedModel(version="fixed-2"), users),
+    )
+    finish = pipeline.finish
+
+    def finish_late(runs: Sequence[Run]) -> list[Result]:
+        busy.set()
+        assert release.wait(60)
+        return finish(runs)
+
+    pipeline.finish = finish_late  # type: ignore[method-assign]
+    with running(settings, store, pipeline) as worker:
+        ask(settings, before)
+        assert busy.wait(60)
+        worker.worker.swap(following, "fixed-2")
+        ask(settings, after)
+        eventually(lambda: worker.worker.computing.model_version == "fixed-2")
+        assert worker.worker.model_versions == {"fixed-1", "fixed-2"}
+        release.set()
+        assert [record.model_version for record in answers(settings, [before, after])] == ["fixed-1", "fixed-2"]
+        eventually(lambda: worker.worker.model_versions == {"fixed-2"})
+        eventually(lambda: [each["model_version"] for each in workers(client)] == ["fixed-2"])
+        assert following.stats["phoenix_scorer"].calls == 2
+    assert worker.failure is None
+
+
+def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(
+    settings: Settings, store: PostStore
+) -> None:
+    asked = request()
+    far = request(at=WallClock().now_ms() + 10 * settings.future_tolerance_ms)
+    with running(settings, store):
+        ask(settings, b"not a request", far, asked)
+        assert [record.status for record in answers(settings, [asked])] == ["ok"]
+        await_commit(settings)
+    letters: list[DeadLetter] = [
+        unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch
+    ]
+    assert {letter.value for letter in letters} >= {b"not a request", encode(far)}
+    assert published(settings, [far]) == [[]]
+
+
+class FailsFor(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", ["gather", "rank", "finish", "feed_of"])
+def test_a_request_whose_computing_raises_is_failed_and_takes_nobody_with_it(
+    settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    poison, others = request(), [request() for _ in range(5)]
+    pipeline = pipeline_on(store, UserStates(client))
+
+    def raising(original: Callable[..., object], mentions: Callable[..., bool]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            if mentions(*arguments):
+                raise FailsFor(step)
+            return original(*arguments)
+
+        return call
+
+    def is_poison(query: Query) -> bool:
+        return query.request.request_id == poison.request_id
+
+    if step == "feed_of":
+        made = raising(feed_of, lambda result, *_: is_poison(result.query) and result.status != "failed")
+        monkeypatch.setattr(delivery, "feed_of", made)
+    elif step == "gather":
+        monkeypatch.setattr(pipeline, "gather", raising(pipeline.gather, lambda queries: any(map(is_poison, queries))))
+    else:
+        original = getattr(pipeline, step)
+        setattr(pipeline, step, raising(original, lambda runs: any(is_poison(run.query) for run in runs)))
+    with running(settings, store, pipeline):
+        ask(settings, poison, *others)
+        assert [record.status for record in answers(settings, [poison, *others])] == ["failed", *5 * ["ok"]]
+        await_commit(settings)
+    feed = feed_in(client, published_form(poison.user_id))
+    assert feed is not None
+    assert feed.degradations == ["FailsFor"]
+
+
+def test_a_viewer_who_asks_twice_for_different_things_is_not_shown_a_post_twice(
+    settings: Settings, store: PostStore
+) -> None:
+    viewer, at = next(viewers), WallClock().now_ms()
+    asked = [request(viewer, at=at + size, size=size) for size in range(3, 8)]
+    with running(settings, store):
+        ask(settings, *asked)
+        posts = [record.post_ids for record in answers(settings, asked)]
+    assert [len(each) for each in posts] == [3, 4, 5, 6, 7]
+    assert len(set().union(*posts)) == sum(range(3, 8))
+
+
+def test_requests_of_a_viewer_that_wait_together_are_computed_once(settings: Settings, store: PostStore) -> None:
+    viewer, at = next(viewers), WallClock().now_ms()
+    asked = [request(viewer, at=at + age) for age in range(30)]
+    ask(settings, *asked)
+    with running(settings, store) as worker:
+        assert len({tuple(record.post_ids) for record in answers(settings, asked)}) == 1
+        assert worker.figure("foryou_feeds_total") == 1
+
+
+def test_what_waited_too_long_is_failed_and_what_is_past_its_deadline_expired(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    late, expired = request(), request(at=WallClock().now_ms() - 5_000, deadline_ms=1_000)
+    ask(settings, late, expired)
+    time.sleep(0.05)
+    with running(settings.model_copy(update={"max_wait_ms": 1}), store) as worker:
+        assert [record.status for record in answers(settings, [late, expired])] == ["failed", "expired"]
+        assert worker.figure("foryou_requests_shed_total", status="failed") == 1
+        assert worker.figure("foryou_feeds_total") == 0
+    feed = feed_in(client, published_form(late.user_id))
+    assert feed is not None
+    assert feed.degradations[0].startswith("overloaded: waited")
+
+
+def test_under_load_feeds_are_made_from_fewer_candidates_and_say_so(
+    settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request()
+    ask(settings, asked)
+    time.sleep(0.05)
+    monkeypatch.setattr("feed_worker.serving.admission.QUEUED_MS", 10)
+    with running(settings, store):
+        assert [record.status for record in answers(settings, [asked])] == ["degraded"]
+    feed = feed_in(client, published_form(asked.user_id))
+    assert feed is not None
+    assert feed.degradations == ["overloaded: fewer candidates"]
+
+
+def test_a_request_that_was_answered_before_keeps_its_answer(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    asked = request()
+    document = msgspec.structs.replace(feed_document(asked.at, [asked.request_id], "ok", 2), user_id=str(asked.user_id))
+    before: Answer = answer_of(document)
+    FeedStore(client, 60).write([before])
+    users = UserStates(client)
+    users.add_served(str(asked.user_id), before.served[0].post_ids, asked.at, asked.request_id)
+    ask(settings, asked)
+    with running(settings, store):
+        await_commit(settings)
+    assert published(settings, [asked]) == [list(before.served)]
+    assert feed_in(client, str(asked.user_id)) == document
+    (state,) = users.read([str(asked.user_id)])
+    assert state.served_ids.tolist() == before.served[0].post_ids
+
+
+def test_workers_that_come_and_go_leave_no_request_without_its_one_status(settings: Settings, store: PostStore) -> None:
+    asked: list[FeedRequest] = []
+
+    def ask_more() -> None:
+        more = [request() for _ in range(30)]
+        asked.extend(more)
+        ask(settings, *more)
+
+    with running(settings, store) as first:
+        ask_more()
+        with running(settings, store) as second:
+            ask_more()
+            eventually(lambda: second.worker.waits_for is None)
+            ask_more()
+            eventually(lambda: bool(second.figure("foryou_requests_total", status="ok")))
+        ask_more()
+        assert {record.status for record in answers(settings, asked)} == {"ok"}
+        await_commit(settings)
+    assert first.failure is None
+    assert second.failure is None
+    for record, copies in zip(answers(settings, asked), published(settings, asked), strict=True):
+        assert copies
+        assert all(copy == record for copy in copies)
+
+
+class Deaf(QueryHydrator):
+    """What reads from a Redis that is away for two calls."""
+
+    def __init__(self, within: QueryHydrator) -> None:
+        self._within, self.calls = within, 0
+
+    def hydrate(self, queries: Sequence[Query]) -> list[Known]:
+        self.calls += 1
+        if self.calls < 3:
+            raise redis.ConnectionError("away")
+        return self._within.hydrate(queries)
+
+
+def test_a_redis_that_is_away_is_waited_for(settings: Settings, store: PostStore, client: redis.Redis) -> None:
+    pipeline = pipeline_on(store, UserStates(client))
+    deaf = Deaf(pipeline.query_hydrators[0])
+    asked = request()
+    with running(settings, store, replace(pipeline, query_hydrators=[deaf])):
+        ask(settings, asked)
+        assert [record.status for record in answers(settings, [asked])] == ["ok"]
+    assert deaf.calls == 3
+
+
+def test_an_error_that_is_nobodys_request_ends_the_worker_with_its_reason_and_the_next_one_answers(
+    settings: Settings, store: PostStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request()
+
+    def full(*_: object) -> None:
+        raise redis.OutOfMemoryError("OOM command not allowed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FeedStore, "write", full)
+        worker = Running(settings, store)
+        ask(settings, asked)
+        worker.wait()
+        assert isinstance(worker.failure, redis.OutOfMemoryError)
+        assert uncommitted(settings) == 1
+    with running(settings, store):
+        assert [record.status for record in answers(settings, [asked])] == ["ok"]

@@ -1,0 +1,171 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from feed_worker.candidates.columns import SOURCES
+from feed_worker.framework.components import Fetched
+from feed_worker.parameters import FORYOU
+from feed_worker.query_hydrators.user_state import UserStateHydrator
+from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
+from feed_worker.sources.popular import PopularSource
+from feed_worker.sources.thunder import ThunderSource
+from phoenix.index.retrieval_index import Traits, VectorIndex
+from phoenix.models.configs import NANO
+from tests.feed_worker.builders import MINUTE_MS, NOW_MS, FixedModel, KnownUsers, ids, post, query, store_of, viewer
+
+FRIEND, STRANGER = 60, 70
+
+
+def found(fetched: Fetched) -> list[int]:
+    post_ids: list[int] = fetched.candidates.posts.post_id.tolist()
+    return post_ids
+
+
+def index_of(
+    similarities: dict[int, float], version: str = FixedModel.version, traits: Traits | None = None
+) -> VectorIndex:
+    """An index in which posts have these similarities to every viewer of the fixed model."""
+    index = VectorIndex()
+    vectors = np.zeros((len(similarities), NANO.embed_dim), np.float32)
+    vectors[:, 0] = list(similarities.values())
+    index.upsert(np.array(list(similarities), np.int64), vectors, version, traits)
+    return index
+
+
+def test_thunder_finds_what_the_viewer_follows_newest_first() -> None:
+    store = store_of(*(post(i, FRIEND, created_at=NOW_MS - 10 + i) for i in (1, 2, 3)), post(4, STRANGER))
+    (fetched,) = ThunderSource(store).fetch([query(viewer(following=[FRIEND]))])
+    assert found(fetched) == [3, 2, 1]
+    assert {SOURCES[each] for each in fetched.candidates.source} == {"thunder"}
+
+
+def test_thunder_fetches_nothing_that_is_seen_or_served_and_no_more_than_its_limit() -> None:
+    store = store_of(*(post(i, FRIEND, created_at=NOW_MS - 10 + i) for i in range(1, 8)))
+    asked = query(viewer(following=[FRIEND], seen=[7]), parameters=replace(FORYOU, in_network_max=3))
+    asked.served = ids(5)
+    (fetched,) = ThunderSource(store).fetch([asked])
+    assert found(fetched) == [6, 4, 3]
+
+
+def test_retrieval_finds_the_most_similar_posts_with_their_similarity() -> None:
+    store = store_of(post(1), post(2), post(3))
+    source = PhoenixRetrievalSource(store, index_of({1: 0.1, 2: 0.9, 3: 0.5}), FixedModel())
+    (fetched,) = source.fetch([query(viewer(liked=[9]))])
+    assert found(fetched) == [2, 3, 1]
+    assert fetched.candidates.retrieval_score == pytest.approx([0.9, 0.5, 0.1])
+
+
+def test_retrieval_finds_nothing_that_is_seen_or_no_longer_stored() -> None:
+    store = store_of(post(1), post(2))
+    source = PhoenixRetrievalSource(store, index_of({1: 0.1, 2: 0.9, 3: 0.5}), FixedModel())
+    (fetched,) = source.fetch([query(viewer(liked=[2], seen=[2]))])
+    assert found(fetched) == [1]
+
+
+def test_what_the_viewer_may_not_see_takes_no_other_posts_place() -> None:
+    store = store_of(*(post(i) for i in range(1, 9)))
+    unsafe, for_followers = store.label_mask({"spam"}), store.label_mask({"adult"})
+    traits = Traits(
+        author=np.array([50, 51, 52, 1, 54, 55, 56, 57]),
+        language=np.zeros(8, np.int64),
+        labels=np.array([0, 0, 0, 0, unsafe, for_followers, 0, 0], np.uint64),
+        video=np.arange(1, 9) == 7,
+    )
+    source = PhoenixRetrievalSource(store, index_of({i: 1 - i / 10 for i in range(1, 9)}, traits=traits), FixedModel())
+    one = replace(FORYOU, retrieval_max=1)
+    objecting = viewer(liked=[9], blocks=[50], blocked_by=[51], mutes=[52])
+    (fetched,) = source.fetch([query(objecting, parameters=one, exclude_videos=True)])
+    assert found(fetched) == [8]
+    (fetched,) = source.fetch([query(viewer(liked=[9]), parameters=replace(FORYOU, retrieval_max=4))])
+    assert found(fetched) == [1, 2, 3, 7]
+
+
+def test_retrieval_never_compares_vectors_of_another_version_and_says_that_its_own_are_missing() -> None:
+    store = store_of(post(1))
+    source = PhoenixRetrievalSource(store, index_of({1: 0.9}, "another"), FixedModel())
+    (fetched,) = source.fetch([query(viewer(liked=[2]))])
+    assert found(fetched) == []
+    assert fetched.lacking == ("no vectors of model fixed-1",)
+
+
+def test_retrieval_answers_each_query_of_a_batch_within_its_own_limit() -> None:
+    store = store_of(*(post(i) for i in range(1, 6)))
+    source = PhoenixRetrievalSource(store, index_of({i: i / 10 for i in range(1, 6)}), FixedModel())
+    few = query(viewer(liked=[9]), parameters=replace(FORYOU, retrieval_max=2))
+    assert [found(each) for each in source.fetch([few, query(viewer(liked=[9]))])] == [[5, 4], [5, 4, 3, 2, 1]]
+
+
+def test_retrieval_is_for_viewers_with_a_history_who_want_more_than_the_network() -> None:
+    source = PhoenixRetrievalSource(store_of(), index_of({}), FixedModel())
+    assert source.enable(query(viewer(liked=[1])))
+    assert not source.enable(query(viewer()))
+    assert not source.enable(query(viewer(liked=[1]), in_network_only=True))
+
+
+def test_popular_posts_are_for_unknown_viewers_and_for_those_with_few_candidates() -> None:
+    source = PopularSource(store_of())
+    known, unknown = query(viewer(liked=[1])), query()
+    assert source.enable(known)
+    known.found = unknown.found = FORYOU.popular_below
+    assert not source.enable(known)
+    assert source.enable(unknown)
+    assert not source.enable(query(in_network_only=True))
+
+
+def test_popular_posts_are_originals_and_quotes_that_the_viewer_does_not_know() -> None:
+    store = store_of(*(post(i) for i in (1, 2, 3)), post(4, FRIEND, "repost", source_post_id=1))
+    some, all_ = PopularSource(store).fetch([query(viewer(seen=[1])), query()])
+    assert sorted(found(some)) == [2, 3]
+    assert sorted(found(all_)) == [1, 2, 3]
+
+
+def test_a_viewer_who_has_seen_the_most_popular_posts_gets_the_next() -> None:
+    store = store_of(*(post(i, created_at=NOW_MS - i * MINUTE_MS) for i in range(1, 7)))
+    asked = query(viewer(seen=[1, 2, 3]), parameters=replace(FORYOU, popular_max=2))
+    (fetched,) = PopularSource(store).fetch([asked])
+    assert found(fetched) == [4, 5]
+
+
+def test_a_batch_of_viewers_is_read_at_once() -> None:
+    users = KnownUsers({"1": viewer(following=[5], seen=[3])})
+    one, two = query(seen_ids=[9]), query(user_id=2)
+    known_of_one, known_of_two = UserStateHydrator(users).hydrate([one, two])
+    assert known_of_one["user"].following.tolist() == [5]
+    assert known_of_one["seen"].tolist() == [3, 9]
+    assert not known_of_two["user"].is_known
+
+
+def test_what_earlier_requests_served_within_ten_minutes_counts_as_served() -> None:
+    served = [(1, NOW_MS - 11 * MINUTE_MS), (2, NOW_MS - 10 * MINUTE_MS), (3, NOW_MS - 1), (4, NOW_MS), (5, NOW_MS + 1)]
+    (known,) = UserStateHydrator(KnownUsers({"1": viewer(served=served)})).hydrate([query()])
+    assert known["served"].tolist() == [2, 3]
+
+
+def test_only_the_newest_hundred_served_posts_count() -> None:
+    served = [(i, NOW_MS - 200 + i) for i in range(1, 151)]
+    (known,) = UserStateHydrator(KnownUsers({"1": viewer(served=served)})).hydrate([query()])
+    assert known["served"].tolist() == list(range(51, 151))
+
+
+def test_no_component_may_act_as_if_a_viewer_that_was_not_read_blocked_nobody() -> None:
+    asked = query()
+    asked.user = None
+    with pytest.raises(LookupError):
+        _ = asked.viewer
+
+
+def test_a_query_of_low_quality_asks_each_source_for_fewer_candidates_but_for_enough() -> None:
+    store = store_of(*(post(i, FRIEND + i % 5, created_at=NOW_MS - i) for i in range(1, 201)))
+    index = index_of({i: 1 / i for i in range(1, 201)})
+    parameters = replace(FORYOU, in_network_max=160, retrieval_max=120, popular_max=40)
+
+    def counts(quality: float) -> list[int]:
+        asked = query(viewer(following=range(60, 65), liked=[999]), parameters=parameters)
+        asked.quality = quality
+        sources = (ThunderSource(store), PhoenixRetrievalSource(store, index, FixedModel()), PopularSource(store))
+        return [len(source.fetch([asked])[0].candidates) for source in sources]
+
+    assert counts(1.0) == [160, 120, 40]
+    assert counts(0.5) == [80, 60, 40]
+    assert counts(0.1) == [50, 50, 40]

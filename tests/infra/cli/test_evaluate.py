@@ -1,0 +1,126 @@
+"""`foryou evaluate` on a log that a generated world wrote, and a checkpoint of a model that has learned nothing."""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from infra.cli.commands import app
+from infra.cli.learning_options import read_log
+from infra.terminal.progress import Report
+from infra.world import WorldConfig, generate
+from phoenix.data.batches import Batches, Span
+from phoenix.models.configs import NANO, ModelConfig, TrainingConfig
+from phoenix.training import checkpoints
+from phoenix.training.model_card import Card
+from phoenix.training.step import Trainer
+from thunder_ingest.events import encode
+
+NOW = 1_790_000_000_000
+HOUR = 3_600_000
+SINCE = NOW - 4 * HOUR
+TINY = {"dim": 16, "layers": 1, "head_dim": 4, "history": 8, "table_dim": 4, "embed_dim": 8, "tokens": 8}
+EXTRA = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+MODULES = [re.split("[<>=]", package)[0].replace("scikit-learn", "sklearn") for package in EXTRA["evaluation"]]
+ROWS = {"user_rows": 50, "post_rows": 90, "author_rows": 90, "token_rows": 90}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("log")
+    world = generate(WorldConfig(engagements=15_000), NOW)
+    (directory / "posts.jsonl").write_bytes(b"\n".join(map(encode, world.posts)))
+    (directory / "engagements.jsonl").write_bytes(b"\n".join([*map(encode, world.engagements), b"nonsense"]))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def checkpoint(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run that was to be trained up to SINCE."""
+    model = ModelConfig(name="tiny", heads=NANO.heads, kv_heads=NANO.kv_heads, **TINY, **ROWS)  # type: ignore[arg-type]
+    with Report(Console(quiet=True)) as report:
+        columns = read_log(log, report)
+    training = TrainingConfig(batch=64)
+    batches = Batches(columns, Span(NOW - 20 * HOUR, SINCE, {"click": NOW - 19 * HOUR}), model, training)
+    out = tmp_path_factory.mktemp("run")
+    state = Trainer(model, training, batches.steps).initial()
+    card = Card(step=0, steps=batches.steps, model=model, training=training, data=batches.description, commit="none")
+    checkpoints.save(out, state, card)
+    return out
+
+
+def run(log: Path, checkpoint: Path, *more: str, since: int = SINCE) -> tuple[int, str, str]:
+    spans = ("--since", str(since), "--until", str(NOW + 1), "--replicates", "20")
+    done = CliRunner().invoke(app, ["evaluate", "--log", str(log), "--checkpoint", str(checkpoint), *spans, *more])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_report_as_json_holds_models_baselines_and_their_differences(log: Path, checkpoint: Path) -> None:
+    code, out, err = run(log, checkpoint, "--json", "--action", "click", "--action", "favorite")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["actions"].keys() == report["baselines"]["blend"]["actions"].keys() == {"click", "favorite"}
+    assert 0 < report["actions"]["click"]["auc"] < 1
+    assert 0 <= report["retrieval"]["recall@100"] <= 1
+    assert report["differences"]["als"]["retrieval"]["interval"]["recall@100"]
+    assert report["protocol"]["labelled_since"] == {"click": NOW - 19 * HOUR}
+    assert report["models"][0].startswith("tiny-seed0-step0-")
+    assert "1 messages could not be used" in err
+
+
+def test_the_report_as_tables_names_scorers_and_figures(log: Path, checkpoint: Path) -> None:
+    code, out, err = run(log, checkpoint, "--action", "dwell")
+    assert code == 0, err
+    for expected in ("dwell: ", "gauc", "models", "trees_on_counts", "Δ", "retrieval: ", "recall@100", "item_item"):
+        assert expected in out
+
+
+def test_baselines_can_be_left_out(log: Path, checkpoint: Path) -> None:
+    code, out, err = run(log, checkpoint, "--json", "--no-baselines")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["baselines"] == report["differences"] == {}
+    assert {"dwell", "favorite"} <= report["actions"].keys()
+
+
+def test_a_model_that_was_trained_on_what_is_to_be_judged_is_refused(log: Path, checkpoint: Path) -> None:
+    code, _, err = run(log, checkpoint, since=SINCE - HOUR)
+    assert code == 2
+    assert "was trained on impressions up to" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--action", "liking"), "no action 'liking'"),
+        (("--action", "block_author", "--labelled-since", "block_author=2100-01-01"), "what can be judged here"),
+        (("--retrieved-for", "report", "--labelled-since", "report=2100-01-01"), "no report on a post that was new"),
+        (("--since", str(NOW + 1)), "--since must come before --until"),
+    ],
+)
+def test_a_mistake_is_named(log: Path, checkpoint: Path, options: tuple[str, ...], told: str) -> None:
+    code, _, err = run(log, checkpoint, *options)
+    assert code == 2
+    assert told in " ".join(err.replace("│", " ").split())
+
+
+def test_a_directory_without_a_checkpoint_is_named(log: Path, tmp_path: Path) -> None:
+    code, _, _ = run(log, tmp_path)
+    assert code == 1  # told in one line by `infra.cli`, as every CheckpointError is
+
+
+@pytest.mark.parametrize("missing", MODULES)
+def test_without_a_package_of_the_extra_one_line_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("phoenix.evaluation.", f"{missing}."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    code, out, err = run(tmp_path, tmp_path)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(rf"foryou: .*{missing}.*; .*pip install 'foryou\[evaluation\]'\n", err)

@@ -1,0 +1,109 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.ports.settings import Settings
+
+EVENTS = b"""{"type":"follow","user_id":1,"target_id":2,"at":1700000000000}
+
+{"type":"follow","user_id":1,"target_id":1,"at":1700000000000}
+{"type":"post_created","post_id":"at://post","author_id":"did:plc:a","at":1700000000000,"kind":"original","new":1}
+nonsense
+"""
+
+
+def foryou(
+    *arguments: str, settings: Settings | None = None, stdin: bytes = b"", **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FORYOU_")}
+    environment |= (settings.environment() if settings else {}) | variables
+    command = [sys.executable, "-m", "infra.cli", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
+
+
+def test_a_wrong_setting_gets_one_line_and_exit_code_2() -> None:
+    done = foryou("topics", FORYOU_PARTITIONS="many")
+    assert done.returncode == 2
+    (told,) = done.stderr.decode().splitlines()
+    assert told.startswith("foryou: FORYOU_PARTITIONS (partitions of topics that are created): ")
+
+
+def test_a_broker_that_is_away_gets_one_line_and_exit_code_1() -> None:
+    done = foryou("feed", "42", FORYOU_KAFKA="127.0.0.1:1")
+    assert done.returncode == 1
+    (told,) = done.stderr.decode().splitlines()
+    assert told.startswith("foryou: no Kafka broker answers at 127.0.0.1:1 ")
+
+
+@pytest.mark.embedded
+def test_a_redis_that_is_away_gets_one_line_and_exit_code_1(servers: Settings) -> None:
+    done = foryou("explain", "42", settings=servers.model_copy(update={"redis": "redis://127.0.0.1:1/0"}))
+    assert done.returncode == 1
+    (told,) = done.stderr.decode().splitlines()
+    assert told.startswith("foryou: no Redis answers at redis://127.0.0.1:1/0 ")
+
+
+def test_a_directory_without_a_log_gets_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = foryou("replay", str(tmp_path), "--embedded")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.embedded
+def test_events_are_published_line_by_line_and_refused_lines_are_named(servers: Settings) -> None:
+    done = foryou("publish", "-", settings=servers, stdin=EVENTS)
+    assert done.returncode == 1
+    first, second, total = done.stderr.decode().splitlines()
+    assert first.startswith("line 3: a user cannot follow themselves")
+    assert second.startswith("line 5: ")
+    assert total == "2 published, 2 refused"
+
+
+@pytest.mark.embedded
+def test_strict_publishing_stops_at_the_first_refused_line(servers: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(EVENTS)
+    done = foryou("publish", str(file), "--strict", settings=servers)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[-1] == "1 published, 1 refused"
+
+
+@pytest.mark.embedded
+def test_a_feed_that_nobody_answers_is_given_up_with_what_to_look_at(servers: Settings) -> None:
+    done = foryou("feed", "42", "--timeout", "0.1", settings=servers)
+    assert done.returncode == 1
+    (told,) = done.stderr.decode().splitlines()
+    assert "`foryou doctor`" in told
+
+
+@pytest.mark.embedded
+def test_topics_are_told_as_json(servers: Settings) -> None:
+    done = foryou("topics", "--json", settings=servers)
+    assert done.returncode == 0, done.stderr
+    assert {topic["problem"] for topic in json.loads(done.stdout)} == {""}
+
+
+@pytest.mark.embedded
+def test_the_doctor_finds_that_no_worker_runs(servers: Settings) -> None:
+    done = foryou("doctor", "--json", settings=servers)
+    assert done.returncode == 1
+    states = {check["name"]: check["state"] for check in json.loads(done.stdout)}
+    assert states["Kafka"] == states["Redis"] == states["topics"] == "ok"
+    assert states["workers"] == "fail"
+
+
+def test_the_doctor_says_what_is_wrong_with_everything_at_once() -> None:
+    done = foryou("doctor", "--json", FORYOU_KAFKA="127.0.0.1:1", FORYOU_REDIS="redis://127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert [check["name"] for check in json.loads(done.stdout) if check["state"] == "fail"] == ["Kafka", "Redis"]
+
+
+def test_schemas_are_printed_whole_or_one_by_one() -> None:
+    everything = json.loads(foryou("schemas").stdout)
+    assert {"posts", "engagements", "social-graph", "feed-requests", "feed", "explain"} <= set(everything)
+    assert json.loads(foryou("schemas", "feed").stdout) == everything["feed"]
+    assert foryou("schemas", "nothing").returncode == 2

@@ -1,0 +1,252 @@
+"""`foryou train`, as a process: killed without warning, it goes on and comes to the same bits."""
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import typer
+from rich.console import Console
+
+from infra.cli.learning_options import labelled_since, read_log, time_ms
+from infra.cli.train import Diverged, train
+from infra.ports.kafka import Record
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import load
+from infra.stack.embedded import EmbeddedKafka
+from infra.terminal.progress import Report
+from phoenix.data.batches import Batches
+from phoenix.data.impressions import Log
+from phoenix.models.configs import CONFIGS, NANO
+from phoenix.serving.model_topic import announced
+from phoenix.training.step import Losses, State, Trainer
+from tests.infra.cli.foryou import write
+from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, encode
+
+T0 = time_ms("2026-01-01")
+HOUR = 3_600_000
+SIZES: dict[str, Any] = {"dim": 16, "layers": 1, "head_dim": 4, "history": 8, "table_dim": 4, "embed_dim": 8}
+ROWS: dict[str, Any] = {"user_rows": 50, "post_rows": 90, "author_rows": 90, "token_rows": 90}
+TINY = replace(NANO, name="tiny", **SIZES, **ROWS)
+PROGRAM = f"""
+from dataclasses import replace
+from infra.cli import main
+from phoenix.models import configs
+
+configs.CONFIGS["tiny"] = replace(configs.NANO, name="tiny", **{SIZES | ROWS})
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("log")
+    rng = np.random.default_rng(1)
+    posts = [PostCreated(post_id=post, author_id=post, at=T0 - HOUR, text=f"word{post % 7}") for post in range(1, 60)]
+    shown: list[Any] = []
+    for hour in range(200):
+        ids: dict[str, Any] = {"user_id": int(rng.integers(1, 9)), "post_id": (post := int(rng.integers(1, 60)))}
+        shown.append(Impression(**ids, author_id=post, at=T0 + hour * HOUR))
+        if rng.random() < 0.4:
+            shown.append(Engagement(**ids, author_id=post, at=T0 + hour * HOUR + 9, action="click"))
+    (directory / "posts.jsonl").write_bytes(b"\n".join(map(encode, posts)))
+    (directory / "engagements.jsonl").write_bytes(b"\n".join([*map(encode, shown), b"nonsense", b'{"at":1}']))
+    return directory
+
+
+@pytest.fixture
+def begun(log: Path, tmp_path: Path) -> Path:
+    """The same log, in which no click is recorded before the fifth day."""
+    events = [json.loads(line) for line in (log / "engagements.jsonl").read_bytes().splitlines()[:-2]]
+    kept = [event for event in events if event["type"] == "impression" or event["at"] >= T0 + 96 * HOUR]
+    (tmp_path / "engagements.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    (tmp_path / "posts.jsonl").write_bytes((log / "posts.jsonl").read_bytes())
+    return tmp_path
+
+
+def command(log: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-c", PROGRAM, "train", "--model", "tiny", "--log", str(log), "--out", str(out)),
+        *("--since", "2026-01-01", "--until", str(T0 + 190 * HOUR), "--labelled-since", "click=2026-01-02"),
+        *("--epochs", "4", "--batch", "8", "--checkpoint-every", "3"),
+        *more,
+    ]
+
+
+def trained(log: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(log, out, *more), capture_output=True, text=True, check=False)
+
+
+def last_card(out: Path) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((max(out.glob("step-*")) / "card.json").read_text())
+    return card
+
+
+@pytest.fixture(scope="module")
+def whole(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    done = trained(log, out)
+    assert done.returncode == 0, done.stderr
+    assert "2 messages could not be used" in done.stderr
+    return out
+
+
+def test_a_card_tells_what_was_learned_from(whole: Path) -> None:
+    card = last_card(whole)
+    assert card["step"] == card["steps"] > 6
+    assert (card["data"]["since_ms"], card["data"]["until_ms"]) == (T0, T0 + 190 * HOUR)
+    assert card["data"]["labelled_since"] == {"click": T0 + 24 * HOUR}
+    assert card["data"]["examples"] == 190
+    assert card["figures"]["loss_ranking"] > 0
+    assert len(card["commit"]) in (7, 40)
+    assert len(list(whole.glob("step-*"))) == 2
+
+
+def test_what_a_log_tells_of_itself_is_told_and_what_came_before_the_span_is_learned(
+    begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONFIGS, "tiny", TINY)
+    train(since=T0 + 100 * HOUR, until=T0 + 190 * HOUR, out=tmp_path / "out", log=begun, model="tiny", batch=8)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"taken as recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", said)
+    data = last_card(tmp_path / "out")["data"]
+    assert T0 + 96 * HOUR <= data["labelled_since"]["click"] < T0 + 120 * HOUR
+    assert (data["since_ms"], data["examples"], data["earlier"]) == (T0 + 100 * HOUR, 190, True)
+
+
+def test_what_came_before_the_span_can_be_history_only(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONFIGS, "tiny", TINY)
+    given: dict[str, Any] = {"since": T0 + 100 * HOUR, "until": T0 + 190 * HOUR, "model": "tiny", "batch": 8}
+    train(**given, out=tmp_path, log=log, labelled=["*=0"], earlier=False)
+    assert last_card(tmp_path)["data"]["examples"] == 90
+
+
+def test_a_killed_run_comes_to_the_same_bits(log: Path, whole: Path, tmp_path: Path) -> None:
+    run = subprocess.Popen(command(log, tmp_path), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("step-*")) and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    done = trained(log, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert last_card(tmp_path)["digest"] == last_card(whole)["digest"]
+
+
+def test_a_finished_run_is_left_as_it_is(log: Path, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    assert trained(log, whole).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+@pytest.mark.embedded
+def test_the_last_checkpoint_of_a_run_is_announced_where_that_is_asked_for(
+    log: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedKafka(tmp_path) as kafka:
+        settings = load(kafka=kafka.address, partitions=1)
+        create_topics(settings)
+        monkeypatch.setenv("FORYOU_KAFKA", kafka.address)
+        done = trained(log, whole, "--announce")
+        assert done.returncode == 0, done.stderr
+        (pointer,) = announced(settings)
+    assert pointer.location == str(max(whole.glob("step-*")).resolve())
+    assert pointer.version.startswith(f"tiny-step{last_card(whole)['step']}-")
+    assert f"{pointer.version} is announced" in done.stderr
+
+
+def test_what_is_in_the_way_of_announcing_is_told_before_training(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORYOU_KAFKA", "127.0.0.1:1")
+    done = trained(log, tmp_path / "out", "--announce")
+    assert done.returncode == 1
+    assert "no Kafka broker answers at 127.0.0.1:1" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_run_does_not_go_on_there(log: Path, whole: Path) -> None:
+    done = trained(log, whole, "--seed", "1")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("is of another run: training.seed is 0, not 1")
+
+
+def test_losses_that_are_no_numbers_end_a_run_before_they_are_kept(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(self: Trainer, state: State, batches: Batches) -> Iterator[tuple[State, Losses]]:
+        yield state, Losses(jnp.float32(1.0), jnp.float32("nan"))
+
+    monkeypatch.setattr(Trainer, "run", diverging)
+    since, until = time_ms("2026-01-01"), time_ms("2026-01-09")
+    with pytest.raises(Diverged, match="step 1 are no numbers"):
+        train(since, until, tmp_path, log, epochs=1, batch=2, seed=0, checkpoint_every=1, keep=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("1700000000000", 1_700_000_000_000),
+        ("2022-04-29", 1_651_190_400_000),
+        ("2022-04-29T00:00:00+08:00", 1_651_161_600_000),
+        ("2022-04-29T00:00:00.250Z", 1_651_190_400_250),
+    ],
+)
+def test_a_time_is_an_iso_date_or_epoch_milliseconds(text: str, at: int) -> None:
+    assert time_ms(text) == at
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2022-13-01", "-5", "99999999999999999"])
+def test_what_is_no_time_is_a_mistake(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        time_ms(text)
+
+
+def test_labels_are_known_from_times_on() -> None:
+    found = labelled_since(["click=5", "*=9"])
+    assert found == {action: 5 if action == "click" else 9 for action in ACTIONS}
+    for wrong in ("click", "click=", "clack=5"):
+        with pytest.raises(typer.BadParameter):
+            labelled_since([wrong])
+
+
+def told(log: Path | None) -> tuple[Log, str]:
+    """A log, and what was said while it was read."""
+    console = Console(file=io.StringIO(), width=200)
+    with Report(console) as report:
+        columns = read_log(log, report)
+    return columns, console.file.getvalue()  # type: ignore[attr-defined]  # of StringIO
+
+
+def test_lines_that_cannot_be_used_are_told(log: Path) -> None:
+    columns, said = told(log)
+    assert "2 messages could not be used (`foryou replay` names them)" in said
+    assert len(columns.at) == 200
+
+
+@pytest.mark.embedded
+def test_topics_hold_the_same_log_as_a_directory(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedKafka(tmp_path) as kafka:
+        settings = load(kafka=kafka.address, partitions=2)
+        create_topics(settings)
+        for topic in ("posts", "engagements"):
+            lines = (log / f"{topic}.jsonl").read_bytes().splitlines()
+            write(settings, *(Record(topic, b"%d" % number, line) for number, line in enumerate(lines)))
+        monkeypatch.setenv("FORYOU_KAFKA", kafka.address)
+        columns, said = told(None)
+    assert "2 messages could not be used (`foryou dead-letters` names them)" in said
+    jax.tree.map(np.testing.assert_array_equal, columns, told(log)[0])

@@ -1,0 +1,135 @@
+import gzip
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from feed_worker.documents.feed import Feed
+from infra.ops.replay.command import Pace, Replay, Stopped, run
+from infra.ops.replay.line_counts import Account
+from infra.ops.replay.log_reader import LogError
+from infra.ports.settings import Settings, load
+
+START_MS = 1_600_000_000_000
+DAY_MS = 86_400_000
+QUIET = Console(stderr=True, quiet=True)
+
+
+def line(**event: object) -> bytes:
+    return msgspec.json.encode(event) + b"\n"
+
+
+def post(post_id: int, at: int, text: str = "hello") -> bytes:
+    return line(type="post_created", post_id=post_id, author_id=1_000 + post_id, at=at, text=text)
+
+
+def favorite(user: int | str, post_id: int, at: int) -> bytes:
+    action = {"action": "favorite", "at": at}
+    return line(type="engagement", user_id=user, post_id=post_id, author_id=1_000 + post_id, **action)
+
+
+def write(directory: Path, name: str, *lines: bytes) -> None:
+    content = b"".join(lines)
+    (directory / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """An old log: 8 lines that the flows accept and 5 that they refuse, two of them broken."""
+    viewer = "did:plc:viewer"
+    write(
+        tmp_path,
+        "posts.jsonl.gz",
+        *[post(number, START_MS + number * 1_000) for number in range(1, 6)],
+        b"{this is not JSON\n",
+        line(type="post_created", post_id=7, author_id=0, at=START_MS + 7_000),
+    )
+    write(
+        tmp_path,
+        "engagements.jsonl",
+        favorite(viewer, 1, START_MS + 10_000),
+        b"\n",
+        line(type="engagement", user_id=2, post_id=1, author_id=1_001, action="adore", at=START_MS + 11_000),
+        favorite(viewer, 2, START_MS + 12_000),
+        line(type="engagement", user_id=2),
+    )
+    write(
+        tmp_path,
+        "social-graph.jsonl",
+        line(type="follow", user_id=2, target_id=1_003, at=START_MS + 9_000),
+        line(type="follow", user_id=3, target_id=3, at=START_MS + 9_500),
+    )
+    return tmp_path
+
+
+@pytest.mark.embedded
+def test_every_line_is_accounted_for_and_an_old_log_is_fresh_on_its_own_clock(log: Path) -> None:
+    feeds: list[Feed] = []
+    replay = Replay(log, embedded=True, feeds=2)
+    account = run(replay, load(clock="log"), QUIET, lambda feed, took_ms: feeds.append(feed))
+    assert account.read == {"posts": 7, "engagements": 4, "social-graph": 2}
+    assert (account.accepted, account.dead_lettered, account.unpublished.total()) == (8, 5, 0)
+    assert account.dead_lettered == account.dead_letters.total()
+    assert account.broken == 2
+    assert account.newest_at == START_MS + 12_000
+    assert account.active == {b"2": 2, b"did:plc:viewer": 2, b"3": 1}
+    assert [feed.user_id for feed in feeds] == ["2", "did:plc:viewer"]
+    assert account.feeds == Counter(feed.status for feed in feeds) == {"ok": 2}
+    shown = {feed.user_id: {item.post_id for item in feed.items} for feed in feeds}
+    assert "3" in shown["2"]
+    assert shown["did:plc:viewer"] == {"3", "4", "5"}
+
+
+def test_a_strict_replay_stops_at_the_first_line_that_cannot_be_used(log: Path, servers: Settings) -> None:
+    with pytest.raises(Stopped, match=r"posts\.jsonl\.gz line 6: not JSON.*; 5 lines were published before it"):
+        run(Replay(log, strict=True), servers, QUIET, _ignore)
+
+
+def test_a_strict_replay_stops_at_a_line_that_only_a_flow_would_refuse(tmp_path: Path, servers: Settings) -> None:
+    write(tmp_path, "posts.jsonl", post(1, START_MS), line(type="post_created", post_id=2, author_id=0, at=START_MS))
+    with pytest.raises(Stopped, match=r"posts\.jsonl line 2: .*author_id.*; 1 lines were published before it"):
+        run(Replay(tmp_path, strict=True), servers, QUIET, _ignore)
+
+
+def test_a_directory_without_a_log_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="holds no log"):
+        run(Replay(tmp_path, embedded=True), load(), QUIET, _ignore)
+
+
+def test_the_account_as_json_adds_up() -> None:
+    account = Account(delivered=90)
+    account.read.update({"posts": 60, "engagements": 40})
+    account.unpublished["posts: too large"] = 10
+    account.dead_letters["no"] = 15
+    told = account.as_json()
+    assert told["read"] == told["accepted"] + told["dead_lettered"] + told["unpublished"]
+
+
+def test_a_paced_replay_sleeps_until_each_event_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    due = []
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    pace = Pace(100.0, sleep)
+    for at in (START_MS, START_MS + 50_000, START_MS + 40_000, START_MS + 100_000):
+        pace.wait(at)
+        due.append(round(clock[0], 6))
+    assert due == [0.0, 0.5, 0.5, 1.0]
+
+
+def test_an_unpaced_replay_never_sleeps() -> None:
+    Pace(None, _never).wait(START_MS + DAY_MS)
+
+
+def _never(_seconds: float) -> None:
+    raise AssertionError("it slept")
+
+
+def _ignore(_feed: Feed, _took_ms: float) -> None:
+    raise AssertionError("no feed was asked for")

@@ -1,0 +1,214 @@
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Message
+from rich.console import Console
+
+from infra.ops import rebuild_users as rebuild
+from infra.ops.rebuild_users import Rebuilt
+from infra.ports.kafka import Record
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import Settings, load
+from infra.ports.topic_reader import scan
+from infra.stack.embedded import EmbeddedKafka
+from infra.terminal.progress import Advance
+from tests.infra.cli.foryou import foryou, write
+from thunder_ingest.events import (
+    Block,
+    Engagement,
+    EngagementEvent,
+    Follow,
+    GraphEvent,
+    Impression,
+    Unfollow,
+    encode,
+    key_of,
+    topic_of,
+)
+from thunder_ingest.events.ids import published_form
+from thunder_ingest.users.entries import updates_of
+from thunder_ingest.users.redis_form import UserStates, user_key
+
+pytestmark = pytest.mark.embedded
+
+NOW = time.time_ns() // 1_000_000
+OLDEST = NOW - 3_600_000
+EVENTS: Sequence[EngagementEvent | GraphEvent] = [
+    Follow(user_id="did:plc:ana", target_id=7, at=NOW),
+    Follow(user_id="did:plc:ana", target_id=8, at=NOW),
+    Unfollow(user_id="did:plc:ana", target_id=8, at=NOW + 1),
+    Block(user_id="did:plc:ana", target_id=9, at=NOW),
+    Impression(user_id=2, post_id=10, author_id=7, at=OLDEST),
+    *(Engagement(user_id=1, post_id=n, author_id=7, action="favorite", at=NOW + n) for n in range(1, 300)),
+]
+
+
+def record(event: EngagementEvent | GraphEvent) -> Record:
+    return Record(topic_of(event), published_form(key_of(event)).encode(), encode(event))
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings that name a Kafka with a log of its own: other tests publish to the shared one."""
+    directory: Path = tmp_path_factory.mktemp("kafka")
+    with EmbeddedKafka(directory) as kafka:
+        settings = load(kafka=kafka.address, partitions=2)
+        create_topics(settings)
+        late = Follow(user_id=3, target_id=4, at=NOW + 10 * 3_600_000)
+        broken = Record("engagements", b"1", b"nonsense")
+        write(settings, *map(record, EVENTS), record(late), broken, Record("engagements", b"1", None))
+        yield settings
+
+
+@pytest.fixture
+def settings(log: Settings, valkey: redis.Redis, valkey_url: str) -> Settings:
+    """With an emptied Redis."""
+    return log.model_copy(update={"redis": valkey_url})
+
+
+def run(settings: Settings) -> Rebuilt:
+    return rebuild.run(settings, Console(file=sys.stderr))
+
+
+def states(client: redis.Redis) -> list[dict[str, object]]:
+    found = UserStates(client).read(["did:plc:ana", "1", "2", "9", "3"])
+    names = ("positions", "following", "blocks", "blocked_by", "seen", "served_ids")
+    return [{name: getattr(state, name).tolist() for name in names} for state in found]
+
+
+def expected(valkey: redis.Redis) -> list[dict[str, object]]:
+    """What the flows would have written, in one go."""
+    UserStates(valkey).append([update for event in EVENTS for update in updates_of(event)], "0-0-0")
+    whole = states(valkey)
+    valkey.flushall()
+    return whole
+
+
+def test_an_emptied_redis_has_the_state_of_every_user_again(settings: Settings, valkey: redis.Redis) -> None:
+    whole = expected(valkey)
+    rebuilt = run(settings)
+    assert states(valkey) == whole
+    assert (rebuilt.read, rebuilt.used, rebuilt.refused) == (len(EVENTS) + 3, len(EVENTS), 3)
+    assert rebuilt.users == 4  # the one who is blocked too
+
+
+def test_the_time_of_the_oldest_engagement_is_told(settings: Settings) -> None:
+    rebuilt = run(settings)
+    assert rebuilt.oldest_engagement_at == OLDEST
+    told = rebuild.told(rebuilt)
+    assert told.startswith("4 users written from 304 events, 3 refused; the history reaches back to 20")
+    assert told.endswith("; the graph is whole")
+    assert "no engagement" in rebuild.told(Rebuilt())
+
+
+def test_doing_it_twice_or_half_changes_nothing(settings: Settings, valkey: redis.Redis) -> None:
+    run(settings)
+    whole = states(valkey)
+    valkey.delete(user_key("1"))
+    run(settings)
+    run(settings)
+    assert states(valkey) == whole
+
+
+def test_what_stands_in_redis_already_is_joined_never_replaced(settings: Settings, valkey: redis.Redis) -> None:
+    users = UserStates(valkey)
+    older = Engagement(user_id=1, post_id=999, author_id=7, action="reply", at=OLDEST - 1)
+    users.append(updates_of(older), "e0-1-1")
+    users.add_served("1", [5], NOW, "r")
+    run(settings)
+    (state,) = users.read(["1"])
+    assert 999 in state.positions["post_id"]
+    assert len(state.positions) == 300
+    assert state.served_ids.tolist() == [5]
+
+
+def test_flows_that_write_meanwhile_lose_nothing(settings: Settings, valkey: redis.Redis) -> None:
+    done = threading.Event()
+    written = list[int]()
+
+    def flow() -> None:
+        users = UserStates(redis.Redis(connection_pool=valkey.connection_pool))
+        while not done.is_set():
+            post_id = 10_000 + len(written)
+            event = Engagement(user_id=1, post_id=post_id, author_id=7, action="click", at=NOW + post_id)
+            users.append(updates_of(event), f"e0-{post_id}-{post_id}")
+            written.append(post_id)
+            time.sleep(0.002)
+
+    running = threading.Thread(target=flow)
+    running.start()
+    run(settings)
+    done.set()
+    running.join()
+    (state,) = UserStates(valkey).read(["1"])
+    kept = set(state.positions["post_id"].tolist())
+    assert set(written[-600:]) <= kept
+    if len(written) < 700:
+        assert set(range(1, 300)) <= kept
+
+
+def test_a_log_that_grows_meanwhile_does_not_keep_it_from_ending(
+    servers: Settings, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing = servers.model_copy(update={"redis": valkey_url})
+    write(growing, record(Follow(user_id=70, target_id=71, at=NOW)))
+    monkeypatch.setattr("infra.ports.topic_reader.IDLE_S", 0.05)
+    monkeypatch.setattr("infra.ports.topic_reader.SETTLE_S", 0.2)
+    done = threading.Event()
+
+    def app() -> None:
+        while not done.is_set():
+            write(growing, record(Follow(user_id=70, target_id=71, at=NOW)))
+
+    running = threading.Thread(target=app)
+    running.start()
+    try:
+        assert run(growing).used
+    finally:
+        done.set()
+        running.join()
+
+
+def test_what_the_log_has_let_go_of_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_the_first(settings: Settings, topics: Sequence[str], advance: Advance) -> Iterator[list[Message]]:
+        # the embedded broker does not delete records when asked to
+        for messages in scan(settings, topics, advance):
+            yield [each for each in messages if each.offset() or each.topic() != "social-graph"]
+
+    monkeypatch.setattr(rebuild, "scan", without_the_first)
+    rebuilt = run(settings)
+    assert rebuilt.cut == ["social-graph"]
+    assert rebuild.told(rebuilt).endswith("; the graph is not whole, what was before is no longer in the log")
+
+
+class Arrived:
+    def __init__(self, kind: int, at_ms: int) -> None:
+        self._timestamp = kind, at_ms
+
+    def timestamp(self) -> tuple[int, int]:
+        return self._timestamp
+
+
+def test_when_a_message_came_is_the_brokers_word_never_a_producers() -> None:
+    assert rebuild._arrived_ms(Arrived(TIMESTAMP_LOG_APPEND_TIME, 5)) == 5  # type: ignore[arg-type]
+    assert rebuild._arrived_ms(Arrived(TIMESTAMP_CREATE_TIME, 5)) >= NOW  # type: ignore[arg-type]
+
+
+def test_the_command_prints_what_it_did(settings: Settings) -> None:
+    done = foryou("rebuild", "users", "--json", settings=settings)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["oldest_engagement_at"] == OLDEST
+    assert "✓ engagements is read" in done.stderr.decode()
+
+
+def test_a_server_that_is_away_gets_one_line(settings: Settings) -> None:
+    for away in ({"kafka": "127.0.0.1:1"}, {"redis": "redis://127.0.0.1:1/0"}):
+        done = foryou("rebuild", "users", settings=settings.model_copy(update=away))
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert len(done.stderr.splitlines()) == 1

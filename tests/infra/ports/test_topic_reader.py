@@ -1,0 +1,55 @@
+import random
+from pathlib import Path
+
+import pytest
+
+from infra.ports.kafka import BrokerUnreachable, Record, TopicMissing
+from infra.ports.kafka_admin import create_topics
+from infra.ports.settings import Settings, load
+from infra.ports.topic_reader import scan
+from infra.stack.embedded import EmbeddedKafka
+from tests.infra.cli.foryou import unique, write, write_to
+
+pytestmark = pytest.mark.embedded
+
+
+def silent(_done: float, _total: float) -> None:
+    """Nobody looks."""
+
+
+def test_everything_in_all_partitions_is_read_in_order_with_progress(servers: Settings) -> None:
+    mark, seen = unique("scan").encode(), list[tuple[float, float]]()
+    for partition in (0, 1):
+        for number in range(3):
+            write_to(servers, "training-examples", partition, mark, b"%d" % number)
+    found = scan(servers, ["training-examples", "feeds-served"], lambda done, total: seen.append((done, total)))
+    messages = [each for batch in found for each in batch if each.key() == mark]
+    for partition in (0, 1):
+        assert [each.value() for each in messages if each.partition() == partition] == [b"0", b"1", b"2"]
+    assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_an_empty_topic_ends_at_once(servers: Settings) -> None:
+    assert list(scan(servers, ["models"], silent)) == []
+
+
+def test_a_topic_that_is_missing_is_named(servers: Settings) -> None:
+    with pytest.raises(TopicMissing, match="no topic nonsense"):
+        list(scan(servers, ["nonsense"], silent))
+
+
+def test_a_broker_that_goes_away_on_the_way_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.ports.topic_reader.STALLED_S", 0.5)
+    monkeypatch.setattr("infra.ports.topic_reader.BATCH_MESSAGES", 1)
+    with EmbeddedKafka(tmp_path) as kafka:
+        settings = load(kafka=kafka.address, partitions=1)
+        create_topics(settings)
+        # more than a consumer fetches ahead of what it hands out
+        write(settings, *(Record("posts", b"1", random.randbytes(1_000_000)) for _ in range(40)))
+        batches = scan(settings, ["posts"], silent)
+        next(batches)
+        kafka.stop()
+        with pytest.raises(BrokerUnreachable, match=r"told nothing for .* before the end"):
+            list(batches)

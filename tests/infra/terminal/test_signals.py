@@ -1,0 +1,36 @@
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import signal, sys
+from infra.terminal.signals import check, unwinding
+
+class Closing:
+    def __del__(self):
+        {said}
+
+with unwinding():
+    Closing()
+    check()
+"""
+
+
+def run(said: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", PROGRAM.format(said=said)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_arrives_where_exceptions_are_ignored_still_ends_the_process_and_says_nothing(
+    number: signal.Signals,
+) -> None:
+    done = run(f"signal.raise_signal({int(number)})")
+    assert (done.returncode, done.stderr) == (128 + number, "")
+
+
+def test_another_exception_that_is_ignored_is_still_printed() -> None:
+    done = run("raise SystemExit(3)")
+    assert done.returncode == 0
+    assert "SystemExit: 3" in done.stderr

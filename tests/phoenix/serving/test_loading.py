@@ -1,0 +1,68 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from phoenix.serving.loading import announced, served_first
+from phoenix.training.checkpoints import phoenix_of
+from tests.phoenix.saved import TINY, saved
+from thunder_ingest.events import ModelPointer
+
+
+def pointer(version: str, location: Path, at: int = 1) -> ModelPointer:
+    return ModelPointer(name="phoenix", version=version, location=str(location), at=at)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return saved(tmp_path)
+
+
+def test_what_is_announced_is_compiled_with_the_model_before_where_it_is_of_the_same_configuration(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    before = phoenix_of(checkpoint)
+    after = phoenix_of(saved(tmp_path / "other", seed=1))
+    before.warm_up(parts=("embed",))
+    loaded = announced(pointer(after.version, tmp_path / "other"), before)
+    loaded.warm_up(parts=("embed",))
+    assert loaded.version == after.version != before.version
+    assert loaded.traces == 0
+
+
+def test_what_is_not_the_model_that_was_announced_is_refused_in_one_line(checkpoint: Path) -> None:
+    holds = phoenix_of(checkpoint).version
+    with pytest.raises(ValueError, match=rf"^model m-1 was announced and cannot be used: {checkpoint} holds {holds}$"):
+        announced(pointer("m-1", checkpoint))
+
+
+@pytest.mark.parametrize("location", ["", "nowhere"])
+def test_what_is_not_there_is_refused_in_one_line(location: str) -> None:
+    with pytest.raises(ValueError, match=r"^model m-1 was announced and cannot be used: [^\n]+$"):
+        announced(ModelPointer(name="phoenix", version="m-1", location=location, at=1))
+
+
+def test_a_process_begins_with_the_newest_that_can_be_used(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = phoenix_of(checkpoint).version
+    lost = pointer("m-1", tmp_path / "nowhere", at=9)
+    found = served_first([lost, pointer(version, checkpoint, at=5)], "", "nano", 1)
+    assert (found.model.version, found.at) == (version, 5)
+    assert "m-1 was announced and cannot be used" in caplog.text
+
+
+def test_a_process_to_which_nothing_is_announced_begins_with_what_the_settings_name(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    version = phoenix_of(checkpoint).version
+    found = served_first([pointer("m-1", tmp_path / "nowhere")], str(checkpoint), "nano", 1)
+    assert (found.model.version, found.at) == (version, 0)
+    assert served_first([], "", "nano", 1).model.version.startswith("nano-seed1-")
+
+
+def test_wider_models_are_compiled_for_themselves(checkpoint: Path, tmp_path: Path) -> None:
+    wide = saved(tmp_path / "wide", replace(TINY, embed_dim=16))
+    loaded = announced(pointer(phoenix_of(wide).version, wide), phoenix_of(checkpoint))
+    loaded.warm_up(parts=("embed",))
+    assert loaded.traces == len(TINY.post_buckets)

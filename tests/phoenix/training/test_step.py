@@ -1,0 +1,476 @@
+"""Training: it learns what is to be learned, and going on from a checkpoint is as if there had been no interruption."""
+
+import gc
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import pytest
+from jax import Array
+
+from phoenix.data.batches import Batches, Span
+from phoenix.data.impressions import Log, log_of
+from phoenix.data.point_in_time import Totals
+from phoenix.data.slates import candidates_of, frozen, history_of, rows_between
+from phoenix.features.actions import DWELL_TIME, IS_NEGATIVE
+from phoenix.features.inputs import PostInputs
+from phoenix.models.configs import ModelConfig, TrainingConfig
+from phoenix.serving.engine import Phoenix, digest
+from phoenix.serving.loading import served
+from phoenix.training import checkpoints
+from phoenix.training.model_card import Card, CheckpointError
+from phoenix.training.step import PIECE, State, Trainer, ahead, in_pieces, scheduled
+from tests.phoenix.builders import some_candidates, some_history
+from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
+
+T0 = 1_700_000_000_000
+HOUR = 3_600_000
+TASTES, WORDS = ("sail", "cook"), 6
+ORBAX_FAILS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Where it fails to read, it leaves an event loop to the garbage collector."""
+TRAINING = TrainingConfig(
+    batch=16, candidates=4, epochs=3, rate=5e-3, table_rate=0.1, sampled_posts=8, shown_weight=0.0
+)
+SPAN = Span(T0, T0 + 60 * HOUR, {"click": T0 + 2 * HOUR})
+
+
+def events(viewers: int = 40, shown: int = 60) -> Iterator[Any]:
+    """All click what is of one topic and pass over the other; the topic shows in the words of a post alone."""
+    rng = np.random.default_rng(3)
+    for post in range(1, 201):
+        words = " ".join(f"{TASTES[post % 2]}{rng.integers(WORDS)}" for _ in range(4))
+        yield PostCreated(post_id=post, author_id=1_000 + post, at=T0 - HOUR, text=words)
+    for viewer in range(1, viewers + 1):
+        for hour, post in enumerate(rng.integers(1, 201, shown).tolist()):
+            ids = {"user_id": viewer, "post_id": post, "author_id": 1_000 + post}
+            yield Impression(**ids, at=T0 + hour * HOUR)
+            if post % 2:
+                yield Engagement(**ids, at=T0 + hour * HOUR + 1, action="click")
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    return log_of(events())
+
+
+@pytest.fixture(scope="module")
+def batches(log: Log, tiny: ModelConfig) -> Batches:
+    return Batches(log, SPAN, tiny, TRAINING)
+
+
+@pytest.fixture(scope="module")
+def trainer(batches: Batches, tiny: ModelConfig) -> Trainer:
+    return Trainer(tiny, TRAINING, batches.steps)
+
+
+@pytest.fixture(scope="module")
+def card(batches: Batches, tiny: ModelConfig) -> Card:
+    return Card(
+        step=0, steps=batches.steps, model=tiny, training=TRAINING, data=batches.description, commit="of the test"
+    )
+
+
+def after(trainer: Trainer, batches: Batches, state: State, steps: int) -> State:
+    for _, (reached, _losses) in zip(range(steps), trainer.run(state, batches), strict=False):
+        state = reached
+    return state
+
+
+def saved(directory: Path, card: Card, state: State) -> Path:
+    return checkpoints.save(directory, state, msgspec.structs.replace(card, step=int(state.step)))
+
+
+@pytest.fixture(scope="module")
+def at_5(trainer: Trainer, batches: Batches, card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("runs"), card, after(trainer, batches, trainer.initial(), 5))
+
+
+def same_bits(one: State, other: State) -> None:
+    for mine, its in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(its))
+
+
+def test_training_finds_the_words_that_are_clicked(
+    log: Log, batches: Batches, trainer: Trainer, tiny: ModelConfig
+) -> None:
+    """In posts of authors that were never met."""
+    model = Phoenix(tiny, after(trainer, batches, trainer.initial(), batches.steps).params, "test")
+    slates = frozen(log, rows_between(log, SPAN.until_ms - 9 * HOUR, SPAN.until_ms), SPAN.until_ms - 9 * HOUR, 9)
+    history = history_of(log, slates, tiny.history, tiny.tokens)
+    candidates = candidates_of(log, Totals(log), slates, tiny.tokens)
+    of_topic = candidates.post_id % 2 == 1
+    strangers = candidates._replace(post_id=candidates.post_id + 10**6, author_id=candidates.author_id + 10**6)
+    clicks = model.score(history, strangers)[..., ACTION_INDEX["click"]]
+    assert clicks[of_topic & candidates.mask].mean() > clicks[~of_topic & candidates.mask].mean() + 0.5
+    posts = PostInputs(log.posts.author_id + 10**6, log.posts.tokens, log.posts.video_ms, log.posts.photos)
+    similarity = model.embed_users(history) @ model.embed_posts(posts).T
+    assert (similarity[:, ::2].mean(axis=1) > similarity[:, 1::2].mean(axis=1)).all()  # odd post ids come first
+
+
+@pytest.mark.parametrize(("falling", "stays_until"), [(1.0, 100), (0.4, 600), (0.0, 1_000)])
+def test_a_rate_rises_stays_and_falls_to_a_twentieth_in_the_share_that_is_asked(
+    falling: float, stays_until: int
+) -> None:
+    rates = [float(scheduled(2.0, 1_000, falling)(step)) for step in range(1_000)]
+    assert rates[:100] == pytest.approx([2.0 * step / 100 for step in range(100)])
+    assert rates[100:stays_until] == pytest.approx([2.0] * (stays_until - 100))
+    fall = 1_000 - stays_until
+    assert rates[stays_until:] == pytest.approx([2.0 - 1.9 * step / fall for step in range(fall)], abs=1e-6)
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    trainer: Trainer, log: Log, batches: Batches, card: Card, tiny: ModelConfig, at_5: Path
+) -> None:
+    uninterrupted = after(trainer, batches, trainer.initial(), batches.steps_per_epoch + 3)  # into the second epoch
+    afresh = Batches(log, SPAN, tiny, TRAINING)
+    again = Trainer(tiny, TRAINING, afresh.steps)
+    resumed = after(again, afresh, checkpoints.resume(at_5, card), batches.steps_per_epoch - 2)
+    same_bits(resumed, uninterrupted)
+
+
+def test_the_mean_of_the_last_steps_is_served_and_goes_on_from_a_checkpoint(
+    log: Log, card: Card, tiny: ModelConfig, tmp_path: Path
+) -> None:
+    training = replace(TRAINING, epochs=1, mean_of_last=0.5)
+    batches = Batches(log, SPAN, tiny, training)
+    trainer = Trainer(tiny, training, batches.steps)
+    states = [jax.device_get(state) for state, _ in trainer.run(trainer.initial(), batches)]
+    last = states[round(batches.steps * 0.5) :]
+    expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(state.params for state in last))
+    for mine, its in zip(jax.tree.leaves(states[-1].served), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
+
+    its_card = msgspec.structs.replace(card, training=training, data=batches.description, steps=batches.steps)
+    path = saved(tmp_path, its_card, states[-3])
+    same_bits(after(trainer, batches, checkpoints.resume(path, its_card), 2), states[-1])
+    at_the_end = saved(tmp_path, its_card, states[-1])
+    assert checkpoints.phoenix_of(at_the_end).version.endswith(digest(states[-1].mean))
+
+
+def test_a_step_is_that_of_whole_tables_up_to_rounding(trainer: Trainer, batches: Batches, tiny: ModelConfig) -> None:
+    """However these are asked for: what is told apart here is whether all of their columns have been found."""
+    dense = jax.jit(partial(trainer._moved, model=tiny))
+    state, batch = jax.device_get(after(trainer, batches, trainer.initial(), 5)), batches.batch(5)
+    (found, losses), (expected, of_dense) = trainer.step(jax.device_put(state), batch), dense(state, batch)
+    np.testing.assert_allclose(losses, of_dense, rtol=1e-5)
+    for mine, its in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_gives_back_what_was_saved(trainer: Trainer, batches: Batches, card: Card, at_5: Path) -> None:
+    state, found = checkpoints.restore(at_5)
+    same_bits(state, after(trainer, batches, trainer.initial(), 5))
+    assert found == msgspec.structs.replace(card, step=5, digest=digest(state))
+
+
+def test_what_is_served_is_what_was_trained(at_5: Path, tiny: ModelConfig) -> None:
+    state, _ = checkpoints.restore(at_5)
+    newest, trained = served(str(at_5.parent), "nano", seed=1), Phoenix(tiny, state.params, "step5")
+    assert newest.version == trained.version
+    history, candidates = some_history(tiny, 2, 12), some_candidates(tiny, 2, 5)
+    np.testing.assert_array_equal(newest.score(history, candidates), trained.score(history, candidates))
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_latest_step_that_is_whole(
+    at_5: Path, card: Card, tmp_path: Path
+) -> None:
+    state, _ = checkpoints.restore(at_5)
+    assert checkpoints.newest(tmp_path / "missing") is None
+    paths = [checkpoints.save(tmp_path, state, msgspec.structs.replace(card, step=step)) for step in (7, 30, 200)]
+    (tmp_path / "step-00000999.unfinished").mkdir()
+    assert checkpoints.newest(tmp_path) == paths[2]
+    checkpoints.forget_all_but(tmp_path, 2)
+    assert sorted(tmp_path.iterdir()) == paths[1:]
+
+
+@pytest.fixture
+def copy(at_5: Path, tmp_path: Path) -> Iterator[Path]:
+    yield Path(shutil.copytree(at_5, tmp_path / at_5.name))
+    gc.collect()  # of what Orbax left where it failed: here, and not in the middle of another test
+
+
+@ORBAX_FAILS
+def test_a_damaged_checkpoint_is_refused_and_never_gives_other_numbers(copy: Path) -> None:
+    """Whichever file it is, cut off or changed; not all that Orbax writes down matters."""
+    files = [path for path in sorted((copy / "state").rglob("*")) if path.is_file()]
+    refused = set()
+    for path in files:
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        for damaged in (whole[:middle], whole[:middle] + bytes(byte ^ 255 for byte in whole[middle : middle + 9])):
+            path.write_bytes(damaged + whole[len(damaged) :] if len(damaged) > middle else damaged)
+            try:
+                assert digest(checkpoints.restore(copy)[0]) == checkpoints.card_of(copy).digest
+            except CheckpointError:
+                refused.add(path)
+        path.write_bytes(whole)
+    assert max(files, key=lambda path: path.stat().st_size) in refused
+    checkpoints.restore(copy)
+
+
+def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path) -> None:
+    raw = (copy / "card.json").read_text()
+    (copy / "card.json").write_text(raw.replace(checkpoints.card_of(copy).digest, "00000000"))
+    with pytest.raises(CheckpointError, match="is not what was written"):
+        checkpoints.restore(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"format": 99}', "format 99; this program reads 3"),
+        ('{"format": 3}', "damaged"),
+        (None, "is no checkpoint"),
+    ],
+)
+def test_a_card_that_cannot_be_used_is_refused(copy: Path, text: str | None, said: str) -> None:
+    (copy / "card.json").unlink()
+    if text is not None:
+        (copy / "card.json").write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        checkpoints.restore(copy)
+
+
+@ORBAX_FAILS
+def test_a_checkpoint_of_other_models_is_refused(copy: Path) -> None:
+    raw = (copy / "card.json").read_text()
+    (copy / "card.json").write_text(raw.replace('"dim": 32', '"dim": 64'))
+    with pytest.raises(CheckpointError, match="models are not those of this program"):
+        checkpoints.restore(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"training": replace(TRAINING, seed=1)}, "training.seed is 0, not 1"),
+        ({"steps": 1}, "steps is"),
+        ({"data": {}}, "data.since_ms"),
+    ],
+)
+def test_a_run_does_not_go_on_from_another_runs_checkpoint(
+    at_5: Path, card: Card, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CheckpointError, match=f"is of another run: {said}"):
+        checkpoints.resume(at_5, msgspec.structs.replace(card, **change))
+
+
+def test_a_card_can_be_read(at_5: Path, card: Card) -> None:
+    text = (at_5 / "card.md").read_text()
+    assert "# tiny, step 5 of" in text
+    assert "| labelled_since | click 1700007200000 |" in text
+    assert card.commit in text
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(log: Log, batches: Batches, tiny: ModelConfig) -> None:
+    afresh = Batches(log, SPAN, tiny, TRAINING)
+    for step in (batches.steps_per_epoch + 1, 0, 2):
+        for mine, its in zip(jax.tree.leaves(batches.batch(step)), jax.tree.leaves(afresh.batch(step)), strict=True):
+            np.testing.assert_array_equal(mine, its)
+    other = Batches(log, SPAN, tiny, replace(TRAINING, seed=1))
+    assert (batches.batch(0).history.user != other.batch(0).history.user).any()
+
+
+def test_nothing_from_the_end_of_the_span_on_is_learned_from(tiny: ModelConfig) -> None:
+    """The same batches come of a log that ends there, and the card calls the data the same."""
+    until = T0 + 30 * HOUR
+    span = Span(T0, until, {})
+    later = [PostCreated(post_id=5_000, author_id=1, at=until, text="later"), *shown_late(until)]
+    cut_off = log_of(event for event in events() if event.at < until)
+    one, other = (Batches(each, span, tiny, TRAINING) for each in (log_of([*events(), *later]), cut_off))
+    assert one.description == other.description
+    for step in range(one.steps):
+        for mine, its in zip(jax.tree.leaves(one.batch(step)), jax.tree.leaves(other.batch(step)), strict=True):
+            np.testing.assert_array_equal(mine, its)
+
+
+def shown_late(until: int) -> list[Impression]:
+    """A post that was never published, seen when it is too late."""
+    return [Impression(user_id=1, post_id=6_000, author_id=1, at=until)]
+
+
+def test_what_came_of_an_impression_later_than_the_span_is_not_learned(log: Log, tiny: ModelConfig) -> None:
+    until = T0 + 30 * HOUR
+    ids: dict[str, Any] = {"user_id": 1, "post_id": 7_000, "author_id": 1}
+    late = [Impression(**ids, at=until - 5), Engagement(**ids, action="favorite", at=until + 5)]
+    with_it = Batches(log_of([*events(), *late]), Span(T0, until, {}), tiny, TRAINING)
+    assert len(with_it.rows) == len(Batches(log, Span(T0, until, {}), tiny, TRAINING).rows)
+
+
+def test_what_is_not_recorded_yet_is_not_taken_for_a_no(log: Log, tiny: ModelConfig) -> None:
+    until = T0 + 2 * HOUR
+    early = Batches(log, Span(T0, until, {"click": until}), tiny, TRAINING)
+    weights = early.batch(0).ranking.weights
+    assert not weights[..., 4].any()
+    assert weights[..., 0].any()
+
+
+def test_what_came_before_the_span_is_met_once_and_first_if_that_is_wanted(log: Log, tiny: ModelConfig) -> None:
+    since, until = T0 + 30 * HOUR, T0 + 60 * HOUR
+    span, everything = Span(since, until, {"click": T0 + 9 * HOUR}), Span(T0, until, {"click": T0 + 9 * HOUR})
+    alone = Batches(log, span, tiny, TRAINING)
+    assert (log.at[alone.rows] >= since).all()
+    one_by_one = replace(TRAINING, batch=1, candidates=1, epochs=1, complete_passes=2)
+    batches = Batches(log, span._replace(earlier=True), tiny, one_by_one)
+    np.testing.assert_array_equal(batches.rows, Batches(log, everything, tiny, TRAINING).rows)
+    assert batches.steps == len(batches.rows) + len(alone.rows)
+    recorded = [bool(batches.batch(step).ranking.weights[..., 4].any()) for step in range(batches.steps)]
+    assert not all(recorded[: -2 * len(alone.rows)])
+    assert all(recorded[-2 * len(alone.rows) :])
+
+
+def test_a_span_without_impressions_is_a_mistake_whatever_came_before(log: Log, tiny: ModelConfig) -> None:
+    until = int(log.at.max()) + HOUR
+    with pytest.raises(ValueError, match="no impression in this span"):
+        Batches(log, Span(until - 1, until, {}, earlier=True), tiny, TRAINING)
+
+
+def test_every_impression_is_an_example_of_an_epoch(log: Log, tiny: ModelConfig) -> None:
+    one_by_one = Batches(log, SPAN, tiny, replace(TRAINING, batch=1, epochs=1, complete_passes=1))
+    count = sum(one_by_one.batch(step).ranking.weights[..., 0].sum() for step in range(one_by_one.steps))
+    assert count == len(one_by_one.rows)
+
+
+def test_examples_of_which_all_is_known_come_last_and_more_often(log: Log, tiny: ModelConfig) -> None:
+    twice = Batches(log, SPAN, tiny, replace(TRAINING, batch=1, epochs=1, complete_passes=2))
+    known = [twice.batch(step).ranking.weights[..., [0, 4]].sum(axis=(0, 1)) for step in range(twice.steps)]
+    of_favorite, of_click = np.array(known).T
+    early = of_click < of_favorite
+    assert early.any()
+    assert not early[np.argmin(early) :].any()
+    complete = int((log.at[twice.rows] >= T0 + 2 * HOUR).sum())
+    assert of_click.sum() == 2 * complete
+    assert of_favorite.sum() == len(twice.rows) + complete
+
+
+def test_sampled_negatives_are_posts_of_other_viewers_that_nothing_follows_on(log: Log, tiny: ModelConfig) -> None:
+    plain, sampled = (Batches(log, SPAN, tiny, replace(TRAINING, negative_weight=each)) for each in (0.0, 0.5))
+    for step in range(5):
+        without, batch = plain.batch(step), sampled.batch(step)
+        shown, size = TRAINING.candidates, 2 * TRAINING.candidates
+        assert batch.candidates.post.shape[1] == size
+        for mine, its in zip(jax.tree.leaves(batch.ranking), jax.tree.leaves(without.ranking), strict=True):
+            np.testing.assert_array_equal(mine[:, :shown], its)
+        labels, weights = (column[:, shown:] for column in batch.ranking)
+        assert not labels.any()
+        assert set(np.unique(weights)) == {0.0, 0.5}
+        assert not weights[..., IS_NEGATIVE].any()
+        assert not weights[..., DWELL_TIME].any()
+        theirs, mine = batch.candidates.post[:, shown:], batch.candidates.post[:, :shown]
+        asked = weights[..., 0] > 0
+        assert not ((theirs[:, :, None] == mine[:, None]).all(axis=-1).any(axis=-1) & asked).any()
+        np.testing.assert_array_equal(theirs[asked], np.roll(mine, 1, axis=0)[asked])
+
+
+def test_collisions_are_told(batches: Batches, tiny: ModelConfig) -> None:
+    told = batches.description["collisions"]
+    assert set(told) == {"viewers", "posts", "authors", "tokens"}
+    assert told["tokens"]["one_shared"] == told["tokens"]["all_shared"]
+
+
+def test_the_posts_that_retrieval_chooses_from_hold_those_worth_finding(log: Log, tiny: ModelConfig) -> None:
+    few = Batches(log, SPAN, tiny, replace(TRAINING, batch=4, sampled_posts=10, positive_weights={"click": 1.0}))
+    assert few.batch(0).posts.author.shape[0] == 4 * 4 + 10
+    for step in range(10):
+        batch = few.batch(step)
+        wanted = batch.retrieval.weights == 1.0
+        found = batch.posts.author[batch.retrieval.post[wanted]]
+        np.testing.assert_array_equal(found, batch.candidates.author[wanted])
+        assert np.isfinite(batch.retrieval.log_q[batch.retrieval.post[wanted]]).all()
+
+
+def test_a_span_without_impressions_is_a_mistake(log: Log, tiny: ModelConfig) -> None:
+    with pytest.raises(ValueError, match="no impression in this span"):
+        Batches(log, Span(T0 - HOUR, T0, {}), tiny, TRAINING)
+
+
+def test_posts_are_made_new_as_often_as_is_asked_and_negatives_come_behind(log: Log, tiny: ModelConfig) -> None:
+    usual = Batches(log, SPAN, tiny, TRAINING).batch(3)
+    asked = replace(TRAINING, post_dropout=0.5, negative_weight=1.0)
+    batch = Batches(log, SPAN, tiny, asked).batch(3)
+    assert batch.candidates.post.shape[1] == 2 * usual.candidates.post.shape[1]
+    assert (batch.history.user == usual.history.user).all()
+    for ids, author in ((batch.history.post, batch.history.author), (batch.candidates.post, batch.candidates.author)):
+        kept = ids.any(axis=-1)[author.any(axis=-1)].mean()
+        assert 0.4 < kept < 0.6
+
+
+def test_as_much_of_the_past_is_forgotten_as_is_asked(log: Log, batches: Batches, tiny: ModelConfig) -> None:
+    whole = batches.batch(3).history
+    part = Batches(log, SPAN, tiny, replace(TRAINING, history_dropout=0.25)).batch(3).history
+    assert not (part.mask & ~whole.mask).any()
+    assert 0.2 < 1 - part.mask.sum() / whole.mask.sum() < 0.3
+    np.testing.assert_array_equal(part.post, whole.post)
+
+
+def test_a_step_costs_twice_as_much_for_twice_the_slates(log: Log, trainer: Trainer, tiny: ModelConfig) -> None:
+    halves = (Batches(log, SPAN, tiny, replace(TRAINING, batch=size, sampled_posts=0)) for size in (16, 8))
+    whole, half = (trainer.flops(batches.batch(0)) for batches in halves)
+    assert whole > 1.9 * half > 0
+
+
+@pytest.mark.parametrize("slates", [1, PIECE, 3 * PIECE, 3 * PIECE + 1])
+def test_pieces_of_a_batch_come_to_what_the_whole_does(slates: int) -> None:
+    rng = np.random.default_rng(slates)
+    inputs = {"x": jnp.asarray(rng.normal(size=(slates, 4, 3)), jnp.float32)}, jnp.asarray(rng.normal(size=slates))
+
+    def model(weights: Array, of_slate: dict[str, Array], more: Array) -> Array:
+        return jnp.tanh(of_slate["x"] @ weights) * more[:, None, None]
+
+    def whole(weights: Array) -> Array:
+        return model(weights, *inputs)
+
+    expected, backwards = jax.vjp(whole, weights := jnp.asarray(rng.normal(size=(3, 2)), jnp.float32))
+    found, found_backwards = jax.vjp(lambda weights: in_pieces(partial(model, weights), *inputs), weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    (ours,), (theirs,) = found_backwards(expected), backwards(expected)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_made_ahead_comes_in_order_and_a_mistake_when_its_turn_has_come() -> None:
+    def make(step: int) -> int:
+        if step == 3:
+            raise ValueError("no batch")
+        return step * step
+
+    assert list(ahead(make, range(4, 7))) == [16, 25, 36]
+    assert list(ahead(make, range(0))) == []
+    made = ahead(make, range(1, 9))
+    assert [next(made), next(made)] == [1, 4]
+    with pytest.raises(ValueError, match="no batch"):
+        next(made)
+
+
+def test_one_thing_is_made_ahead_and_the_thread_ends_with_the_iterator() -> None:
+    threads, second = set[threading.Thread](), threading.Event()
+
+    def make(step: int) -> int:
+        threads.add(threading.current_thread())
+        if step == 1:
+            second.set()
+        return step
+
+    made = ahead(make, range(9))
+    assert next(made) == 0
+    assert second.wait(60)  # with nobody asking for it
+    made.close()
+    (thread,) = threads
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
+
+
+def test_a_run_that_is_left_early_leaves_no_thread(trainer: Trainer, batches: Batches) -> None:
+    running = trainer.run(trainer.initial(), batches)
+    next(running)
+    assert any(thread.name.startswith("ahead") for thread in threading.enumerate())
+    running.close()
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())

@@ -1,0 +1,78 @@
+"""Engagement counts of the stored posts in 48 bytes each: most totals are small, and a few posts have large ones."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt16
+
+from thunder_ingest.events import PostCounts
+from thunder_ingest.posts.author_index import longer
+from thunder_ingest.posts.columns import TOTALS
+from thunder_ingest.posts.popularity import engagement_rate
+
+_MAX_TOTAL: Final = 2**31 - 1
+_WIDE: Final = 2
+"""Dwell time in milliseconds and impressions, the last two totals, are large for every post that was read."""
+_ELSEWHERE: Final = np.iinfo(np.uint16).max
+
+
+class PostTotals:
+    """Totals by row. The last row is never written, so that row -1 reads as nothing counted."""
+
+    def __init__(self, rows: int) -> None:
+        self._small: UInt16[np.ndarray, "rows 18"] = np.zeros((rows, TOTALS - _WIDE), np.uint16)
+        self._wide: Int32[np.ndarray, "rows 2"] = np.zeros((rows, _WIDE), np.int32)
+        self._large: dict[int, Int32[np.ndarray, " totals"]] = {}  # rows in which a small total is none any more
+        self.at: Int64[np.ndarray, " rows"] = np.zeros(rows, np.int64)
+        self.rate: Float32[np.ndarray, " rows"] = np.zeros(rows, np.float32)
+        self._unseen = engagement_rate(np.zeros((1, TOTALS), np.int32))[0]
+
+    @property
+    def impressions(self) -> Int32[np.ndarray, " rows"]:
+        """How often each post was seen."""
+        return self._wide[:, -1]
+
+    def grow(self, rows: int) -> None:
+        """Make room for more rows."""
+        self._small, self._wide = longer(self._small, rows), longer(self._wide, rows)
+        self.at, self.rate = longer(self.at, rows), longer(self.rate, rows)
+
+    def begin(self, rows: Int64[np.ndarray, " n"]) -> None:
+        """Rows of new posts, about which nothing is counted."""
+        self.rate[rows] = self._unseen
+
+    def clear(self, rows: Int64[np.ndarray, " n"]) -> None:
+        """Forget the totals of rows."""
+        if self._large:
+            for row in rows[(self._small[rows] == _ELSEWHERE).any(axis=1)].tolist():
+                del self._large[row]
+        self._small[rows], self._wide[rows], self.at[rows], self.rate[rows] = 0, 0, 0, 0
+
+    def put(self, rows: Int64[np.ndarray, " n"], records: Sequence[PostCounts]) -> None:
+        """Write the totals of rows, each row once."""
+        totals = as_array(records)
+        small = totals[:, :-_WIDE]
+        large = np.flatnonzero((small >= _ELSEWHERE).any(axis=1))
+        self.clear(rows)
+        self._small[rows] = np.minimum(small, _ELSEWHERE)
+        self._wide[rows] = totals[:, -_WIDE:]
+        self._large.update(zip(rows[large].tolist(), totals[large], strict=True))
+        self.rate[rows] = engagement_rate(totals)
+        self.at[rows] = [record.at for record in records]
+
+    def take(self, rows: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, "n 20"]:
+        """A copy of the totals of rows."""
+        totals = np.empty((len(rows), TOTALS), np.int32)
+        totals[:, :-_WIDE] = self._small[rows]
+        totals[:, -_WIDE:] = self._wide[rows]
+        if self._large:
+            for place in np.flatnonzero((totals[:, :-_WIDE] == _ELSEWHERE).any(axis=1)).tolist():
+                totals[place] = self._large[int(rows[place])]
+        return totals
+
+
+def as_array(records: Sequence[PostCounts]) -> Int32[np.ndarray, "n 20"]:
+    """Totals of whatever length, cut or filled up with zeros, and within what the column holds."""
+    filled = [record.totals[:TOTALS] + [0] * (TOTALS - len(record.totals)) for record in records]
+    return np.clip(np.array(filled, np.int64).reshape(-1, TOTALS), 0, _MAX_TOTAL).astype(np.int32)

@@ -1,0 +1,128 @@
+"""Text becomes tokens once, here: for muted keywords and for the models alike.
+
+A token is a word of any script, normalised (NFKC), case folded, with its combining marks; scripts that are written
+without spaces (Han, kana, Thai, Lao, Khmer, Myanmar) give a token per character, so that a phrase of them is found
+by the same comparison of sequences as a phrase of words. Signs that begin a hashtag or a mention are not part of
+a token: `#Café`, `@café` and `CAFÉ` are the token `café`. Invisible characters inside a word are dropped, so that
+they hide nothing from a muted keyword.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt32
+
+from thunder_ingest.events.word_hashes import hash_words
+
+MAX_TOKENS: Final = 64
+"""The tokens of a post that are kept in columns."""
+
+# joiners, soft hyphen, word joiner, byte order mark, variation selectors
+_INVISIBLE = dict.fromkeys((0x00AD, 0x034F, 0x200C, 0x200D, 0x2060, 0xFEFF, *range(0xFE00, 0xFE10)))
+_UNSPACED_BLOCKS = (
+    (0x3005, 0x3007),  # iteration mark, ideographic zero
+    (0x3041, 0x30FF),  # Hiragana, Katakana
+    (0x31F0, 0x31FF),  # Katakana extensions
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x1AFF0, 0x1B16F),  # kana supplements
+    (0x20000, 0x323AF),  # Han extensions
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+)
+_LAST_MARK = 0x1E94A  # the last combining mark outside the variation selectors
+
+
+def _ranges(characters: Iterable[int]) -> str:
+    """Code points, ascending, as the inside of a regular expression's character class."""
+    spans: list[list[int]] = []
+    for character in characters:
+        if spans and spans[-1][1] == character - 1:
+            spans[-1][1] = character
+        else:
+            spans.append([character, character])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in spans)
+
+
+def _pattern() -> re.Pattern[str]:
+    marks = _ranges(c for c in range(0x300, _LAST_MARK + 1) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
+    blocks = (c for first, last in sorted(_UNSPACED_BLOCKS) for c in range(first, last + 1))
+    unspaced = _ranges(c for c in blocks if chr(c).isalpha() or c == 0x3007)
+    return re.compile(f"[{unspaced}][{marks}]*|[^\\W{unspaced}](?:[^\\W{unspaced}]|[{marks}])*")
+
+
+_TOKEN = _pattern()
+# bytes of ASCII text to bytes of lower-case words, all else to spaces: several times as fast as a pattern
+_ASCII_WORDS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or chr(c) == "_" else 0x20 for c in range(128)) * 2
+
+
+def tokenize(text: str) -> list[str]:
+    """The tokens of a text, in order, duplicates kept."""
+    return [token.decode() for token in _words(text).split()]
+
+
+def _words(text: str) -> bytes:
+    """The tokens as UTF-8, with spaces between them."""
+    if text.isascii():
+        return text.encode().translate(_ASCII_WORDS)
+    # folding may undo the normalisation, hence a second one
+    folded = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
+    return " ".join(_TOKEN.findall(unicodedata.normalize("NFKC", folded))).encode()
+
+
+def token_hashes(text: str) -> UInt32[np.ndarray, " n"]:
+    """The tokens of a text as XXH32 of their UTF-8 bytes, in order; 0 is padding, so a token never is."""
+    return _hashed([text], len(text) + 1)[0]
+
+
+def packed_tokens(text: str) -> bytes:
+    """The first MAX_TOKENS hashed tokens of a text, uint32 little-endian: the form of `events.Post.tokens`."""
+    return packed_tokens_of([text])[0]
+
+
+def packed_tokens_of(texts: Sequence[str]) -> list[bytes]:
+    """`packed_tokens` of each text, in a fraction of the time."""
+    hashes, counts = _hashed(texts, MAX_TOKENS)
+    packed, ends = hashes.astype("<u4").tobytes(), np.cumsum(4 * counts).tolist()
+    return [packed[begin:end] for begin, end in pairwise([0, *ends])]
+
+
+def _hashed(texts: Sequence[str], limit: int) -> tuple[UInt32[np.ndarray, " t"], Int64[np.ndarray, " n"]]:
+    """The hashes of the first `limit` tokens of each text, one after another, and how many each has."""
+    words = [_words(text) for text in texts]
+    raw = np.frombuffer(b"".join(words), np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))
+    hashes, counts = np.empty((len(raw) + len(words)) // 2, np.uint32), np.empty(len(words), np.int64)
+    return hashes[: hash_words(raw, ends, limit, hashes, counts)], counts
+
+
+def padded_tokens(packed: Sequence[bytes]) -> UInt32[np.ndarray, "n 64"]:
+    """The packed tokens of n posts as rows, padded with 0."""
+    tokens = np.zeros((len(packed), MAX_TOKENS), np.uint32)
+    for row, of_post in zip(tokens, packed, strict=True):
+        hashes = np.frombuffer(of_post, "<u4")[:MAX_TOKENS]
+        row[: len(hashes)] = hashes
+    return tokens
+
+
+def contains_sequence(tokens: UInt32[np.ndarray, "n t"], phrase: UInt32[np.ndarray, " k"]) -> Bool[np.ndarray, " n"]:
+    """Which rows contain the phrase, token for token and uninterrupted; none contain an empty phrase.
+
+    Args:
+        tokens: hashed tokens, a row each, padded with 0.
+        phrase: hashed tokens, without padding.
+
+    """
+    starts = tokens.shape[1] - len(phrase) + 1
+    if not 0 < len(phrase) <= tokens.shape[1]:
+        return np.zeros(len(tokens), dtype=bool)
+    found = tokens[:, :starts] == phrase[0]
+    for offset in range(1, len(phrase)):
+        found &= tokens[:, offset : offset + starts] == phrase[offset]
+    return np.asarray(found.any(axis=1))

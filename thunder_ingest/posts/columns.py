@@ -1,0 +1,158 @@
+"""Posts as columns: one structure of arrays, which is what the request path works on."""
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32, UInt64
+
+from thunder_ingest.events import ACTIONS, Post
+from thunder_ingest.events.text import MAX_TOKENS, token_hashes
+
+TOTALS: Final = len(ACTIONS) + 1
+"""Running totals of a post: one for each of ACTIONS, then impressions."""
+
+
+class PostColumns(NamedTuple):
+    """n posts, an array for each property; ids are 0 where there is none, and a row of zeros is no post."""
+
+    post_id: Int64[np.ndarray, " n"]
+    author_id: Int64[np.ndarray, " n"]
+    created_at: Int64[np.ndarray, " n"]  # epoch ms
+    kind: UInt8[np.ndarray, " n"]  # index into events.KINDS
+    conversation_id: Int64[np.ndarray, " n"]
+    in_reply_to_post_id: Int64[np.ndarray, " n"]
+    in_reply_to_author_id: Int64[np.ndarray, " n"]
+    source_post_id: Int64[np.ndarray, " n"]
+    source_author_id: Int64[np.ndarray, " n"]
+    photos: Int32[np.ndarray, " n"]
+    video_ms: Int32[np.ndarray, " n"]
+    subscriber_only: Bool[np.ndarray, " n"]
+    labels: UInt64[np.ndarray, " n"]  # a bit for each label, see PostStore.label_mask
+    lang: UInt16[np.ndarray, " n"]  # see PostStore.language
+    tokens: UInt32[np.ndarray, "n 64"]  # padded with 0
+    totals: Int32[np.ndarray, "n 20"]  # ACTIONS in order, then impressions
+
+
+class PostFacts(NamedTuple):
+    """The few columns that decide whether a post may be shown; like those of the same names in `PostColumns`."""
+
+    post_id: Int64[np.ndarray, " n"]
+    author_id: Int64[np.ndarray, " n"]
+    subscriber_only: Bool[np.ndarray, " n"]
+    labels: UInt64[np.ndarray, " n"]
+
+
+class StoredColumns(NamedTuple):
+    """The same as the store keeps it, row by row: authors as slots, tokens as pieces of an arena, totals elsewhere.
+
+    The last row is never written, so that row -1 reads as no post.
+    """
+
+    post_id: Int64[np.ndarray, " rows"]
+    created_at: Int64[np.ndarray, " rows"]
+    author: Int32[np.ndarray, " rows"]
+    kind: UInt8[np.ndarray, " rows"]
+    conversation_id: Int64[np.ndarray, " rows"]
+    in_reply_to_post_id: Int64[np.ndarray, " rows"]
+    in_reply_to_author_id: Int64[np.ndarray, " rows"]
+    source_post_id: Int64[np.ndarray, " rows"]
+    source_author_id: Int64[np.ndarray, " rows"]
+    photos: UInt16[np.ndarray, " rows"]
+    video_ms: Int32[np.ndarray, " rows"]
+    subscriber_only: Bool[np.ndarray, " rows"]
+    labels: UInt64[np.ndarray, " rows"]
+    lang: UInt16[np.ndarray, " rows"]
+    text: Int32[np.ndarray, " rows"]
+    words: UInt16[np.ndarray, " rows"]
+
+
+_STORED: Final = StoredColumns._make(
+    ("i8", "i8", "i4", "u1", "i8", "i8", "i8", "i8", "i8", "u2", "i4", "?", "u8", "u2", "i4", "u2")
+)
+PLAIN: Final = (
+    "created_at",
+    "kind",
+    "conversation_id",
+    "in_reply_to_post_id",
+    "in_reply_to_author_id",
+    "source_post_id",
+    "source_author_id",
+    "photos",
+    "video_ms",
+    "subscriber_only",
+)
+"""The columns that are as the post says."""
+
+
+def zeros(n: int) -> PostColumns:
+    """Columns of n rows that are no posts."""
+    wide = {
+        "tokens": ("u4", (n, MAX_TOKENS)),
+        "totals": ("i4", (n, TOTALS)),
+        "author_id": ("i8", n),
+        "photos": ("i4", n),
+    }
+    types = _STORED._asdict()
+    columns = {name: wide.get(name) or (types[name], n) for name in PostColumns._fields}
+    return PostColumns(**{name: np.zeros(shape, dtype) for name, (dtype, shape) in columns.items()})
+
+
+def stored_zeros(rows: int) -> StoredColumns:
+    """Columns of rows that are no posts."""
+    return StoredColumns(*(np.zeros(rows, dtype) for dtype in _STORED))
+
+
+class PostBatch(NamedTuple):
+    """Live posts on their way into the store: what they say of themselves, as arrays, read before any lock is taken.
+
+    What few posts have stands beside the arrays, by the post's place: labels that are on, ids published as text.
+    """
+
+    post_id: Int64[np.ndarray, " n"]
+    author_id: Int64[np.ndarray, " n"]
+    plain: dict[str, Int64[np.ndarray, " n"]]  # PLAIN, each within what its stored column holds
+    tokens: UInt32[np.ndarray, " t"]
+    words: Int64[np.ndarray, " n"]
+    langs: list[str]
+    lang: Int64[np.ndarray, " n"]  # which of `langs`
+    labels: dict[int, list[str]]
+    forms: dict[int, tuple[str | None, str | None]]
+
+
+def as_stored(name: str, column: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """A plain column within what the store keeps of it."""
+    return np.minimum(column, np.iinfo(np.uint16).max) if name == "photos" else column
+
+
+def batch_of(posts: Sequence[Post]) -> PostBatch:
+    """Read posts into arrays; of a text longer than the columns all tokens are taken."""
+    whole = [
+        post.tokens if len(post.tokens) < 4 * MAX_TOKENS else token_hashes(post.text).tobytes() or post.tokens
+        for post in posts
+    ]
+    langs: dict[str, int] = {}
+    return PostBatch(
+        post_id=_integers("post_id", posts),
+        author_id=_integers("author_id", posts),
+        plain={name: as_stored(name, _integers(name, posts)) for name in PLAIN},
+        tokens=np.frombuffer(b"".join(whole), "<u4").astype(np.uint32, copy=False),
+        words=np.fromiter(map(len, whole), np.int64, len(whole)) // 4,
+        lang=np.array([langs.setdefault(post.lang, len(langs)) for post in posts], np.int64),
+        langs=list(langs),
+        labels={
+            place: [label for label, at in post.labels.items() if at > 0]
+            for place, post in enumerate(posts)
+            if post.labels
+        },
+        forms={
+            place: (post.post_form, post.author_form)
+            for place, post in enumerate(posts)
+            if post.post_form is not None or post.author_form is not None
+        },
+    )
+
+
+def _integers(name: str, posts: Sequence[Post]) -> Int64[np.ndarray, " n"]:
+    return np.fromiter(map(attrgetter(name), posts), np.int64, len(posts))

@@ -1,0 +1,234 @@
+"""What a reply or a repost is depends on the post that it refers to: decided when posts come and go, not when read.
+
+Each stored reply and repost stands in a chain of those that refer to the same post, which hangs at that post's id
+whether it is stored or not: a parent that comes late, changes, is deleted or restored finds its replies there.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32
+
+from thunder_ingest.events import ORIGINAL, QUOTE, REPLY, REPOST
+from thunder_ingest.kernels.compiled import inlined, kernel
+from thunder_ingest.kernels.id_table import FIRST, SECOND, IdTable, claim, place_of, release
+from thunder_ingest.posts.author_index import AuthorIndex
+from thunder_ingest.posts.columns import StoredColumns
+
+HIDDEN: Final[Any] = np.uint32(0)
+"""The state of a reply that nobody is shown; else it is ALWAYS, or the slot of an author to be followed, plus one."""
+ALWAYS: Final[Any] = np.uint32(0xFFFFFFFF)
+NOBODY: Final[Any] = np.uint32(0)
+"""The state of a repost whose source's author is not known; else it is CHECK, or `fingerprint` of that author."""
+CHECK: Final[Any] = np.uint32(0xFFFFFFFF)
+
+_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+_HALF: Final = np.uint64(32)
+
+
+class References(NamedTuple):
+    """Of each row: its state, whether it is a video, and its neighbours in the chain, plus one."""
+
+    state: UInt32[np.ndarray, " rows"]
+    is_video: Bool[np.ndarray, " rows"]
+    following: Int32[np.ndarray, " rows"]
+    preceding: Int32[np.ndarray, " rows"]
+
+
+class Stored(NamedTuple):
+    """What decides about replies and reposts, in one argument."""
+
+    ids: IdTable  # post id → row + 1, first of the chain + 1
+    author_ids: Int64[np.ndarray, " slots"]
+    post_id: Int64[np.ndarray, " rows"]
+    author: Int32[np.ndarray, " rows"]
+    kind: UInt8[np.ndarray, " rows"]
+    conversation_id: Int64[np.ndarray, " rows"]
+    parent_id: Int64[np.ndarray, " rows"]
+    source_id: Int64[np.ndarray, " rows"]
+    source_author_id: Int64[np.ndarray, " rows"]
+    photos: UInt16[np.ndarray, " rows"]
+    video_ms: Int32[np.ndarray, " rows"]
+
+
+def references(rows: int) -> References:
+    """Of rows that are no posts."""
+    links = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+    return References(np.zeros(rows, np.uint32), np.zeros(rows, np.bool_), *links)
+
+
+def stored(ids: IdTable, authors: AuthorIndex, columns: StoredColumns) -> Stored:
+    """The arrays that decide."""
+    return Stored(
+        ids,
+        authors.ids,
+        columns.post_id,
+        columns.author,
+        columns.kind,
+        columns.conversation_id,
+        columns.in_reply_to_post_id,
+        columns.source_post_id,
+        columns.source_author_id,
+        columns.photos,
+        columns.video_ms,
+    )
+
+
+@inlined
+def row_in(keys: Int64[np.ndarray, "places 2"], values: Int32[np.ndarray, "places 4"], post_id: int) -> int:
+    """The row of a post in the two views of an `IdTable`, -1 where it is not stored."""
+    at = place_of(keys, post_id)
+    return values[at, FIRST] - 1 if at >= 0 else -1
+
+
+@inlined
+def row_of(ids: IdTable, post_id: int) -> int:
+    """The row of a post, -1 where it is not stored; in loops `row_in` is quicker."""
+    return row_in(ids.keys, ids.values, post_id)
+
+
+@inlined
+def fingerprint(author_id: int) -> int:
+    """A number of 32 bits, neither NOBODY nor CHECK, that is the same for the same author."""
+    mixed = np.uint32((np.uint64(author_id) * _MIX) >> _HALF)
+    print_: Any = np.uint32(min(max(mixed, np.uint32(1)), np.uint32(0xFFFFFFFE)))
+    return print_
+
+
+@inlined
+def _refers_to(s: Stored, row: int) -> int:
+    if s.kind[row] == REPLY:
+        return s.parent_id[row]
+    return s.source_id[row] if s.kind[row] == REPOST else 0
+
+
+@inlined
+def _begins_a_conversation(kind: int) -> bool:
+    return kind in (ORIGINAL, QUOTE)
+
+
+@kernel
+def decide(s: Stored, r: References, rows: Int64[np.ndarray, " n"], min_video_ms: int) -> None:
+    """What rows are, after they have been written or what they refer to has changed."""
+    kind = s.kind
+    for row in rows:
+        if kind[row] == REPLY:
+            r.state[row] = _reply_state(s, row)
+        elif kind[row] == REPOST:
+            r.state[row] = _repost_state(s, row)
+    _decide_videos(s, r.is_video, rows, min_video_ms)
+
+
+@kernel
+def _reply_state(s: Stored, row: int) -> int:
+    """A reply shows if its parent is stored and is no reply or repost, or answers the root and is by someone followed.
+
+    Where an app names no conversation, a parent that answers a stored post that is no reply answers the root.
+    """
+    parent = row_of(s.ids, s.parent_id[row])
+    if parent < 0 or s.kind[parent] == REPOST:
+        return HIDDEN
+    if _begins_a_conversation(s.kind[parent]):
+        return ALWAYS
+    root = s.conversation_id[row] if s.conversation_id[row] != 0 else s.conversation_id[parent]
+    if root == 0:
+        above = row_of(s.ids, s.parent_id[parent])
+        if above >= 0 and _begins_a_conversation(s.kind[above]):
+            root = s.post_id[above]
+    if root == 0 or s.parent_id[parent] != root:
+        return HIDDEN
+    state: Any = np.uint32(s.author[parent] + 1)
+    return state
+
+
+@kernel
+def _repost_state(s: Stored, row: int) -> int:
+    source = row_of(s.ids, s.source_id[row])
+    named = s.source_author_id[row]
+    known = s.author_ids[s.author[source]] if source >= 0 else 0
+    if named != 0 and known != 0 and named != known:
+        return CHECK
+    author = known if named == 0 else named
+    return NOBODY if author == 0 else fingerprint(author)
+
+
+@kernel
+def _decide_videos(
+    s: Stored, is_video: Bool[np.ndarray, " rows"], rows: Int64[np.ndarray, " n"], min_video_ms: int
+) -> None:
+    """Which rows show a single video, long enough, that is no reply; a repost shows what its source does."""
+    kind, photos, video_ms, source_id = s.kind, s.photos, s.video_ms, s.source_id
+    keys, values = s.ids.keys, s.ids.values
+    for row in rows:
+        shown = row_in(keys, values, source_id[row]) if kind[row] == REPOST else row
+        is_video[row] = (
+            shown >= 0
+            and _begins_a_conversation(kind[shown])
+            and photos[shown] == 0
+            and video_ms[shown] >= min_video_ms
+        )
+
+
+@kernel
+def referring(
+    ids: IdTable,
+    kind: UInt8[np.ndarray, " rows"],
+    post_id: Int64[np.ndarray, " rows"],
+    following: Int32[np.ndarray, " rows"],
+    post_ids: Int64[np.ndarray, " n"],
+) -> Int64[np.ndarray, " k"]:
+    """The rows that a change of posts may concern: what refers to them, and the replies to the replies among those."""
+    keys, values = ids.keys, ids.values
+    rows = np.empty(len(post_ids) + 1, np.int64)
+    found = 0
+    for changed in post_ids:
+        at = place_of(keys, changed)
+        child = values[at, SECOND] - 1 if at >= 0 else -1
+        while child >= 0:
+            at = place_of(keys, post_id[child])
+            grandchild = values[at, SECOND] - 1 if kind[child] == REPLY else -1
+            row = child
+            while row >= 0:
+                if found == len(rows):
+                    rows = np.append(rows, np.empty_like(rows))
+                rows[found] = row
+                found += 1
+                row = grandchild
+                grandchild = following[row] - 1 if row >= 0 else -1
+            child = following[child] - 1
+    return rows[:found]
+
+
+@kernel
+def link(s: Stored, r: References, rows: Int64[np.ndarray, " n"]) -> None:
+    """Enter rows into the chains of what they refer to; there is room for their ids."""
+    for row in rows:
+        referred = _refers_to(s, row)
+        if referred == 0:
+            continue
+        at = claim(s.ids, referred)
+        first = s.ids.values[at, SECOND]
+        r.following[row] = first
+        r.preceding[row] = 0
+        if first:
+            r.preceding[first - 1] = row + 1
+        s.ids.values[at, SECOND] = row + 1
+
+
+@kernel
+def unlink(s: Stored, r: References, rows: Int64[np.ndarray, " n"]) -> None:
+    """Take rows out of their chains; an id that is neither stored nor referred to any more is forgotten."""
+    for row in rows:
+        referred = _refers_to(s, row)
+        if referred == 0:
+            continue
+        before, after = r.preceding[row], r.following[row]
+        if after:
+            r.preceding[after - 1] = before
+        if before:
+            r.following[before - 1] = after
+        else:
+            at = place_of(s.ids.keys, referred)
+            s.ids.values[at, SECOND] = after
+            if after == 0 and s.ids.values[at, FIRST] == 0:
+                release(s.ids, at)

@@ -1,0 +1,284 @@
+"""The rows of the post store: where a post stands, and everything that is kept in step with it."""
+
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt32
+
+from thunder_ingest.counts.stored_totals import PostTotals
+from thunder_ingest.events import PostCounts
+from thunder_ingest.events.text import MAX_TOKENS
+from thunder_ingest.kernels.compiled import kernel
+from thunder_ingest.kernels.id_table import FIRST, SECOND, IdTable, claim, id_table, place_of, release, with_room
+from thunder_ingest.posts import author_index, token_arena
+from thunder_ingest.posts import timeline as post_log
+from thunder_ingest.posts.author_index import AuthorIndex, longer, slots_for, with_more_entries, with_slots
+from thunder_ingest.posts.codes import LabelBits, LanguageCodes
+from thunder_ingest.posts.columns import PLAIN, PostBatch, PostColumns, PostFacts, StoredColumns, stored_zeros
+from thunder_ingest.posts.references import References, decide, link, references, referring, row_in, stored, unlink
+from thunder_ingest.posts.timeline import PostLog
+
+_FIRST_CAPACITY: Final = 1024
+_PLACED_BY: Final = ("created_at", "kind", "conversation_id", "in_reply_to_post_id", "source_post_id")
+_SHOWN_BY: Final = ("source_author_id", "photos", "video_ms")
+
+
+class PostRows:
+    """Columns that grow, and the indexes over them. Knows no lock; `min_video_ms` is how long a video has to be.
+
+    Rows are taken again in the order in which they became free, so that posts of one time tend to stand together.
+    """
+
+    def __init__(self, min_video_ms: int) -> None:
+        self.columns = stored_zeros(_FIRST_CAPACITY + 1)
+        self.references: References = references(_FIRST_CAPACITY + 1)
+        self.totals = PostTotals(_FIRST_CAPACITY + 1)
+        self.ids: IdTable = id_table()  # post id → row + 1, first row that refers to it + 1
+        self.authors: AuthorIndex = author_index.author_index()
+        self.log: PostLog = post_log.post_log()
+        self.arena = token_arena.token_arena()
+        self.labels = LabelBits()
+        self.languages = LanguageCodes()
+        self.string_forms: dict[int, tuple[str | None, str | None]] = {}
+        self.stored = 0
+        self._min_video_ms = min_video_ms
+        self._used = 0
+        self._free = np.zeros(0, np.int64)
+
+    def of(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The rows of posts, -1 where a post is not stored; any shape."""
+        rows = np.empty(post_ids.shape, np.int64)
+        find_rows(self.ids, np.ascontiguousarray(post_ids, np.int64).reshape(-1), rows.reshape(-1))
+        return rows
+
+    def take(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
+        """A copy of rows, with the authors that an event left out filled in where that post is stored."""
+        s = self.columns
+        post_id = s.post_id[rows]
+        posts = PostColumns(
+            post_id=post_id,
+            author_id=self._author_ids(rows, post_id),
+            photos=s.photos[rows].astype(np.int32),
+            tokens=self.tokens(rows),
+            totals=self.totals.take(rows),
+            **{name: getattr(s, name)[rows] for name in (*PLAIN, "labels", "lang") if name != "photos"},
+        )
+        self._fill_author(posts.source_author_id, posts.source_post_id)
+        self._fill_author(posts.in_reply_to_author_id, posts.in_reply_to_post_id)
+        return posts
+
+    def facts(self, rows: Int64[np.ndarray, " n"]) -> PostFacts:
+        """A copy of the few columns that decide whether a post may be shown."""
+        s = self.columns
+        post_id = s.post_id[rows]
+        return PostFacts(post_id, self._author_ids(rows, post_id), s.subscriber_only[rows], s.labels[rows])
+
+    def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
+        """A copy of the first tokens of texts, padded with 0."""
+        tokens = np.zeros((len(rows), MAX_TOKENS), np.uint32)
+        token_arena.padded(self.arena, rows, self.columns.text, self.columns.words, tokens)
+        return tokens
+
+    def _author_ids(self, rows: Int64[np.ndarray, " n"], post_id: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        return np.where(post_id != 0, self.authors.ids[self.columns.author[rows]], 0)
+
+    def make_room(self, batch: PostBatch) -> None:
+        """Move what is too small for a batch into larger arrays; whoever reads meanwhile reads the same from either."""
+        n = len(batch.post_id)
+        self.ids = with_room(self.ids, 2 * n)  # a post, and what it refers to
+        self.authors = with_slots(self.authors, n)
+        self.log = post_log.with_room(self.log, n)
+        self.arena = token_arena.with_room(self.arena, batch.words)
+        capacity = len(self.columns.post_id) - 1
+        needed = self._used + max(n - len(self._free), 0)
+        if needed > capacity:
+            capacity = max(needed, capacity * 2)  # what is not written to costs no memory
+            self.totals.grow(capacity + 1)
+            self.references = References(*(longer(column, capacity + 1) for column in self.references))
+            self.columns = StoredColumns(*(longer(column, capacity + 1) for column in self.columns))
+
+    def put(self, batch: PostBatch) -> Int64[np.ndarray, " k"]:
+        """Write posts, each once, in their rows or in new ones, for which there is room; returns the new rows."""
+        n = len(batch.post_id)
+        rows, is_new = np.empty(n, np.int64), np.empty(n, np.bool_)
+        first_seen(self.ids, batch.post_id, is_new)
+        new = self._take_rows(int(is_new.sum()))
+        claim_rows(self.ids, batch.post_id, is_new, new, rows)
+        if new.size < n:
+            self._clear_beside(rows[~is_new])
+        moved = self._moved(rows, is_new, batch)
+        self._detach(rows[moved & ~is_new])
+        self._assign_authors(rows[moved], batch.author_id[moved])
+        self._write(rows, batch)
+        self.totals.begin(new)
+        self._attach(rows[moved])
+        self._decide(np.concatenate([rows, self._referring(batch.post_id[moved])]))
+        return new
+
+    def drop(self, rows: Int64[np.ndarray, " n"]) -> None:
+        """Clear the rows of stored posts, each named once."""
+        if len(rows) == 0:
+            return
+        post_ids = self.columns.post_id[rows]
+        self._detach(rows)
+        self._clear_beside(rows)
+        token_arena.put_back(self.arena, rows, self.columns.text, self.columns.words)
+        self.totals.clear(rows)
+        for column in (*self.columns, *self.references):
+            column[rows] = 0
+        forget(self.ids, post_ids)
+        self._decide(self._referring(post_ids))
+        self._free = np.concatenate([self._free, rows])
+        self.stored -= len(rows)
+
+    def counts(self, rows: Int64[np.ndarray, " n"]) -> list[PostCounts]:
+        """The running totals of stored posts."""
+        records = zip(
+            self.columns.post_id[rows].tolist(),
+            self.totals.at[rows].tolist(),
+            self.totals.take(rows).tolist(),
+            strict=True,
+        )
+        return [PostCounts(post_id=post_id, at=at, totals=totals) for post_id, at, totals in records]
+
+    def contain(self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]) -> Bool[np.ndarray, " n"]:
+        """Which posts have a phrase in their text."""
+        found = np.zeros(len(rows), np.bool_)
+        if len(phrase):
+            token_arena.contain(self.arena, rows, self.columns.text, self.columns.words, phrase, found)
+        return found
+
+    # --- parts of `put` and `drop` ----------------------------------------------------------------------------------
+
+    def _take_rows(self, n: int) -> Int64[np.ndarray, " n"]:
+        again, self._free = self._free[:n], self._free[n:]
+        fresh = np.arange(self._used, self._used + n - len(again))
+        self._used += len(fresh)
+        self.stored += n
+        return np.concatenate([again, fresh])
+
+    def _moved(
+        self, rows: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"], batch: PostBatch
+    ) -> Bool[np.ndarray, " n"]:
+        """Which posts are new or differ in what other posts, or their place, depend on."""
+        if is_new.all():
+            return is_new
+        moved = is_new | (self.authors.ids[self.columns.author[rows]] != batch.author_id)
+        for name in (*_PLACED_BY, *_SHOWN_BY):
+            moved |= getattr(self.columns, name)[rows] != batch.plain[name]
+        return np.asarray(moved)
+
+    def _assign_authors(self, rows: Int64[np.ndarray, " n"], author_ids: Int64[np.ndarray, " n"]) -> None:
+        slots = np.empty(len(rows), np.int32)
+        slots_for(self.authors, author_ids, slots)
+        self.columns.author[rows] = slots
+
+    def _write(self, rows: Int64[np.ndarray, " n"], batch: PostBatch) -> None:
+        at = _span(rows)
+        self.columns.post_id[at] = batch.post_id
+        for name, column in batch.plain.items():
+            getattr(self.columns, name)[at] = column
+        self.columns.labels[at] = 0
+        for place, labels in batch.labels.items():
+            self.columns.labels[rows[place]] = self.labels.mask(labels)
+        codes = np.array([self.languages.code(lang) for lang in batch.langs], np.uint16)
+        self.columns.lang[at] = codes[batch.lang]
+        self.string_forms.update((int(rows[place]), forms) for place, forms in batch.forms.items())
+        token_arena.store(self.arena, rows, batch.tokens, batch.words, self.columns.text, self.columns.words)
+
+    def _attach(self, rows: Int64[np.ndarray, " n"]) -> None:
+        s = self.columns
+        rows = self._oldest_first(rows)
+        post_log.merge(self.log, rows, s.created_at, s.post_id, s.author, s.kind)
+        by_author, entered = self._author_by_author(rows), 0
+        while True:
+            entered = author_index.merge(self.authors, by_author, entered, s.created_at, s.post_id, s.author, s.kind)
+            if entered == len(rows):
+                break
+            self.authors = with_more_entries(self.authors)
+        link(stored(self.ids, self.authors, s), self.references, rows)
+
+    def _detach(self, rows: Int64[np.ndarray, " n"]) -> None:
+        s = self.columns
+        if len(rows):
+            unlink(stored(self.ids, self.authors, s), self.references, rows)
+            rows = self._oldest_first(rows)
+            post_log.take_out(self.log, rows, s.created_at, s.post_id)
+            author_index.take_out(self.authors, self._author_by_author(rows), s.created_at, s.post_id, s.author)
+
+    def _referring(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
+        return referring(self.ids, self.columns.kind, self.columns.post_id, self.references.following, post_ids)
+
+    def _decide(self, rows: Int64[np.ndarray, " n"]) -> None:
+        decide(stored(self.ids, self.authors, self.columns), self.references, rows, self._min_video_ms)
+
+    def _oldest_first(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        at = _span(rows)
+        created_at = self.columns.created_at[at]
+        if (created_at[1:] > created_at[:-1]).all():  # as most batches come
+            return rows
+        return rows[np.lexsort((self.columns.post_id[at], created_at))]
+
+    def _author_by_author(self, oldest_first: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The same rows, of each author still oldest first."""
+        return oldest_first[np.argsort(self.columns.author[oldest_first], kind="stable")]
+
+    def _clear_beside(self, rows: Int64[np.ndarray, " n"]) -> None:
+        if self.string_forms:
+            for row in rows.tolist():
+                self.string_forms.pop(row, None)
+
+    def _fill_author(self, author_ids: Int64[np.ndarray, " n"], post_ids: Int64[np.ndarray, " n"]) -> None:
+        gaps = np.flatnonzero((author_ids == 0) & (post_ids != 0))
+        rows = self.of(post_ids[gaps])
+        author_ids[gaps] = np.where(rows >= 0, self.authors.ids[self.columns.author[rows]], 0)
+
+
+def _span(rows: Int64[np.ndarray, " n"]) -> slice | Int64[np.ndarray, " n"]:
+    """Rows as a slice where they follow each other, as new ones do: several times as fast to write and to read."""
+    follow = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all()
+    return slice(int(rows[0]), int(rows[-1]) + 1) if follow else rows
+
+
+@kernel
+def find_rows(ids: IdTable, post_ids: Int64[np.ndarray, " n"], rows: Int64[np.ndarray, " n"]) -> None:
+    """The rows of posts, -1 where a post is not stored."""
+    keys, values = ids.keys, ids.values
+    for i in range(len(post_ids)):
+        rows[i] = row_in(keys, values, post_ids[i])
+
+
+@kernel
+def first_seen(ids: IdTable, post_ids: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"]) -> None:
+    """Which posts are not stored."""
+    keys, values = ids.keys, ids.values
+    for i in range(len(post_ids)):
+        is_new[i] = row_in(keys, values, post_ids[i]) < 0
+
+
+@kernel
+def claim_rows(
+    ids: IdTable,
+    post_ids: Int64[np.ndarray, " n"],
+    is_new: Bool[np.ndarray, " n"],
+    new: Int64[np.ndarray, " k"],
+    rows: Int64[np.ndarray, " n"],
+) -> None:
+    """The rows of posts; those that are not stored get the new ones."""
+    taken = 0
+    for i in range(len(post_ids)):
+        at = claim(ids, post_ids[i])
+        if is_new[i]:
+            ids.values[at, FIRST] = new[taken] + 1
+            taken += 1
+        rows[i] = ids.values[at, FIRST] - 1
+
+
+@kernel
+def forget(ids: IdTable, post_ids: Int64[np.ndarray, " n"]) -> None:
+    """Posts are stored no more; an id that others refer to stays."""
+    for post_id in post_ids:
+        at = place_of(ids.keys, post_id)
+        ids.values[at, FIRST] = 0
+        if ids.values[at, SECOND] == 0:
+            release(ids, at)

@@ -1,0 +1,282 @@
+"""Thunder's in-memory store: every servable post, as columns, replicated from `thunder-posts` and `post-counts`.
+
+A replica thread writes, the request path reads; both take `lock`, a writer only for the compiled part of its work on a
+batch of at most BATCH posts, not while it reads the posts or moves columns into larger ones. A row means a post only
+while the lock is held: whoever reads in several steps holds it over all of them, and does not write meanwhile.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt32
+
+from thunder_ingest.events import Post, PostCounts, pack
+from thunder_ingest.posts.author_index import sums_of
+from thunder_ingest.posts.columns import PostBatch, PostColumns, PostFacts, batch_of
+from thunder_ingest.posts.in_network import Posts, Scratch, StoreLimits, asked, scratch, select
+from thunder_ingest.posts.packed_records import unpack_plain
+from thunder_ingest.posts.popularity import most_popular
+from thunder_ingest.posts.rows import PostRows
+from thunder_ingest.posts.timeline import BEGIN, END, position
+
+__all__ = ["PostColumns", "PostStore", "StoreLimits"]
+
+_MAX_EARLY_COUNTS: Final = 65_536
+BATCH: Final = 1_000
+"""Posts that are written while readers wait: a millisecond or two."""
+
+
+class PostStore:
+    """The servable posts. `newest_at`, the newest event time that any record has shown, is the log's own clock.
+
+    A post takes about 250 bytes, whatever it is, and 4 for each token: 84 of columns, 56 of counts, 13 of what refers
+    to what, 8 in the log, and the indexes by id and by author, which are a third to two thirds full. String ids are
+    kept beside that. Rows, blocks and texts of posts that are gone are used again, so memory is that of the most posts
+    that were stored at one time. Expiry is the writer's work: a read begins behind what is too old, which it finds by
+    binary search, and meets nothing that was dropped.
+    """
+
+    def __init__(self, limits: StoreLimits | None = None) -> None:
+        self.limits = limits or StoreLimits()
+        self.lock = threading.RLock()
+        self._writing = threading.RLock()  # taken before `lock`
+        self.newest_at = 0
+        self._rows = PostRows(self.limits.min_video_ms)
+        self._scratch = scratch(1, 1)
+        self._early_counts: dict[int, PostCounts] = {}  # oldest arrival first
+
+    def __len__(self) -> int:
+        return self._rows.stored
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def apply(self, posts: Sequence[Post]) -> None:
+        """Take over records of `thunder-posts`, each post's in the order of the log; what is not live is removed."""
+        latest = {post.post_id: post for post in posts}
+        newest_at = max((max(post.at, post.deleted_at) for post in posts), default=0)
+        self.remove([post.post_id for post in latest.values() if not post.is_live])
+        live = (post for post in latest.values() if post.is_live)
+        while some := list(islice(live, BATCH)):
+            self._put(batch_of(some))
+        with self.lock:
+            self.newest_at = max(self.newest_at, newest_at)
+
+    def apply_packed(self, values: Sequence[bytes]) -> tuple[int, list[int]]:
+        """Take over those packed records of different posts that are plain, which most are, without decoding each.
+
+        Returns:
+            the time at which the newest of them was created, and the places of the others, which are still to be
+            applied.
+
+        """
+        newest_created_at, others = 0, []
+        for begin in range(0, len(values), BATCH):
+            read = unpack_plain(values[begin : begin + BATCH])
+            self._put(read.batch)
+            newest_created_at = max(newest_created_at, read.newest_created_at)
+            others += [begin + place for place in read.others]
+            with self.lock:
+                self.newest_at = max(self.newest_at, read.newest_at)
+        return newest_created_at, others
+
+    def remove(self, post_ids: Sequence[int]) -> None:
+        """Forget posts; what was counted is kept for a while, since a deleted post may be restored."""
+        unique = np.array(list(dict.fromkeys(post_ids)), np.int64)
+        with self._writing, self.lock:
+            rows = self._rows.of(unique)
+            rows = rows[rows >= 0]
+            for record in self._rows.counts(rows[self._rows.totals.at[rows] > 0]):
+                self._keep_early(record)
+            self._rows.drop(rows)
+
+    def apply_counts(self, records: Sequence[PostCounts]) -> None:
+        """Take over records of `post-counts`: the newest of a post wins, also where the post is still to come."""
+        latest: dict[int, PostCounts] = {}
+        for record in records:
+            known = latest.get(record.post_id)
+            if known is None or record.at >= known.at:
+                latest[record.post_id] = record
+        newest = list(latest.values())
+        post_ids, at = np.array(list(latest), np.int64), np.array([record.at for record in newest], np.int64)
+        with self._writing, self.lock:
+            self.newest_at = max(self.newest_at, int(at.max(initial=0)))
+            rows = self._rows.of(post_ids)
+            for place in np.flatnonzero(rows < 0).tolist():
+                self._keep_early(newest[place])
+            newer = np.flatnonzero((rows >= 0) & (at >= self._rows.totals.at[rows]))
+            self._rows.totals.put(rows[newer], [newest[place] for place in newer.tolist()])
+
+    def expire(self, now_ms: int) -> int:
+        """Forget posts that are too old to be candidates; returns how many."""
+        expired = 0
+        while rows := self._oldest(now_ms - self.limits.max_age_ms):
+            expired += rows
+        return expired
+
+    def warm_up(self) -> None:
+        """Compile, or load from the last time, all that readers and writers run; takes seconds the first time."""
+        store = PostStore(self.limits)
+        now_ms = 1_000_000_000_000
+        fields = {"kind": 1, "in_reply_to_post_id": 1, "tokens": b"word", "created_at": now_ms, "at": now_ms}
+        store.apply([Post(post_id=id_, author_id=id_, **fields) for id_ in (1, 2, 3)])  # type: ignore[arg-type]
+        store.apply_packed([pack(Post(post_id=4, author_id=4, created_at=now_ms, at=now_ms))])
+        none, one = np.zeros(0, np.int64), np.ones(1, np.int64)
+        for videos_only in (False, True):
+            store.in_network(one, 1, none, now_ms, videos_only=videos_only)
+        store.contains_phrase(store.rows_of(one), np.ones(1, np.uint32))
+        store.columns(store.popular(now_ms, 1))
+        store.author_views(one)
+        store.remove([1])
+        store.expire(now_ms * 2)
+
+    def _put(self, batch: PostBatch) -> None:
+        with self._writing:
+            self._rows.make_room(batch)
+            with self.lock:
+                self._put_early_counts(self._rows.put(batch))
+
+    def _put_early_counts(self, new: Int64[np.ndarray, " k"]) -> None:
+        if self._early_counts:
+            post_ids = self._rows.columns.post_id[new].tolist()
+            early = [(row, post_id) for row, post_id in enumerate(post_ids) if post_id in self._early_counts]
+            records = [self._early_counts.pop(post_id) for _, post_id in early]
+            self._rows.totals.put(new[[row for row, _ in early]], records)
+
+    def _oldest(self, oldest_ms: int) -> int:
+        """Drop a batch of the oldest posts; returns how many."""
+        with self._writing, self.lock:
+            log, stored = self._rows.log, self._rows.columns
+            begin = int(log.bounds[BEGIN])
+            end = min(position(log, stored.created_at, stored.post_id, oldest_ms, 0), begin + BATCH)
+            self._rows.drop(log.row[begin:end].astype(np.int64))
+            return end - begin
+
+    def _keep_early(self, record: PostCounts) -> None:
+        known = self._early_counts.get(record.post_id)
+        if record.at and (known is None or record.at >= known.at):
+            self._early_counts[record.post_id] = record
+            if len(self._early_counts) > _MAX_EARLY_COUNTS:
+                del self._early_counts[next(iter(self._early_counts))]
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def rows_of(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The rows of posts, -1 where a post is not stored; any shape of ids."""
+        with self.lock:
+            return self._rows.of(post_ids)
+
+    def columns(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
+        """A copy of some rows, in the order asked for; row -1 reads as zeros.
+
+        Authors of sources and of replied-to posts that an event left out are filled in where that post is stored.
+        """
+        with self.lock:
+            return self._rows.take(rows)
+
+    def facts(self, rows: Int64[np.ndarray, " n"]) -> PostFacts:
+        """The few columns that decide whether a post may be shown, like `columns` in a fifth of the time."""
+        with self.lock:
+            return self._rows.facts(rows)
+
+    def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
+        """The first tokens of some posts' texts, like `columns`."""
+        with self.lock:
+            return self._rows.tokens(rows)
+
+    def in_network(
+        self,
+        following: Int64[np.ndarray, " m"],
+        viewer: int,
+        excluded: Int64[np.ndarray, " k"],
+        now_ms: int,
+        limit: int | None = None,
+        *,
+        videos_only: bool = False,
+    ) -> Int64[np.ndarray, " r"]:
+        """The rows of posts by followed authors that may be candidates, newest first; the rules are `in_network`'s."""
+        following = np.ascontiguousarray(following, np.int64)
+        excluded = np.ascontiguousarray(excluded, np.int64)
+        with self.lock:
+            most = min(self.limits.max_results if limit is None else limit, len(self))
+            question = asked(viewer, now_ms - self.limits.max_age_ms, self.limits, most, videos_only=videos_only)
+            return select(self._posts(), self._room(), question, following, excluded)
+
+    def _posts(self) -> Posts:
+        rows, stored = self._rows, self._rows.columns
+        return Posts(
+            rows.ids,
+            rows.authors,
+            rows.log,
+            stored.post_id,
+            stored.created_at,
+            stored.author,
+            stored.source_post_id,
+            stored.source_author_id,
+            rows.references.state,
+            rows.references.is_video,
+        )
+
+    def _room(self) -> Scratch:
+        slots, rows = len(self._rows.authors.ids), len(self._rows.columns.post_id)
+        if len(self._scratch.seen) < slots or len(self._scratch.excluded) * 8 < rows:
+            self._scratch = scratch(slots, rows)
+        return self._scratch
+
+    def popular(self, now_ms: int, limit: int) -> Int64[np.ndarray, " r"]:
+        """The rows of originals and quotes that are liked and fresh, best first; the formula is `popularity`'s."""
+        with self.lock:
+            stored, log = self._rows.columns, self._rows.log
+            oldest = position(log, stored.created_at, stored.post_id, now_ms - self.limits.max_age_ms, 0)
+            entries = slice(oldest, int(log.bounds[END]))
+            rate = self._rows.totals.rate
+            return most_popular(
+                log.row[entries], log.tag[entries], rate, stored.created_at, stored.post_id, now_ms, limit
+            )
+
+    def author_views(self, author_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """How often all stored posts of each author were seen together, whatever their kind: the author's reach."""
+        views = np.empty(len(author_ids), np.int64)
+        with self.lock:
+            sums_of(self._rows.authors, np.ascontiguousarray(author_ids), self._rows.totals.impressions, views)
+        return views
+
+    def contains_phrase(
+        self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]
+    ) -> Bool[np.ndarray, " n"]:
+        """Which posts have the hashed tokens of a phrase in their text, uninterrupted; long texts are read whole."""
+        with self.lock:
+            return self._rows.contain(rows, phrase)
+
+    def forms(self, rows: Int64[np.ndarray, " n"]) -> list[tuple[str, str]]:
+        """The ids of posts and of their authors as they were published, as text."""
+        with self.lock:
+            stored = self._rows.columns
+            post_ids = stored.post_id[rows]
+            author_ids = np.where(post_ids != 0, self._rows.authors.ids[stored.author[rows]], 0)
+            integers = zip(post_ids.tolist(), author_ids.tolist(), strict=True)
+            strings = [self._rows.string_forms.get(row, (None, None)) for row in rows.tolist()]
+        return [
+            (post_form or str(post_id), author_form or str(author_id))
+            for (post_id, author_id), (post_form, author_form) in zip(integers, strings, strict=True)
+        ]
+
+    def language(self, code: int) -> str:
+        """The language tag of a code in `PostColumns.lang`."""
+        return self._rows.languages.name(code)
+
+    def languages_in(self, ranges: Iterable[str]) -> Int64[np.ndarray, " n"]:
+        """The codes, ascending, of the languages in some ranges (`en` has `en-GB` in it), as far as posts have them."""
+        return self._rows.languages.codes_in(ranges)
+
+    def label_mask(self, names: Iterable[str]) -> int:
+        """The bits of some labels in `PostColumns.labels`."""
+        with self.lock:
+            return self._rows.labels.mask(names)
+
+    def label_names(self, mask: int) -> list[str]:
+        """The labels that some bits of `PostColumns.labels` stand for."""
+        with self.lock:
+            return self._rows.labels.names(mask)

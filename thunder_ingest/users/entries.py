@@ -1,0 +1,155 @@
+"""What an event adds to the state of users, as small fixed-width entries that are only ever appended.
+
+The state of a user is a set of entries per kind; which of them count is decided when they are read, so that entries may
+come in any order and any number of times.
+"""
+
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+
+from thunder_ingest.events import (
+    ACTION_INDEX,
+    IMPRESSION,
+    Block,
+    Engagement,
+    EngagementEvent,
+    Follow,
+    GraphEvent,
+    Impression,
+    Mute,
+    MuteKeyword,
+    Subscribe,
+    Unblock,
+    Unfollow,
+    Unmute,
+    UnmuteKeyword,
+    Unsubscribe,
+    surface_code,
+)
+from thunder_ingest.events.ids import id64, published_form
+
+HISTORY: Final = np.dtype(
+    [
+        ("at", "<i8"),
+        ("post_id", "<i8"),
+        ("author_id", "<i8"),
+        ("dwell_ms", "<u4"),
+        ("action", "u1"),  # ACTION_INDEX, or IMPRESSION
+        ("undo", "u1"),
+        ("surface", "u1"),
+    ]
+)
+EDGE: Final = np.dtype([("at", "<i8"), ("target_id", "<i8"), ("undo", "u1")])
+VIEW: Final = np.dtype([("at", "<i8"), ("post_id", "<i8")])
+"""A post that was seen, or served."""
+
+EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscriptions")
+KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "seen_before", "served")
+"""A post that leaves the history goes to `seen`, later to `seen_before`."""
+
+_pack_history = struct.Struct("<qqqIBBB").pack
+_EDGE = struct.Struct("<qqB")
+_pack_view = struct.Struct("<qq").pack
+_KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
+
+# the kind that an edge belongs to with its user, with its target where that matters, and whether it is an undoing
+_EDGES: Final[dict[type, tuple[str, str | None, bool]]] = {
+    Follow: ("following", None, False),
+    Unfollow: ("following", None, True),
+    Block: ("blocks", "blocked_by", False),
+    Unblock: ("blocks", "blocked_by", True),
+    Mute: ("mutes", None, False),
+    Unmute: ("mutes", None, True),
+    Subscribe: ("subscriptions", None, False),
+    Unsubscribe: ("subscriptions", None, True),
+}
+
+
+class UserUpdate(NamedTuple):
+    """An entry to append: to which user (published form) and which of KINDS."""
+
+    user: str
+    kind: str
+    entry: bytes
+
+
+UserEntries: TypeAlias = defaultdict[str, defaultdict[str, list[bytes]]]
+"""Entries to append, by user and kind."""
+_kinds: Final[Callable[[], defaultdict[str, list[bytes]]]] = partial(defaultdict, list)
+
+
+def by_user(updates: Iterable[UserUpdate]) -> UserEntries:
+    """Updates, in any order, by user and kind."""
+    entries: UserEntries = defaultdict(_kinds)
+    for user, kind, entry in updates:
+        entries[user][kind].append(entry)
+    return entries
+
+
+def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
+    """The entries that an event adds; a block is an entry of both users."""
+    if isinstance(event, Impression | Engagement):
+        entries = entries_by_user([event])
+        return [UserUpdate(user, kind, each) for user, kinds in entries.items() for kind, (each,) in kinds.items()]
+    user = published_form(event.user_id)
+    if isinstance(event, MuteKeyword | UnmuteKeyword):
+        undo = isinstance(event, UnmuteKeyword)
+        return [UserUpdate(user, "keywords", keyword_entry(event.at, event.keyword, undo))]
+    kind, kind_of_target, undo = _EDGES[type(event)]
+    updates = [UserUpdate(user, kind, _EDGE.pack(event.at, id64(event.target_id), undo))]
+    if kind_of_target is not None:
+        entry = _EDGE.pack(event.at, id64(event.user_id), undo)
+        updates.append(UserUpdate(published_form(event.target_id), kind_of_target, entry))
+    return updates
+
+
+def entries_by_user(events: Iterable[EngagementEvent | GraphEvent]) -> UserEntries:
+    """What `updates_of` says of each event, by user and kind: the hot path of the engagements flow."""
+    entries: UserEntries = defaultdict(_kinds)
+    for event in events:
+        action, dwell_ms, undo = IMPRESSION, 0, False
+        if type(event) is Engagement:
+            action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, event.undo is True
+        elif type(event) is not Impression:
+            for user, kind, entry in updates_of(event):
+                entries[user][kind].append(entry)
+            continue
+        user_id, post_id, author_id = event.user_id, event.post_id, event.author_id
+        if type(post_id) is not int:
+            post_id = id64(post_id)
+        if type(author_id) is not int:
+            author_id = id64(author_id)
+        surface = 0 if event.surface is None else surface_code(event.surface)
+        kinds = entries[str(user_id) if type(user_id) is int else published_form(user_id)]
+        kinds["history"].append(_pack_history(event.at, post_id, author_id, dwell_ms, action, undo, surface))
+    return entries
+
+
+def view_entry(at: int, post_id: int) -> bytes:
+    """The entry of a post that was seen or served."""
+    return _pack_view(at, post_id)
+
+
+def keyword_entry(at: int, keyword: str, undo: bool) -> bytes:
+    """The entry of a keyword that was muted, or is no longer."""
+    encoded = keyword.encode()
+    return _KEYWORD.pack(at, undo, len(encoded)) + encoded
+
+
+def keyword_entries(joined: bytes) -> Iterator[tuple[int, bool, str]]:
+    """The time, undoing and keyword of each of many entries; raises ValueError where the last is cut off."""
+    offset = 0
+    while offset < len(joined):
+        start = offset + _KEYWORD.size
+        if start > len(joined):
+            raise ValueError("a keyword entry is cut off")
+        at, undo, length = _KEYWORD.unpack_from(joined, offset)
+        offset = start + length
+        if offset > len(joined):
+            raise ValueError("a keyword entry is cut off")
+        yield at, bool(undo), joined[start:offset].decode()

@@ -1,0 +1,231 @@
+"""The action history: raw entries fold into positions, one for what a viewer did with a post in one go.
+
+What counts is a function of the set of entries alone, whatever their order, duplicates or earlier compactions:
+- Of an action on a post, only the newest of each five minutes of the clock counts.
+- An undo takes back that action on that post wherever it is older; at the same time the action stands.
+- Entries on one post at most five minutes apart, one to the next, make one position; it carries the actions that stand,
+  the time of the newest of them and the longest dwell. An impression stands for itself, as no action.
+
+glossary of shapes: n raw entries, g positions, w windows.
+"""
+
+from functools import reduce
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from numpy.typing import NDArray
+
+from thunder_ingest.events import ACTIONS
+from thunder_ingest.kernels.compiled import kernel
+from thunder_ingest.users.entries import HISTORY
+
+WINDOW_MS: Final = 300_000
+_PRESENCE: Final = 31
+"""The action code of a mere moment, kept so that entries left out do not tear a position apart."""
+_CODES: Final = 32
+_ACTIONS: Final = len(ACTIONS)
+_FIELDS: Final = HISTORY.names or ()
+
+POSITION: Final = np.dtype(
+    [
+        ("post_id", "i8"),
+        ("author_id", "i8"),
+        ("at", "i8"),
+        ("actions", "u4"),  # a bit for each of ACTIONS
+        ("dwell_ms", "u4"),
+        ("surface", "u1"),
+    ],
+    align=True,
+)
+
+Entries = NDArray[Any]  # of dtype HISTORY
+
+
+class _Sorted(NamedTuple):
+    """The fields of HISTORY, [n] each, by post and time."""
+
+    at: Any
+    post_id: Any
+    author_id: Any
+    dwell_ms: Any
+    action: Any
+    undo: Any
+    surface: Any
+
+
+class _Folded(NamedTuple):
+    """What becomes of entries, and the positions that they make."""
+
+    position: Int64[np.ndarray, " n"]  # index of the position that an entry matters to, -1 where it matters to none
+    is_moment: Bool[np.ndarray, " n"]  # it matters only as the first moment of a window
+    undone_by: Int64[np.ndarray, " n"]  # index of the undoing that takes an entry back, -1 where there is none
+    is_last_undo: Bool[np.ndarray, " n"]  # the newest undoing of its post and action
+    post_id: Int64[np.ndarray, " g"]
+    author_id: Int64[np.ndarray, " g"]
+    at: Int64[np.ndarray, " g"]  # 0 where nothing stands
+    last_at: Int64[np.ndarray, " g"]  # of whatever was done
+    actions: Int64[np.ndarray, " g"]
+    dwell_ms: Int64[np.ndarray, " g"]
+    surface: Int64[np.ndarray, " g"]
+
+
+def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray[Any]:
+    """The newest positions of a history as POSITION records, oldest first.
+
+    Args:
+        entries: [n] in any order.
+        limit: so many at most.
+        passed_over: whether posts that were seen and no more are positions.
+
+    """
+    if not len(entries):
+        return np.zeros(0, POSITION)
+    _, folded = _fold(entries)
+    counting = np.flatnonzero(_counts(folded, passed_over))
+    newest = counting[_oldest_first(folded.at[counting], folded.post_id[counting])[-limit:]]
+    shown = np.empty(len(newest), POSITION)
+    for name in POSITION.names or ():
+        shown[name] = getattr(folded, name)[newest]
+    return shown
+
+
+def warm_up() -> None:
+    """Compile what folds entries, which takes seconds that the first users would else wait for."""
+    positions(np.zeros(1, HISTORY), 1)
+
+
+class Compacted(NamedTuple):
+    """A history divided: what still matters, and what was done on posts that have left it."""
+
+    kept: Entries
+    left: Entries
+
+
+def compacted(entries: Entries, limit: int, passed_over: bool = True) -> Compacted:
+    """Leave out what no longer matters: `positions` of what is kept, and of that with later entries, are as before.
+
+    Kept are the newest `limit` positions, as many that do not count, the undoings that these need, and the newest
+    `limit` others; oldest first. Arguments as of `positions`.
+    """
+    if not len(entries):
+        return Compacted(entries, entries)
+    ordered, folded = _fold(entries)
+    ordered[folded.is_moment] = _moments(ordered[folded.is_moment])
+    essential = np.flatnonzero(folded.position >= 0)
+    stays = _kept_positions(folded, limit, passed_over)[folded.position[essential]]
+    undone = np.flatnonzero(folded.is_last_undo)
+    needed = np.zeros(len(ordered), bool)
+    needed[undone[_oldest_first(ordered["at"][undone], ordered["post_id"][undone])[-limit:]]] = True
+    undone_by = folded.undone_by[essential[stays]]
+    needed[undone_by[undone_by >= 0]] = True
+    needed[essential[stays]] = True
+    whole = ordered[needed]
+    return Compacted(whole[_oldest_first(whole["at"], whole["post_id"])], ordered[essential[~stays]])
+
+
+def _kept_positions(folded: _Folded, limit: int, passed_over: bool) -> Bool[np.ndarray, " g"]:
+    kept = np.zeros(len(folded.at), bool)
+    counts = _counts(folded, passed_over)
+    for among, at in ((counts, folded.at), (~counts, folded.last_at)):
+        groups = np.flatnonzero(among)
+        kept[groups[_oldest_first(at[groups], folded.post_id[groups])[-limit:]]] = True
+    return kept
+
+
+def _counts(folded: _Folded, passed_over: bool) -> Bool[np.ndarray, " g"]:
+    """Which positions are shown: something stands of them, and where that is asked for an action."""
+    return np.asarray((folded.at > 0) & (passed_over | (folded.actions > 0)))
+
+
+def _moments(entries: Entries) -> Entries:
+    """What is kept of entries that matter as a moment alone."""
+    moments = np.zeros(len(entries), HISTORY)
+    moments["at"], moments["post_id"], moments["action"] = entries["at"], entries["post_id"], _PRESENCE
+    return moments
+
+
+def _fold(entries: Entries) -> tuple[Entries, _Folded]:
+    """The entries by post and time, and what becomes of them."""
+    ordered = entries[np.lexsort((entries["at"], entries["post_id"]))]
+    folded, count = fold_posts(_Sorted._make(np.ascontiguousarray(ordered[name]) for name in _FIELDS))
+    return ordered, _Folded(*folded[:4], *(column[:count] for column in folded[4:]))
+
+
+@kernel
+def fold_posts(entries: _Sorted) -> tuple[_Folded, int]:
+    """Fold entries by post and time into positions, and say how many of these there are."""
+    # names for every array: to reach into a tuple counts a reference to what is in it, each time
+    at, post_id, author_id, dwell_ms, action, undo, surface = entries
+    n = len(at)
+    position, undone_by = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    is_moment, is_last_undo = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    folded = np.zeros((7, n), np.int64)
+    of_post, of_author, newest_at, last_at, actions, longest, where = folded
+    newest = np.full(_CODES, -1, np.int64)  # entry of each action in a window
+    undone = np.full(_CODES, -1, np.int64)  # newest undoing of each action on a post
+    count, start = 0, 0
+    while start < n:
+        undone[:] = -1
+        end = start
+        while end < n and post_id[end] == post_id[start]:
+            if undo[end]:
+                code = action[end] & _PRESENCE
+                if undone[code] >= 0:
+                    is_last_undo[undone[code]] = False
+                undone[code], is_last_undo[end] = end, True
+            end += 1
+        i, first_position = start, count
+        while i < end:
+            if undo[i]:
+                i += 1
+                continue
+            if count == first_position or at[i] - last_at[count - 1] > WINDOW_MS:
+                of_post[count] = post_id[i]
+                count += 1
+            first, window, used, told, p = i, at[i] // WINDOW_MS, 0, False, count - 1
+            while i < end and at[i] // WINDOW_MS == window:
+                code = action[i] & _PRESENCE  # so that no value points outside of `newest`
+                if not undo[i]:
+                    last_at[p] = at[i]
+                    if code != _PRESENCE:
+                        other = newest[code] if used >> code & 1 else i
+                        same = at[i] == at[other]
+                        if not same or (dwell_ms[i], surface[i], author_id[i]) >= (
+                            dwell_ms[other],
+                            surface[other],
+                            author_id[other],
+                        ):
+                            newest[code] = i
+                        used |= 1 << code
+                i += 1
+            for code in range(_CODES):
+                if not used >> code & 1:
+                    continue
+                e = newest[code]
+                position[e] = p
+                told |= at[e] == at[first]
+                if undone[code] >= 0 and at[e] < at[undone[code]]:
+                    undone_by[e] = undone[code]
+                    continue
+                if code < _ACTIONS:
+                    actions[p] |= 1 << code
+                newest_at[p], of_author[p] = max(newest_at[p], at[e]), max(of_author[p], author_id[e])
+                longest[p], where[p] = max(longest[p], np.int64(dwell_ms[e])), max(where[p], np.int64(surface[e]))
+            if not told:
+                position[first], is_moment[first] = p, True
+        start = end
+    return _Folded(
+        position, is_moment, undone_by, is_last_undo, of_post, of_author, newest_at, last_at, actions, longest, where
+    ), count
+
+
+def is_last(*keys: NDArray[Any]) -> Bool[np.ndarray, " n"]:
+    """Where, in arrays sorted together, the next entry has other keys."""
+    last = np.ones(len(keys[0]), bool)
+    last[:-1] = reduce(np.logical_or, [key[1:] != key[:-1] for key in keys])
+    return last
+
+
+def _oldest_first(at: NDArray[Any], post_id: NDArray[Any]) -> Int64[np.ndarray, " n"]:
+    return np.lexsort((post_id, at))
