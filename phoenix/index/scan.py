@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from thunder_ingest.kernels.compiled import inlined, kernel, summing
 from phoenix.index.int8_kernel import LANES, PANEL, TILE, Panels, fetch_row, lowest, products, reaching
 from phoenix.index.masks import Masks, Traits
 from phoenix.index.top_k import select, sort
+from thunder_ingest.kernels.compiled import inlined, kernel, summing
 
 _LEAST_ROOM: Final = 64
 _LOOKED_AT_ONCE: Final = 512
