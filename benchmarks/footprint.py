@@ -25,8 +25,9 @@ from infra.ports.settings import load
 from infra.stack.embedded import EmbeddedRedis
 from infra.terminal.progress import Advance, Report
 from thunder_ingest.events import ACTIONS, IMPRESSION
+from thunder_ingest.events.redis_keys import user_key
 from thunder_ingest.users.entries import EDGE, HISTORY, UserUpdate
-from thunder_ingest.users.redis_form import UserStates, user_key
+from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.state import StateLimits
 
 BEGIN_MS = 1_750_000_000_000

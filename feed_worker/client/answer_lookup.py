@@ -8,7 +8,7 @@ import msgspec
 
 from feed_worker.documents.feed import Explanation, Feed
 from thunder_ingest.events import FeedStatus, unpack_feed_served
-from thunder_ingest.users.redis_form import answered_key, feed_key
+from thunder_ingest.events.redis_keys import answered_key, feed_key
 
 Command: TypeAlias = tuple[str, ...]
 

@@ -38,7 +38,7 @@ from infra.ports.settings import Settings, load
 from infra.ports.topics import INPUTS
 from thunder_ingest.events import Event
 from thunder_ingest.events.ids import PublishedId, published_form
-from thunder_ingest.users.redis_form import explain_key, feed_key, ready_channel
+from thunder_ingest.events.redis_keys import explain_key, feed_key, ready_channel
 
 __all__ = ["Client", "FeedTimeout", "Fresh", "NoFeed", "Undelivered"]
 

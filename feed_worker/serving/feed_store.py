@@ -12,7 +12,7 @@ import msgspec
 from feed_worker.documents.feed import Explanation, Feed
 from infra.ports.redis import Client
 from thunder_ingest.events import FeedServed, pack
-from thunder_ingest.users.redis_form import answered_key, explain_key, feed_key, ready_channel
+from thunder_ingest.events.redis_keys import answered_key, explain_key, feed_key, ready_channel
 
 LEDGER_TTL_S: Final = 3_600
 """As long as the topic keeps a request: what is older is never computed again."""

@@ -11,7 +11,7 @@ import redis
 from infra.ports.redis import subscription
 from tests.e2e.evidence import Written, answered
 from thunder_ingest.events import unpack_feed_served
-from thunder_ingest.users.redis_form import feed_key, ready_channel
+from thunder_ingest.events.redis_keys import feed_key, ready_channel
 
 LOOKS_S = 0.01
 AWAY = (redis.ConnectionError, redis.TimeoutError)

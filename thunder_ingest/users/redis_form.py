@@ -13,6 +13,7 @@ import hiredis
 import redis
 from redis.cluster import RedisCluster
 
+from thunder_ingest.events.redis_keys import user_key
 from thunder_ingest.users.compact_form import encode
 from thunder_ingest.users.entries import KINDS, UserEntries, UserUpdate, by_user, view_entry
 from thunder_ingest.users.state import TAIL, StateLimits, UserState, compact, decode, join
@@ -31,31 +32,6 @@ _COUNTED_FIELDS: Final = 16  # a hash is asked for its size after so many fields
 _TIDIED_TOGETHER: Final = 32  # users: three round trips for all of them
 _COUNTERS: Final = 1 << 20
 _CHUNK: Final = 1_000  # commands sent at once: Redis works on some while the next are packed
-
-
-def user_key(user: str) -> str:
-    """The hash of a user's state; `user` is the published form of the id, here and below."""
-    return f"user:{{{user}}}"
-
-
-def feed_key(user: str) -> str:
-    """The string with a user's feed."""
-    return f"feed:{{{user}}}"
-
-
-def explain_key(user: str) -> str:
-    """The string with the explanation of a user's feed."""
-    return f"explain:{{{user}}}"
-
-
-def answered_key(user: str) -> str:
-    """The hash of what a user's requests of the last hour were answered with: packed `FeedServed` by request id."""
-    return f"answered:{{{user}}}"
-
-
-def ready_channel(user: str) -> str:
-    """The channel that tells which requests of a user have just been answered."""
-    return f"feed-ready:{{{user}}}"
 
 
 class UserStates:

@@ -10,7 +10,7 @@ from infra.ports.redis import Client, connect
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedServed, FeedStatus, unpack_feed_served
 from thunder_ingest.events.ids import id64
-from thunder_ingest.users.redis_form import answered_key, explain_key, feed_key
+from thunder_ingest.events.redis_keys import answered_key, explain_key, feed_key
 
 T0 = 1_700_000_000_000
 

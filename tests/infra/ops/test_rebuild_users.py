@@ -32,8 +32,9 @@ from thunder_ingest.events import (
     topic_of,
 )
 from thunder_ingest.events.ids import published_form
+from thunder_ingest.events.redis_keys import user_key
 from thunder_ingest.users.entries import updates_of
-from thunder_ingest.users.redis_form import UserStates, user_key
+from thunder_ingest.users.redis_form import UserStates
 
 pytestmark = pytest.mark.embedded
 

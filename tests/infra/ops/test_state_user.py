@@ -24,8 +24,9 @@ from thunder_ingest.events import (
     Unfollow,
 )
 from thunder_ingest.events.ids import id64
+from thunder_ingest.events.redis_keys import user_key
 from thunder_ingest.users.entries import updates_of
-from thunder_ingest.users.redis_form import UserStates, user_key
+from thunder_ingest.users.redis_form import UserStates
 
 T0 = 1_700_000_000_000
 HOUR = 3_600_000

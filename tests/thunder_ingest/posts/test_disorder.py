@@ -43,11 +43,12 @@ from thunder_ingest.events import (
     UnmuteKeyword,
     unpack_post,
 )
+from thunder_ingest.events.redis_keys import user_key
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.posts.table import Change, PostTable, changelog, from_event
 from thunder_ingest.users.entries import entries_by_user
 from thunder_ingest.users.history import WINDOW_MS
-from thunder_ingest.users.redis_form import UserStates, user_key
+from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.state import UserState, compact
 
 Published = PostEvent | EngagementEvent | GraphEvent

@@ -10,7 +10,7 @@ from tests.thunder_ingest.users.users import edge, favorite, impression, plain
 from thunder_ingest.events import Block, EngagementEvent, Follow, GraphEvent, Unfollow
 from thunder_ingest.users import redis_form
 from thunder_ingest.users.entries import updates_of
-from thunder_ingest.users.redis_form import MAX_FIELDS, UserStates, explain_key, feed_key, ready_channel, user_key
+from thunder_ingest.users.redis_form import MAX_FIELDS, UserStates
 from thunder_ingest.users.state import StateLimits, UserState
 
 T0 = 1_700_000_000_000
@@ -18,13 +18,6 @@ T0 = 1_700_000_000_000
 
 def write(users: UserStates, suffix: str, *events: EngagementEvent | GraphEvent) -> None:
     users.append([update for event in events for update in updates_of(event)], suffix)
-
-
-def test_keys_carry_the_published_id_as_the_hash_tag() -> None:
-    assert user_key("42") == "user:{42}"
-    assert feed_key("did:a") == "feed:{did:a}"
-    assert explain_key("42") == "explain:{42}"
-    assert ready_channel("42") == "feed-ready:{42}"
 
 
 def test_what_is_written_is_read_back_for_many_users_at_once(valkey: redis.Redis) -> None:

@@ -1,0 +1,29 @@
+"""The keys and channels of Redis, one set for each user.
+
+Each takes the published form of the user id, and holds it as the hash tag: a Redis Cluster keeps a user on one node.
+"""
+
+
+def user_key(user: str) -> str:
+    """The hash of a user's state."""
+    return f"user:{{{user}}}"
+
+
+def feed_key(user: str) -> str:
+    """The string with a user's feed."""
+    return f"feed:{{{user}}}"
+
+
+def explain_key(user: str) -> str:
+    """The string with the explanation of a user's feed."""
+    return f"explain:{{{user}}}"
+
+
+def answered_key(user: str) -> str:
+    """The hash of the answers to a user's requests of the last hour: packed `FeedServed` by request id."""
+    return f"answered:{{{user}}}"
+
+
+def ready_channel(user: str) -> str:
+    """The channel that publishes the id of each request of a user as soon as its answer is stored."""
+    return f"feed-ready:{{{user}}}"
