@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from feed_worker.serving.worker_registry import workers
+from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.redis import connect
 from infra.ports.settings import Settings, load
 from infra.stack.processes import Children
@@ -38,7 +38,7 @@ def worker(settings: Settings, directory: Path) -> Iterator[float]:
         began = time.monotonic()
         child = children.start("feed_worker", [sys.executable, "-m", "feed_worker"], settings.environment())
         client = connect(settings)
-        while not any(ready["pid"] == child.pid for ready in workers(client)):
+        while not any(ready["pid"] == child.pid for ready in ready_workers(client)):
             children.check()
             if time.monotonic() - began > READY_TIMEOUT_S:
                 raise SystemExit(f"the worker was not ready in {READY_TIMEOUT_S:g} s: {child.tail()}")

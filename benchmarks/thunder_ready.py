@@ -52,7 +52,7 @@ def _publish(settings: Settings, posts: int, authors: int, seed: int) -> None:
 def main() -> None:
     """Read the changelog of the broker in the settings as a worker does, and say how long it took."""
     began = time.perf_counter()
-    from feed_worker.replica.reader import Replica, spare_collector
+    from feed_worker.replica.reader import Replica, tune_garbage_collector
     from infra.ports.clock import clock_of
     from phoenix.index.retrieval_index import VectorIndex
     from thunder_ingest.posts.store import PostStore, StoreLimits
@@ -65,7 +65,7 @@ def main() -> None:
     clock = clock_of(settings.clock)
     clock.observe(NOW_MS)
     replica = Replica(settings, store, VectorIndex(), clock, "none")
-    spare_collector()
+    tune_garbage_collector()
     replica.start()
     replica.caught_up.wait()
     caught_up = time.perf_counter()

@@ -14,10 +14,10 @@ from feed_worker.framework.pipeline import Pipeline
 from feed_worker.monitoring.endpoints import Endpoints
 from feed_worker.monitoring.metrics import StateCollector
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.replica.reader import TOPICS, Replica, spare_collector
-from feed_worker.serving.model_swap import Swap
-from feed_worker.serving.warm_up import rehearse
-from feed_worker.serving.worker import State, Worker
+from feed_worker.replica.reader import TOPICS, Replica, tune_garbage_collector
+from feed_worker.serving.model_swap import ModelSwap
+from feed_worker.serving.warm_up import warm_up_pipeline
+from feed_worker.serving.worker import ServingState, Worker
 from infra.ports import logs
 from infra.ports.clock import Clock, clock_of
 from infra.ports.kafka import BrokerUnreachable, DeliveryFailed, TopicMissing, wait_for_topics
@@ -78,7 +78,7 @@ class Service:
         index = VectorIndex()
         self._warm_up(index, model)
         replica = self._replica(store, index, clock, model.version)
-        spare_collector()
+        tune_garbage_collector()
         replica.start()
 
         def prepare(model: Phoenix, before: Phoenix) -> Pipeline:
@@ -98,13 +98,13 @@ class Service:
             while not (replica.caught_up.wait(0.1) or self._stopping.is_set()):
                 pass
             versions = {checkpoint: ranker.version for checkpoint, ranker in rankers.items()}
-            state = State(store, versions, client, clock, lambda: replica.failure or swap.failure)
+            state = ServingState(store, versions, client, clock, lambda: replica.failure or swap.failure)
             worker = Worker(settings, pipeline, model.version, self._experiments, state, self._registry, self._stopping)
             known = pointers[0] if pointers else None
-            swap = Swap(settings, model, known, prepare, replica, store, index, worker, self._stopping)
+            swap = ModelSwap(settings, model, known, prepare, replica, store, index, worker, self._stopping)
             self._registry.register(
                 StateCollector(
-                    lambda: worker.computing, store.__len__, index.count, lambda: worker.lag, lambda: swap.announced
+                    lambda: worker.runner, store.__len__, index.count, lambda: worker.lag, lambda: swap.announced
                 )
             )
             self._waits_for, self._failure = lambda: worker.waits_for, lambda: worker.failure
@@ -127,7 +127,7 @@ class Service:
     ) -> Pipeline:
         """The pipeline that will serve, once feeds of an invented world have been made the same way."""
         patience = Patience(self._settings, self._stopping)
-        patience.run(lambda: rehearse(model, users, self._experiments.parameters, rankers))
+        patience.run(lambda: warm_up_pipeline(model, users, self._experiments.parameters, rankers))
         return foryou_pipeline(store, index, model, users, rankers)
 
     def _replica(self, store: PostStore, index: VectorIndex, clock: Clock, model_version: str) -> Replica:

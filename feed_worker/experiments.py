@@ -68,7 +68,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """What any of the variants changes."""
         return set().union(*(variant.changes for variant in self.variants))
 
-    def place_of(self, user_id: int) -> int:
+    def variant_index(self, user_id: int) -> int:
         """Where a viewer stands among the variants: the number of one, or how many there are where in none."""
         salt = self.name if self.salt is None else self.salt
         bounds = [round(share * _RANGE) for share in accumulate(variant.share for variant in self.variants)]
@@ -125,7 +125,7 @@ class Experiments:
 
     def assign(self, user_id: int) -> Assignment:
         """What a viewer's feeds are made with; the same for as long as the experiments are."""
-        places = tuple(experiment.place_of(user_id) for experiment in self._experiments)
+        places = tuple(experiment.variant_index(user_id) for experiment in self._experiments)
         known = self._assignments.get(places)
         if known is None:
             known = self._assignments[places] = self._assembled(places)

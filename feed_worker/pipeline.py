@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import redis
 
-from feed_worker.candidates.ports import Model, Users
+from feed_worker.candidates.ports import ModelEngine, UserStateStore
 from feed_worker.filters.age import AgeFilter
 from feed_worker.filters.author_socialgraph import AuthorSocialgraphFilter
 from feed_worker.filters.core_data import CoreDataFilter
@@ -43,9 +43,9 @@ from thunder_ingest.posts.store import PostStore
 def foryou_pipeline(
     store: PostStore,
     index: VectorIndex,
-    model: Model,
-    users: Users,
-    rankers: Mapping[str, Model] | None = None,
+    model: ModelEngine,
+    users: UserStateStore,
+    rankers: Mapping[str, ModelEngine] | None = None,
     *,
     budgets_ms: Budgets = FORYOU_BUDGETS_MS,
 ) -> Pipeline:

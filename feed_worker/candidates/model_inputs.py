@@ -44,9 +44,9 @@ def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) 
 
 
 def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], config: ModelConfig) -> CandidateInputs:
-    """The first `max_candidates` of each query, as `limited`; a repost is asked about as the post that is read."""
+    """The first `max_candidates` of each query, as `scaled_limit`; a repost is asked about as the post that is read."""
     counts = [
-        min(len(each), query.limited(query.parameters.max_candidates))
+        min(len(each), query.scaled_limit(query.parameters.max_candidates))
         for query, each in zip(queries, candidates, strict=True)
     ]
     ages = [

@@ -11,7 +11,7 @@ from phoenix.models.configs import ModelConfig
 from thunder_ingest.users.state import UserState
 
 
-class Model(Protocol):
+class ModelEngine(Protocol):
     """The two models of one version; `phoenix.serving.engine.Phoenix` is one."""
 
     @property
@@ -29,7 +29,7 @@ class Model(Protocol):
         """Probabilities of the actions, then dwell in ms."""
 
 
-class Users(Protocol):
+class UserStateStore(Protocol):
     """The users' state, in published forms of ids; `thunder_ingest.users.redis_form.UserStates` is one."""
 
     def read(self, users: Sequence[str], /) -> list[UserState]:

@@ -14,7 +14,7 @@ from thunder_ingest.events import FeedRequest
 from thunder_ingest.events.ids import id64
 from thunder_ingest.users.state import UserState
 
-FEWEST: Final = 50
+MIN_CANDIDATES: Final = 50
 """Candidates of a kind that remain however low the quality: enough for a feed, after filters."""
 
 NO_IDS: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -33,7 +33,7 @@ class Query:
         size: posts wanted at most.
         parameters: what ranks this feed.
         experiments: the variant that the viewer is in, by experiment.
-        quality: 1, or less where the worker has too much to do and asks for fewer candidates (see `limited`).
+        quality: 1, or less where the worker has too much to do and asks for fewer candidates (see `scaled_limit`).
         model_version: of the ranker that the parameters name.
         monotonic: seconds that pass; the deadline is measured by them from when the query was made.
         user: the viewer's state; None until it is hydrated.
@@ -93,9 +93,9 @@ class Query:
         """Sorted unique ids of posts that need not be fetched: the viewer has seen them or was just served them."""
         return union(self.seen, self.served)
 
-    def limited(self, count: int) -> int:
-        """How many candidates to ask for, `count` at most: the share of it that `quality` says, but FEWEST at least."""
-        return min(count, max(FEWEST, round(count * self.quality)))
+    def scaled_limit(self, count: int) -> int:
+        """The number of candidates to fetch: `count` times `quality`, at least MIN_CANDIDATES, at most `count`."""
+        return min(count, max(MIN_CANDIDATES, round(count * self.quality)))
 
     def requested_seen_ids(self) -> NDArray[np.int64]:
         """The ids that the app says are seen."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from feed_worker.candidates.columns import SOURCES, Candidates, concat
-from feed_worker.framework.pipeline import Result
+from feed_worker.framework.request_run import Result
 from feed_worker.parameters import Parameters
 from feed_worker.scorers.weighted import weighted_terms
 from thunder_ingest.events import ACTIONS, KINDS, FeedServed, FeedStatus, KindName

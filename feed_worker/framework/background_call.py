@@ -14,13 +14,13 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Inbox: TypeAlias = "SimpleQueue[Call[Any]]"
+_Inbox: TypeAlias = "SimpleQueue[BackgroundCall[Any]]"
 
 _idle: Final[list[_Inbox]] = []
 """Of the threads that have nothing to do, the last to become so last. All pipelines of a process share them."""
 
 
-class Call(Generic[T]):
+class BackgroundCall(Generic[T]):
     """A function under way on a thread of its own, from the moment this is made.
 
     Threads are kept for the next call, and never hold up the end of the process.
@@ -36,7 +36,7 @@ class Call(Generic[T]):
 
     """
 
-    def __init__(self, name: str, function: Callable[["Call[T]"], T]) -> None:
+    def __init__(self, name: str, function: Callable[["BackgroundCall[T]"], T]) -> None:
         self.given_up = False
         self.elapsed_ms = 0.0
         self._name, self._function = name, function
@@ -70,7 +70,7 @@ class Call(Generic[T]):
         return self._result
 
     def run(self) -> None:
-        """Call the function, in the thread that this is called from."""
+        """BackgroundCall the function, in the thread that this is called from."""
         try:
             result: T | BaseException = self._function(self)
         except BaseException as error:  # whoever waits decides what it means

@@ -8,17 +8,15 @@ a line for that. A component changes nothing of what it is given; what it found 
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypedDict
+from typing import ClassVar, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.query import Query
+from feed_worker.framework.request_run import Result
 from thunder_ingest.users.state import UserState
-
-if TYPE_CHECKING:
-    from feed_worker.framework.pipeline import Result
 
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -55,7 +53,7 @@ class Component(Protocol):
         return True
 
 
-class Known(TypedDict, total=False):
+class QueryFields(TypedDict, total=False):
     """What a query hydrator knows: values for these attributes of a query."""
 
     user: UserState
@@ -68,7 +66,7 @@ class QueryHydrator(Component, Protocol):
 
     own_thread: ClassVar[bool] = True
 
-    def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+    def hydrate(self, queries: Sequence[Query], /) -> list[QueryFields]:
         """What is now known of each query; may be called again for the same ones."""
 
 
@@ -119,5 +117,5 @@ class Selector(Component, Protocol):
 class SideEffect(Component, Protocol):
     """Does something with results that no feed depends on."""
 
-    def run(self, results: Sequence["Result"], /) -> None:
+    def run(self, results: Sequence[Result], /) -> None:
         """Take note of results that have something to show."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from feed_worker.candidates.query import Query
 from feed_worker.framework import stages
-from feed_worker.framework.background_call import Call
+from feed_worker.framework.background_call import BackgroundCall
 from feed_worker.framework.budgets import STAGE_BUDGETS_MS, Budgets, OverBudget, check_budgets
 from feed_worker.framework.components import (
     Component,
@@ -30,11 +30,11 @@ from feed_worker.framework.components import (
     SideEffect,
     Source,
 )
-from feed_worker.framework.request_run import Result, Run, Step
+from feed_worker.framework.request_run import FunnelStep, RequestRun, Result
 from feed_worker.framework.stages import Stage
-from feed_worker.framework.statistics import ComponentStats, Stats
+from feed_worker.framework.statistics import ComponentStatistics, Statistics
 
-__all__ = ["ComponentStats", "Pipeline", "Result"]
+__all__ = ["ComponentStatistics", "Pipeline", "Result"]
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +73,11 @@ class Pipeline:
     budgets_ms: Budgets = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.stats = Stats({each.name: stage for stage, some in self.stages.items() for each in some})
-        self.stage_stats = Stats({stage: stage for stage in self.stages})
+        self.stats = Statistics({each.name: stage for stage, some in self.stages.items() for each in some})
+        self.stage_stats = Statistics({stage: stage for stage in self.stages})
         check_budgets(self.budgets_ms, [*self.stats, *self.stage_stats])
         self._budgets_ms = {**STAGE_BUDGETS_MS, **self.budgets_ms}
-        self._calls: dict[int, Call[list[Any]]] = {}  # the last one of each component, by its identity
+        self._calls: dict[int, BackgroundCall[list[Any]]] = {}  # the last one of each component, by its identity
         self._steps = {step: threading.Lock() for step in ("gather", "rank", "finish")}
 
     @property
@@ -107,28 +107,28 @@ class Pipeline:
         self.rank(runs)
         return self.finish(runs)
 
-    def gather(self, queries: Sequence[Query]) -> list[Run]:
+    def gather(self, queries: Sequence[Query]) -> list[RequestRun]:
         """Viewers read, candidates found, hydrated and filtered; raises one of `passes` like `run`."""
-        runs = [Run(query) for query in queries]
+        runs = [RequestRun(query) for query in queries]
         with self._steps["gather"]:
             for stage in (stages.QUERY_HYDRATOR, stages.SOURCE, stages.HYDRATOR, stages.FILTER):
                 self._pass_through(stage, runs)
         return runs
 
-    def rank(self, runs: Sequence[Run]) -> None:
+    def rank(self, runs: Sequence[RequestRun]) -> None:
         """Candidates scored, selected and checked once more; the ranker is asked in here."""
         with self._steps["rank"]:
             for stage in (stages.SCORER, stages.SELECTOR, stages.POST_SELECTION_FILTER):
                 self._pass_through(stage, runs)
 
-    def finish(self, runs: Sequence[Run]) -> list[Result]:
+    def finish(self, runs: Sequence[RequestRun]) -> list[Result]:
         """The results, with side effects done; may be called again, raises one of `passes` like `run`."""
         results = [run.result() for run in runs]
         with self._steps["finish"]:
             self._affect([result for result in results if len(result.candidates)])
         return results
 
-    def _pass_through(self, stage: Stage, runs: Sequence[Run]) -> None:
+    def _pass_through(self, stage: Stage, runs: Sequence[RequestRun]) -> None:
         going = [run for run in runs if run.goes_on()]
         if not going:
             return
@@ -144,11 +144,11 @@ class Pipeline:
         for run in going:
             run.stages_ms[stage.name] = elapsed_ms
 
-    def _enabled(self, stage: Stage, component: Component, runs: Sequence[Run]) -> list[Run]:
+    def _enabled(self, stage: Stage, component: Component, runs: Sequence[RequestRun]) -> list[RequestRun]:
         going = [run for run in runs if not run.failed and (stage.of_queries or len(run.candidates))]
         return [run for run in going if self._is_enabled(stage, component, run)]
 
-    def _is_enabled(self, stage: Stage, component: Component, run: Run) -> bool:
+    def _is_enabled(self, stage: Stage, component: Component, run: RequestRun) -> bool:
         try:
             return component.enable(run.query)
         except self.passes:
@@ -157,14 +157,14 @@ class Pipeline:
             self._failed(stage, component, run, error)
             return False
 
-    def _ask_here(self, stage: Stage, asked: Sequence[tuple[Component, list[Run]]]) -> None:
+    def _ask_here(self, stage: Stage, asked: Sequence[tuple[Component, list[RequestRun]]]) -> None:
         for component, enabled in asked:
-            for runs in stage.calls(enabled):
+            for runs in stage.groups(enabled):
                 began_s = time.perf_counter()
                 outcomes = stage.outcomes(component, runs, self.passes)
                 self._settle(stage, component, runs, outcomes, 1000 * (time.perf_counter() - began_s))
 
-    def _ask_apart(self, stage: Stage, asked: Sequence[tuple[Component, list[Run]]], ends_s: float) -> None:
+    def _ask_apart(self, stage: Stage, asked: Sequence[tuple[Component, list[RequestRun]]], ends_s: float) -> None:
         """Ask components at the same time; take what they say, in their order, once each has ended or is given up.
 
         Only then is it said that a server is away, so that nobody is still busy when the batch comes again.
@@ -176,11 +176,11 @@ class Pipeline:
                 raise outcome
         for component, runs, call, outcome in ended:
             outcomes = [outcome] * len(runs) if isinstance(outcome, Exception) else outcome
-            self._settle(stage, component, runs, outcomes, call.elapsed_ms if isinstance(call, Call) else 0.0)
+            self._settle(stage, component, runs, outcomes, call.elapsed_ms if isinstance(call, BackgroundCall) else 0.0)
 
     def _begin(
-        self, stage: Stage, component: Component, runs: Sequence[Run], ends_s: float
-    ) -> Call[list[Any]] | Exception:
+        self, stage: Stage, component: Component, runs: Sequence[RequestRun], ends_s: float
+    ) -> BackgroundCall[list[Any]] | Exception:
         """A call under way, or why there is none."""
         earlier = self._calls.get(id(component))
         if earlier and earlier.is_under_way:
@@ -188,18 +188,18 @@ class Pipeline:
         if time.perf_counter() >= ends_s:
             return self._over(stage.name, "its stage's")
 
-        def ask(call: Call[list[Any]]) -> list[Any]:
+        def ask(call: BackgroundCall[list[Any]]) -> list[Any]:
             return stage.outcomes(component, runs, self.passes, lambda: call.given_up)
 
-        call = self._calls[id(component)] = Call(component.name, ask)
+        call = self._calls[id(component)] = BackgroundCall(component.name, ask)
         return call
 
     def _awaited(
         self,
         stage: Stage,
         component: Component,
-        _runs: Sequence[Run],
-        call: Call[list[Any]] | Exception,
+        _runs: Sequence[RequestRun],
+        call: BackgroundCall[list[Any]] | Exception,
         stage_ends_s: float,
     ) -> list[Any] | Exception:
         """What a component says to each request, or why nobody knows."""
@@ -220,7 +220,7 @@ class Pipeline:
         return self._budgets_ms.get(name, math.inf)
 
     def _settle(
-        self, stage: Stage, component: Component, runs: Sequence[Run], outcomes: Sequence[Any], elapsed_ms: float
+        self, stage: Stage, component: Component, runs: Sequence[RequestRun], outcomes: Sequence[Any], elapsed_ms: float
     ) -> None:
         """Take what a component said to each request, and note what that did."""
         name, entered = component.name, [len(run.candidates) for run in runs]
@@ -228,15 +228,15 @@ class Pipeline:
             if isinstance(outcome, Exception):
                 self._failed(stage, component, run, outcome)
             else:
-                stage.take(run, name, outcome)
+                stage.apply(run, name, outcome)
         left = [len(run.candidates) for run in runs]
         for run, before, after in zip(runs, entered, left, strict=True):
             run.timings_ms[name] = run.timings_ms.get(name, 0.0) + elapsed_ms
             if stage.counted:
-                run.funnel.append(Step(stage.name, name, before, after))
+                run.funnel.append(FunnelStep(stage.name, name, before, after))
         self.stats.note(name, elapsed_ms, elapsed_ms > self._budget_ms(name), entered, left)
 
-    def _failed(self, stage: Stage, component: Component, run: Run, error: Exception) -> None:
+    def _failed(self, stage: Stage, component: Component, run: RequestRun, error: Exception) -> None:
         self._note_error(component, error)
         told = str(error) if isinstance(error, OverBudget | StillBusy) else type(error).__name__
         run.query.degradations.append(f"{component.name}: {told}")

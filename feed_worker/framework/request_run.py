@@ -14,7 +14,7 @@ from thunder_ingest.posts.columns import zeros
 NO_CANDIDATES: Final = Candidates.of(zeros(0), SOURCES[0])
 
 
-class Step(NamedTuple):
+class FunnelStep(NamedTuple):
     """How many candidates entered and left a component; for a source, how many there were before and after it."""
 
     stage: str
@@ -39,14 +39,14 @@ class Result:
     query: Query
     candidates: Candidates
     status: FeedStatus
-    funnel: list[Step]
+    funnel: list[FunnelStep]
     dropped: list[tuple[str, Candidates]]
     timings_ms: dict[str, float]
     stages_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class RequestRun:
     """One request on its way.
 
     Attributes:
@@ -61,7 +61,7 @@ class Run:
     failed: bool = False
     expired: bool = False
     source_failed: bool = False
-    funnel: list[Step] = field(default_factory=list)
+    funnel: list[FunnelStep] = field(default_factory=list)
     dropped: list[tuple[str, Candidates]] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
     stages_ms: dict[str, float] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Run:
         entered, size = len(self.candidates), self.query.size
         if entered > size:
             self.narrow("size", np.arange(size))
-            self.funnel.append(Step("size", "size", entered, size))
+            self.funnel.append(FunnelStep("size", "size", entered, size))
         return Result(
             query=self.query,
             candidates=self.candidates,

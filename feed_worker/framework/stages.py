@@ -16,17 +16,17 @@ from feed_worker.framework.components import (
     Fetched,
     Filter,
     Hydrator,
-    Known,
+    QueryFields,
     QueryHydrator,
     Scorer,
     Selector,
     Source,
 )
-from feed_worker.framework.request_run import Run
+from feed_worker.framework.request_run import RequestRun
 
-Runs: TypeAlias = Sequence[Run]
+Runs: TypeAlias = Sequence[RequestRun]
 
-_KNOWABLE: Final = Known.__annotations__.keys()
+_KNOWABLE: Final = QueryFields.__annotations__.keys()
 
 
 class ContractError(TypeError):
@@ -49,8 +49,8 @@ class Stage:
     """
 
     name: str
-    ask: Callable[[Any, Runs], list[Any]]
-    take: Callable[[Run, str, Any], None]
+    call: Callable[[Any, Runs], list[Any]]
+    apply: Callable[[RequestRun, str, Any], None]
     batched: bool = False
     parallel: bool = False
     of_queries: bool = False
@@ -67,7 +67,7 @@ class Stage:
                 waves.append([component])
         return waves
 
-    def calls(self, runs: Runs) -> list[Runs]:
+    def groups(self, runs: Runs) -> list[Runs]:
         """The requests, those together that one call is for."""
         return [runs] if self.batched else [[run] for run in runs]
 
@@ -87,7 +87,7 @@ class Stage:
 
         """
         try:
-            return self.ask(component, runs)
+            return self.call(component, runs)
         except passes:
             raise
         except Exception as error:  # whatever a component raises is that component's failure
@@ -97,7 +97,7 @@ class Stage:
         return [outcome for outcomes in alone for outcome in outcomes]
 
 
-def _ask_query_hydrator(component: QueryHydrator, runs: Runs) -> list[Known]:
+def _call_query_hydrator(component: QueryHydrator, runs: Runs) -> list[QueryFields]:
     known = list(component.hydrate([run.query for run in runs]))
     _demand(len(known) == len(runs), f"{len(known)} answers to {len(runs)} queries")
     for each in known:
@@ -105,12 +105,12 @@ def _ask_query_hydrator(component: QueryHydrator, runs: Runs) -> list[Known]:
     return known
 
 
-def _take_known(run: Run, _name: str, known: Known) -> None:
+def _apply_query_fields(run: RequestRun, _name: str, known: QueryFields) -> None:
     for attribute, value in known.items():
         setattr(run.query, attribute, value)
 
 
-def _ask_source(component: Source, runs: Runs) -> list[Fetched]:
+def _call_source(component: Source, runs: Runs) -> list[Fetched]:
     fetched = list(component.fetch([run.query for run in runs]))
     _demand(len(fetched) == len(runs), f"{len(fetched)} answers to {len(runs)} queries")
     fits = all(isinstance(each, Fetched) and isinstance(each.candidates, Candidates) for each in fetched)
@@ -118,28 +118,28 @@ def _ask_source(component: Source, runs: Runs) -> list[Fetched]:
     return fetched
 
 
-def _take_fetched(run: Run, name: str, fetched: Fetched) -> None:
+def _apply_fetched(run: RequestRun, name: str, fetched: Fetched) -> None:
     """Add candidates to those of the sources before; the order of sources decides, not who was first."""
     run.candidates = concat([run.candidates, fetched.candidates])
     run.query.found = len(run.candidates)
     run.query.degradations += [f"{name}: {lacking}" for lacking in fetched.lacking]
 
 
-def _ask_hydrator(component: Hydrator, runs: Runs) -> list[Candidates]:
+def _call_hydrator(component: Hydrator, runs: Runs) -> list[Candidates]:
     return [_as_before(run.candidates, component.hydrate(run.query, run.candidates)) for run in runs]
 
 
-def _ask_scorer(component: Scorer, runs: Runs) -> list[Candidates]:
+def _call_scorer(component: Scorer, runs: Runs) -> list[Candidates]:
     scored = component.score([run.query for run in runs], [run.candidates for run in runs])
     _demand(len(scored) == len(runs), f"{len(scored)} answers to {len(runs)} queries")
     return [_as_before(run.candidates, candidates) for run, candidates in zip(runs, scored, strict=True)]
 
 
-def _take_candidates(run: Run, _name: str, candidates: Candidates) -> None:
+def _apply_candidates(run: RequestRun, _name: str, candidates: Candidates) -> None:
     run.candidates = candidates
 
 
-def _ask_filter(component: Filter, runs: Runs) -> list[Any]:
+def _call_filter(component: Filter, runs: Runs) -> list[Any]:
     masks = [component.keep(run.query, run.candidates) for run in runs]
     for run, mask in zip(runs, masks, strict=True):
         fits = mask.dtype == np.bool_ and mask.shape == (len(run.candidates),)
@@ -147,7 +147,7 @@ def _ask_filter(component: Filter, runs: Runs) -> list[Any]:
     return masks
 
 
-def _ask_selector(component: Selector, runs: Runs) -> list[Any]:
+def _call_selector(component: Selector, runs: Runs) -> list[Any]:
     chosen = [component.select(run.query, run.candidates) for run in runs]
     for run, positions in zip(runs, chosen, strict=True):
         _demand(np.issubdtype(positions.dtype, np.integer), f"positions of {positions.dtype}")
@@ -168,18 +168,29 @@ def _demand(fits: bool, what: str) -> None:
         raise ContractError(what)
 
 
-def _narrow(run: Run, name: str, index: Any) -> None:
+def _narrow(run: RequestRun, name: str, index: Any) -> None:
     run.narrow(name, index)
 
 
 QUERY_HYDRATOR: Final = Stage(
-    name="query_hydrator", ask=_ask_query_hydrator, take=_take_known, batched=True, parallel=True, of_queries=True
+    name="query_hydrator",
+    call=_call_query_hydrator,
+    apply=_apply_query_fields,
+    batched=True,
+    parallel=True,
+    of_queries=True,
 )
 SOURCE: Final = Stage(
-    name="source", ask=_ask_source, take=_take_fetched, batched=True, parallel=True, of_queries=True, counted=True
+    name="source",
+    call=_call_source,
+    apply=_apply_fetched,
+    batched=True,
+    parallel=True,
+    of_queries=True,
+    counted=True,
 )
-HYDRATOR: Final = Stage(name="hydrator", ask=_ask_hydrator, take=_take_candidates)
-FILTER: Final = Stage(name="filter", ask=_ask_filter, take=_narrow, counted=True)
-SCORER: Final = Stage(name="scorer", ask=_ask_scorer, take=_take_candidates, batched=True)
-SELECTOR: Final = Stage(name="selector", ask=_ask_selector, take=_narrow, counted=True)
-POST_SELECTION_FILTER: Final = Stage(name="post_selection_filter", ask=_ask_filter, take=_narrow, counted=True)
+HYDRATOR: Final = Stage(name="hydrator", call=_call_hydrator, apply=_apply_candidates)
+FILTER: Final = Stage(name="filter", call=_call_filter, apply=_narrow, counted=True)
+SCORER: Final = Stage(name="scorer", call=_call_scorer, apply=_apply_candidates, batched=True)
+SELECTOR: Final = Stage(name="selector", call=_call_selector, apply=_narrow, counted=True)
+POST_SELECTION_FILTER: Final = Stage(name="post_selection_filter", call=_call_filter, apply=_narrow, counted=True)

@@ -13,7 +13,7 @@ BUCKETS_MS: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_00
 
 
 @dataclass(slots=True)
-class ComponentStats:
+class ComponentStatistics:
     """Running figures of one component, or of one stage as a whole, over all requests.
 
     Attributes:
@@ -62,7 +62,7 @@ class ComponentStats:
         return list(zip(bounds_s, accumulate(self.histogram), strict=True))
 
 
-class Stats(Mapping[str, ComponentStats]):
+class Statistics(Mapping[str, ComponentStatistics]):
     """Running figures by name; whoever looks one up, from whatever thread, gets a copy as of now.
 
     Args:
@@ -72,9 +72,9 @@ class Stats(Mapping[str, ComponentStats]):
 
     def __init__(self, stages: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
-        self._by_name = {name: ComponentStats(stage) for name, stage in stages.items()}
+        self._by_name = {name: ComponentStatistics(stage) for name, stage in stages.items()}
 
-    def __getitem__(self, name: str) -> ComponentStats:
+    def __getitem__(self, name: str) -> ComponentStatistics:
         with self._lock:
             stats = self._by_name[name]
             return replace(stats, errors_by_kind=dict(stats.errors_by_kind), histogram=list(stats.histogram))

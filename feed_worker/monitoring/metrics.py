@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from feed_worker.framework.statistics import ComponentStats
-from feed_worker.serving.batch import Batch, Computing
+from feed_worker.framework.statistics import ComponentStatistics
+from feed_worker.serving.batch import Batch, BatchRunner
 from thunder_ingest.events import FeedStatus
 
 SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -27,7 +27,7 @@ class WorkerMetrics:
         self._shed = Counter("foryou_requests_shed", "Computations refused without work", ["status"], registry=registry)
         for status in ("expired", "failed"):
             self._shed.labels(status)
-        self._letters = Counter("foryou_dead_letters", "Messages that were no requests", registry=registry)
+        self._dead_letters = Counter("foryou_dead_letters", "Messages that were no requests", registry=registry)
         self._sizes = Histogram("foryou_batch_size", "Computations of a batch", buckets=BATCHES, registry=registry)
         self._waits = Histogram(
             "foryou_queue_wait_seconds",
@@ -49,7 +49,7 @@ class WorkerMetrics:
         computed = [each for each in batch.computations if each.result is None]
         self._quality.set(quality)
         self._computed.inc(len(computed))
-        self._letters.inc(len(batch.letters))
+        self._dead_letters.inc(len(batch.dead_letters))
         if computed:
             self._sizes.observe(len(computed))
         for each in batch.computations:
@@ -70,7 +70,7 @@ class StateCollector(Collector):
     """What is looked up at each scrape.
 
     Args:
-        computing: what the next batch is made with: a model, and the running figures of components and stages.
+        runner: what the next batch is made with: a model, and the running figures of components and stages.
         posts: how many the store holds.
         vectors: how many the index holds of a model.
         lag: messages not yet answered, by partition of this worker.
@@ -80,23 +80,23 @@ class StateCollector(Collector):
 
     def __init__(
         self,
-        computing: Callable[[], Computing],
+        runner: Callable[[], BatchRunner],
         posts: Callable[[], int],
         vectors: Callable[[str], int],
         lag: Callable[[], Mapping[int, int]],
         announced: Callable[[], tuple[str, str] | None],
     ) -> None:
-        self._computing, self._posts, self._vectors, self._lag = computing, posts, vectors, lag
+        self._runner, self._posts, self._vectors, self._lag = runner, posts, vectors, lag
         self._announced = announced
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they stand."""
-        computing = self._computing()
-        vectors = self._vectors(computing.model_version)
+        runner = self._runner()
+        vectors = self._vectors(runner.model_version)
         yield GaugeMetricFamily("foryou_posts", "Posts in the store", self._posts())
         yield GaugeMetricFamily("foryou_index_vectors", "Posts in the retrieval index", vectors)
         model = GaugeMetricFamily("foryou_model", "The model that scores", labels=["version"])
-        model.add_metric([computing.model_version], 1)
+        model.add_metric([runner.model_version], 1)
         yield model
         announced = GaugeMetricFamily("foryou_model_announced", "What is announced", labels=["version", "state"])
         if told := self._announced():
@@ -106,11 +106,11 @@ class StateCollector(Collector):
         for partition, behind in self._lag().items():
             lag.add_metric([str(partition)], behind)
         yield lag
-        yield from _figures("component", computing.pipeline.stats)
-        yield from _figures("stage", computing.pipeline.stage_stats)
+        yield from _figures("component", runner.pipeline.stats)
+        yield from _figures("stage", runner.pipeline.stage_stats)
 
 
-def _figures(kind: str, stats: Mapping[str, ComponentStats]) -> Iterator[Metric]:
+def _figures(kind: str, stats: Mapping[str, ComponentStatistics]) -> Iterator[Metric]:
     """The families of one kind of running figures."""
     seconds = HistogramMetricFamily(f"foryou_{kind}_seconds", f"Time that a {kind} took", labels=[kind])
     over = CounterMetricFamily(f"foryou_{kind}_over_budget", "Calls that took longer than they may", labels=[kind])
@@ -122,7 +122,7 @@ def _figures(kind: str, stats: Mapping[str, ComponentStats]) -> Iterator[Metric]
         yield from _candidates(stats)
 
 
-def _candidates(stats: Mapping[str, ComponentStats]) -> Iterator[Metric]:
+def _candidates(stats: Mapping[str, ComponentStatistics]) -> Iterator[Metric]:
     kept = CounterMetricFamily("foryou_component_kept", "Candidates that left a component", labels=["component"])
     removed = CounterMetricFamily("foryou_component_removed", "Candidates taken out", labels=["component"])
     errors = CounterMetricFamily("foryou_component_errors", "Requests that met an error", labels=["component", "error"])

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.candidates.id_sets import union
-from feed_worker.candidates.ports import Users
+from feed_worker.candidates.ports import UserStateStore
 from feed_worker.candidates.query import Query
-from feed_worker.framework.components import Known, QueryHydrator
+from feed_worker.framework.components import QueryFields, QueryHydrator
 from thunder_ingest.users.state import UserState
 
 
@@ -22,10 +22,10 @@ class UserStateHydrator(QueryHydrator):
 
     required: ClassVar[bool] = True
 
-    def __init__(self, users: Users) -> None:
+    def __init__(self, users: UserStateStore) -> None:
         self._users = users
 
-    def hydrate(self, queries: Sequence[Query]) -> list[Known]:
+    def hydrate(self, queries: Sequence[Query]) -> list[QueryFields]:
         """The viewer's state, and which posts are seen and served."""
         states = self._users.read([query.user_form for query in queries])
         return [

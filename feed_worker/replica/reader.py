@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 VECTORS = "post-embeddings"
 TOPICS = ("thunder-posts", VECTORS, "post-counts")
 POLL_S = 0.02
-AGAIN_MESSAGES = 1_000
+BACKFILL_MESSAGES = 1_000
 """Vectors read once more between two looks at what has come: some milliseconds of work."""
 _READ_AHEAD: Final = {
     # librdkafka rests for a second, by default, whenever it has read ahead as far as it may
@@ -44,7 +44,7 @@ EXPIRE_EVERY_S = 5.0
 COLLECT_AFTER = 100_000
 
 
-def spare_collector() -> None:
+def tune_garbage_collector() -> None:
     """Have the cyclic garbage collector look at what is new only, and seldom.
 
     Records make objects by the thousand that are gone before the next batch; looking for cycles among them, and among
@@ -60,7 +60,7 @@ Newest: TypeAlias = dict[bytes | None, bytes | None]
 
 
 @dataclass(slots=True)
-class Copies:
+class ReplicaState:
     """What requests are answered from, as far as it is derived from posts; `clock` is told the times of posts.
 
     Of vectors it takes over those of `versions`: of the model that this worker asks, and of the one that it is about
@@ -130,11 +130,11 @@ class Replica:
     def __init__(
         self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock, model_version: str
     ) -> None:
-        self._copies = Copies(store, index, clock, (model_version,))
+        self._copies = ReplicaState(store, index, clock, (model_version,))
         self._outage = outage("Kafka", settings.kafka)
         self._config = consumer_config(settings, group(settings, "replica")) | _READ_AHEAD
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._again: Again | None = None
+        self._again: VectorBackfill | None = None
         self._consumer = Consumer(self._config)
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._left: dict[str, int] = {}
@@ -223,7 +223,7 @@ class Replica:
         parts = [TopicPartition(part.topic, part.partition, OFFSET_BEGINNING) for part in self._vector_parts()]
         consumer = Consumer(self._config)
         consumer.assign(parts)
-        self._again = Again(version, consumer, collected)
+        self._again = VectorBackfill(version, consumer, collected)
 
     def _forget(self, version: str) -> None:
         if self._again is not None and self._again.version == version:
@@ -231,9 +231,9 @@ class Replica:
         self._copies.versions = tuple(each for each in self._copies.versions if each != version)
         self._copies.index.forget(version)
 
-    def _read_again(self, again: "Again") -> None:
+    def _read_again(self, again: "VectorBackfill") -> None:
         """The next batch; once it is as far as what has been read of those partitions, nothing is left."""
-        self._copies.apply_vectors(_records(_usable(again.consumer.consume(AGAIN_MESSAGES, 0))), [again.version])
+        self._copies.apply_vectors(_records(_usable(again.consumer.consume(BACKFILL_MESSAGES, 0))), [again.version])
         wanted = self._consumer.position(self._vector_parts())
         reached = again.consumer.position(self._vector_parts())
         if all(mine.offset >= its.offset for mine, its in zip(reached, wanted, strict=True)):
@@ -250,7 +250,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class VectorBackfill:
     """Who reads the vectors of a model once more, and whom to tell that all have been read."""
 
     version: str

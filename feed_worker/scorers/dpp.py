@@ -7,7 +7,7 @@ from jaxtyping import Float32, Float64, Int64
 from numpy.typing import NDArray
 
 from feed_worker.candidates.columns import Candidates
-from feed_worker.candidates.ports import Model
+from feed_worker.candidates.ports import ModelEngine
 from feed_worker.candidates.query import Query
 from feed_worker.framework.components import Scorer
 from phoenix.index.retrieval_index import VectorIndex
@@ -29,7 +29,7 @@ class DPPScorer(Scorer):
     one each time.
     """
 
-    def __init__(self, index: VectorIndex, model: Model) -> None:
+    def __init__(self, index: VectorIndex, model: ModelEngine) -> None:
         self._index, self._model = index, model
 
     def enable(self, query: Query) -> bool:

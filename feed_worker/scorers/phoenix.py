@@ -7,7 +7,7 @@ import numpy as np
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.model_inputs import candidates_of, history_of
-from feed_worker.candidates.ports import Model
+from feed_worker.candidates.ports import ModelEngine
 from feed_worker.candidates.query import Query
 from feed_worker.framework.components import Scorer
 from thunder_ingest.posts.store import PostStore
@@ -27,7 +27,7 @@ class PhoenixScorer(Scorer):
 
     own_thread: ClassVar[bool] = True
 
-    def __init__(self, store: PostStore, model: Model, rankers: Mapping[str, Model] | None = None) -> None:
+    def __init__(self, store: PostStore, model: ModelEngine, rankers: Mapping[str, ModelEngine] | None = None) -> None:
         self._store, self._models = store, {"": model, **(rankers or {})}
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:

@@ -8,11 +8,11 @@ from typing import Final, TypeAlias
 import redis
 
 from feed_worker.candidates.query import Query
-from feed_worker.framework.pipeline import Pipeline, Result
-from feed_worker.framework.request_run import NO_CANDIDATES, Run
+from feed_worker.framework.pipeline import Pipeline
+from feed_worker.framework.request_run import NO_CANDIDATES, RequestRun, Result
 from feed_worker.serving.admission import Refusal
-from feed_worker.serving.intake import Letter
-from feed_worker.serving.request_queue import Asked, Place
+from feed_worker.serving.intake import DeadLetterRecord
+from feed_worker.serving.request_queue import MergedRequest, MessageOffset
 from infra.ports.redis import Patience, Stopped
 from thunder_ingest.events import FeedStatus
 
@@ -26,12 +26,12 @@ _ENDS: Final = (Stopped, redis.AuthenticationError)
 class Computation:
     """One computation on its way; it ends with a result, whatever happens."""
 
-    asked: Asked
+    asked: MergedRequest
     query: Query
-    run: Run | None = None
+    run: RequestRun | None = None
     result: Result | None = None
 
-    def end_without_effect(self) -> None:
+    def skip_side_effects(self) -> None:
         """End with what was found, and leave the viewer's state as it is."""
         if self.run is not None and self.result is None:
             self.result = self.run.result()
@@ -49,16 +49,16 @@ class Batch:
     """What passes through the worker together.
 
     Attributes:
-        computing: what it is made with, from its first step to its last.
+        runner: what it is made with, from its first step to its last.
         computations: one for each viewer at most.
-        letters: messages that are no requests, to be put away whole.
+        dead_letters: messages that are no requests, to be put away whole.
         formed_at: `time.monotonic()` when it was formed.
 
     """
 
-    computing: "Computing"
+    runner: "BatchRunner"
     computations: list[Computation]
-    letters: list[Letter]
+    dead_letters: list[DeadLetterRecord]
     formed_at: float
     viewers: set[str] = field(init=False)
 
@@ -66,16 +66,16 @@ class Batch:
         self.viewers = {each.asked.viewer for each in self.computations}
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[MessageOffset]:
         """Where everything in it stood in Kafka."""
         requests = [taken.place for each in self.computations for taken in each.asked.taken]
-        return requests + [letter.place for letter in self.letters]
+        return requests + [each.place for each in self.dead_letters]
 
 
 _Step: TypeAlias = Callable[[list[Computation]], None]
 
 
-class Computing:
+class BatchRunner:
     """The three steps of the pipeline of one model over batches, each called from a thread of its own.
 
     The pipeline keeps the mistakes of components to the requests that they concern. Should a step itself raise, its
@@ -113,7 +113,7 @@ class Computing:
         self._isolated(self._finish, computations)
 
     def _gather(self, computations: list[Computation]) -> None:
-        def attempt() -> list[Run]:
+        def attempt() -> list[RequestRun]:
             for each in computations:
                 each.query = self._fresh(each.query)
             return self.pipeline.gather([each.query for each in computations])
@@ -151,12 +151,12 @@ class Computing:
             computation.end("failed", type(error).__name__)
 
 
-def refused(asked: Asked, query: Query, refusal: Refusal) -> Computation:
+def refused(asked: MergedRequest, query: Query, refusal: Refusal) -> Computation:
     """A computation that has ended before it began."""
     computation = Computation(asked, query)
     computation.end(*refusal)
     return computation
 
 
-def _runs(computations: Sequence[Computation]) -> list[Run]:
+def _runs(computations: Sequence[Computation]) -> list[RequestRun]:
     return [each.run for each in computations if each.run is not None]

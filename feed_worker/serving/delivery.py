@@ -2,7 +2,7 @@
 
 1. what is served to the viewers' state in Redis (the pipeline's side effects), unless it was answered before;
 2. feeds, explanations and the ledger to Redis, announced there;
-3. `feeds-served` and dead letters to Kafka, delivered;
+3. `feeds-served` and dead dead_letters to Kafka, delivered;
 4. the requests' offsets.
 
 A worker that dies in between leaves its requests to the next one, which computes them again; what step 2 wrote stays.
@@ -26,7 +26,7 @@ from thunder_ingest.posts.store import PostStore
 log = logging.getLogger(__name__)
 
 
-class Documents:
+class DocumentBuilder:
     """Makes the documents and records of results.
 
     Args:
@@ -71,7 +71,7 @@ class Delivery:
 
     def __init__(
         self,
-        documents: Documents,
+        documents: DocumentBuilder,
         feeds: FeedStore,
         publisher: Publisher,
         patience: Patience,
@@ -85,13 +85,13 @@ class Delivery:
     def __call__(self, batch: Batch) -> None:
         """Deliver a batch."""
         self._patience.run(lambda: self._set_apart(batch.computations))
-        batch.computing.finish(batch.computations)
+        batch.runner.finish(batch.computations)
         answers = [self._documents.answer(each) for each in batch.computations]
         written = self._patience.run(lambda: self._feeds.write(answers))
         announced_ms = time.time_ns() // 1_000_000
         keys = [answer.feed.user_id.encode() for answer in answers for _ in answer.served]
         records = [Record("feeds-served", key, record) for key, record in zip(keys, written, strict=True)]
-        self._publisher.publish([*records, *(letter.record for letter in batch.letters)], self._stopping.is_set)
+        self._publisher.publish([*records, *(each.record for each in batch.dead_letters)], self._stopping.is_set)
         self._publisher.flush(self._stopping.is_set)
         self._done(batch)
         self._metrics.delivered(batch, [unpack_feed_served(record).status for record in written], announced_ms)
@@ -101,4 +101,4 @@ class Delivery:
         requests = [(each.asked.viewer, each.asked.request.request_id) for each in computations]
         for each, is_answered in zip(computations, self._feeds.are_answered(requests), strict=True):
             if is_answered:
-                each.end_without_effect()
+                each.skip_side_effects()

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from feed_worker.serving.request_queue import Part, Place, Taken
+from feed_worker.serving.request_queue import MessageOffset, Partition, ReceivedRequest
 from infra.ports.clock import Clock
 from infra.ports.kafka import Record, consumer_config, group
 from infra.ports.outage import outage
@@ -40,28 +40,28 @@ _OUT_OF_TOUCH: Final = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}
 """The broker went while a consumer asked how far its partitions are: librdkafka says so, and does not ask again."""
 
 
-class Letter(NamedTuple):
-    """A message that is no request: its dead letter, and where it stood."""
+class DeadLetterRecord(NamedTuple):
+    """A message that is no request: its dead each, and where it stood."""
 
     record: Record
-    place: Place
+    place: MessageOffset
 
 
 class Offsets:
     """Which messages of each partition are taken and not yet done; for any thread."""
 
     def __init__(self) -> None:
-        self._open: dict[Part, deque[int]] = {}
-        self._done: dict[Part, set[int]] = {}
+        self._open: dict[Partition, deque[int]] = {}
+        self._done: dict[Partition, set[int]] = {}
         self._lock = threading.Lock()
 
-    def taken(self, places: Iterable[Place]) -> None:
+    def taken(self, places: Iterable[MessageOffset]) -> None:
         """Messages were taken, in the order of each partition."""
         with self._lock:
             for part, offset in places:
                 self._open.setdefault(part, deque()).append(offset)
 
-    def done(self, places: Iterable[Place]) -> dict[Part, int]:
+    def done(self, places: Iterable[MessageOffset]) -> dict[Partition, int]:
         """Messages are done with.
 
         Returns:
@@ -73,20 +73,20 @@ class Offsets:
                 self._done.setdefault(part, set()).add(offset)
             return {part: next_ for part in list(self._done) if (next_ := self._forward(part))}
 
-    def forget(self, parts: Iterable[Part]) -> None:
+    def forget(self, parts: Iterable[Partition]) -> None:
         """Partitions are another worker's now."""
         with self._lock:
             for part in parts:
                 self._open.pop(part, None)
                 self._done.pop(part, None)
 
-    def first_open(self, part: Part) -> int | None:
+    def first_open(self, part: Partition) -> int | None:
         """The first message of a partition that is taken and not done."""
         with self._lock:
             waiting = self._open.get(part)
             return waiting[0] if waiting else None
 
-    def _forward(self, part: Part) -> int:
+    def _forward(self, part: Partition) -> int:
         waiting, done = self._open.get(part, deque()), self._done[part]
         next_ = 0
         while waiting and waiting[0] in done:
@@ -113,8 +113,8 @@ class Intake:
     ) -> None:
         self._settings, self._clock, self._assigned, self._finish = settings, clock, assigned, finish
         self._offsets = Offsets()
-        self._due: SimpleQueue[dict[Part, int]] = SimpleQueue()
-        self._revoked: set[Part] = set()
+        self._due: SimpleQueue[dict[Partition, int]] = SimpleQueue()
+        self._revoked: set[Partition] = set()
         self._outage = outage("Kafka", settings.kafka)
         self._lag_at = 0.0
         self.lag: dict[int, int] = {}
@@ -140,7 +140,7 @@ class Intake:
         self._on_lost(parts)
         self._consumer = self._joined()
 
-    def take(self, limit: int, wait_s: float) -> tuple[list[Taken], list[Letter], set[Part]]:
+    def take(self, limit: int, wait_s: float) -> tuple[list[ReceivedRequest], list[DeadLetterRecord], set[Partition]]:
         """Take what is there; waits only while nothing is.
 
         Returns:
@@ -151,14 +151,14 @@ class Intake:
         self._commit(asynchronous=True)
         messages, gone = self._polled(limit, wait_s)
         usable = _usable(messages)
-        self._offsets.taken(map(place_of, usable))
+        self._offsets.taken(map(message_offset, usable))
         self._look_at_lag()
         return *self._decoded(usable), gone
 
-    def _polled(self, limit: int, wait_s: float) -> tuple[list[Message], set[Part]]:
+    def _polled(self, limit: int, wait_s: float) -> tuple[list[Message], set[Partition]]:
         """One by one: only so it is known what came before a partition was taken away, and what after it came back."""
         messages: list[Message] = []
-        gone: set[Part] = set()
+        gone: set[Partition] = set()
         while len(messages) < limit:
             self._revoked = set()
             message = self._consumer.poll(0 if messages else wait_s)
@@ -167,14 +167,14 @@ class Intake:
                 self._join_anew(error.str())
                 message = None
             if self._revoked:
-                messages = [each for each in messages if place_of(each).part not in self._revoked]
+                messages = [each for each in messages if message_offset(each).part not in self._revoked]
                 gone |= self._revoked
             if message is None:
                 break
             messages.append(message)
         return messages, gone
 
-    def done(self, places: Iterable[Place]) -> None:
+    def done(self, places: Iterable[MessageOffset]) -> None:
         """These are done: how far that brings their partitions is committed soon. For any thread."""
         if forward := self._offsets.done(places):
             self._due.put(forward)
@@ -189,7 +189,7 @@ class Intake:
         By the thread that takes alone: while that is in a callback, what another thread asks of the consumer waits for
         the callback, and the callback for that thread.
         """
-        forward: dict[Part, int] = {}
+        forward: dict[Partition, int] = {}
         while not self._due.empty():
             for part, offset in self._due.get().items():
                 forward[part] = max(offset, forward.get(part, 0))
@@ -222,9 +222,9 @@ class Intake:
         self._due = SimpleQueue()
         self.lag = {}
 
-    def _decoded(self, messages: Sequence[Message]) -> tuple[list[Taken], list[Letter]]:
-        taken: list[Taken] = []
-        letters: list[Letter] = []
+    def _decoded(self, messages: Sequence[Message]) -> tuple[list[ReceivedRequest], list[DeadLetterRecord]]:
+        taken: list[ReceivedRequest] = []
+        dead_letters: list[DeadLetterRecord] = []
         now_ms = time.time_ns() // 1_000_000
         for message in messages:
             try:
@@ -232,13 +232,15 @@ class Intake:
                 if request.at > now_ms + self._settings.future_tolerance_ms:
                     raise Refused("`at` is too far in the future - at `$.at`")
             except Refused as reason:
-                letters.append(Letter(dead_letter(message, reason), place_of(message)))
+                dead_letters.append(DeadLetterRecord(dead_letter(message, reason), message_offset(message)))
             else:
                 kind, arrived_ms = message.timestamp()
                 known = kind != TIMESTAMP_NOT_AVAILABLE
-                taken.append(Taken(request, min(arrived_ms, now_ms) if known else now_ms, place_of(message)))
+                taken.append(
+                    ReceivedRequest(request, min(arrived_ms, now_ms) if known else now_ms, message_offset(message))
+                )
                 self._clock.observe(request.at)
-        return taken, letters
+        return taken, dead_letters
 
     def _look_at_lag(self) -> None:
         if time.monotonic() - self._lag_at < LAG_EACH_S:
@@ -254,9 +256,9 @@ class Intake:
         return max(0, end - next_) if next_ >= 0 and end >= 0 else None
 
 
-def place_of(message: Message) -> Place:
+def message_offset(message: Message) -> MessageOffset:
     """Where a message stands."""
-    return Place((message.topic() or "", message.partition() or 0), message.offset() or 0)
+    return MessageOffset((message.topic() or "", message.partition() or 0), message.offset() or 0)
 
 
 def _usable(messages: Sequence[Message]) -> list[Message]:

@@ -44,14 +44,14 @@ LOOKED_AT: Final = 50_000
 SwapState = Literal["served", "loading", "collecting", "unusable"]
 
 
-class Told(NamedTuple):
+class ModelStatus(NamedTuple):
     """The model that is announced, and what has become of it here."""
 
     version: str
     state: SwapState
 
 
-class Coming(NamedTuple):
+class NextModel(NamedTuple):
     """A model that is ready but for its vectors; the event is set once those that had been written are there."""
 
     model: Phoenix
@@ -59,7 +59,7 @@ class Coming(NamedTuple):
     collected: threading.Event
 
 
-class Swap:
+class ModelSwap:
     """Follows what is announced, in a thread of its own.
 
     Args:
@@ -93,7 +93,7 @@ class Swap:
         self._settings, self._model, self._known, self._prepare = settings, model, known, prepare
         self._replica, self._store, self._index, self._worker, self._stopping = replica, store, index, worker, stopping
         self._state: SwapState = "served" if known is None or known.version == model.version else "unusable"
-        self._coming: Coming | None = None
+        self._coming: NextModel | None = None
         self._lacking = np.zeros(0, np.int64)
         self._told_s, self._tried_s = -TOLD_EACH_S, time.monotonic()
         self._thread = threading.Thread(target=self._run, name="swap", daemon=True)
@@ -108,9 +108,9 @@ class Swap:
         self._thread.join()
 
     @property
-    def announced(self) -> Told | None:
+    def announced(self) -> ModelStatus | None:
         """What is announced, if anything is."""
-        return None if self._known is None else Told(self._known.version, self._state)
+        return None if self._known is None else ModelStatus(self._known.version, self._state)
 
     def _run(self) -> None:
         try:
@@ -145,7 +145,7 @@ class Swap:
         try:
             model = announced(pointer, self._model)
             collected = self._replica.collect(pointer.version)
-            self._coming = Coming(model, self._prepare(model, self._model), collected)
+            self._coming = NextModel(model, self._prepare(model, self._model), collected)
         except Stopped:
             raise
         except Exception as error:  # of whatever kind: requests go on being answered with the model that there is
@@ -155,7 +155,7 @@ class Swap:
         else:
             self._state, self._lacking = "collecting", np.zeros(0, np.int64)
 
-    def _is_covered(self, coming: Coming) -> bool:
+    def _is_covered(self, coming: NextModel) -> bool:
         """Whether no post lacks a vector; while some do that did at the last look, there is no need to look at all."""
         was_all = not len(self._lacking)
         self._lacking = self._lacks(coming.model.version, None if was_all else self._lacking)
@@ -173,7 +173,7 @@ class Swap:
         chunks = (ids[start : start + LOOKED_AT] for start in range(0, len(ids), LOOKED_AT))
         return np.concatenate([ids[:0], *(chunk[self._store.rows_of(chunk) >= 0] for chunk in chunks)])
 
-    def _go_over(self, coming: Coming) -> None:
+    def _go_over(self, coming: NextModel) -> None:
         before, self._model, self._coming = self._model, coming.model, None
         self._worker.swap(coming.pipeline, coming.model.version)
         while before.version in self._worker.model_versions and not self._stopping.wait(0.02):

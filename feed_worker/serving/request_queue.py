@@ -10,24 +10,24 @@ from feed_worker.serving.admission import Refusal
 from thunder_ingest.events import FeedRequest, encode
 from thunder_ingest.events.ids import published_form
 
-Part: TypeAlias = tuple[str, int]
+Partition: TypeAlias = tuple[str, int]
 """A topic and the number of a partition."""
 
 
-class Place(NamedTuple):
+class MessageOffset(NamedTuple):
     """Where a message stands in Kafka."""
 
-    part: Part
+    part: Partition
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ReceivedRequest:
     """A request as it was taken from Kafka; it arrived there, by the broker's clock, at `arrived_ms`."""
 
     request: FeedRequest
     arrived_ms: int
-    place: Place
+    place: MessageOffset
     viewer: str = field(init=False)
     wish: bytes = field(init=False)
 
@@ -36,10 +36,10 @@ class Taken:
         object.__setattr__(self, "wish", _wish(self.request, self.viewer))
 
 
-class Asked(NamedTuple):
+class MergedRequest(NamedTuple):
     """One computation: requests of one viewer that want the same, the newest of them first."""
 
-    taken: Sequence[Taken]
+    taken: Sequence[ReceivedRequest]
 
     @property
     def request(self) -> FeedRequest:
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
         return [each.request.request_id for each in self.taken]
 
 
-class Waiting:
+class RequestQueue:
     """The requests in hand, in the order of their arrival.
 
     A viewer has at most one computation under way. Posts that one feed shows count as served in the next, and they do
@@ -71,22 +71,22 @@ class Waiting:
     """
 
     def __init__(self) -> None:
-        self._taken: list[Taken] = []
+        self._taken: list[ReceivedRequest] = []
 
     def __len__(self) -> int:
         return len(self._taken)
 
-    def add(self, taken: Sequence[Taken]) -> None:
+    def add(self, taken: Sequence[ReceivedRequest]) -> None:
         """Take requests in hand."""
         self._taken += taken
 
-    def forget(self, parts: Collection[Part]) -> None:
+    def forget(self, parts: Collection[Partition]) -> None:
         """Let go of the requests of partitions that another worker reads now."""
         self._taken = [each for each in self._taken if each.place.part not in parts]
 
     def take(
-        self, limit: int, busy: Collection[str], refusal: Callable[[Asked], Refusal | None]
-    ) -> list[tuple[Asked, Refusal | None]]:
+        self, limit: int, busy: Collection[str], refusal: Callable[[MergedRequest], Refusal | None]
+    ) -> list[tuple[MergedRequest, Refusal | None]]:
         """Take out what comes next.
 
         Args:
@@ -98,7 +98,7 @@ class Waiting:
             at most one computation for each viewer, in the order of the viewers' arrival.
 
         """
-        chosen: list[tuple[Asked, Refusal | None]] = []
+        chosen: list[tuple[MergedRequest, Refusal | None]] = []
         free = limit
         for viewer, computations in merged(self._taken).items():
             if viewer in busy:
@@ -112,24 +112,24 @@ class Waiting:
         return chosen
 
 
-def merged(taken: Sequence[Taken]) -> dict[str, list[Asked]]:
+def merged(taken: Sequence[ReceivedRequest]) -> dict[str, list[MergedRequest]]:
     """What has to be computed: requests of one viewer that want the same are answered by the newest's computation.
 
     Returns:
         computations by viewer: viewers in the order of their arrival, the computations of each in that of their time.
 
     """
-    viewers: dict[str, dict[bytes, list[Taken]]] = {}
+    viewers: dict[str, dict[bytes, list[ReceivedRequest]]] = {}
     for each in taken:
         viewers.setdefault(each.viewer, {}).setdefault(each.wish, []).append(each)
     return {viewer: sorted(map(_asked, wishes.values()), key=_time) for viewer, wishes in viewers.items()}
 
 
-def _asked(taken: Sequence[Taken]) -> Asked:
-    return Asked(sorted(taken, key=lambda each: each.request.at, reverse=True))
+def _asked(taken: Sequence[ReceivedRequest]) -> MergedRequest:
+    return MergedRequest(sorted(taken, key=lambda each: each.request.at, reverse=True))
 
 
-def _time(asked: Asked) -> int:
+def _time(asked: MergedRequest) -> int:
     return asked.request.at
 
 

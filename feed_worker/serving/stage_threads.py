@@ -11,10 +11,10 @@ LEAVE_S: Final = 1.0
 """How long a step that is at work is waited for on leaving; what matters was drained before."""
 
 
-class Overlap(AbstractContextManager["Overlap[T]"], Generic[T]):
+class StageThreads(AbstractContextManager["StageThreads[T]"], Generic[T]):
     """A line of steps. A step works on one batch, and one more may wait before it.
 
-    A batch should be formed only when `is_free` says that the first step has room: what waits longer meets more that
+    A batch should be formed only when `has_room` says that the first step has room: what waits longer meets more that
     it can be computed with. The first error of any step ends all: `check` raises it.
 
     Args:
@@ -53,7 +53,7 @@ class Overlap(AbstractContextManager["Overlap[T]"], Generic[T]):
         return self._failure
 
     @property
-    def under_way(self) -> list[T]:
+    def in_flight(self) -> list[T]:
         """The batches that were put and are not through, oldest first."""
         with self._changed:
             return list(self._under_way)
@@ -63,7 +63,7 @@ class Overlap(AbstractContextManager["Overlap[T]"], Generic[T]):
         if self._failure is not None:
             raise self._failure
 
-    def is_free(self, wait_s: float) -> bool:
+    def has_room(self, wait_s: float) -> bool:
         """Whether the first step has room for another batch; waits for that a while."""
         with self._changed:
             self._changed.wait_for(lambda: self._rooms[0] is None or self._failure, wait_s)
@@ -75,7 +75,7 @@ class Overlap(AbstractContextManager["Overlap[T]"], Generic[T]):
             self._under_way.append(batch)
             self._hand_over(0, batch)
 
-    def await_progress(self, seen: Sequence[T], wait_s: float) -> None:
+    def wait_for_change(self, seen: Sequence[T], wait_s: float) -> None:
         """Wait a while for others to be under way than were seen."""
         with self._changed:
             self._changed.wait_for(lambda: self._under_way != seen or self._failure, wait_s)

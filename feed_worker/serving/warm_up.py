@@ -12,14 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from feed_worker.candidates.ports import Model, Users
+from feed_worker.candidates.ports import ModelEngine, UserStateStore
 from feed_worker.candidates.query import Query
 from feed_worker.documents.feed import explanation_of, feed_of
 from feed_worker.framework.budgets import STAGE_BUDGETS_MS
-from feed_worker.framework.pipeline import Pipeline, Result
+from feed_worker.framework.pipeline import Pipeline
+from feed_worker.framework.request_run import Result
 from feed_worker.parameters import Parameters
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.replica.reader import Copies, Records
+from feed_worker.replica.reader import Records, ReplicaState
 from infra.ports.clock import WallClock
 from phoenix.index.retrieval_index import VectorIndex
 from thunder_ingest.events import (
@@ -60,7 +61,9 @@ _AUTHORS: Final = 50
 _DAY_MS: Final = 86_400_000
 
 
-def rehearse(model: Model, users: Users, variants: Sequence[Parameters], rankers: Mapping[str, Model]) -> list[Result]:
+def warm_up_pipeline(
+    model: ModelEngine, users: UserStateStore, variants: Sequence[Parameters], rankers: Mapping[str, ModelEngine]
+) -> list[Result]:
     """Make feeds of every kind, with each of the parameters; what is wrong with a component is logged, as ever.
 
     Args:
@@ -91,10 +94,10 @@ def rehearse(model: Model, users: Users, variants: Sequence[Parameters], rankers
     return results
 
 
-class _Invented(Users):
+class _Invented(UserStateStore):
     """Viewers who have done all there is to do, or nothing; Redis, which is asked as ever, does not know them."""
 
-    def __init__(self, users: Users, now_ms: int) -> None:
+    def __init__(self, users: UserStateStore, now_ms: int) -> None:
         entries = by_user(update for event in _deeds(now_ms) for update in updates_of(event))
         self._fields = {kind.encode(): encode(kind, each) for kind, each in entries[VIEWER].items()}
         self._users = users
@@ -124,9 +127,9 @@ def _results(pipeline: Pipeline, parameters: Parameters, now_ms: int) -> list[Re
     )
 
 
-def _copies(model: Model, now_ms: int) -> Copies:
+def _copies(model: ModelEngine, now_ms: int) -> ReplicaState:
     """What a worker would have of the invented world."""
-    copies = Copies(PostStore(), VectorIndex(), WallClock(), (model.version,))
+    copies = ReplicaState(PostStore(), VectorIndex(), WallClock(), (model.version,))
     table = PostTable(_DAY_MS)
     vector = (np.ones(model.config.embed_dim, np.float32) / model.config.embed_dim**0.5).tobytes()
     totals = [number + 1 for number in range(len(ACTIONS) + 1)]

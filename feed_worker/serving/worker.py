@@ -22,13 +22,13 @@ from feed_worker.experiments import Experiments
 from feed_worker.framework.pipeline import Pipeline
 from feed_worker.monitoring.metrics import WorkerMetrics
 from feed_worker.serving.admission import Admission, Refusal
-from feed_worker.serving.batch import Batch, Computation, Computing, refused
-from feed_worker.serving.delivery import Delivery, Documents
+from feed_worker.serving.batch import Batch, BatchRunner, Computation, refused
+from feed_worker.serving.delivery import Delivery, DocumentBuilder
 from feed_worker.serving.feed_store import FeedStore
-from feed_worker.serving.intake import Intake, Letter
-from feed_worker.serving.request_queue import Asked, Waiting
-from feed_worker.serving.stage_threads import Overlap
-from feed_worker.serving.worker_registry import Presence
+from feed_worker.serving.intake import DeadLetterRecord, Intake
+from feed_worker.serving.request_queue import MergedRequest, RequestQueue
+from feed_worker.serving.stage_threads import StageThreads
+from feed_worker.serving.worker_registry import WorkerRegistry
 from infra.ports.clock import Clock
 from infra.ports.kafka import Publisher
 from infra.ports.redis import Client, Patience
@@ -50,7 +50,7 @@ FINISH_S: Final = 20.0
 """How long what is under way is waited for when partitions go, or the worker is to end; then it is left to the next."""
 
 
-class State(NamedTuple):
+class ServingState(NamedTuple):
     """What a worker serves from."""
 
     posts: PostStore
@@ -71,20 +71,20 @@ class Worker:
         pipeline: Pipeline,
         model_version: str,
         experiments: Experiments,
-        state: State,
+        state: ServingState,
         registry: CollectorRegistry,
         stopping: threading.Event,
     ) -> None:
         self._settings, self._experiments, self._state, self._stopping = settings, experiments, state, stopping
         self._patience = Patience(settings, stopping)
-        self._computing = self._next = self._computing_with(pipeline, model_version)
+        self._runner = self._next = self._runner_of(pipeline, model_version)
         self._admission = Admission(settings.max_wait_ms)
         self._metrics = WorkerMetrics(registry)
-        self._presence = Presence(state.redis, self._patience, model_version=model_version, clock=settings.clock)
-        self._waiting = Waiting()
-        self._letters: list[Letter] = []
+        self._presence = WorkerRegistry(state.redis, self._patience, model_version=model_version, clock=settings.clock)
+        self._waiting = RequestQueue()
+        self._dead_letters: list[DeadLetterRecord] = []
         self._delivery = Delivery(
-            Documents(state.posts, state.clock),
+            DocumentBuilder(state.posts, state.clock),
             FeedStore(state.redis, settings.feed_ttl_s),
             Publisher(settings),
             self._patience,
@@ -92,8 +92,8 @@ class Worker:
             self._metrics,
             stopping,
         )
-        self._line = Overlap(
-            ("ranking", lambda batch: batch.computing.rank(batch.computations)),
+        self._line = StageThreads(
+            ("ranking", lambda batch: batch.runner.rank(batch.computations)),
             ("delivery", self._delivery),
         )
         self._ready = False
@@ -114,16 +114,16 @@ class Worker:
         return self._line.failure or self._state.failure()
 
     @property
-    def computing(self) -> Computing:
+    def runner(self) -> BatchRunner:
         """What the next batch is made with."""
-        return self._computing
+        return self._runner
 
     @property
     def model_versions(self) -> set[str]:
         """Of the models that batches are being made with, and that the next one will be made with."""
-        computing, following = self._computing, self._next  # first: what is formed with it is then under way already
-        under_way = [batch.computing for batch in self._line.under_way]
-        return {each.model_version for each in (computing, following, *under_way)}
+        runner, following = self._runner, self._next  # first: what is formed with it is then under way already
+        in_flight = [batch.runner for batch in self._line.in_flight]
+        return {each.model_version for each in (runner, following, *in_flight)}
 
     def swap(self, pipeline: Pipeline, model_version: str) -> None:
         """Make batches with another model from the next one on; those under way are finished with theirs.
@@ -131,7 +131,7 @@ class Worker:
         To be called from any thread; does not wait. Figures go on counting where they are.
         """
         pipeline.stats, pipeline.stage_stats = self._next.pipeline.stats, self._next.pipeline.stage_stats
-        self._next = self._computing_with(pipeline, model_version)
+        self._next = self._runner_of(pipeline, model_version)
 
     def run(self) -> None:
         """Join the group, say that the worker is ready, and answer requests until `stopping`; then leave in order."""
@@ -152,59 +152,59 @@ class Worker:
         self._presence.refresh()
         self._follow()
         self._take()
-        if (self._waiting or self._letters) and self._line.is_free(WAIT_S):
-            under_way = self._line.under_way
-            if batch := self._batch(set().union(*(batch.viewers for batch in under_way))):
-                batch.computing.gather(batch.computations)
+        if (self._waiting or self._dead_letters) and self._line.has_room(WAIT_S):
+            in_flight = self._line.in_flight
+            if batch := self._batch(set().union(*(batch.viewers for batch in in_flight))):
+                batch.runner.gather(batch.computations)
                 self._line.put(batch)
             else:
-                self._line.await_progress(under_way, BUSY_S)
+                self._line.wait_for_change(in_flight, BUSY_S)
 
     def _follow(self) -> None:
         """Go over to another model: here, where no batch is half formed."""
-        if self._computing is not self._next:
-            self._computing = self._next
-            self._presence.change(model_version=self._computing.model_version)
+        if self._runner is not self._next:
+            self._runner = self._next
+            self._presence.change(model_version=self._runner.model_version)
 
     def _take(self) -> None:
         if room := IN_HAND - len(self._waiting):
-            idle = not (self._waiting or self._letters)
-            taken, letters, gone = self._intake.take(room, WAIT_S if idle else 0)
+            idle = not (self._waiting or self._dead_letters)
+            taken, dead_letters, gone = self._intake.take(room, WAIT_S if idle else 0)
             self._waiting.forget(gone)
-            self._letters = [each for each in self._letters if each.place.part not in gone] + letters
+            self._dead_letters = [each for each in self._dead_letters if each.place.part not in gone] + dead_letters
             self._waiting.add(taken)
 
     def _batch(self, busy: set[str]) -> Batch | None:
         """The next batch, if there is anything but requests of viewers that are busy."""
         now_ms = time.time_ns() // 1_000_000
         chosen = self._waiting.take(self._settings.max_batch, busy, lambda asked: self._refusal(asked, now_ms))
-        if not chosen and not self._letters:
+        if not chosen and not self._dead_letters:
             return None
         waits = [now_ms - asked.arrived_ms for asked, _ in chosen]
         quality = self._admission.quality(max(waits, default=0))
         computations = [self._computation(*each, quality) for each in chosen]
-        batch = Batch(self._computing, computations, self._letters, time.monotonic())
-        self._letters = []
+        batch = Batch(self._runner, computations, self._dead_letters, time.monotonic())
+        self._dead_letters = []
         self._metrics.formed(batch, now_ms, quality)
         return batch
 
-    def _refusal(self, asked: Asked, now_ms: int) -> Refusal | None:
+    def _refusal(self, asked: MergedRequest, now_ms: int) -> Refusal | None:
         left_ms = self._deadline_at(asked.request) - self._state.clock.now_ms()
         return self._admission.refusal(now_ms - asked.arrived_ms, left_ms)
 
-    def _computation(self, asked: Asked, refusal: Refusal | None, quality: float) -> Computation:
+    def _computation(self, asked: MergedRequest, refusal: Refusal | None, quality: float) -> Computation:
         if refusal:
-            return refused(asked, self._query(asked.request, 1.0, self._computing.model_version), refusal)
-        return Computation(asked, self._query(asked.request, quality, self._computing.model_version))
+            return refused(asked, self._query(asked.request, 1.0, self._runner.model_version), refusal)
+        return Computation(asked, self._query(asked.request, quality, self._runner.model_version))
 
     def _deadline_at(self, request: FeedRequest) -> int:
         return request.at + (request.deadline_ms or self._settings.deadline_ms)
 
-    def _computing_with(self, pipeline: Pipeline, model_version: str) -> Computing:
+    def _runner_of(self, pipeline: Pipeline, model_version: str) -> BatchRunner:
         def fresh(query: Query) -> Query:
             return self._query(query.request, query.quality, model_version)
 
-        return Computing(pipeline, model_version, self._patience, fresh)
+        return BatchRunner(pipeline, model_version, self._patience, fresh)
 
     def _query(self, request: FeedRequest, quality: float, model_version: str) -> Query:
         user_id = id64(request.user_id)
@@ -226,7 +226,7 @@ class Worker:
     def _on_assign(self) -> None:
         self._ready = True
         self._presence.announce()
-        log.info("ready: %d posts, model %s", len(self._state.posts), self._computing.model_version)
+        log.info("ready: %d posts, model %s", len(self._state.posts), self._runner.model_version)
 
     def _finish(self) -> None:
         if not self._line.drain(FINISH_S) and not self._line.failure:

@@ -20,7 +20,7 @@ STALE_MS: Final = 20_000
 """A worker that has not said for so long that it is ready is not: longer than Redis may let a worker wait."""
 
 
-class Presence:
+class WorkerRegistry:
     """One worker's entry.
 
     Args:
@@ -66,7 +66,7 @@ class Presence:
         self._client.pexpire(READY_KEY, STALE_MS)
 
 
-def workers(client: Client) -> list[dict[str, Any]]:
+def ready_workers(client: Client) -> list[dict[str, Any]]:
     """What the workers that are ready say of themselves."""
     said = cast(dict[bytes, bytes], client.hgetall(READY_KEY))
     entries: list[dict[str, Any]] = [json.loads(value) for value in said.values()]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from feed_worker.candidates.ports import Users
+from feed_worker.candidates.ports import UserStateStore
 from feed_worker.framework.components import SideEffect
 from feed_worker.framework.request_run import Result
 
@@ -10,7 +10,7 @@ from feed_worker.framework.request_run import Result
 class ServedHistory(SideEffect):
     """Appends the feed's posts to the viewer's state, once for a request however often it is computed."""
 
-    def __init__(self, users: Users) -> None:
+    def __init__(self, users: UserStateStore) -> None:
         self._users = users
 
     def run(self, results: Sequence[Result]) -> None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.model_inputs import history_of
-from feed_worker.candidates.ports import Model
+from feed_worker.candidates.ports import ModelEngine
 from feed_worker.candidates.query import Query
 from feed_worker.filters.language import readable
 from feed_worker.framework.components import Fetched, Source
@@ -24,7 +24,7 @@ class PhoenixRetrievalSource(Source):
     served posts, so that none of these takes another post's place. What only followers may see is Thunder's to find.
     """
 
-    def __init__(self, store: PostStore, index: VectorIndex, model: Model) -> None:
+    def __init__(self, store: PostStore, index: VectorIndex, model: ModelEngine) -> None:
         self._store, self._index, self._model = store, index, model
 
     def enable(self, query: Query) -> bool:
@@ -54,7 +54,7 @@ class PhoenixRetrievalSource(Source):
         )
 
     def _found(self, query: Query, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:
-        limit = query.limited(query.parameters.retrieval_max)
+        limit = query.scaled_limit(query.parameters.retrieval_max)
         with self._store.lock:
             rows = self._store.rows_of(ids)
             usable = np.flatnonzero(rows >= 0)[:limit]

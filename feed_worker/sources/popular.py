@@ -43,4 +43,4 @@ class PopularSource(Source):
 
 
 def _limit(query: Query) -> int:
-    return query.limited(query.parameters.popular_max)
+    return query.scaled_limit(query.parameters.popular_max)

@@ -19,7 +19,7 @@ class ThunderSource(Source):
         return [Fetched(self._found(query)) for query in queries]
 
     def _found(self, query: Query) -> Candidates:
-        limit = query.limited(query.parameters.in_network_max)
+        limit = query.scaled_limit(query.parameters.in_network_max)
         with self._store.lock:
             rows = self._store.in_network(query.viewer.following, query.user_id, query.known_ids, query.now_ms, limit)
             return Candidates.of_rows(self._store, rows, "thunder")

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from rich.table import Table
 
-from feed_worker.serving.worker_registry import workers
+from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.kafka import FLOW_GROUPS, BrokerUnreachable, group
 from infra.ports.kafka_admin import admin, describe
 from infra.ports.redis import RedisUnreachable, connect
@@ -110,7 +110,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
         return
     try:
         yield Check("Redis", "ok", f"answers in {_since(began)}")
-        ready = workers(client)
+        ready = ready_workers(client)
     finally:
         client.close()
     if ready:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from bytewax.recovery import init_db_dir
 
-from feed_worker.serving.worker_registry import workers
+from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.kafka import FLOW_GROUPS
 from infra.ports.kafka_admin import create_topics
 from infra.ports.redis import connect
@@ -134,7 +134,7 @@ class Stack:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             self.check()
-            for ready in workers(client):
+            for ready in ready_workers(client):
                 if ready["pid"] == self._worker.pid:
                     client.close()
                     return ready

@@ -15,14 +15,15 @@ from feed_worker.framework.components import (
     Fetched,
     Filter,
     Hydrator,
-    Known,
+    QueryFields,
     QueryHydrator,
     Scorer,
     Selector,
     SideEffect,
     Source,
 )
-from feed_worker.framework.pipeline import Pipeline, Result
+from feed_worker.framework.pipeline import Pipeline
+from feed_worker.framework.request_run import Result
 from feed_worker.selectors.top_k import TopKSelector
 from tests.feed_worker.builders import NOW_MS, candidates_in, post, store_of
 
@@ -36,7 +37,7 @@ class Recording(QueryHydrator):
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+    def hydrate(self, queries: Sequence[Query], /) -> list[QueryFields]:
         self.batches.append(len(queries))
         return [{} for _ in queries]
 

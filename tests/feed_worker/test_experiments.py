@@ -64,8 +64,11 @@ def test_shares_are_kept() -> None:
 
 def chi_square(one: Experiment, other: Experiment) -> float:
     """Of the table of how many viewers are in each pair of variants, against that of independent experiments."""
-    pairs = Counter((one.place_of(user), other.place_of(user)) for user in USERS)
-    rows, columns = Counter(one.place_of(user) for user in USERS), Counter(other.place_of(user) for user in USERS)
+    pairs = Counter((one.variant_index(user), other.variant_index(user)) for user in USERS)
+    rows, columns = (
+        Counter(one.variant_index(user) for user in USERS),
+        Counter(other.variant_index(user) for user in USERS),
+    )
     expected = {(row, column): rows[row] * columns[column] / len(USERS) for row in rows for column in columns}
     return sum((pairs[cell] - count) ** 2 / count for cell, count in expected.items())
 
@@ -76,28 +79,28 @@ def test_where_a_viewer_stands_in_one_experiment_says_nothing_of_another() -> No
 
 def test_experiments_with_a_salt_in_common_are_not_independent_and_that_is_what_it_is_for() -> None:
     same = experiment("another name", *FACTOR.variants, salt="factor")
-    assert all(same.place_of(user) == FACTOR.place_of(user) for user in range(1, 1_000))
+    assert all(same.variant_index(user) == FACTOR.variant_index(user) for user in range(1, 1_000))
     assert chi_square(FACTOR, same) > 10_000
 
 
 def test_an_assignment_is_the_same_for_ever() -> None:
-    assert "".join(str(FACTOR.place_of(user)) for user in range(1, 21)) == "10100002120100001121"
+    assert "".join(str(FACTOR.variant_index(user)) for user in range(1, 21)) == "10100002120100001121"
     assert xxhash.xxh64_intdigest(b"factor:42") == 17_755_518_286_421_423_172
-    assert FACTOR.place_of(2**63 - 1) == 0
+    assert FACTOR.variant_index(2**63 - 1) == 0
 
 
 def test_a_viewer_stays_in_a_variant_that_grows() -> None:
     grown = experiment("factor", variant("control", 0.5), variant("lower", 0.5))
     for user in range(1, 2_000):
-        if FACTOR.place_of(user) < 2:
-            assert grown.place_of(user) == FACTOR.place_of(user)
+        if FACTOR.variant_index(user) < 2:
+            assert grown.variant_index(user) == FACTOR.variant_index(user)
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=5), st.integers(1, 2**63 - 1), st.text(max_size=5))
 def test_a_place_is_where_the_hash_falls_among_the_shares(shares: list[float], user: int, salt: str) -> None:
     drawn = experiment("e", *(variant(str(i), share) for i, share in enumerate(shares)), salt=salt)
     at = xxhash.xxh64_intdigest(f"{salt}:{user}".encode()) / 2**64
-    assert drawn.place_of(user) == sum(bound <= at for bound in accumulate(shares))
+    assert drawn.variant_index(user) == sum(bound <= at for bound in accumulate(shares))
 
 
 def test_a_combination_of_variants_is_put_together_once() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from feed_worker.serving.worker_registry import workers
+from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.kafka_admin import create_topics
 from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
@@ -54,9 +54,9 @@ def test_it_says_what_it_waits_for_then_that_it_is_ready_and_leaves_in_order(
     assert 'foryou_requests_total{status="ok"} 0.0' in metrics
     assert 'foryou_component_seconds_count{component="phoenix_scorer"} 0.0' in metrics
     with redis.Redis.from_url(settings.redis) as client:
-        eventually(lambda: len(workers(client)) == 1)
+        eventually(lambda: len(ready_workers(client)) == 1)
         worker.terminate()
         assert worker.wait() == 0, worker.output()
-        assert workers(client) == []
+        assert ready_workers(client) == []
     logged = [json.loads(line) for line in worker.output().splitlines()]
     assert any(each["message"].startswith("ready: 0 posts") for each in logged)

@@ -11,8 +11,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from feed_worker.candidates.query import Query
-from feed_worker.framework.pipeline import Pipeline, Result
-from feed_worker.framework.request_run import Run
+from feed_worker.framework.pipeline import Pipeline
+from feed_worker.framework.request_run import RequestRun, Result
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
 from phoenix.features.inputs import PostInputs
@@ -125,7 +125,7 @@ def test_the_next_feed_differs_and_the_same_request_computed_again_does_not(pipe
 def test_batches_that_overlap_get_the_feeds_that_they_get_alone(pipeline: Pipeline, users: UserStates) -> None:
     happened(users, *(liked(10 * author, author) for author in (50, 61, 52)))
     alone = [ask(pipeline, size=size).candidates for size in range(5, 25)]
-    gathered: SimpleQueue[list[Run] | None] = SimpleQueue()
+    gathered: SimpleQueue[list[RequestRun] | None] = SimpleQueue()
     overlapped = []
 
     def rank() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from feed_worker.client import Client, FeedTimeout, NoFeed
 from feed_worker.documents.feed import Feed
-from feed_worker.serving.worker_registry import workers
+from feed_worker.serving.worker_registry import ready_workers
 from infra.ops.flow_lag import wait_for_flows
 from infra.ops.replay.line_counts import Account
 from infra.ops.replay.log_reader import Line, LogReader
@@ -219,7 +219,7 @@ def _runs_on_log_clock(settings: Settings) -> bool:
     """What the workers say; those that do not tell run on the clock of our own settings."""
     client = connect(settings)
     try:
-        clocks = {ready.get("clock", settings.clock) for ready in workers(client)}
+        clocks = {ready.get("clock", settings.clock) for ready in ready_workers(client)}
     finally:
         client.close()
     return "log" in (clocks or {settings.clock})

@@ -1,7 +1,8 @@
 import redis
 from hypothesis import HealthCheck, given, settings
 
-from feed_worker.framework.pipeline import Pipeline, Result
+from feed_worker.framework.pipeline import Pipeline
+from feed_worker.framework.request_run import Result
 from feed_worker.pipeline import foryou_pipeline
 from tests.feed_worker.builders import NOW_MS, FixedModel, post, query, store_of
 from tests.feed_worker.test_pipeline import SEEDS, index_of, vectors_of, world_of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from feed_worker.documents.feed import Explanation, Feed, explanation_of, feed_of, feed_schema, served_of
-from feed_worker.framework.pipeline import Result
+from feed_worker.framework.request_run import Result
 from feed_worker.parameters import FORYOU, X_2026_08_12
 from feed_worker.pipeline import foryou_pipeline
 from phoenix.index.retrieval_index import VectorIndex

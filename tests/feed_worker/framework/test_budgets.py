@@ -9,7 +9,7 @@ import pytest
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.query import Query
 from feed_worker.framework.budgets import STAGE_BUDGETS_MS
-from feed_worker.framework.components import Fetched, Known, QueryHydrator, Scorer, Source
+from feed_worker.framework.components import Fetched, QueryFields, QueryHydrator, Scorer, Source
 from tests.feed_worker.builders import candidates_in, query, viewer
 from tests.feed_worker.scripted import (
     BOOM,
@@ -60,7 +60,7 @@ class ScriptedQueryHydrator(QueryHydrator):
     def __init__(self, act: Callable[[], Any]) -> None:
         self._act = act
 
-    def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+    def hydrate(self, queries: Sequence[Query], /) -> list[QueryFields]:
         self._act()
         return [{"user": viewer(blocks=[7])} for _ in queries]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.query import Query
-from feed_worker.framework.components import Fetched, Filter, Known, QueryHydrator, Scorer, Source
+from feed_worker.framework.components import Fetched, Filter, QueryFields, QueryHydrator, Scorer, Source
 from tests.feed_worker.builders import candidates_in, query
 from tests.feed_worker.scripted import BOOM, STORE, Hanging, hanging, pipeline, until_idle
 
@@ -43,7 +43,7 @@ class Behaving:
 
 
 class AnyHydrator(Behaving, QueryHydrator):
-    def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+    def hydrate(self, queries: Sequence[Query], /) -> list[QueryFields]:
         self.behave(queries)
         return [{} for _ in queries]
 

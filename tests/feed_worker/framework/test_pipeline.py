@@ -7,7 +7,7 @@ import pytest
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.query import Query
-from feed_worker.framework.components import Component, Known
+from feed_worker.framework.components import Component, QueryFields
 from tests.feed_worker.builders import NOW_MS, query
 from tests.feed_worker.scripted import (
     BOOM,
@@ -232,7 +232,7 @@ def test_a_feed_that_comes_too_late_is_expired_and_one_that_came_in_time_stays_w
 
 def test_what_does_not_belong_to_a_query_is_its_hydrators_error() -> None:
     class Overreaching(Recording):
-        def hydrate(self, queries: Sequence[Query], /) -> list[Known]:
+        def hydrate(self, queries: Sequence[Query], /) -> list[QueryFields]:
             return [{"size": 1_000} for _ in queries]  # type: ignore[typeddict-unknown-key]
 
     (result,) = pipeline(query_hydrators=[Overreaching()]).run([query(size=2)])

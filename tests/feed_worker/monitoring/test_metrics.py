@@ -5,8 +5,8 @@ from prometheus_client import CollectorRegistry
 
 from feed_worker.monitoring.metrics import StateCollector, WorkerMetrics
 from feed_worker.pipeline import foryou_pipeline
-from feed_worker.serving.batch import Batch, Computation, Computing
-from feed_worker.serving.request_queue import Asked, Place, Taken
+from feed_worker.serving.batch import Batch, BatchRunner, Computation
+from feed_worker.serving.request_queue import MergedRequest, MessageOffset, ReceivedRequest
 from infra.ports.redis import Patience
 from infra.ports.settings import load
 from phoenix.index.retrieval_index import VectorIndex
@@ -16,7 +16,10 @@ from thunder_ingest.events import FeedRequest
 
 def computation(*request_ids: str, arrived_ms: int = NOW_MS) -> Computation:
     requests = [FeedRequest(request_id=each, user_id=1, at=NOW_MS) for each in request_ids]
-    return Computation(Asked([Taken(each, arrived_ms, Place(("feed-requests", 0), 0)) for each in requests]), query())
+    return Computation(
+        MergedRequest([ReceivedRequest(each, arrived_ms, MessageOffset(("feed-requests", 0), 0)) for each in requests]),
+        query(),
+    )
 
 
 def test_requests_feeds_waits_and_latencies_are_counted() -> None:
@@ -42,9 +45,9 @@ def test_components_and_state_are_looked_up_when_they_are_asked_for() -> None:
     registry = CollectorRegistry()
     store, index = store_of(post(1), post(2, 1)), VectorIndex()
     pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers())
-    computing = Computing(pipeline, "fixed-1", Patience(load(), threading.Event()), lambda query: query)
+    runner = BatchRunner(pipeline, "fixed-1", Patience(load(), threading.Event()), lambda query: query)
     registry.register(
-        StateCollector(lambda: computing, store.__len__, index.count, lambda: {0: 3}, lambda: ("fixed-2", "loading"))
+        StateCollector(lambda: runner, store.__len__, index.count, lambda: {0: 3}, lambda: ("fixed-2", "loading"))
     )
     figure = registry.get_sample_value
     assert figure("foryou_component_kept_total", {"component": "self_post_filter"}) == 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from feed_worker.replica.reader import VECTORS, Copies, Replica
+from feed_worker.replica.reader import VECTORS, Replica, ReplicaState
 from infra.ports.clock import WallClock
 from infra.ports.kafka_admin import create_topics
 from infra.ports.settings import Settings, load
@@ -163,7 +163,7 @@ def test_in_whatever_order_a_log_is_read_twice_each_model_ends_with_its_newest_v
         (key_of_id(post_id), None if version is None else embedded(post_id, version, number + 1.0)[1])
         for number, (post_id, version) in enumerate(log)
     ]
-    copies, first, second = Copies(PostStore(), VectorIndex(), WallClock(), ("served",)), min(known, len(log)), 0
+    copies, first, second = ReplicaState(PostStore(), VectorIndex(), WallClock(), ("served",)), min(known, len(log)), 0
     copies.apply({VECTORS: records[:first]})
     copies.versions = ("served", "next")
     for is_first, count in [*steps, (True, len(log))]:

@@ -9,7 +9,7 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, TopicPartition
 
 from feed_worker.serving import intake
 from feed_worker.serving.intake import TOPIC, Intake
-from feed_worker.serving.request_queue import Place
+from feed_worker.serving.request_queue import MessageOffset
 from infra.ports.clock import WallClock
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest, encode
@@ -136,7 +136,7 @@ def test_what_is_done_is_committed_by_the_thread_that_takes_and_before_a_partiti
     taking: Intake, consumer: Scripted
 ) -> None:
     took(taking, consumer, ([], Arrived(P, 4)), ([], Arrived(P, 5)))
-    delivery = threading.Thread(target=taking.done, args=([Place((TOPIC, P), 4)],))
+    delivery = threading.Thread(target=taking.done, args=([MessageOffset((TOPIC, P), 4)],))
     delivery.start()
     delivery.join()
     assert consumer.committed == []

@@ -13,7 +13,7 @@ import pytest
 from feed_worker.__main__ import Service
 from feed_worker.client import Client
 from feed_worker.experiments import experiments_of
-from feed_worker.serving.worker_registry import workers
+from feed_worker.serving.worker_registry import ready_workers
 from flows.embeddings import Work, embed
 from flows.kafka import Batch
 from infra.ops.model_command import use
@@ -82,7 +82,7 @@ def serving(settings: Settings) -> Iterator[None]:
     worker = threading.Thread(target=Service(settings, experiments_of(settings), stopping).run)
     worker.start()
     try:
-        eventually(lambda: bool(workers(client)), _SLOW_S)
+        eventually(lambda: bool(ready_workers(client)), _SLOW_S)
         yield
     finally:
         stopping.set()
@@ -136,7 +136,7 @@ def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(
         models.write(posts[-1:], models.second)
         eventually(lambda: told(settings) == (second, "served"))
         assert sources() == (second, {"phoenix_retrieval"})
-        eventually(lambda: [each["model_version"] for each in workers(client.redis)] == [second])
+        eventually(lambda: [each["model_version"] for each in ready_workers(client.redis)] == [second])
         assert f"foryou_index_vectors {POSTS - 1}.0" in get(settings.http_port, "/metrics").text
 
         use(settings, models.paths[0])  # and back: what was given back is read again

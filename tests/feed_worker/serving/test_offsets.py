@@ -4,20 +4,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed_worker.serving.intake import Offsets
-from feed_worker.serving.request_queue import Part, Place
+from feed_worker.serving.request_queue import MessageOffset, Partition
 
 PARTS = [("feed-requests", number) for number in range(3)]
 
 
 @given(st.lists(st.tuples(st.sampled_from(PARTS), st.integers(1, 3))), st.randoms(use_true_random=False))
 def test_nothing_is_committed_before_all_that_came_before_it_is_done(
-    steps: list[tuple[Part, int]], random: Random
+    steps: list[tuple[Partition, int]], random: Random
 ) -> None:
     offsets, next_ = Offsets(), dict.fromkeys(PARTS, 0)
-    places: list[Place] = []
+    places: list[MessageOffset] = []
     for part, gap in steps:
         next_[part] += gap  # offsets of a log need not be consecutive
-        places.append(Place(part, next_[part]))
+        places.append(MessageOffset(part, next_[part]))
     offsets.taken(places)
     not_done, committed = set(places), dict.fromkeys(PARTS, 0)
     random.shuffle(places)
@@ -36,7 +36,7 @@ def test_nothing_is_committed_before_all_that_came_before_it_is_done(
 
 def test_what_was_taken_before_partitions_went_is_not_committed() -> None:
     offsets = Offsets()
-    there, gone = Place(PARTS[0], 5), Place(PARTS[1], 7)
+    there, gone = MessageOffset(PARTS[0], 5), MessageOffset(PARTS[1], 7)
     offsets.taken([there, gone])
     offsets.forget([PARTS[1]])
     assert offsets.done([there, gone]) == {PARTS[0]: 6}
@@ -44,8 +44,8 @@ def test_what_was_taken_before_partitions_went_is_not_committed() -> None:
 
 def test_a_partition_that_comes_back_is_committed_as_far_as_it_is_done_again() -> None:
     offsets = Offsets()
-    offsets.taken([Place(PARTS[0], offset) for offset in (5, 6)])
+    offsets.taken([MessageOffset(PARTS[0], offset) for offset in (5, 6)])
     offsets.forget([PARTS[0]])
-    offsets.taken([Place(PARTS[0], offset) for offset in (5, 6, 7)])
-    assert offsets.done([Place(PARTS[0], 6)]) == {}
-    assert offsets.done([Place(PARTS[0], 5)]) == {PARTS[0]: 7}
+    offsets.taken([MessageOffset(PARTS[0], offset) for offset in (5, 6, 7)])
+    assert offsets.done([MessageOffset(PARTS[0], 6)]) == {}
+    assert offsets.done([MessageOffset(PARTS[0], 5)]) == {PARTS[0]: 7}

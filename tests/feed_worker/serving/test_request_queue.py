@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed_worker.serving.admission import Refusal
-from feed_worker.serving.request_queue import Asked, Place, Taken, Waiting, merged
+from feed_worker.serving.request_queue import MergedRequest, MessageOffset, ReceivedRequest, RequestQueue, merged
 from thunder_ingest.events import FeedRequest
 
 T0 = 1_700_000_000_000
@@ -18,16 +18,16 @@ def taken(
     size: int | None = None,
     offset: int | None = None,
     after: str | None = None,
-) -> Taken:
+) -> ReceivedRequest:
     request = FeedRequest(request_id=name, user_id=user, at=at, size=size, after=after)
-    return Taken(request, at, Place((TOPIC, 0), offset if offset is not None else abs(hash(name))))
+    return ReceivedRequest(request, at, MessageOffset((TOPIC, 0), offset if offset is not None else abs(hash(name))))
 
 
-def admitted(_asked: Asked) -> None:
+def admitted(_asked: MergedRequest) -> None:
     """Nobody is refused."""
 
 
-def names(chosen: Sequence[tuple[Asked, Refusal | None]]) -> list[list[str]]:
+def names(chosen: Sequence[tuple[MergedRequest, Refusal | None]]) -> list[list[str]]:
     return [asked.answers for asked, _ in chosen]
 
 
@@ -48,7 +48,7 @@ def test_requests_that_differ_in_what_they_want_or_who_asks_are_computed_apart()
 
 
 def test_two_wishes_of_a_viewer_are_computed_one_after_the_other_the_older_first() -> None:
-    waiting = Waiting()
+    waiting = RequestQueue()
     waiting.add([taken("late", at=T0 + 1, size=5), taken("early", at=T0), taken("other", user=2)])
     assert names(waiting.take(16, (), admitted)) == [["early"], ["other"]]
     assert names(waiting.take(16, {"1", "2"}, admitted)) == []
@@ -57,7 +57,7 @@ def test_two_wishes_of_a_viewer_are_computed_one_after_the_other_the_older_first
 
 
 def test_what_comes_while_a_viewer_is_busy_joins_what_waits() -> None:
-    waiting = Waiting()
+    waiting = RequestQueue()
     waiting.add([taken("a")])
     assert names(waiting.take(16, {"1"}, admitted)) == []
     waiting.add([taken("b", at=T0 + 1)])
@@ -65,7 +65,7 @@ def test_what_comes_while_a_viewer_is_busy_joins_what_waits() -> None:
 
 
 def test_no_more_than_fit_a_batch_are_taken_and_those_who_came_first_are_first() -> None:
-    waiting = Waiting()
+    waiting = RequestQueue()
     waiting.add([taken(str(user), user=user) for user in range(1, 6)] + [taken("again", user=1)])
     assert names(waiting.take(2, (), admitted)) == [["1", "again"], ["2"]]
     assert names(waiting.take(2, (), admitted)) == [["3"], ["4"]]
@@ -73,7 +73,7 @@ def test_no_more_than_fit_a_batch_are_taken_and_those_who_came_first_are_first()
 
 def test_what_is_refused_takes_nobodys_room() -> None:
     late = Refusal("failed", "late")
-    waiting = Waiting()
+    waiting = RequestQueue()
     waiting.add([taken(str(user), user=user) for user in range(1, 6)])
     chosen = waiting.take(1, (), lambda asked: late if int(asked.viewer) % 2 else None)
     assert [(asked.viewer, refusal) for asked, refusal in chosen] == [
@@ -86,9 +86,9 @@ def test_what_is_refused_takes_nobodys_room() -> None:
 
 
 def test_what_another_worker_reads_now_is_let_go() -> None:
-    waiting = Waiting()
+    waiting = RequestQueue()
     request = FeedRequest(request_id="r", user_id=1, at=T0)
-    waiting.add([Taken(request, T0, Place((TOPIC, part), 0)) for part in range(3)])
+    waiting.add([ReceivedRequest(request, T0, MessageOffset((TOPIC, part), 0)) for part in range(3)])
     waiting.forget({(TOPIC, 0), (TOPIC, 2)})
     ((asked, _),) = waiting.take(16, (), admitted)
     assert [each.place.part for each in asked.taken] == [(TOPIC, 1)]
@@ -108,7 +108,7 @@ requests = st.lists(
 def test_every_request_is_taken_exactly_once_and_a_viewers_never_side_by_side_or_out_of_order(
     made: list[tuple[int | str, int, int | None]], limit: int
 ) -> None:
-    waiting = Waiting()
+    waiting = RequestQueue()
     waiting.add([taken(str(i), user, at, size, offset=i) for i, (user, at, size) in enumerate(made)])
     answered: list[str] = []
     times: dict[str, int] = {}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from feed_worker.serving.stage_threads import Overlap
+from feed_worker.serving.stage_threads import StageThreads
 from tests.infra.waiting import eventually
 
 SOON_S = 10.0
@@ -27,28 +27,28 @@ class Gate:
 
 def test_each_step_works_on_a_batch_of_its_own_and_one_more_waits_before_the_first() -> None:
     first, second = Gate(), Gate()
-    with Overlap[str](("first", first), ("second", second)) as line:
+    with StageThreads[str](("first", first), ("second", second)) as line:
         line.put("a")
         assert first.entered.get(timeout=SOON_S) == "a"
         first.open()
         assert second.entered.get(timeout=SOON_S) == "a"
-        assert line.is_free(0)
+        assert line.has_room(0)
         line.put("b")
         assert first.entered.get(timeout=SOON_S) == "b"
-        assert line.is_free(0)
+        assert line.has_room(0)
         line.put("c")
-        assert not line.is_free(0)
-        assert line.under_way == ["a", "b", "c"]
+        assert not line.has_room(0)
+        assert line.in_flight == ["a", "b", "c"]
         assert not line.drain(0)
         for gate in (first, second) * 3:
             gate.open()
         assert line.drain(SOON_S)
-        assert line.under_way == []
+        assert line.in_flight == []
 
 
 def test_batches_come_through_in_order() -> None:
     out: list[int] = []
-    with Overlap[int](("first", lambda _: None), ("second", out.append)) as line:
+    with StageThreads[int](("first", lambda _: None), ("second", out.append)) as line:
         for batch in range(1, 200):
             line.put(batch)
         assert line.drain(SOON_S)
@@ -59,11 +59,11 @@ def test_the_first_error_of_a_step_ends_all_and_nothing_waits_for_ever() -> None
     def fail(_batch: str) -> None:
         raise LookupError("no such thing")
 
-    with Overlap[str](("first", lambda _: None), ("second", fail)) as line:
+    with StageThreads[str](("first", lambda _: None), ("second", fail)) as line:
         line.put("a")
         assert not line.drain(SOON_S)
         line.put("b")
-        assert not line.is_free(SOON_S)
+        assert not line.has_room(SOON_S)
         with pytest.raises(LookupError, match="no such thing"):
             line.check()
         assert isinstance(line.failure, LookupError)
@@ -71,17 +71,17 @@ def test_the_first_error_of_a_step_ends_all_and_nothing_waits_for_ever() -> None
 
 def test_waiting_for_progress_ends_when_a_batch_is_through() -> None:
     gate = Gate()
-    with Overlap[str](("only", gate)) as line:
+    with StageThreads[str](("only", gate)) as line:
         line.put("a")
-        seen = line.under_way
+        seen = line.in_flight
         assert seen == ["a"]
         gate.open()
-        line.await_progress(seen, SOON_S)
-        assert line.under_way == []
+        line.wait_for_change(seen, SOON_S)
+        assert line.in_flight == []
 
 
 def test_leaving_ends_the_threads() -> None:
     step: Callable[[str], None] = lambda _: None  # noqa: E731
-    with Overlap[str](("one that ends", step), ("another that ends", step)):
+    with StageThreads[str](("one that ends", step), ("another that ends", step)):
         assert {"one that ends", "another that ends"} <= {thread.name for thread in threading.enumerate()}
     eventually(lambda: not any("that ends" in thread.name for thread in threading.enumerate()))

@@ -22,8 +22,8 @@ from feed_worker.client import Client
 from feed_worker.documents.feed import Explanation
 from feed_worker.experiments import experiments_of
 from feed_worker.parameters import FORYOU, X_2026_08_12
-from feed_worker.serving.warm_up import rehearse
-from feed_worker.serving.worker_registry import workers
+from feed_worker.serving.warm_up import warm_up_pipeline
+from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.clock import WallClock
 from infra.ports.kafka import Publisher, Record
 from infra.ports.kafka_admin import create_topics
@@ -60,7 +60,7 @@ EXPERIMENT: Final = {
 
 def test_a_rehearsal_makes_feeds_with_each_of_the_parameters_and_leaves_nothing_behind(valkey: redis.Redis) -> None:
     ranker, variants = FixedModel(), [FORYOU, replace(X_2026_08_12, checkpoint="another")]
-    results = rehearse(FixedModel(), UserStates(valkey), variants, {"another": ranker})
+    results = warm_up_pipeline(FixedModel(), UserStates(valkey), variants, {"another": ranker})
     assert {result.status for result in results} == {"ok", "empty"}  # nobody has a network
     shown = [result for result in results if len(result.candidates)]
     assert {result.query.parameters.name for result in shown} == {each.name for each in variants}
@@ -104,9 +104,9 @@ def serve(settings: Settings) -> dict[str, Any]:
     worker = threading.Thread(target=Service(settings, experiments_of(settings), stopping).run)
     worker.start()
     try:
-        eventually(lambda: bool(workers(client)), 300)
+        eventually(lambda: bool(ready_workers(client)), 300)
         compiled, imported, before = kernels(), {*sys.modules}, len(traced)
-        explanations = list(answered(settings, client, workers(client)[0]["model_version"]))
+        explanations = list(answered(settings, client, ready_workers(client)[0]["model_version"]))
         new = sorted(kernels() - compiled) + sorted({*sys.modules} - imported) + traced[before:]
     finally:
         stopping.set()

@@ -18,17 +18,17 @@ from prometheus_client import CollectorRegistry
 from feed_worker.candidates.query import Query
 from feed_worker.documents.feed import feed_of
 from feed_worker.experiments import Experiments
-from feed_worker.framework.components import Known, QueryHydrator
-from feed_worker.framework.pipeline import Pipeline, Result
-from feed_worker.framework.request_run import Run
+from feed_worker.framework.components import QueryFields, QueryHydrator
+from feed_worker.framework.pipeline import Pipeline
+from feed_worker.framework.request_run import RequestRun, Result
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.serving import delivery
 from feed_worker.serving.batch import Batch
 from feed_worker.serving.feed_store import Answer, FeedStore
-from feed_worker.serving.stage_threads import Overlap
-from feed_worker.serving.worker import State, Worker
-from feed_worker.serving.worker_registry import workers
+from feed_worker.serving.stage_threads import StageThreads
+from feed_worker.serving.worker import ServingState, Worker
+from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.clock import WallClock
 from infra.ports.kafka import Publisher, Record, consumer_config, group
 from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
@@ -120,7 +120,7 @@ class Running:
         self.failure: BaseException | None = None
         self._client = connect(settings)
         pipeline = pipeline or pipeline_on(store, UserStates(self._client))
-        state = State(store, {}, self._client, WallClock(), lambda: None)
+        state = ServingState(store, {}, self._client, WallClock(), lambda: None)
         self.worker = Worker(
             settings, pipeline, FixedModel.version, Experiments(FORYOU), state, self.registry, self.stopping
         )
@@ -218,14 +218,14 @@ def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it
         ask(settings, *asked)
         assert {record.status for record in answers(settings, asked)} == {"ok"}
         await_commit(settings)
-        (ready,) = workers(client)
+        (ready,) = ready_workers(client)
         assert ready["model_version"] == FixedModel.version
         eventually(lambda: worker.worker.lag == {0: 0, 1: 0})
         assert worker.figure("foryou_requests_total", status="ok") == 20
         assert worker.figure("foryou_feed_latency_seconds_count") == 20
         assert worker.worker.waits_for is None
     assert worker.failure is None
-    assert workers(client) == []
+    assert ready_workers(client) == []
     for each, record in zip(asked, answers(settings, asked), strict=True):
         feed = feed_in(client, published_form(each.user_id))
         assert feed is not None
@@ -238,9 +238,9 @@ def test_an_entry_that_was_lost_is_there_again(
 ) -> None:
     monkeypatch.setattr("feed_worker.serving.worker_registry.SAID_EACH_S", 0.1)
     with running(settings, store):
-        eventually(lambda: bool(workers(client)))
+        eventually(lambda: bool(ready_workers(client)))
         client.flushall()
-        eventually(lambda: bool(workers(client)))
+        eventually(lambda: bool(ready_workers(client)))
 
 
 def test_what_is_under_way_is_finished_and_committed_before_a_worker_leaves(
@@ -261,15 +261,15 @@ def test_partitions_go_to_another_worker_once_what_is_under_way_is_committed(
     settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, busy, leaving, drained = request(), threading.Event(), threading.Event(), list[bool]()
-    drain, pipeline = Overlap.drain, pipeline_on(store, UserStates(client))
+    drain, pipeline = StageThreads.drain, pipeline_on(store, UserStates(client))
     finish = pipeline.finish
 
-    def finish_late(runs: Sequence[Run]) -> list[Result]:
+    def finish_late(runs: Sequence[RequestRun]) -> list[Result]:
         busy.set()
         assert leaving.wait(60)
         return finish(runs)
 
-    def note(line: Overlap[Batch], wait_s: float) -> bool:
+    def note(line: StageThreads[Batch], wait_s: float) -> bool:
         leaving.set()
         drained.append(drain(line, wait_s))
         return drained[-1]
@@ -279,7 +279,7 @@ def test_partitions_go_to_another_worker_once_what_is_under_way_is_committed(
         eventually(lambda: one.worker.waits_for is None)
         ask(settings, asked)
         assert busy.wait(60)
-        monkeypatch.setattr(Overlap, "drain", note)
+        monkeypatch.setattr(StageThreads, "drain", note)
         with running(settings, store) as other:
             eventually(lambda: other.worker.waits_for is None)
             eventually(lambda: not uncommitted(settings))
@@ -298,7 +298,7 @@ def test_what_is_under_way_is_finished_with_its_model_and_the_next_batch_is_made
     )
     finish = pipeline.finish
 
-    def finish_late(runs: Sequence[Run]) -> list[Result]:
+    def finish_late(runs: Sequence[RequestRun]) -> list[Result]:
         busy.set()
         assert release.wait(60)
         return finish(runs)
@@ -309,12 +309,12 @@ def test_what_is_under_way_is_finished_with_its_model_and_the_next_batch_is_made
         assert busy.wait(60)
         worker.worker.swap(following, "fixed-2")
         ask(settings, after)
-        eventually(lambda: worker.worker.computing.model_version == "fixed-2")
+        eventually(lambda: worker.worker.runner.model_version == "fixed-2")
         assert worker.worker.model_versions == {"fixed-1", "fixed-2"}
         release.set()
         assert [record.model_version for record in answers(settings, [before, after])] == ["fixed-1", "fixed-2"]
         eventually(lambda: worker.worker.model_versions == {"fixed-2"})
-        eventually(lambda: [each["model_version"] for each in workers(client)] == ["fixed-2"])
+        eventually(lambda: [each["model_version"] for each in ready_workers(client)] == ["fixed-2"])
         assert following.stats["phoenix_scorer"].calls == 2
     assert worker.failure is None
 
@@ -328,10 +328,10 @@ def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(
         ask(settings, b"not a request", far, asked)
         assert [record.status for record in answers(settings, [asked])] == ["ok"]
         await_commit(settings)
-    letters: list[DeadLetter] = [
+    dead_letters: list[DeadLetter] = [
         unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch
     ]
-    assert {letter.value for letter in letters} >= {b"not a request", encode(far)}
+    assert {each.value for each in dead_letters} >= {b"not a request", encode(far)}
     assert published(settings, [far]) == [[]]
 
 
@@ -473,7 +473,7 @@ class Deaf(QueryHydrator):
     def __init__(self, within: QueryHydrator) -> None:
         self._within, self.calls = within, 0
 
-    def hydrate(self, queries: Sequence[Query]) -> list[Known]:
+    def hydrate(self, queries: Sequence[Query]) -> list[QueryFields]:
         self.calls += 1
         if self.calls < 3:
             raise redis.ConnectionError("away")

@@ -5,44 +5,44 @@ import pytest
 import redis
 
 from feed_worker.serving import worker_registry as presence
-from feed_worker.serving.worker_registry import Presence, workers
+from feed_worker.serving.worker_registry import WorkerRegistry, ready_workers
 from infra.ports.redis import Patience
 from infra.ports.settings import load
 
 
 @pytest.fixture
-def own(valkey: redis.Redis) -> Presence:
-    return Presence(valkey, Patience(load(), threading.Event()), model_version="m", clock="wall")
+def own(valkey: redis.Redis) -> WorkerRegistry:
+    return WorkerRegistry(valkey, Patience(load(), threading.Event()), model_version="m", clock="wall")
 
 
-def test_a_worker_is_ready_from_when_it_says_so_until_it_says_no_more(valkey: redis.Redis, own: Presence) -> None:
+def test_a_worker_is_ready_from_when_it_says_so_until_it_says_no_more(valkey: redis.Redis, own: WorkerRegistry) -> None:
     own.refresh()
-    assert workers(valkey) == []
+    assert ready_workers(valkey) == []
     own.announce()
-    (entry,) = workers(valkey)
+    (entry,) = ready_workers(valkey)
     assert entry["model_version"] == "m"
     assert entry["ready_at"] <= entry["said_at"]
     own.withdraw()
-    assert workers(valkey) == []
+    assert ready_workers(valkey) == []
 
 
 def test_an_entry_that_is_not_said_again_is_stale_and_the_last_one_goes_by_itself(
-    valkey: redis.Redis, own: Presence, monkeypatch: pytest.MonkeyPatch
+    valkey: redis.Redis, own: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     valkey.hset(presence.READY_KEY, "killed", json.dumps({"pid": 1, "said_at": 1}))
     own.announce()
     assert len(valkey.hgetall(presence.READY_KEY)) == 2
-    assert [entry["model_version"] for entry in workers(valkey)] == ["m"]
+    assert [entry["model_version"] for entry in ready_workers(valkey)] == ["m"]
     assert 0 < valkey.pttl(presence.READY_KEY) <= presence.STALE_MS
 
 
 def test_it_is_said_again_every_few_seconds(
-    valkey: redis.Redis, own: Presence, monkeypatch: pytest.MonkeyPatch
+    valkey: redis.Redis, own: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own.announce()
     valkey.flushall()
     own.refresh()
-    assert workers(valkey) == []
+    assert ready_workers(valkey) == []
     monkeypatch.setattr(presence, "SAID_EACH_S", 0.0)
     own.refresh()
-    assert len(workers(valkey)) == 1
+    assert len(ready_workers(valkey)) == 1
