@@ -21,7 +21,7 @@ from feed_worker.serving.worker import ServingState, Worker
 from infra.ports import logs
 from infra.ports.clock import Clock, clock_of
 from infra.ports.kafka import BrokerUnreachable, DeliveryFailed, TopicMissing, wait_for_topics
-from infra.ports.redis import Client, Patience, Stopped, connect
+from infra.ports.redis import Client, Patience, StopRequested, connect
 from infra.ports.settings import Settings, SettingsError, load
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
@@ -45,7 +45,7 @@ def main() -> None:
         Service(settings, experiments_of(settings), stopping).run()
     except (SettingsError, TopicMissing, redis.AuthenticationError) as error:
         raise SystemExit(str(error)) from None
-    except (Stopped, DeliveryFailed) as error:
+    except (StopRequested, DeliveryFailed) as error:
         log.warning("%s", error)
 
 
@@ -144,7 +144,7 @@ class Service:
 
     def _goes_on(self, _what: str) -> None:
         if self._stopping.is_set():
-            raise Stopped("stopped while another model was compiled")
+            raise StopRequested("stopped while another model was compiled")
 
     def _ailment(self) -> str | None:
         failure = self._failure()

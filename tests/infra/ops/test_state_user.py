@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from infra.cli.commands import app
 from infra.ops import state_user
-from infra.ops.unreadable import StateUnreadable
+from infra.ports.errors import StateUnreadable
 from infra.ports.settings import Settings, load
 from tests.infra.cli.foryou import foryou
 from thunder_ingest.events import (
