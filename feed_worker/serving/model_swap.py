@@ -108,7 +108,7 @@ class ModelSwap:
         self._thread.join()
 
     @property
-    def announced(self) -> ModelStatus | None:
+    def status(self) -> ModelStatus | None:
         """What is announced, if anything is."""
         return None if self._known is None else ModelStatus(self._known.version, self._state)
 
