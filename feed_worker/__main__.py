@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a worker.
 
     Raises:
-        SystemExit: 0 after `--help`; 1 for a failure, with one line for a wrong setting, topic or password; 2 for unknown arguments.
+        SystemExit: 0 after `--help`, 1 for a failure (one line if a user can fix it), 2 for unknown arguments.
 
     """
     argparse.ArgumentParser(
