@@ -64,10 +64,15 @@ class AsyncClient:
         self._announcements = Announcements(listening(self._settings))
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         try:
-            if kind is None:
-                await self.flush()
+            await self.flush()
+        except Undelivered as undelivered:
+            if error is None:
+                raise
+            error.add_note(str(undelivered))  # the block's own error is the one that is raised
         finally:
             await self._announcements.close()
             await self._undisturbed.end()

@@ -61,10 +61,17 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
-        if kind is None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        try:
             self.flush()
-        self.close()
+        except Undelivered as undelivered:
+            if error is None:
+                raise
+            error.add_note(str(undelivered))  # the block's own error is the one that is raised
+        finally:
+            self.close()
 
     def publish(self, events: Event | dict[str, Any] | Iterable[Event | dict[str, Any]]) -> None:
         """Check events and hand them to Kafka, each to the topic of its type.

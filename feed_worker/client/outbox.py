@@ -63,6 +63,7 @@ class Outbox:
 
         Raises:
             Refused: it is larger than any broker takes.
+            Undelivered: the producer cannot take it, for example after a fatal error.
 
         """
         try:
@@ -70,6 +71,8 @@ class Outbox:
         except BufferError:
             return False
         except KafkaException as error:
+            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                raise Undelivered(f"Kafka at {self._kafka}: {error.args[0].str()}") from None
             raise Refused(error.args[0].str()) from None
         self.serve()
         return True
@@ -91,9 +94,10 @@ class Outbox:
         """
         if self.waiting:
             raise Undelivered(f"{self.waiting} messages were not taken by Kafka at {self._kafka} in {timeout_s} s")
-        if self._refused:
-            reasons = "; ".join(sorted({error.str() for error in self._refused}))
-            raise Undelivered(f"Kafka at {self._kafka} refused {len(self._refused)} messages: {reasons}")
+        refused, self._refused = self._refused, []  # each refusal is reported once: later messages are not affected
+        if refused:
+            reasons = "; ".join(sorted({error.str() for error in refused}))
+            raise Undelivered(f"Kafka at {self._kafka} refused {len(refused)} messages: {reasons}")
         return dict(self._delivered)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:

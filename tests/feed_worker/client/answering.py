@@ -8,8 +8,9 @@ from feed_worker.documents.feed import Explanation, Feed, FeedItem
 from feed_worker.serving.feed_store import Answer, FeedStore
 from infra.ports.redis import Client, connect
 from infra.ports.settings import Settings
-from thunder_ingest.events import FeedServed, FeedStatus, unpack_feed_served
-from thunder_ingest.events.ids import id64
+from infra.ports.topic_reader import scan
+from thunder_ingest.events import FeedRequest, FeedServed, FeedStatus, decode, unpack_feed_served
+from thunder_ingest.events.ids import id64, published_form
 from thunder_ingest.events.redis_keys import answered_key, explain_key, feed_key
 
 T0 = 1_700_000_000_000
@@ -62,6 +63,12 @@ def answer(settings: Settings, feed: Feed) -> Feed:
     FeedStore(redis, settings.feed_ttl_s).write([Answer(feed, None, served)])
     redis.close()
     return feed
+
+
+def requests_of(settings: Settings, user: int) -> list[FeedRequest]:
+    """The feed requests of a user that are in Kafka."""
+    found = [decode("feed-requests", m.value()) for batch in scan(settings, ["feed-requests"]) for m in batch]
+    return [request for request in found if published_form(request.user_id) == str(user)]
 
 
 def feed_in(client: Client, user: str) -> Feed | None:

@@ -11,7 +11,7 @@ from infra.ports.kafka import BrokerUnreachable
 from infra.ports.redis import RedisUnreachable, connect
 from infra.ports.settings import Settings
 from infra.stack.embedded import EmbeddedRedis
-from tests.feed_worker.client.answering import T0, answer, feed_of, new_user
+from tests.feed_worker.client.answering import T0, answer, feed_of, new_user, requests_of
 
 pytestmark = pytest.mark.embedded
 
@@ -123,6 +123,18 @@ def test_a_stale_feed_is_given_at_once_and_refreshed_meanwhile_once(servers: Set
         assert await client.fresh(user, max_age_ms=600_000) == (new, False)
 
     with_client(servers, story)
+
+
+def test_an_error_inside_the_block_delivers_the_events_published_before_it(servers: Settings) -> None:
+    user = new_user()
+
+    async def story(client: AsyncClient) -> None:
+        await client.request_feed(user)
+        raise LookupError("the app's own")
+
+    with pytest.raises(LookupError, match="the app's own"):
+        with_client(servers, story)
+    assert len(requests_of(servers, user)) == 1
 
 
 def test_a_missing_server_is_named_with_its_address(servers: Settings) -> None:

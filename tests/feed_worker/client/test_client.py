@@ -7,10 +7,8 @@ import pytest
 from feed_worker.client import Client, FeedTimeout, NoFeed
 from feed_worker.client.outbox import Outbox
 from infra.ports.settings import Settings
-from infra.ports.topic_reader import scan
-from tests.feed_worker.client.answering import T0, answer, feed_of, new_user
-from thunder_ingest.events import FeedRequest, Refused, decode
-from thunder_ingest.events.ids import published_form
+from tests.feed_worker.client.answering import T0, answer, feed_of, new_user, requests_of
+from thunder_ingest.events import FeedRequest, Refused
 
 pytestmark = pytest.mark.embedded
 
@@ -19,11 +17,6 @@ pytestmark = pytest.mark.embedded
 def client(servers: Settings) -> Iterator[Client]:
     with Client(servers) as connected:
         yield connected
-
-
-def requests_of(settings: Settings, user: int) -> list[FeedRequest]:
-    found = [decode("feed-requests", m.value()) for batch in scan(settings, ["feed-requests"]) for m in batch]
-    return [request for request in found if published_form(request.user_id) == str(user)]
 
 
 @contextmanager
@@ -127,6 +120,33 @@ def test_the_next_page_names_the_one_before_and_is_later(client: Client, servers
     client.flush()
     (asked,) = requests_of(servers, user)
     assert (asked.after, asked.at, asked.size) == ("first", ahead + 1, 3)
+
+
+def test_an_error_inside_the_block_delivers_the_events_published_before_it(servers: Settings) -> None:
+    user = new_user()
+
+    def block() -> None:
+        with Client(servers) as client:
+            client.publish(FeedRequest(request_id="r", user_id=user, at=T0))
+            raise LookupError("the app's own")
+
+    with pytest.raises(LookupError, match="the app's own"):
+        block()
+    assert [request.request_id for request in requests_of(servers, user)] == ["r"]
+
+
+def test_an_error_inside_the_block_is_raised_with_a_note_if_kafka_is_away(servers: Settings) -> None:
+    def block() -> None:
+        with Client(servers) as client:
+            away = servers.model_copy(update={"kafka": "127.0.0.1:1"})
+            client._outbox, flush = Outbox(away), client.flush
+            client.flush = lambda timeout_s=0.1: flush(0.1)  # type: ignore[method-assign]
+            client.publish(FeedRequest(request_id="r", user_id=new_user(), at=T0))
+            raise LookupError("the app's own")
+
+    with pytest.raises(LookupError, match="the app's own") as raised:
+        block()
+    assert ["1 messages were not taken" in note for note in raised.value.__notes__] == [True]
 
 
 def test_a_broker_that_is_away_is_named_by_the_wait(servers: Settings) -> None:
