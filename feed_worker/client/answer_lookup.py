@@ -7,7 +7,6 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from feed_worker.documents.feed import Explanation, Feed
-from infra.ports.errors import ForYouError
 from thunder_ingest.events import FeedStatus, unpack_feed_served
 from thunder_ingest.events.redis_keys import answered_key, feed_key
 
@@ -25,11 +24,11 @@ _FEED = msgspec.json.Decoder(Feed)
 decode_explanation = msgspec.json.Decoder(Explanation).decode
 
 
-class FeedTimeout(ForYouError, TimeoutError):
+class FeedTimeout(TimeoutError):
     """No answer to a feed request arrived in time."""
 
 
-class NoFeed(ForYouError, RuntimeError):
+class NoFeed(RuntimeError):
     """A request ended without a feed; the one that the user had before it, if any, is still there.
 
     Attributes:

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from feed_worker.client import Client, NoFeed
 from feed_worker.documents.feed import Dropped, ExplainedItem, Explanation, Feed
-from infra.ports.errors import ForYouError
 from thunder_ingest.events.ids import id64, published_form
 
 DROPPED_BY: Final = {
@@ -40,7 +39,7 @@ NEVER_A_CANDIDATE: Final = (
 )
 
 
-class NotExplained(ForYouError, LookupError):
+class NotExplained(LookupError):
     """There is no explanation for a user."""
 
 

@@ -19,7 +19,6 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from infra.ports.errors import ForYouError
 from infra.ports.outage import outage
 from infra.ports.settings import Settings
 
@@ -35,15 +34,15 @@ FLOW_GROUPS = {
 """The flows and the topics that each reads; its consumer group is `group(settings, flow)`."""
 
 
-class BrokerUnreachable(ForYouError, ConnectionError):
+class BrokerUnreachable(ConnectionError):
     """No broker answers at the address of the settings."""
 
 
-class TopicMissing(ForYouError, LookupError):
+class TopicMissing(LookupError):
     """A topic that is needed does not exist."""
 
 
-class DeliveryFailed(ForYouError, RuntimeError):
+class DeliveryFailed(RuntimeError):
     """The broker refused a message for good."""
 
 

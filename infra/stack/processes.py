@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from infra.ports.errors import ForYouError
 from infra.terminal.signals import held_back
 
 CHILD = Path(__file__).with_name("parent_death.py")
@@ -23,7 +22,7 @@ TAIL_BYTES = 16_384
 KILL_WAIT_S = 1.0
 
 
-class ChildDied(ForYouError, RuntimeError):
+class ChildDied(RuntimeError):
     """A process of the stack has ended by itself; the text has its name, its exit code and its last words."""
 
 

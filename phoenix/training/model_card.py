@@ -6,13 +6,12 @@ from typing import Any, Final
 
 import msgspec
 
-from infra.ports.errors import UsageError
 from phoenix.models.configs import ModelConfig, TrainingConfig
 
 FORMAT: Final = 3
 
 
-class CheckpointError(UsageError, ValueError):
+class CheckpointError(ValueError):
     """A checkpoint cannot be used; the text is one line that says which and why."""
 
 

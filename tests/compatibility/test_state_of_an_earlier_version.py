@@ -1,0 +1,241 @@
+"""State written by commit 7378f43 is read as it was meant, and gives the feeds that it gave.
+
+`state.msgpack.gz` is all that a stack of that commit held after a generated world, two accounts with string ids and
+fourteen feed requests on the log's clock: every record of every topic, and Redis before and after the requests.
+`checkpoint.tar.gz` is a checkpoint of an untrained `tiny` model (seed 3) of that commit.
+"""
+
+import gzip
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar, cast
+
+import msgspec
+import numpy as np
+import pytest
+import redis
+from bytewax.testing import TestingSink, TestingSource, run_main
+
+from feed_worker.candidates.query import Query
+from feed_worker.documents.feed import Explanation, Feed
+from feed_worker.framework.budgets import FORYOU_BUDGETS_MS, STAGE_BUDGETS_MS
+from feed_worker.framework.pipeline import Pipeline
+from feed_worker.parameters import FORYOU
+from feed_worker.pipeline import foryou_pipeline
+from feed_worker.replica.reader import ReplicaState
+from flows.decoding import Decoder
+from flows.posts import Apply, build_flow
+from infra.ports.clock import LogClock
+from infra.ports.settings import Settings
+from phoenix.features.inputs import PostInputs
+from phoenix.index.retrieval_index import VectorIndex
+from phoenix.serving.engine import Phoenix
+from phoenix.serving.loading import served
+from tests.flows.messages import batch
+from thunder_ingest.counts.table import CountTable, changes_of
+from thunder_ingest.events import (
+    INPUT_TYPES,
+    FeedRequest,
+    FeedServed,
+    decode,
+    pack,
+    unpack_counts,
+    unpack_dead_letter,
+    unpack_embedding,
+    unpack_post,
+)
+from thunder_ingest.events.ids import id64, published_form
+from thunder_ingest.posts.store import PostStore
+from thunder_ingest.posts.table import PostTable
+from thunder_ingest.users.entries import updates_of
+from thunder_ingest.users.redis_form import UserStates
+
+HERE = Path(__file__).parent
+HOUR_MS = 3_600_000
+D = TypeVar("D", Feed, Explanation)
+
+Rows = list[tuple[bytes, bytes | None, list[tuple[str, bytes]] | None]]
+
+
+class Asked(TypedDict):
+    """A request of the capture; its feed was computed at the request's own time."""
+
+    user: int | str
+    request_id: str
+    at: int
+
+
+class State(TypedDict):
+    """The capture: `hash` or `string` by Redis key, (key, value, headers) by topic."""
+
+    until_ms: int
+    asked: list[Asked]
+    redis_before: dict[bytes, dict[str, Any]]
+    redis_after: dict[bytes, dict[str, Any]]
+    topics: dict[str, Rows]
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    return cast(State, msgspec.msgpack.decode(gzip.decompress((HERE / "state.msgpack.gz").read_bytes())))
+
+
+def values(state: State, topic: str) -> list[bytes]:
+    return [value for _, value, _ in state["topics"][topic] if value is not None]
+
+
+def compacted(records: Rows) -> dict[bytes, bytes | None]:
+    return {key: value for key, value, _ in records}
+
+
+def events(state: State, topic: str) -> list[Any]:
+    refused = {unpack_dead_letter(value).value for value in values(state, "dead-letters")}
+    return [decode(topic, value) for value in values(state, topic) if value not in refused]
+
+
+@pytest.mark.parametrize("topic", INPUT_TYPES)
+def test_every_event_that_was_accepted_is_accepted(state: State, topic: str) -> None:
+    assert events(state, topic)
+
+
+@pytest.mark.parametrize(
+    ("topic", "unpack"),
+    [
+        ("thunder-posts", unpack_post),
+        ("post-embeddings", unpack_embedding),
+        ("post-counts", unpack_counts),
+        ("feeds-served", msgspec.msgpack.Decoder(FeedServed).decode),
+        ("dead-letters", unpack_dead_letter),
+    ],
+)
+def test_derived_records_are_written_as_they_were(state: State, topic: str, unpack: Callable[[bytes], Any]) -> None:
+    raw = values(state, topic)
+    assert raw
+    assert [pack(unpack(value)) for value in raw] == raw
+
+
+def test_the_posts_flow_writes_the_same_bytes(state: State) -> None:
+    clock, out = LogClock(), list[tuple[str, Any]]()
+    apply = Apply(PostTable(Settings().remembered_ms), clock, lambda _: None)
+    flow = build_flow(
+        TestingSource([batch("posts", *values(state, "posts"))]), TestingSink(out), Decoder(Settings(), clock), apply
+    )
+    run_main(flow)
+    written = {record.key: record.value for _, records in out for record in records if record.topic == "thunder-posts"}
+    assert written == compacted(state["topics"]["thunder-posts"])
+
+
+def test_the_engagements_flow_counts_the_same(state: State) -> None:
+    table = CountTable(Settings().remembered_ms)
+    table.add(changes_of(events(state, "engagements")))
+    assert {b"%d" % counts.post_id: pack(counts) for counts in table.drain()} == compacted(
+        state["topics"]["post-counts"]
+    )
+
+
+def restored(client: redis.Redis, stored: Mapping[bytes, dict[str, Any]]) -> UserStates:
+    for key, value in stored.items():
+        if key.startswith(b"user:"):
+            client.hset(key.decode(), mapping=value["hash"])
+    return UserStates(client)
+
+
+def test_users_in_redis_mean_what_their_events_say(state: State, valkey: redis.Redis) -> None:
+    names = [key.decode()[len("user:{") : -1] for key in state["redis_before"] if key.startswith(b"user:")]
+    assert len(names) > 50
+    read = restored(valkey, state["redis_before"]).read(names)
+    valkey.flushall()
+    users = UserStates(valkey)
+    for topic in ("engagements", "social-graph"):
+        users.append([update for event in events(state, topic) for update in updates_of(event)], topic)
+    for before, now in zip(read, users.read(names), strict=True):
+        assert before.is_known
+        assert before.keywords == now.keywords
+        for field in ("positions", "following", "blocks", "blocked_by", "mutes", "subscriptions", "seen"):
+            assert getattr(before, field).tolist() == getattr(now, field).tolist(), field
+
+
+@pytest.fixture(scope="module")
+def model() -> Phoenix:
+    return Phoenix.seeded(Settings().model, Settings().model_seed)
+
+
+def test_the_seeded_model_is_the_same(state: State, model: Phoenix) -> None:
+    posts = {post.post_id: post for post in map(unpack_post, values(state, "thunder-posts"))}
+    stored = [unpack_embedding(value) for value in compacted(state["topics"]["post-embeddings"]).values() if value]
+    assert {embedding.model_version for embedding in stored} == {model.version}
+    store = PostStore()
+    store.apply(list(posts.values()))
+    columns = store.columns(store.rows_of(np.array([embedding.post_id for embedding in stored], np.int64)))
+    inputs = PostInputs(columns.author_id, columns.tokens, columns.video_ms, columns.photos)
+    vectors = np.stack([np.frombuffer(embedding.vector, "<f4") for embedding in stored])
+    np.testing.assert_allclose(model.embed_posts(inputs), vectors, rtol=0, atol=2e-6)
+
+
+@pytest.fixture
+def pipeline(state: State, model: Phoenix, valkey: redis.Redis) -> Pipeline:
+    store, index = PostStore(), VectorIndex()
+    copies = ReplicaState(store, index, LogClock(), (model.version,))
+    topics = ("thunder-posts", "post-counts", "post-embeddings")
+    copies.apply({topic: [(key, value) for key, value, _ in state["topics"][topic]] for topic in topics})
+    # the first call compiles kernels
+    unlimited = dict.fromkeys((*STAGE_BUDGETS_MS, *FORYOU_BUDGETS_MS), 600_000)
+    return foryou_pipeline(store, index, model, restored(valkey, state["redis_before"]), budgets_ms=unlimited)
+
+
+def query_of(request: FeedRequest, model_version: str) -> Query:
+    return Query(
+        request=request,
+        user_id=id64(request.user_id),
+        user_form=published_form(request.user_id),
+        now_ms=request.at,
+        deadline_at=request.at + HOUR_MS,
+        size=request.size or 35,
+        parameters=FORYOU,
+        model_version=model_version,
+    )
+
+
+def document(state: State, kind: str, user: str, type_: type[D]) -> D:
+    stored = state["redis_after"][f"{kind}:{{{user}}}".encode()]["string"]
+    return msgspec.json.decode(stored, type=type_)
+
+
+def test_the_same_requests_get_the_same_feeds(state: State, pipeline: Pipeline, model: Phoenix) -> None:
+    requests = [decode("feed-requests", value) for value in values(state, "feed-requests")]
+    assert len(requests) == len(state["asked"]) == 14
+    forms = {
+        post.post_id: post.post_form for post in map(unpack_post, values(state, "thunder-posts")) if post.post_form
+    }
+    for request in requests:
+        (result,) = pipeline.run([query_of(request, model.version)])
+        feed = document(state, "feed", str(request.user_id), Feed)
+        shown = dict(zip([item.post_id for item in feed.items], [item.score for item in feed.items], strict=True))
+        ids = [forms.get(post_id, str(post_id)) for post_id in result.candidates.posts.post_id.tolist()]
+        assert (result.status, ids) == (feed.status, list(shown)), request.user_id
+        np.testing.assert_allclose(result.candidates.score, list(shown.values()), rtol=1e-4)
+
+
+def test_documents_are_written_as_they_were(state: State) -> None:
+    documents = {"feed": Feed, "explain": Explanation}
+    for key, stored in state["redis_after"].items():
+        kind = documents.get(key.decode().partition(":")[0])
+        if kind is not None:
+            assert msgspec.json.encode(msgspec.json.decode(stored["string"], type=kind)) == stored["string"]
+
+
+def test_a_checkpoint_is_served_as_the_version_that_it_was(tmp_path: Path) -> None:
+    with tarfile.open(HERE / "checkpoint.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    model = served(str(tmp_path), "", 0)
+    assert model.version == "tiny-step0-4ff61dd4"
+    draw = np.random.default_rng(0)
+    inputs = PostInputs(
+        np.arange(1, 6, dtype=np.int64),
+        draw.integers(0, 2**32, (5, 8), dtype=np.uint32),
+        np.array([0, 0, 1000, 0, 60000], np.int32),
+        np.array([0, 1, 0, 2, 0], np.uint8),
+    )
+    first = [0.22351125, 0.61325437, 0.6136781, 0.02197488, -0.00165519, -0.30841759, -0.19582385, 0.25180737]
+    np.testing.assert_allclose(model.embed_posts(inputs)[0], first, rtol=0, atol=2e-6)
