@@ -20,7 +20,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import haiku as hk
 import jax
 import numpy as np
 
@@ -37,8 +36,9 @@ from phoenix.features.inputs import (
     history_rows,
 )
 from phoenix.models.configs import ModelConfig, config_named
+from phoenix.models.parameters import initial_params, pure
 from phoenix.models.ranker import Ranker, predictions
-from phoenix.serving.engine import Phoenix, chunks, initial_params
+from phoenix.serving.engine import Phoenix, chunks
 from phoenix.serving.text_cache import Texts
 
 SHARE_GOAL: Final = 0.6
@@ -136,13 +136,6 @@ def cut(config: ModelConfig, candidates: CandidateInputs, texts: Texts) -> list[
     ]
 
 
-def pure(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A compiled function of parameters and inputs."""
-    transformed: hk.Transformed = hk.without_apply_rng(hk.transform(method))
-    compiled: Callable[..., Any] = jax.jit(transformed.apply)
-    return compiled
-
-
 def finish(results: Any) -> None:
     """Wait for the device."""
     for each in jax.tree.leaves(results):
@@ -154,9 +147,9 @@ def stages(phoenix: Phoenix, options: argparse.Namespace, asked: tuple[History, 
     config, (history, candidates) = phoenix.config, asked
     params = jax.device_put(initial_params(config, SEED).ranker)
     encode, embed, attend = (
-        pure(lambda rows: Ranker(config).encode(rows)),
-        pure(lambda rows: Ranker(config).embed(rows)),
-        pure(lambda prefix, embedded: Ranker(config).score(prefix, embedded)),
+        jax.jit(pure(lambda rows: Ranker(config).encode(rows))),
+        jax.jit(pure(lambda rows: Ranker(config).embed(rows))),
+        jax.jit(pure(lambda prefix, embedded: Ranker(config).score(prefix, embedded))),
     )
     texts = phoenix.texts
     viewer, rows = history_rows(config, history, texts.means), cut(config, candidates, texts)
@@ -181,7 +174,7 @@ def reuse(config: ModelConfig, options: argparse.Namespace) -> Measure:
     history, candidates = request(config, options.candidates, np.random.default_rng(SEED))
     phoenix = Phoenix(config, initial_params(config, SEED), "benchmark")
     params = jax.device_put(initial_params(config, SEED).ranker)
-    monolithic = pure(lambda viewer, rows: predictions(Ranker(config)(viewer, rows)))
+    monolithic = jax.jit(pure(lambda viewer, rows: predictions(Ranker(config)(viewer, rows))))
 
     def in_one_pass(config: ModelConfig, threads: ThreadPoolExecutor) -> None:
         viewer = history_rows(config, history, phoenix.texts.means)

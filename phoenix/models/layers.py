@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from phoenix.features.hashing import HASHES
-from phoenix.models.init import Uniform
+from phoenix.models.initialisers import Uniform
 
 _EPSILON = 1e-6
 _LOOKUPS_AT_ONCE = 8
@@ -33,6 +33,12 @@ def masked_mean(vectors: Float[Array, "*n S D"], mask: Bool[Array, "*n S"]) -> F
     """The mean of those vectors that the mask keeps; 0 where it keeps none."""
     kept = mask.astype(vectors.dtype)[..., None]
     return jnp.sum(vectors * kept, axis=-2) / jnp.maximum(jnp.sum(kept, axis=-2), 1.0)
+
+
+def signed_actions(actions: Bool[Array, "*n A"]) -> Float[Array, "*n A"]:
+    """+1 for each action taken and -1 for each other one; all 0 without any action, as on a post passed over."""
+    taken = actions.astype(jnp.float32)
+    return (2.0 * taken - 1.0) * jnp.max(taken, axis=-1, keepdims=True)
 
 
 class HashTable(hk.Module):

@@ -40,8 +40,8 @@ from phoenix.features.inputs import (
     HistoryRows,
 )
 from phoenix.models.configs import ModelConfig
-from phoenix.models.init import Uniform
-from phoenix.models.layers import HashedId, HashTable, linear
+from phoenix.models.initialisers import Uniform
+from phoenix.models.layers import HashedId, HashTable, linear, signed_actions
 from phoenix.models.transformer import Prefix, Transformer
 
 _HEAD_GAIN: Final = 0.3
@@ -123,7 +123,7 @@ class Ranker(hk.Module):
             self._posts(history.post)
             + self._authors(history.author)
             + self._content(history.tokens)
-            + self._actions(signed(history.actions))
+            + self._actions(signed_actions(history.actions))
             + self._dwell(history.dwell)
             + self._age(history.age)
             + self._surface(history.surface)
@@ -159,12 +159,6 @@ def log_counts(totals: Int[Array, "*n 20"]) -> Float[Array, "*n 39"]:
     doublings = jnp.log2(1.0 + counts)
     per_impression = jnp.log2(0.5 + counts[..., :-1]) - jnp.log2(2.0 + counts[..., -1:])
     return jnp.concatenate([0.3 * (doublings - 4.0), 0.5 * (per_impression + 2.0)], axis=-1)
-
-
-def signed(actions: Bool[Array, "B H A"]) -> Float[Array, "B H A"]:
-    """+1 for what was done and -1 for what was not; all 0 where nothing was, so that passing over has no actions."""
-    done = actions.astype(jnp.float32)
-    return (2.0 * done - 1.0) * jnp.max(done, axis=-1, keepdims=True)
 
 
 def predictions(logits: Float[Array, "B C A"]) -> Float[Array, "B C A"]:

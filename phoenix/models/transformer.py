@@ -31,7 +31,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from phoenix.models.configs import ModelConfig
-from phoenix.models.init import Repeated, Uniform
+from phoenix.models.initialisers import Repeated, Uniform
 from phoenix.models.layers import linear, norm
 
 _ROPE_BASE: Final = 10_000.0

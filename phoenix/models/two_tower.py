@@ -34,8 +34,7 @@ from jaxtyping import Float, Int
 from phoenix.features.actions import ACTION_COUNT, IS_NEGATIVE
 from phoenix.features.inputs import LOG_BUCKETS, PHOTO_BUCKETS, SURFACES, VIDEO_BUCKETS, HistoryRows, PostRows
 from phoenix.models.configs import ModelConfig
-from phoenix.models.layers import HashTable, linear, masked_mean, unit
-from phoenix.models.ranker import signed
+from phoenix.models.layers import HashTable, linear, masked_mean, signed_actions, unit
 from phoenix.models.transformer import Transformer
 
 _AUTHOR_SHARE: Final = 1.0
@@ -114,7 +113,7 @@ class TwoTower(hk.Module):
         positions = np.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
         tokens = (
             self._content(content)
-            + self._actions(signed(history.actions))
+            + self._actions(signed_actions(history.actions))
             + self._dwell(history.dwell)
             + self._age(history.age)
             + self._surface(history.surface)

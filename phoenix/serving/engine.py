@@ -10,12 +10,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, Self
 
 import haiku as hk
 import jax
 import numpy as np
-import xxhash
 from jaxtyping import Float32, Shaped
 
 from phoenix.features.actions import ACTION_COUNT
@@ -33,31 +32,20 @@ from phoenix.features.inputs import (
 )
 from phoenix.models.configs import ModelConfig, config_named
 from phoenix.models.flops import matmul_flops
-from phoenix.models.init import drawn
+from phoenix.models.parameters import Params, digest, initial_params, pure
 from phoenix.models.ranker import Ranker, word_table
 from phoenix.models.two_tower import TwoTower
 from phoenix.serving.text_cache import Texts
 
-__all__ = ["PARTS", "CandidateInputs", "History", "Params", "Part", "Phoenix", "PostInputs"]
+__all__ = ["PARTS", "CandidateInputs", "History", "Part", "Phoenix", "PostInputs"]
 
 Part = Literal["rank", "retrieve", "embed"]
 PARTS: Final[tuple[Part, ...]] = ("rank", "retrieve", "embed")
 """What a process may need compiled: scoring candidates, embedding viewers, embedding posts."""
 
-_MEANING: Final = 2
-"""To be raised when the same parameters come to mean something else, so that versions tell it."""
-
-
 _ALIGNMENT_BYTES: Final = 64
 _COMPILER_OPTIONS: Final[dict[str, dict[str, str | bool]]] = {"cpu": {"xla_cpu_prefer_vector_width": "512"}}
 """XLA uses half of AVX-512's registers unless told otherwise; processors without them are not affected."""
-
-
-class Params(NamedTuple):
-    """The parameters of both models."""
-
-    ranker: hk.Params
-    two_tower: hk.Params
 
 
 class Phoenix:
@@ -233,36 +221,8 @@ def aligned(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     return copy
 
 
-def initial_params(config: ModelConfig, seed: int) -> Params:
-    """Parameters drawn from a seed: the same bits on every machine."""
-    return Params(*(drawn(model, seed, *rows) for model, *rows in _models(config)))
-
-
-def abstract_params(config: ModelConfig) -> Params:
-    """The shapes and types of the parameters, as `jax.ShapeDtypeStruct`."""
-    key = jax.random.key(0)
-    return Params(*(jax.eval_shape(hk.transform(model).init, key, *rows) for model, *rows in _models(config)))
-
-
-def _models(config: ModelConfig) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Each model as a function that uses all its parameters, and inputs for it."""
-    history = history_rows(config, blank_history(config, 1))
-    candidates = candidate_rows(config, blank_candidates(config, 1, 1), 0, 1)
-    posts = post_rows(config, blank_posts(config, 1))
-    return (lambda *rows: Ranker(config)(*rows), history, candidates), (
-        lambda *rows: TwoTower(config)(*rows),
-        history,
-        posts,
-    )
-
-
 def _functions(config: ModelConfig) -> dict[str, tuple[Callable[..., Any], int]]:
     """What serving calls, as pure functions of parameters and rows, and which of `Params` each needs."""
-
-    def pure(method: Callable[..., Any]) -> Callable[..., Any]:
-        transformed: hk.Transformed = hk.without_apply_rng(hk.transform(method))
-        return transformed.apply
-
     return {
         "encode": (pure(lambda rows: Ranker(config).encode(rows)), 0),
         "candidates": (pure(lambda rows: Ranker(config).embed(rows)), 0),
@@ -270,13 +230,3 @@ def _functions(config: ModelConfig) -> dict[str, tuple[Callable[..., Any], int]]
         "users": (pure(lambda rows: TwoTower(config).embed_users(rows)), 1),
         "posts": (pure(lambda rows: TwoTower(config).embed_posts(rows)), 1),
     }
-
-
-def digest(tree: Any) -> str:
-    """Eight hexadecimal digits that change with any parameter's name, shape, type or value."""
-    hashed = xxhash.xxh3_64(b"%d" % _MEANING)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        values = np.ascontiguousarray(leaf)
-        hashed.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {values.dtype}".encode())
-        hashed.update(values.data)
-    return hashed.hexdigest()[:8]

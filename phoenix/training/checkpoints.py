@@ -18,7 +18,8 @@ import jax
 import msgspec
 import orbax.checkpoint as ocp
 
-from phoenix.serving.engine import Phoenix, digest
+from phoenix.models.parameters import digest
+from phoenix.serving.engine import Phoenix
 from phoenix.training.model_card import FORMAT, Card, CheckpointError, markdown
 from phoenix.training.step import State, Trainer
 

@@ -10,7 +10,6 @@ from contextlib import closing
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +21,9 @@ from phoenix.data.batches import Batch, Batches
 from phoenix.features.actions import ACTION_COUNT
 from phoenix.models.configs import ModelConfig, TrainingConfig
 from phoenix.models.flops import matmul_flops
+from phoenix.models.parameters import Params, abstract_params, initial_params, pure
 from phoenix.models.ranker import Ranker
 from phoenix.models.two_tower import TwoTower
-from phoenix.serving.engine import Params, abstract_params, initial_params
 from phoenix.training.losses import ranking_loss, retrieval_loss
 from phoenix.training.optimisers import optimiser
 from phoenix.training.sparse_tables import Asked, compact, put_back, sized, taken
@@ -173,11 +172,6 @@ def _losses(
     model: ModelConfig, training: TrainingConfig
 ) -> Callable[[Params, Batch], tuple[Float32[Array, ""], Losses]]:
     """The sum of both models' losses, which share no parameter, and each of them."""
-
-    def pure(method: Callable[..., Any]) -> Callable[..., Any]:
-        transformed: hk.Transformed = hk.without_apply_rng(hk.transform(method))
-        return transformed.apply
-
     rank = pure(lambda history, candidates: Ranker(model)(history, candidates))
     embed_users = pure(lambda history: TwoTower(model).embed_users(history))
     embed_posts = pure(lambda posts: TwoTower(model).embed_posts(posts))

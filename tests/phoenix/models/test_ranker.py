@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from phoenix.features.actions import BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS
 from phoenix.features.inputs import CandidateInputs, CandidateRows, HistoryRows, candidate_rows, history_rows
 from phoenix.models.configs import ModelConfig
+from phoenix.models.parameters import initial_params
 from phoenix.models.ranker import Ranker, predictions
-from phoenix.serving.engine import Phoenix, initial_params
+from phoenix.serving.engine import Phoenix
 from tests.phoenix.builders import (
     TOLERANCE,
     candidates_of,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import Array
 
 from phoenix.models.configs import ModelConfig
-from phoenix.models.init import drawn
+from phoenix.models.initialisers import drawn
 from phoenix.models.transformer import Transformer, attended, candidate_isolation, rotate
 from tests.phoenix.builders import TOLERANCE
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix.models.configs import ModelConfig
-from phoenix.serving.engine import Phoenix, aligned, chunks, initial_params
+from phoenix.models.parameters import initial_params
+from phoenix.serving.engine import Phoenix, aligned, chunks
 from tests.phoenix.builders import some_candidates, some_history, some_posts
 
 COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -23,7 +23,8 @@ from phoenix.data.slates import candidates_of, frozen, history_of, rows_between
 from phoenix.features.actions import DWELL_TIME, IS_NEGATIVE
 from phoenix.features.inputs import PostInputs
 from phoenix.models.configs import ModelConfig, TrainingConfig
-from phoenix.serving.engine import Phoenix, digest
+from phoenix.models.parameters import digest
+from phoenix.serving.engine import Phoenix
 from phoenix.serving.loading import served
 from phoenix.training import checkpoints
 from phoenix.training.model_card import Card, CheckpointError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from phoenix.models.init import Repeated, Uniform, drawn
+from phoenix.models.initialisers import Repeated, Uniform, drawn
 
 
 def model(x: Array) -> Array:
