@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from infra.ports.errors import UsageError
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
 MINUTE_MS: Final = 60_000
@@ -28,7 +29,7 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 Weight: TypeAlias = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]
 
 
-class ParametersError(ValueError):
+class ParametersError(UsageError, ValueError):
     """An override cannot be used; the text is one line that says which and why."""
 
 

@@ -20,7 +20,7 @@ from flows.decoding import Decoded, Decoder
 from flows.kafka import Batch, KafkaSink, KafkaSource, start, stopping
 from infra.ports.clock import clock_of
 from infra.ports.kafka import Record, exit_now
-from infra.ports.redis import Patience, Stopped, connect
+from infra.ports.redis import Patience, StopRequested, connect
 from infra.ports.settings import Settings
 from thunder_ingest.counts.table import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack
@@ -120,7 +120,7 @@ class _UserWriter(StatelessSinkPartition[UserWrites]):
     def _write(self, entries: UserEntries, suffix: str) -> None:
         try:
             self._patience.run(lambda: self._users.write(entries, suffix))
-        except (Stopped, redis.AuthenticationError) as error:
+        except (StopRequested, redis.AuthenticationError) as error:
             exit_now(error)
 
 

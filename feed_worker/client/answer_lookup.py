@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from feed_worker.documents.feed import Explanation, Feed
+from infra.ports.errors import ForYouError
 from thunder_ingest.events import FeedStatus, unpack_feed_served
 from thunder_ingest.events.redis_keys import answered_key, feed_key
 
@@ -24,11 +25,11 @@ _FEED = msgspec.json.Decoder(Feed)
 decode_explanation = msgspec.json.Decoder(Explanation).decode
 
 
-class FeedTimeout(TimeoutError):
+class FeedTimeout(ForYouError, TimeoutError):
     """No answer to a feed request arrived in time."""
 
 
-class NoFeed(RuntimeError):
+class NoFeed(ForYouError, RuntimeError):
     """A request ended without a feed; the one that the user had before it, if any, is still there.
 
     Attributes:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from infra.ports.errors import ForYouError
 from infra.ports.kafka import producer_config
 from infra.ports.settings import Settings
 from thunder_ingest.events import Event, FeedRequest, Refused, decode_any, encode, key_of, topic_of
 from thunder_ingest.events.ids import PublishedId, published_form
 
 
-class Undelivered(RuntimeError):
+class Undelivered(ForYouError, RuntimeError):
     """The broker did not take every message."""
 
 

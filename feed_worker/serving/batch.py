@@ -13,12 +13,12 @@ from feed_worker.framework.request_run import NO_CANDIDATES, RequestRun, Result
 from feed_worker.serving.admission import Refusal
 from feed_worker.serving.intake import DeadLetterRecord
 from feed_worker.serving.request_queue import MergedRequest, MessageOffset
-from infra.ports.redis import Patience, Stopped
+from infra.ports.redis import Patience, StopRequested
 from thunder_ingest.events import FeedStatus
 
 log = logging.getLogger(__name__)
 
-_ENDS: Final = (Stopped, redis.AuthenticationError)
+_ENDS: Final = (StopRequested, redis.AuthenticationError)
 """What is no request's fault: it ends the worker, and the next one computes the batch again."""
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Int64
 from feed_worker.framework.pipeline import Pipeline
 from feed_worker.replica.reader import Replica
 from feed_worker.serving.worker import Worker
-from infra.ports.redis import Stopped
+from infra.ports.redis import StopRequested
 from infra.ports.settings import Settings
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
@@ -108,7 +108,7 @@ class ModelSwap:
         self._thread.join()
 
     @property
-    def announced(self) -> ModelStatus | None:
+    def status(self) -> ModelStatus | None:
         """What is announced, if anything is."""
         return None if self._known is None else ModelStatus(self._known.version, self._state)
 
@@ -117,7 +117,7 @@ class ModelSwap:
             with closing(Watch(self._settings, self._known, self._stopping)) as watch:
                 while not self._stopping.is_set():
                     self._step(watch.poll(POLL_S))
-        except (Stopped, SystemExit):  # the worker ends
+        except (StopRequested, SystemExit):  # the worker ends
             return
         except BaseException as error:  # the worker's own thread ends the process and says why
             self.failure = error
@@ -146,7 +146,7 @@ class ModelSwap:
             model = announced(pointer, self._model)
             collected = self._replica.collect(pointer.version)
             self._coming = NextModel(model, self._prepare(model, self._model), collected)
-        except Stopped:
+        except StopRequested:
             raise
         except Exception as error:  # of whatever kind: requests go on being answered with the model that there is
             log.error("%s; this worker stays with %s, and tries again in %d s", error, self._model.version, AGAIN_S)

@@ -14,10 +14,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     logging.basicConfig(format="foryou: %(message)s")
     logging.getLogger("infra").setLevel(logging.ERROR)  # a command that asks once tells itself that it failed
-    from infra.cli.commands import app
+    from infra.cli.app import app
 
     try:
-        app()
+        app(prog_name="foryou")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli.learning_options import LabelledSince, LogDirectory, Since, Until, labelled_since, read_log
+from infra.ports.errors import ForYouError
 
 if TYPE_CHECKING:
     from infra.terminal.progress import Report
@@ -22,7 +23,7 @@ _TOLD_STEPS = 20
 """Losses are told, and waited for, once in so many steps: in between, the device need not wait for us."""
 
 
-class Diverged(RuntimeError):
+class Diverged(ForYouError, RuntimeError):
     """Training has left the numbers; the text says where."""
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from feed_worker.client import Client, NoFeed
 from feed_worker.documents.feed import Dropped, ExplainedItem, Explanation, Feed
+from infra.ports.errors import ForYouError
 from thunder_ingest.events.ids import id64, published_form
 
 DROPPED_BY: Final = {
@@ -39,7 +40,7 @@ NEVER_A_CANDIDATE: Final = (
 )
 
 
-class NotExplained(LookupError):
+class NotExplained(ForYouError, LookupError):
     """There is no explanation for a user."""
 
 

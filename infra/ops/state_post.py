@@ -12,7 +12,7 @@ from confluent_kafka import Message
 from rich.console import Console, Group
 from rich.table import Table
 
-from infra.ops.unreadable import StateUnreadable
+from infra.ports.errors import StateUnreadable
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.terminal.progress import Report

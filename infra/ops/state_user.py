@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Group
 from rich.table import Table
 
-from infra.ops.unreadable import StateUnreadable
+from infra.ports.errors import StateUnreadable
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.terminal.tables import counts_table, moment, plain

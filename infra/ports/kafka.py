@@ -19,6 +19,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from infra.ports.errors import ForYouError
 from infra.ports.outage import outage
 from infra.ports.settings import Settings
 
@@ -34,15 +35,15 @@ FLOW_GROUPS = {
 """The flows and the topics that each reads; its consumer group is `group(settings, flow)`."""
 
 
-class BrokerUnreachable(ConnectionError):
+class BrokerUnreachable(ForYouError, ConnectionError):
     """No broker answers at the address of the settings."""
 
 
-class TopicMissing(LookupError):
+class TopicMissing(ForYouError, LookupError):
     """A topic that is needed does not exist."""
 
 
-class DeliveryFailed(RuntimeError):
+class DeliveryFailed(ForYouError, RuntimeError):
     """The broker refused a message for good."""
 
 

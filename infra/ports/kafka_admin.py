@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 # documented there, though its stubs do not export two of them
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
+from infra.ports.errors import ForYouError
 from infra.ports.kafka import (
     BrokerUnreachable,
     TopicMissing,
@@ -28,7 +29,7 @@ TIMEOUT_S = 10.0
 SETTLE_S = 2.0
 
 
-class TopicError(RuntimeError):
+class TopicError(ForYouError, RuntimeError):
     """The broker refused to create a topic."""
 
 

@@ -12,6 +12,7 @@ from redis.backoff import ExponentialBackoff
 from redis.client import PubSub
 from redis.cluster import RedisCluster
 
+from infra.ports.errors import ForYouError
 from infra.ports.outage import outage
 from infra.ports.settings import Settings
 
@@ -22,11 +23,11 @@ T = TypeVar("T")
 _TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
 
 
-class RedisUnreachable(ConnectionError):
+class RedisUnreachable(ForYouError, ConnectionError):
     """No Redis answers at the address of the settings, or it refuses us."""
 
 
-class Stopped(RuntimeError):
+class StopRequested(ForYouError, RuntimeError):
     """The process was asked to end while it waited for Redis."""
 
 
@@ -106,7 +107,7 @@ class Patience:
         """The command's result, once it succeeds.
 
         Raises:
-            Stopped: the process is to end while Redis is away.
+            StopRequested: the process is to end while Redis is away.
             redis.AuthenticationError: waiting would not help.
 
         """
@@ -118,7 +119,7 @@ class Patience:
             except (redis.ConnectionError, redis.TimeoutError, RedisUnreachable) as error:
                 self._outage.begins(error)
                 if self._stopping.wait(0.5):
-                    raise Stopped("asked to stop while Redis was away") from error
+                    raise StopRequested("asked to stop while Redis was away") from error
             else:
                 self._outage.ends()
                 return result

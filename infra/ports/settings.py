@@ -12,13 +12,15 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from infra.ports.errors import UsageError
+
 HOUR_MS = 3_600_000
 # where `foryou up` listens: nobody's default ports, so that nothing is published to some other broker by accident
 UP_KAFKA_PORT = 19_092
 UP_REDIS_PORT = 16_379
 
 
-class SettingsError(ValueError):
+class SettingsError(UsageError, ValueError):
     """A setting cannot be used; the text is one line that says which, why and what would be right."""
 
 

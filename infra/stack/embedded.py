@@ -13,13 +13,14 @@ from typing import Self
 
 import psutil
 
+from infra.ports.errors import ForYouError
 from infra.stack.processes import Child, Children
 
 START_TIMEOUT_S = 15.0
 ATTEMPTS = 5
 
 
-class EmbeddedError(RuntimeError):
+class EmbeddedError(ForYouError, RuntimeError):
     """An embedded server cannot run; the text is one line that says why and what to do."""
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from infra.ports.errors import ForYouError
 from infra.terminal.signals import held_back
 
 CHILD = Path(__file__).with_name("parent_death.py")
@@ -22,7 +23,7 @@ TAIL_BYTES = 16_384
 KILL_WAIT_S = 1.0
 
 
-class ChildDied(RuntimeError):
+class ChildDied(ForYouError, RuntimeError):
     """A process of the stack has ended by itself; the text has its name, its exit code and its last words."""
 
 

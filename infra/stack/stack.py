@@ -13,6 +13,7 @@ from typing import Any, Self
 from bytewax.recovery import init_db_dir
 
 from feed_worker.serving.worker_registry import ready_workers
+from infra.ports.errors import ForYouError
 from infra.ports.kafka import FLOW_GROUPS
 from infra.ports.kafka_admin import create_topics
 from infra.ports.redis import connect
@@ -29,7 +30,7 @@ GRACE_S = 2.0  # whatever is cut short here is done again from the log
 EMBEDDED_SESSION_TIMEOUT_MS = 3_000
 
 
-class NotReady(TimeoutError):
+class NotReady(ForYouError, TimeoutError):
     """The worker runs, but did not say in time that it is ready."""
 
 

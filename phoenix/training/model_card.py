@@ -6,12 +6,13 @@ from typing import Any, Final
 
 import msgspec
 
+from infra.ports.errors import UsageError
 from phoenix.models.configs import ModelConfig, TrainingConfig
 
 FORMAT: Final = 3
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError, ValueError):
     """A checkpoint cannot be used; the text is one line that says which and why."""
 
 

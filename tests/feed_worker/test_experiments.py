@@ -10,9 +10,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed_worker.__main__ import ranker_of
 from feed_worker.experiments import Experiment, Experiments, Variant, experiments_of
 from feed_worker.parameters import CLASSIC, FORYOU, PRESETS, overridden
+from feed_worker.serving.service import load_ranker
 from infra.ports.settings import SettingsError, load
 
 USERS = range(1, 40_001)
@@ -170,7 +170,7 @@ def test_experiments_reach_the_processes_of_a_stack(monkeypatch: pytest.MonkeyPa
 
 def test_a_variants_checkpoint_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"^FORYOU_EXPERIMENTS: {tmp_path} holds no checkpoint$"):
-        ranker_of(str(tmp_path))
+        load_ranker(str(tmp_path))
 
 
 def one(**changed: Any) -> list[dict[str, Any]]:

@@ -1,20 +1,68 @@
+import re
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
-from feed_worker.__main__ import model_of
-from infra.ports.settings import SettingsError, load
+import feed_worker
+from feed_worker.__main__ import main
+from feed_worker.serving.service import Service
+from infra.ports import kafka, redis
+from infra.ports.kafka import DeliveryFailed
+from infra.ports.redis import StopRequested
+from infra.ports.settings import Settings
+
+SOURCES = [*Path(*feed_worker.__path__).rglob("*.py"), Path(kafka.__file__), Path(redis.__file__)]
 
 
-def test_a_directory_without_checkpoints_is_named_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=rf"^FORYOU_CHECKPOINT.*{tmp_path} holds no checkpoint$"):
-        model_of(load(checkpoint=str(tmp_path)), [])
+@pytest.fixture(autouse=True)
+def no_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
 
 
-def test_an_unknown_configuration_is_named_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match="no model configuration 'huge'; there are nano"):
-        model_of(load(model="huge"), [])
+def run_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch, *, stops: bool = False) -> None:
+    def run(service: Service) -> None:
+        stopping: threading.Event = service._stopping
+        if stops:
+            stopping.set()
+        raise error
+
+    monkeypatch.setattr(Service, "run", run)
 
 
-def test_without_a_checkpoint_the_model_is_seeded() -> None:
-    assert model_of(load(model_seed=7), []).version.startswith("nano-seed7-")
+def test_help_lists_the_settings_that_a_worker_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    listed = set(re.findall(r"^  FORYOU_(\w+)$", capsys.readouterr().out, re.MULTILINE))
+    read = {name for path in SOURCES for name in re.findall(r"settings\.([a-z_]+)", path.read_text())}
+    assert listed == {name.upper() for name in read & Settings.model_fields.keys()}
+
+
+def test_an_unknown_argument_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--port", "1"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --port 1" in capsys.readouterr().err
+
+
+def test_a_refused_delivery_ends_the_process_with_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_that_raises(DeliveryFailed("message too large"), monkeypatch)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 1
+
+
+@pytest.mark.parametrize("error", [DeliveryFailed("Kafka is away"), StopRequested("Redis is away")])
+def test_a_requested_stop_is_no_failure_although_a_server_is_away(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_that_raises(error, monkeypatch, stops=True)
+    main([])
+
+
+def test_a_wrong_setting_ends_the_process_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORYOU_FEED_SIZE", "0")
+    with pytest.raises(SystemExit, match=r"^FORYOU_FEED_SIZE .*greater than or equal to 1"):
+        main([])

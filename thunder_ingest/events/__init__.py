@@ -12,6 +12,7 @@ import msgspec
 import xxhash
 from msgspec import Struct
 
+from infra.ports.errors import UsageError
 from thunder_ingest.events.ids import MAX_ID_BYTES, PublishedId, id64
 
 ActionName = Literal[
@@ -59,7 +60,7 @@ ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES)]
 
 
-class Refused(ValueError):
+class Refused(UsageError, ValueError):
     """A message that cannot be used; the text says why, for the one who published it."""
 
 

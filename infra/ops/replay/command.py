@@ -17,6 +17,7 @@ from infra.ops.flow_lag import wait_for_flows
 from infra.ops.replay.line_counts import Account
 from infra.ops.replay.log_reader import Line, LogReader
 from infra.ops.replay.raw_producer import RawProducer
+from infra.ports.errors import ForYouError
 from infra.ports.kafka import partitions_of
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
@@ -31,7 +32,7 @@ LINES_BETWEEN_CHECKS = 5_000
 FEED_TIMEOUT_S = 30.0
 
 
-class Stopped(ValueError):
+class ReplayAborted(ForYouError, ValueError):
     """`--strict` and a line that cannot be used; the text names the line and the reason."""
 
 
@@ -61,7 +62,7 @@ def run(replay: Replay, settings: Settings, err: Console, show: Show) -> Account
         show: is handed the feeds.
 
     Raises:
-        LogError, Stopped: for the log; else what `Stack` and `Client` raise.
+        LogError, ReplayAborted: for the log; else what `Stack` and `Client` raise.
 
     """
     reader = LogReader(replay.directory)
@@ -129,7 +130,7 @@ class _Running:
         if reason and self._replay.strict:
             self._producer.flush()
             before = f"{self.account.read.total():,} lines were published before it"
-            raise Stopped(f"{line.file} line {line.number}: {reason}; {before}")
+            raise ReplayAborted(f"{line.file} line {line.number}: {reason}; {before}")
         self._count(line)
         if line.at is not None:
             self._pace.wait(line.at)

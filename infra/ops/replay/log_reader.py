@@ -20,6 +20,7 @@ import zstandard
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from infra.ports.errors import UsageError
 from infra.ports.topics import INPUTS
 from thunder_ingest.events import Time
 from thunder_ingest.events.ids import published_form
@@ -34,7 +35,7 @@ _ZSTD_CHUNK_BYTES: Final = 1 << 16  # what is read, not what comes out: JSON lin
 _ZSTD_WINDOW_BYTES: Final = 1 << 31  # logs are often packed with `zstd --long=31`
 
 
-class LogError(ValueError):
+class LogError(UsageError, ValueError):
     """A log cannot be read; the text is one line that says which file and why."""
 
 

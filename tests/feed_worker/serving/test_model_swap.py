@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from feed_worker.__main__ import Service
 from feed_worker.client import Client
 from feed_worker.experiments import experiments_of
+from feed_worker.serving.service import Service
 from feed_worker.serving.worker_registry import ready_workers
 from flows.embeddings import Work, embed
 from flows.kafka import Batch

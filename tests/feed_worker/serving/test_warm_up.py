@@ -16,12 +16,12 @@ import pytest
 import redis
 from numba.core.dispatcher import Dispatcher
 
-from feed_worker.__main__ import Service
 from feed_worker.candidates.columns import SOURCES
 from feed_worker.client import Client
 from feed_worker.documents.feed import Explanation
 from feed_worker.experiments import experiments_of
 from feed_worker.parameters import FORYOU, X_2026_08_12
+from feed_worker.serving.service import Service
 from feed_worker.serving.warm_up import warm_up_pipeline
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.clock import WallClock

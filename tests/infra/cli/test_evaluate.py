@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from infra.cli.commands import app
+from infra.cli.app import app
 from infra.cli.learning_options import read_log
 from infra.terminal.progress import Report
 from infra.world import WorldConfig, generate

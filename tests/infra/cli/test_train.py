@@ -41,7 +41,7 @@ ROWS: dict[str, Any] = {"user_rows": 50, "post_rows": 90, "author_rows": 90, "to
 TINY = replace(NANO, name="tiny", **SIZES, **ROWS)
 PROGRAM = f"""
 from dataclasses import replace
-from infra.cli import main
+from infra.cli.__main__ import main
 from phoenix.models import configs
 
 configs.CONFIGS["tiny"] = replace(configs.NANO, name="tiny", **{SIZES | ROWS})

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from infra.cli.commands import app
+from infra.cli.app import app
 from infra.ops.dead_letter_query import Selection, as_json, identity, listed, summary, summed, table
 from infra.ops.message_fix import Fix
 from infra.ports.kafka import Record

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from infra.ops import state_post
 from infra.ops.state_post import PostDocument
-from infra.ops.unreadable import StateUnreadable
+from infra.ports.errors import StateUnreadable
 from infra.ports.kafka import Record
 from infra.ports.settings import Settings
 from tests.infra.cli.foryou import foryou, unique, write, write_to

@@ -6,9 +6,9 @@ import redis
 from rich.console import Console
 from typer.testing import CliRunner
 
-from infra.cli.commands import app
+from infra.cli.app import app
 from infra.ops import state_user
-from infra.ops.unreadable import StateUnreadable
+from infra.ports.errors import StateUnreadable
 from infra.ports.settings import Settings, load
 from tests.infra.cli.foryou import foryou
 from thunder_ingest.events import (

@@ -37,10 +37,10 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 import infra.stack.stack
 infra.stack.stack.FLOW_GROUPS = {}
 infra.stack.stack.WORKER = "worker_that_never_is"
-import infra.cli.commands
+import infra.cli.app
 from infra.stack.embedded import _free_port
 sys.argv = ["foryou", "up", "--kafka-port", str(_free_port()), "--redis-port", str(_free_port())]
-from infra.cli import main
+from infra.cli.__main__ import main
 main()
 """
 

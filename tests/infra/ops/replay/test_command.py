@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from feed_worker.documents.feed import Feed
-from infra.ops.replay.command import Pace, Replay, Stopped, run
+from infra.ops.replay.command import Pace, Replay, ReplayAborted, run
 from infra.ops.replay.line_counts import Account
 from infra.ops.replay.log_reader import LogError
 from infra.ports.settings import Settings, load
@@ -84,13 +84,13 @@ def test_every_line_is_accounted_for_and_an_old_log_is_fresh_on_its_own_clock(lo
 
 
 def test_a_strict_replay_stops_at_the_first_line_that_cannot_be_used(log: Path, servers: Settings) -> None:
-    with pytest.raises(Stopped, match=r"posts\.jsonl\.gz line 6: not JSON.*; 5 lines were published before it"):
+    with pytest.raises(ReplayAborted, match=r"posts\.jsonl\.gz line 6: not JSON.*; 5 lines were published before it"):
         run(Replay(log, strict=True), servers, QUIET, _ignore)
 
 
 def test_a_strict_replay_stops_at_a_line_that_only_a_flow_would_refuse(tmp_path: Path, servers: Settings) -> None:
     write(tmp_path, "posts.jsonl", post(1, START_MS), line(type="post_created", post_id=2, author_id=0, at=START_MS))
-    with pytest.raises(Stopped, match=r"posts\.jsonl line 2: .*author_id.*; 1 lines were published before it"):
+    with pytest.raises(ReplayAborted, match=r"posts\.jsonl line 2: .*author_id.*; 1 lines were published before it"):
         run(Replay(tmp_path, strict=True), servers, QUIET, _ignore)
 
 

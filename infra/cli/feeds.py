@@ -1,0 +1,154 @@
+"""`foryou publish`, `feed`, `explain`, `replay` and `schemas`: events into the system, feeds out of it."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.options import AsJson, MaxPostAge, User, given, print_json, published_id, show
+
+
+def speed_factor(text: str) -> float:
+    """A speed such as 100x."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)x?", text)
+    factor = float(match[1]) if match else 0.0
+    if not 0 < factor < float("inf"):
+        raise typer.BadParameter(f"{text!r} is not a speed; write for example 100x")
+    return factor
+
+
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for the feed.", min=0.1)]
+
+
+def publish(
+    file: Annotated[Path, typer.Argument(help="File of JSON lines, one event each; - reads stdin.")] = Path("-"),
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first refused line.")] = False,
+) -> None:
+    """Publish events, each to the topic of its type."""
+    from infra.ops import publish as command
+    from infra.ports.settings import load
+
+    raise typer.Exit(command.run(file, load(), strict=strict))
+
+
+def feed(
+    user: User,
+    size: Annotated[int | None, typer.Option(help="Number of posts (default: 35).", min=1, max=200)] = None,
+    in_network_only: Annotated[
+        bool, typer.Option("--in-network-only", help="Only posts by authors the viewer follows.")
+    ] = False,
+    exclude_videos: Annotated[bool, typer.Option("--exclude-videos", help="No posts with video.")] = False,
+    lang: Annotated[list[str] | None, typer.Option(help="Only posts in this language; repeatable.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Explain the feed as well.")] = False,
+    at: Annotated[
+        int | None, typer.Option(help="Request time, epoch ms, for a system on the log's clock (default: now).", min=0)
+    ] = None,
+    timeout: Timeout = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Request a feed, wait for it and print it."""
+    from feed_worker.client import Client
+    from infra.ops.explain import Explained
+    from infra.ports.settings import load
+    from infra.terminal import explanation as explain_view
+    from infra.terminal.tables import console, feed_table
+
+    flags = {"in_network_only": in_network_only, "exclude_videos": exclude_videos, "explain": explain}
+    options = given(size=size, langs=lang or None) | {name: True for name, wanted in flags.items() if wanted}
+    with Client(load()) as client:
+        answer = client.wait(user, client.request_feed(user, at=at, **options), timeout)
+        explanation = client.explain(user) if explain and not as_json else None
+    show(answer, feed_table(answer), as_json=as_json)
+    if explanation:
+        console().print(explain_view.view(Explained(explanation, answer)), highlight=False)
+
+
+def explain(
+    user: User,
+    item: Annotated[
+        int | None, typer.Option(metavar="RANK", help="Show all predictions and terms of one item.", min=1)
+    ] = None,
+    post: Annotated[
+        str | None, typer.Option(parser=published_id, metavar="ID", help="Show why this post was shown or dropped.")
+    ] = None,
+    ask: Annotated[
+        bool | None,
+        typer.Option("--ask/--no-ask", help="Request an explained feed (default: only if none exists)."),
+    ] = None,
+    timeout: Timeout = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a user's last explained feed: candidates, drops and scores."""
+    from feed_worker.client import Client
+    from infra.ops import explain as command
+    from infra.ports.settings import load
+    from infra.terminal import explanation as explain_view
+    from infra.terminal.tables import console
+
+    if item is not None and post is not None:
+        raise typer.BadParameter("--item and --post exclude each other")
+    with Client(load()) as client:
+        explained = command.explained(client, user, ask=ask, timeout_s=timeout, err=console(stderr=True))
+    explanation = explained.explanation
+    if post is not None:
+        fate = command.fate_of(explanation, post)
+        show(fate.as_json(), explain_view.fate_view(fate), as_json=as_json)
+    elif item is None:
+        show(explanation, explain_view.view(explained), as_json=as_json)
+    elif item <= len(explanation.items):
+        show(explanation.items[item - 1], explain_view.item_view(explanation.items[item - 1]), as_json=as_json)
+    else:
+        raise typer.BadParameter(f"--item {item}: the feed has {len(explanation.items)} items")
+
+
+def schemas(
+    topic: Annotated[str | None, typer.Argument(help="Input topic, feed or explain (default: all).")] = None,
+) -> None:
+    """Print the JSON Schemas of events, feeds and explanations."""
+    from feed_worker.documents.feed import explanation_schema, feed_schema
+    from thunder_ingest.events.schemas import json_schemas
+
+    known = json_schemas() | {"feed": feed_schema(), "explain": explanation_schema()}
+    if topic is not None and topic not in known:
+        raise typer.BadParameter(f"no schema {topic!r}; choose one of {', '.join(known)}")
+    print_json(known if topic is None else known[topic])
+
+
+def replay(
+    directory: Annotated[
+        Path, typer.Argument(help="Directory of posts, engagements and social-graph.jsonl [.gz|.zst].")
+    ],
+    embedded: Annotated[bool, typer.Option("--embedded", help="Run a system of its own for the replay.")] = False,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            parser=speed_factor, metavar="SPEED", help="Multiple of real time, such as 100x (default: no limit)."
+        ),
+    ] = None,
+    feeds: Annotated[int, typer.Option(help="Request feeds for this many of the most active users.", min=0)] = 10,
+    show: Annotated[int, typer.Option(help="Print this many of the feeds.", min=0)] = 3,
+    max_post_age: MaxPostAge = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable line.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish event logs in event-time order, count every line, request feeds."""
+    from infra.ops.replay import command as command
+    from infra.ports.settings import load
+    from infra.terminal.replay_view import Gallery, account_table
+    from infra.terminal.tables import console
+
+    if max_post_age is not None and not embedded:
+        raise typer.BadParameter(
+            "--max-post-age needs --embedded; for a running system use `foryou up --max-post-age …`"
+        )
+    settings = load(**given(max_post_age_ms=max_post_age), clock="log") if embedded else load()
+    err = console(stderr=True)
+    gallery = Gallery(err if as_json else console(), show)
+    account = command.run(command.Replay(directory, embedded, speed, feeds, strict), settings, err, gallery)
+    if as_json:
+        sys.stdout.write(json.dumps(account.as_json()) + "\n")
+    else:
+        console().print(account_table(account))

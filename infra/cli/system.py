@@ -1,0 +1,92 @@
+"""`foryou up`, `demo`, `doctor` and `topics`: run the whole system, and check its servers."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.options import AsJson, MaxPostAge, given, print_json
+
+STATE = Path(".foryou")
+
+
+class Clock(StrEnum):
+    """The clock that rules about age use."""
+
+    wall = "wall"
+    log = "log"
+
+
+def up(
+    kafka_port: Annotated[
+        int | None, typer.Option(help="Port of the embedded Kafka (default: 19092).", min=1, max=65_535)
+    ] = None,
+    redis_port: Annotated[
+        int | None, typer.Option(help="Port of the embedded Redis (default: 16379).", min=1, max=65_535)
+    ] = None,
+    clock: Annotated[
+        Clock | None, typer.Option(help="Clock for ages: wall, or log to replay old logs (default: wall).")
+    ] = None,
+    max_post_age: MaxPostAge = None,
+    external: Annotated[
+        bool, typer.Option("--external", help="Use the Kafka and Redis of the settings, not embedded ones.")
+    ] = False,
+    state: Annotated[
+        Path, typer.Option(help="With --external: directory of recovery stores and logs, one per Kafka.")
+    ] = STATE,
+) -> None:
+    """Run the whole system on this machine until Ctrl-C."""
+    from infra.ports.settings import UP_KAFKA_PORT, UP_REDIS_PORT, load
+    from infra.stack import up as command
+    from infra.terminal.tables import console
+
+    settings = load(**given(clock=clock and clock.value, max_post_age_ms=max_post_age))
+    if external:
+        command.run_external(settings, state, console(stderr=True))
+    else:
+        command.run(settings, kafka_port or UP_KAFKA_PORT, redis_port or UP_REDIS_PORT, console(stderr=True))
+
+
+def demo() -> None:
+    """Run a generated world through the system; show some feeds."""
+    from infra.ports.settings import load
+    from infra.stack import demo as command
+    from infra.terminal.tables import console
+
+    command.run(load(), console(), console(stderr=True))
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check packages, servers, topics, flows and workers; print remedies."""
+    from infra.ops import doctor as command
+    from infra.ports.settings import load
+    from infra.terminal.tables import console
+
+    checks = command.examine(load())
+    if as_json:
+        print_json([check._asdict() for check in checks])
+    else:
+        console().print(command.table(checks))
+    raise typer.Exit(1 if command.failed(checks) else 0)
+
+
+def topics(
+    create: Annotated[bool, typer.Option("--create", help="Create missing topics.")] = False, as_json: AsJson = False
+) -> None:
+    """Show the topics and their state on the broker."""
+    from infra.ports.kafka_admin import create_topics, describe
+    from infra.ports.settings import load
+    from infra.terminal.tables import console, topics_table
+
+    settings = load()
+    if create:
+        created = create_topics(settings)
+        sys.stderr.write(f"created: {', '.join(created) or 'no topic was missing'}\n")
+    states = describe(settings)
+    if as_json:
+        print_json([state._asdict() | {"problem": state.problem} for state in states])
+    else:
+        console().print(topics_table(states))
+    raise typer.Exit(1 if any(state.problem for state in states) else 0)
