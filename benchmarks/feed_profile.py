@@ -18,7 +18,7 @@ from benchmarks.feed_world import CHUNK, Viewer, vectors_of, viewers_of, world_o
 from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.thunder_world import ThunderWorld
 from feed_worker.candidates.query import Query
-from feed_worker.documents.feed import feed_of, served_of
+from feed_worker.documents.build import feed_of, served_of
 from feed_worker.parameters import PRESETS
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica.index_traits import traits_of

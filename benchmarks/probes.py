@@ -14,7 +14,7 @@ from typing import Any, Final
 from benchmarks.background import FIRST_POST, said
 from benchmarks.load import Answered, Arrivals, ask
 from feed_worker.client import Client
-from feed_worker.documents.feed import Explanation
+from feed_worker.documents.explanation import Explanation
 
 INTERVAL_S: Final = 0.03
 TIMEOUT_S: Final = 15.0

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from feed_worker.documents.feed import Explanation, Feed
+from feed_worker.documents.explanation import Explanation
+from feed_worker.documents.feed import Feed
 from infra.ports.errors import ForYouError
 from thunder_ingest.events import FeedStatus, unpack_feed_served
 from thunder_ingest.events.redis_keys import answered_key, feed_key

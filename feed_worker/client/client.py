@@ -31,7 +31,8 @@ from feed_worker.client.answer_lookup import (
     timed_out,
 )
 from feed_worker.client.outbox import Outbox, Outgoing, Undelivered, checked, feed_request
-from feed_worker.documents.feed import Explanation, Feed
+from feed_worker.documents.explanation import Explanation
+from feed_worker.documents.feed import Feed
 from infra.ports.kafka import partitions_of
 from infra.ports.redis import connect, subscription, unreachable
 from infra.ports.settings import Settings, load

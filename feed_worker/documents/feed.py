@@ -1,30 +1,19 @@
-"""The documents that readers get from Redis: a feed, and the explanation of one. JSON, ids as strings."""
+"""A feed as readers get it from Redis: JSON, ids as strings."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
-from feed_worker.candidates.columns import SOURCES, Candidates, concat
-from feed_worker.framework.request_run import Result
-from feed_worker.parameters import Parameters
-from feed_worker.scorers.weighted import weighted_terms
-from thunder_ingest.events import ACTIONS, KINDS, FeedServed, FeedStatus, KindName
-from thunder_ingest.events.ids import id64
+from thunder_ingest.events import FeedStatus, KindName
 from thunder_ingest.events.schemas import DIALECT
-from thunder_ingest.posts.store import PostStore
-
-REASONS = 3
 
 Id = Annotated[str, msgspec.Meta(description="an id in the form it was published in; a string, so none gets rounded")]
 Time = Annotated[int, msgspec.Meta(description="epoch milliseconds")]
 
 
 class Reason(Struct, kw_only=True):
-    """One action that speaks for an item: how likely it is, and what it adds to the weighted score.
+    """An action that speaks for an item: its probability, and what it adds to the weighted score.
 
     For `dwell_time` the probability is the predicted dwell in milliseconds.
     """
@@ -51,8 +40,8 @@ class FeedItem(Struct, kw_only=True):
 class Feed(Struct, kw_only=True):
     """The document under `feed:{user}`.
 
-    `at` stands first: writers compare it without parsing the rest, so that an older request never overwrites a newer
-    feed. `model_version` is that of the ranker; `experiments` has the viewer's variant of each.
+    `at` is the first field: writers compare it without parsing the rest, so that an older request never overwrites a
+    newer feed. `model_version` is that of the ranker; `experiments` has the viewer's variant of each.
     """
 
     at: Time
@@ -68,255 +57,6 @@ class Feed(Struct, kw_only=True):
     experiments: dict[str, str] = {}
 
 
-class FunnelStep(Struct, kw_only=True):
-    """How many candidates entered and left one component; for a source, how many there were before and after it."""
-
-    stage: str
-    name: str
-    entered: int = msgspec.field(name="in")
-    left: int = msgspec.field(name="out")
-
-
-class Dropped(Struct, array_like=True):
-    """A candidate that a filter, the selector or the feed's size took out.
-
-    Where it had been scored by then, with its score and its rank among all that were, both as of before re-ranking.
-    """
-
-    post_id: Id
-    filter: str
-    score: float | None = None
-    rank: int | None = None
-
-
-class ExplainedItem(Struct, kw_only=True):
-    """The arithmetic of one item's score.
-
-    The terms sum up to `combined`; `combined` + `offset` = `weighted`;
-    (`weighted` + `boost`) x `author_diversity` x `out_of_network` x `dpp` = `score`.
-    `scored` is false where the ranker gave no predictions; the predictions and terms are then empty.
-    """
-
-    rank: int
-    post_id: Id
-    author_id: Id
-    kind: KindName
-    source: str
-    in_network: bool
-    created_at: Time
-    scored: bool
-    retrieval_score: float | None
-    predictions: dict[str, float]
-    terms: dict[str, float]
-    combined: float
-    offset: float
-    weighted: float
-    boost: float
-    author_diversity: float
-    out_of_network: float
-    dpp: float
-    score: float
-
-
-class Explanation(Struct, kw_only=True):
-    """The document under `explain:{user}`: where each item came from, and where every other candidate went.
-
-    `history_at` is the time of the newest of the `history_length` positions that the feed was ranked by.
-    `timings_ms` is per component, `stages_ms` per stage: less than the sum of components that worked at the same time.
-    """
-
-    at: Time
-    request_id: str
-    user_id: Id
-    status: FeedStatus
-    parameters: str
-    history_length: int = 0
-    history_at: Time | None = None
-    degradations: list[str]
-    funnel: list[FunnelStep]
-    timings_ms: dict[str, float]
-    stages_ms: dict[str, float] = {}
-    items: list[ExplainedItem]
-    dropped: list[Dropped]
-    model_version: str = ""
-    experiments: dict[str, str] = {}
-
-
 def feed_schema() -> dict[str, Any]:
     """The JSON Schema of a feed."""
     return {"$schema": DIALECT, "title": "feed", **msgspec.json.schema(Feed)}
-
-
-def explanation_schema() -> dict[str, Any]:
-    """The JSON Schema of an explanation."""
-    return {"$schema": DIALECT, "title": "explain", **msgspec.json.schema(Explanation)}
-
-
-def feed_of(result: Result, store: PostStore, generated_at: int, answers: Sequence[str]) -> Feed:
-    """The document of a result; `answers` are the ids of all requests that it answers.
-
-    What has left the store since it was selected is left out: a deletion never waits for a feed.
-    """
-    shown = _shown(result.candidates, store)
-    return Feed(
-        at=result.query.request.at,
-        request_id=result.query.request.request_id,
-        user_id=result.query.user_form,
-        status="empty" if result.status in ("ok", "degraded") and not shown.forms else result.status,
-        generated_at=generated_at,
-        model_version=result.query.model_version,
-        parameters=result.query.parameters.name,
-        items=_items(shown, result.query.parameters),
-        degradations=result.query.degradations,
-        answers=list(answers),
-        experiments=result.query.experiments,
-    )
-
-
-def explanation_of(result: Result, store: PostStore) -> Explanation:
-    """The explanation of a result; its request must have asked for one, else the dropped candidates are not known."""
-    query, shown = result.query, _shown(result.candidates, store)
-    history_at = [] if query.user is None else query.user.positions["at"].tolist()
-    return Explanation(
-        at=query.request.at,
-        request_id=query.request.request_id,
-        user_id=query.user_form,
-        status=result.status,
-        parameters=query.parameters.name,
-        history_length=len(history_at),
-        history_at=max(history_at, default=None),
-        degradations=query.degradations,
-        funnel=[FunnelStep(stage=s.stage, name=s.name, entered=s.entered, left=s.left) for s in result.funnel],
-        timings_ms=result.timings_ms,
-        stages_ms=result.stages_ms,
-        items=_explained(shown, query.parameters),
-        dropped=_dropped(result, store),
-        model_version=query.model_version,
-        experiments=query.experiments,
-    )
-
-
-def served_of(result: Result, feed: Feed, request_id: str) -> FeedServed:
-    """The record of `feeds-served` for one of the requests that a feed answers."""
-    return FeedServed(
-        request_id=request_id,
-        user_id=result.query.user_id,
-        user_form=feed.user_id,
-        at=feed.at,
-        served_at=feed.generated_at,
-        status=feed.status,
-        model_version=feed.model_version,
-        parameters=feed.parameters,
-        surface=result.query.request.surface or "",
-        post_ids=[id64(item.post_id) for item in feed.items],
-        author_ids=[id64(item.author_id) for item in feed.items],
-        scores=[item.score for item in feed.items],
-        experiments=feed.experiments,
-        degradations=feed.degradations,
-    )
-
-
-class _Shown(NamedTuple):
-    candidates: Candidates
-    forms: list[tuple[str, str]]
-
-
-def _shown(candidates: Candidates, store: PostStore) -> _Shown:
-    with store.lock:
-        rows = store.rows_of(candidates.posts.post_id)
-        return _Shown(candidates.take(rows >= 0), store.forms(rows[rows >= 0]))
-
-
-def _facts(shown: _Shown) -> list[dict[str, Any]]:
-    """What a feed and its explanation say alike about each item."""
-    candidates = shown.candidates
-    columns = zip(
-        shown.forms,
-        candidates.posts.kind.tolist(),
-        candidates.source.tolist(),
-        candidates.in_network.tolist(),
-        candidates.posts.created_at.tolist(),
-        candidates.score.tolist(),
-        strict=True,
-    )
-    return [
-        {
-            "rank": rank,
-            "post_id": post_form,
-            "author_id": author_form,
-            "kind": KINDS[kind],
-            "source": SOURCES[source],
-            "in_network": in_network,
-            "created_at": created_at,
-            "score": score,
-        }
-        for rank, ((post_form, author_form), kind, source, in_network, created_at, score) in enumerate(columns, 1)
-    ]
-
-
-def _items(shown: _Shown, parameters: Parameters) -> list[FeedItem]:
-    terms = weighted_terms(shown.candidates, parameters)
-    reasons = map(_reasons, shown.candidates.predictions, terms)
-    return [FeedItem(**facts, reasons=why) for facts, why in zip(_facts(shown), reasons, strict=True)]
-
-
-def _reasons(predictions: NDArray[np.float32], terms: NDArray[np.float64]) -> list[Reason]:
-    best = [int(action) for action in np.argsort(-terms, kind="stable")[:REASONS] if terms[action] > 0]
-    return [
-        Reason(action=ACTIONS[action], probability=float(predictions[action]), contribution=float(terms[action]))
-        for action in best
-    ]
-
-
-def _explained(shown: _Shown, parameters: Parameters) -> list[ExplainedItem]:
-    candidates = shown.candidates
-    terms = weighted_terms(candidates, parameters)
-    return [
-        ExplainedItem(
-            **facts,
-            scored=bool(candidates.scored[i]),
-            retrieval_score=_finite(candidates.retrieval_score[i]),
-            predictions=_by_action(candidates.predictions[i]),
-            terms=_by_action(terms[i]) if candidates.scored[i] else {},
-            combined=float(terms[i].sum()),
-            offset=float(candidates.weighted[i] - terms[i].sum()),
-            weighted=float(candidates.weighted[i]),
-            boost=float(candidates.boost[i]),
-            author_diversity=float(candidates.diversity[i]),
-            out_of_network=float(candidates.oon[i]),
-            dpp=float(candidates.dpp[i]),
-        )
-        for i, facts in enumerate(_facts(shown))
-    ]
-
-
-def _by_action(values: NDArray[Any]) -> dict[str, float]:
-    return {action: float(value) for action, value in zip(ACTIONS, values, strict=True) if np.isfinite(value)}
-
-
-def _finite(value: np.float32) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _dropped(result: Result, store: PostStore) -> list[Dropped]:
-    if not result.dropped:
-        return []
-    names = [name for name, candidates in result.dropped for _ in range(len(candidates))]
-    everything = concat([*(candidates for _, candidates in result.dropped), result.candidates])
-    everything = everything.with_columns(dpp=np.ones(len(everything)))
-    ranks = np.empty(len(everything), np.int64)
-    ranks[everything.ranking()] = np.arange(1, len(everything) + 1)
-    forms = _post_forms(everything.posts.post_id[: len(names)], store)
-    columns = zip(forms, names, everything.scored.tolist(), everything.score.tolist(), ranks.tolist(), strict=False)
-    return [
-        Dropped(form, name, score, rank) if scored else Dropped(form, name)
-        for form, name, scored, score, rank in columns
-    ]
-
-
-def _post_forms(post_ids: NDArray[np.int64], store: PostStore) -> list[str]:
-    """Published ids; those that the store has forgotten in the meantime stay numbers."""
-    with store.lock:
-        rows = store.rows_of(post_ids)
-        forms = iter(store.forms(rows[rows >= 0]))
-    return [next(forms)[0] if row >= 0 else str(post_id) for row, post_id in zip(rows, post_ids, strict=True)]

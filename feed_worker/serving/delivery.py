@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from feed_worker.documents.feed import explanation_of, feed_of, served_of
+from feed_worker.documents.build import explanation_of, feed_of, served_of
 from feed_worker.monitoring.metrics import WorkerMetrics
 from feed_worker.serving.batch import Batch, Computation
 from feed_worker.serving.feed_store import Answer, FeedStore

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple, cast
 
 import msgspec
 
-from feed_worker.documents.feed import Explanation, Feed
+from feed_worker.documents.explanation import Explanation
+from feed_worker.documents.feed import Feed
 from infra.ports.redis import Client
 from thunder_ingest.events import FeedServed, pack
 from thunder_ingest.events.redis_keys import answered_key, explain_key, feed_key, ready_channel

@@ -14,7 +14,7 @@ import numpy as np
 
 from feed_worker.candidates.ports import ModelEngine, UserStateStore
 from feed_worker.candidates.query import Query
-from feed_worker.documents.feed import explanation_of, feed_of
+from feed_worker.documents.build import explanation_of, feed_of
 from feed_worker.framework.budgets import STAGE_BUDGETS_MS
 from feed_worker.framework.pipeline import Pipeline
 from feed_worker.framework.request_run import Result

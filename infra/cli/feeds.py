@@ -108,7 +108,8 @@ def schemas(
     topic: Annotated[str | None, typer.Argument(help="Input topic, feed or explain (default: all).")] = None,
 ) -> None:
     """Print the JSON Schemas of events, feeds and explanations."""
-    from feed_worker.documents.feed import explanation_schema, feed_schema
+    from feed_worker.documents.explanation import explanation_schema
+    from feed_worker.documents.feed import feed_schema
     from thunder_ingest.events.schemas import json_schemas
 
     known = json_schemas() | {"feed": feed_schema(), "explain": explanation_schema()}

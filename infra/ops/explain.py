@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console
 
 from feed_worker.client import Client, NoFeed
-from feed_worker.documents.feed import Dropped, ExplainedItem, Explanation, Feed
+from feed_worker.documents.explanation import Dropped, ExplainedItem, Explanation
+from feed_worker.documents.feed import Feed
 from infra.ports.errors import ForYouError
 from thunder_ingest.events.ids import id64, published_form
 

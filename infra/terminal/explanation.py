@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from feed_worker.documents.feed import ExplainedItem, Explanation, FunnelStep
+from feed_worker.documents.explanation import ExplainedItem, Explanation, FunnelStep
 from infra.ops.explain import DROPPED_BY, NEVER_A_CANDIDATE, Explained, Fate, dropped_counts
 from infra.terminal.tables import moment, plain
 

@@ -14,7 +14,8 @@ import pytest
 
 from feed_worker.candidates.model_inputs import history_of
 from feed_worker.client import Client
-from feed_worker.documents.feed import Explanation, Feed
+from feed_worker.documents.explanation import Explanation
+from feed_worker.documents.feed import Feed
 from flows.embeddings import Work, embed
 from flows.kafka import Batch
 from infra.ops.model_command import use

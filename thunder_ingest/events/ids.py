@@ -1,7 +1,7 @@
-"""Ids: what an app publishes is an integer or a string; inside, every id is an int64.
+"""Ids: apps publish integers or strings; inside the system every id is an int64.
 
-A string is mapped by one documented hash (XXH3-64 of its UTF-8 bytes, the top bit cleared, 0 replaced by 1), so that
-any process, in any language, comes to the same number. Nothing decodes time or anything else from an id.
+One documented hash maps a string to its int64: XXH3-64 of the UTF-8 bytes, the top bit cleared, 0 replaced by 1. Any
+process in any language computes the same number. No code decodes time or anything else from an id.
 """
 
 from functools import lru_cache
@@ -12,6 +12,9 @@ import xxhash
 
 MAX_ID = 2**63 - 1
 MAX_ID_BYTES = 255
+ID_RULE = (
+    "an id is an integer from 1 to 2^63-1, or a string of 1 to 255 bytes without spaces, braces or control characters"
+)
 _FORBIDDEN = r"[{}\s\x00-\x1f\x7f-\x9f]"
 
 PublishedId = (
@@ -30,12 +33,12 @@ PublishedId = (
 
 
 def id64(published: int | str) -> int:
-    """The int64 that stands for a published id inside the system.
+    """The int64 of a published id inside the system.
 
     An integer, or a string of ASCII digits, is itself; any other string is hashed to 63 bits.
 
     Raises:
-        ValueError: for what no app may publish: integers outside 1 … 2⁶³−1, over-long strings.
+        ValueError: for an invalid id: an integer outside 1 … 2⁶³−1, or an empty or over-long string.
 
     """
     if type(published) is int:
@@ -56,13 +59,13 @@ def _string_id64(published: str) -> int:
 
 
 def published_form(published: int | str) -> str:
-    """The one text form of a published id: what stands in Redis keys and in JSON that readers get."""
+    """The one text form of a published id, for Redis keys and for JSON that readers get."""
     if isinstance(published, str) and not (published.isascii() and published.isdigit()):
         return published
     return str(int(published))
 
 
 def string_form(published: int | str) -> str | None:
-    """The published form where the int64 alone cannot give it back (a hashed string), else None."""
+    """The published form if the int64 alone cannot give it back (a hashed string), else None."""
     form = published_form(published)
     return None if form.isdigit() and form.isascii() else form

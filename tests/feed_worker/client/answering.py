@@ -4,7 +4,8 @@ import itertools
 from typing import Any, cast
 
 from feed_worker.client.answer_lookup import decode_explanation, decode_feed
-from feed_worker.documents.feed import Explanation, Feed, FeedItem
+from feed_worker.documents.explanation import Explanation
+from feed_worker.documents.feed import Feed, FeedItem
 from feed_worker.serving.feed_store import Answer, FeedStore
 from infra.ports.redis import Client, connect
 from infra.ports.settings import Settings

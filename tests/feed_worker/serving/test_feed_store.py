@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from feed_worker.documents.feed import Explanation, Feed, FeedItem
+from feed_worker.documents.explanation import Explanation
+from feed_worker.documents.feed import Feed, FeedItem
 from feed_worker.serving import feed_store
 from feed_worker.serving.feed_store import Answer, FeedStore
 from infra.ports.redis import subscription

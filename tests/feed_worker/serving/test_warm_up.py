@@ -18,7 +18,7 @@ from numba.core.dispatcher import Dispatcher
 
 from feed_worker.candidates.columns import SOURCES
 from feed_worker.client import Client
-from feed_worker.documents.feed import Explanation
+from feed_worker.documents.explanation import Explanation
 from feed_worker.experiments import experiments_of
 from feed_worker.parameters import FORYOU, X_2026_08_12
 from feed_worker.serving.service import Service

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from feed_worker.candidates.query import Query
-from feed_worker.documents.feed import feed_of
+from feed_worker.documents.build import feed_of
 from feed_worker.experiments import Experiments
 from feed_worker.framework.components import QueryFields, QueryHydrator
 from feed_worker.framework.pipeline import Pipeline

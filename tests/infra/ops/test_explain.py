@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
-from feed_worker.documents.feed import Dropped, Explanation, explanation_of, explanation_schema, feed_of
+from feed_worker.documents.build import explanation_of, feed_of
+from feed_worker.documents.explanation import Dropped, Explanation, explanation_schema
 from feed_worker.pipeline import foryou_pipeline
 from infra.ops.explain import DROPPED_BY, Explained, fate_of
 from infra.ports.redis import connect
@@ -14,7 +15,7 @@ from infra.ports.settings import Settings
 from infra.terminal import explanation as explain_view
 from phoenix.index.retrieval_index import VectorIndex
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, store_of
-from tests.feed_worker.documents.test_feed import POST, served
+from tests.feed_worker.documents.test_build import POST, served
 from tests.infra.cli.foryou import foryou, unique
 from thunder_ingest.events.ids import id64
 

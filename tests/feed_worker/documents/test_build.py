@@ -7,7 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from feed_worker.documents.feed import Explanation, Feed, explanation_of, feed_of, feed_schema, served_of
+from feed_worker.documents.build import explanation_of, feed_of, served_of
+from feed_worker.documents.explanation import Explanation
+from feed_worker.documents.feed import Feed, feed_schema
 from feed_worker.framework.request_run import Result
 from feed_worker.parameters import FORYOU, X_2026_08_12
 from feed_worker.pipeline import foryou_pipeline

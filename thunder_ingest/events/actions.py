@@ -1,0 +1,42 @@
+"""The 19 actions of viewers on posts, and surfaces as small integers."""
+
+from functools import lru_cache
+from typing import Final, Literal, get_args
+
+import xxhash
+
+ActionName = Literal[
+    "favorite",
+    "reply",
+    "repost",
+    "photo_expand",
+    "click",
+    "profile_click",
+    "vqv",
+    "share",
+    "share_via_dm",
+    "share_via_copy_link",
+    "dwell",
+    "quote",
+    "quoted_click",
+    "follow_author",
+    "not_interested",
+    "block_author",
+    "mute_author",
+    "report",
+    "dwell_time",
+]
+ACTIONS: Final[tuple[ActionName, ...]] = get_args(ActionName)
+"""The 19 actions in the published order (names are the API); the last is continuous, in milliseconds of dwell."""
+ACTION_INDEX: Final[dict[ActionName, int]] = {name: index for index, name in enumerate(ACTIONS)}
+NEGATIVE_ACTIONS: Final[tuple[ActionName, ...]] = ("not_interested", "block_author", "mute_author", "report")
+IMPRESSION: Final = len(ACTIONS)
+"""The code of an impression, for stores that keep actions as small integers."""
+
+_SURFACES: Final = 15
+
+
+@lru_cache(maxsize=1024)
+def surface_code(name: str | None) -> int:
+    """The code of a surface, 1 … 15 by hash; 0 for no surface."""
+    return 0 if name is None else 1 + xxhash.xxh32_intdigest(name.encode()) % _SURFACES

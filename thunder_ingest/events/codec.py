@@ -1,0 +1,75 @@
+"""The codec of the events that apps publish, with their topic and key."""
+
+from collections.abc import Callable
+from typing import Any, Final, get_args
+
+import msgspec
+
+from thunder_ingest.events.checks import CHECKS
+from thunder_ingest.events.ids import PublishedId
+from thunder_ingest.events.published import (
+    INPUT_TYPES,
+    MAX_MESSAGE_BYTES,
+    EngagementEvent,
+    Event,
+    FeedRequest,
+    PostEvent,
+)
+from thunder_ingest.events.refusals import Refused, in_words
+
+_DECODERS: Final = {topic: msgspec.json.Decoder(type_).decode for topic, type_ in INPUT_TYPES.items()}
+_DECODE_ANY: Final = msgspec.json.Decoder(Event).decode
+_JSON: Final = msgspec.json.Encoder()
+
+
+def decode(topic: str, raw: bytes | None) -> Any:
+    """Decode and validate one message of an input topic.
+
+    Returns:
+        an event of `INPUT_TYPES[topic]`.
+
+    Raises:
+        Refused: the message cannot be used; the text is the reason.
+
+    """
+    if raw is None:
+        raise Refused("an empty message (null value)")
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise Refused(f"a message of {len(raw):,} bytes; at most {MAX_MESSAGE_BYTES:,} are allowed")
+    return _decoded(_DECODERS[topic], INPUT_TYPES[topic], raw)
+
+
+def decode_any(raw: bytes | str) -> Event:
+    """Decode an event of any input topic; raises `Refused` like `decode`."""
+    event: Event = _decoded(_DECODE_ANY, Event, raw)
+    return event
+
+
+def encode(event: Event) -> bytes:
+    """The JSON message of an event."""
+    return _JSON.encode(event)
+
+
+def topic_of(event: Event) -> str:
+    """The input topic that an event belongs to."""
+    if isinstance(event, PostEvent):
+        return "posts"
+    if isinstance(event, EngagementEvent):
+        return "engagements"
+    return "feed-requests" if isinstance(event, FeedRequest) else "social-graph"
+
+
+def key_of(event: Event) -> PublishedId:
+    """The published id that keys an event in its topic: the author's for posts, else the user's."""
+    return event.author_id if isinstance(event, PostEvent) else event.user_id
+
+
+def _decoded(decoder: Callable[[bytes | str], Any], expected: Any, raw: bytes | str) -> Any:
+    try:
+        event = decoder(raw)
+        CHECKS[type(event)](event)
+    except Refused:
+        raise
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise Refused(in_words(str(error), get_args(expected) or (expected,))) from None
+    return event

@@ -1,0 +1,55 @@
+"""The refusal of a message, with a reason in words for its publisher."""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+
+from infra.ports.errors import UsageError
+from thunder_ingest.events.ids import ID_RULE, PublishedId
+
+_PATH: Final = re.compile(r" - at `\$\.(\w+)(?:\[[\d.]+\])?`$")
+_VARIANT: Final = re.compile(r"^Invalid value .* - at `\$\.type`$|^Object missing required field `type`$")
+
+
+class Refused(UsageError, ValueError):
+    """A message that cannot be used; the text is the reason, for the publisher."""
+
+
+def in_words(reason: str, variants: tuple[type, ...]) -> str:
+    """A decoder's reason, with the valid values of `type` and of enumerations, and with the rule for ids.
+
+    Args:
+        reason: msgspec's text; it stays the beginning, unless it is a regular expression.
+        variants: the events that may be in the topic.
+
+    """
+    if _VARIANT.match(reason):
+        return f"{reason}; valid are {', '.join(str(each.__struct_config__.tag) for each in variants)}"  # type: ignore[attr-defined]
+    if not (path := _PATH.search(reason)):
+        return reason
+    ids, values = _rules(variants)
+    if path[1] in ids:
+        what = "" if "regex" in reason else f" ({reason[: path.start()]})"
+        return f"{ID_RULE}{what}{path[0]}"
+    return f"{reason}; valid are {', '.join(values[path[1]])}" if path[1] in values else reason
+
+
+@lru_cache(maxsize=16)
+def _rules(variants: tuple[type, ...]) -> tuple[frozenset[str], dict[str, tuple[str, ...]]]:
+    """The fields with ids, and the valid values of each enumeration."""
+    ids, values = set(), {}
+    for variant in variants:
+        for name, hint in get_type_hints(variant, include_extras=True).items():
+            for part in _parts(hint):
+                if part in get_args(PublishedId):
+                    ids.add(name)
+                elif get_origin(part) is Literal:
+                    values[name] = get_args(part)
+    return frozenset(ids), values
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    for part in get_args(hint) if get_origin(hint) is not Literal else ():
+        yield from _parts(part)
