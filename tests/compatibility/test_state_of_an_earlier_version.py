@@ -18,7 +18,8 @@ import redis
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from feed_worker.candidates.query import Query
-from feed_worker.documents.feed import Explanation, Feed
+from feed_worker.documents.explanation import Explanation
+from feed_worker.documents.feed import Feed
 from feed_worker.framework.budgets import FORYOU_BUDGETS_MS, STAGE_BUDGETS_MS
 from feed_worker.framework.pipeline import Pipeline
 from feed_worker.parameters import FORYOU
