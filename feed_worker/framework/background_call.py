@@ -1,7 +1,7 @@
-"""Calls that nobody has to wait for: each on a thread, given up when its time is over.
+"""Calls on background threads that a time budget can abandon.
 
-Python cannot stop a thread. What can be given up is the wait: the call goes on until it ends by itself, and what it
-then returns is thrown away. So whatever is called here returns what it found and changes nothing else.
+Python cannot stop a thread, but the caller can stop waiting. The call then runs to its end, and its result is dropped.
+So a function that is called here must return its result and change no other state.
 """
 
 import logging
@@ -13,36 +13,37 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 _Inbox: TypeAlias = "SimpleQueue[BackgroundCall[Any]]"
 
 _idle: Final[list[_Inbox]] = []
-"""Of the threads that have nothing to do, the last to become so last. All pipelines of a process share them."""
+"""The inboxes of idle threads, a stack; all pipelines of a process share them."""
 
 
-class BackgroundCall(Generic[T]):
-    """A function under way on a thread of its own, from the moment this is made.
+class BackgroundCall(Generic[ResultT]):
+    """A call that starts at once on a pooled daemon thread.
 
-    Threads are kept for the next call, and never hold up the end of the process.
+    `concurrent.futures` does not fit: it joins its threads at the end of the process, and an abandoned call may hang.
+    `ends_by` and `result` are for the thread that made the call; `given_up` may be read from any thread.
 
     Args:
-        name: who is called, for the log.
-        function: called with this call, which knows whether it was `given_up`, so that it can stop early.
+        name: of the component, for the log.
+        function: gets this call as its argument, and may read `given_up` to stop early.
 
     Attributes:
-        given_up: whether nobody waits for it any more.
-        began_s: when it was made, by `perf_counter`.
-        elapsed_ms: how long it took, or was waited for.
+        given_up: True once the caller has stopped waiting.
+        began_s: start, by `time.perf_counter()`.
+        elapsed_ms: the duration of the call, or of the wait for it.
 
     """
 
-    def __init__(self, name: str, function: Callable[["BackgroundCall[T]"], T]) -> None:
+    def __init__(self, name: str, function: Callable[["BackgroundCall[ResultT]"], ResultT]) -> None:
         self.given_up = False
         self.elapsed_ms = 0.0
         self._name, self._function = name, function
         self.began_s = time.perf_counter()
         self._ended = threading.Event()
-        self._result: T | BaseException
+        self._result: ResultT | BaseException
         try:
             inbox = _idle.pop()
         except IndexError:
@@ -51,29 +52,29 @@ class BackgroundCall(Generic[T]):
         inbox.put(self)
 
     @property
-    def is_under_way(self) -> bool:
-        """Whether the function still runs, waited for or not."""
+    def is_running(self) -> bool:
+        """True until the function has returned, also after it was given up."""
         return not self._ended.is_set()
 
     def ends_by(self, at_s: float) -> bool:
-        """Wait for the end, until a time of `perf_counter` at most, then give the call up; whether it has ended."""
+        """Wait for the end until `at_s`, by `time.perf_counter()`; True if it has ended, else the call is given up."""
         if self._ended.wait(min(max(0.0, at_s - time.perf_counter()), threading.TIMEOUT_MAX)):
             return True
         self.given_up = True
         self.elapsed_ms = 1000 * (time.perf_counter() - self.began_s)
         return False
 
-    def result(self) -> T:
-        """What the function returned, once it has ended; raises what it raised."""
+    def result(self) -> ResultT:
+        """The function's result after its end; raises the function's error."""
         if isinstance(self._result, BaseException):
             raise self._result
         return self._result
 
     def run(self) -> None:
-        """BackgroundCall the function, in the thread that this is called from."""
+        """Call the function; for the pooled thread."""
         try:
-            result: T | BaseException = self._function(self)
-        except BaseException as error:  # whoever waits decides what it means
+            result: ResultT | BaseException = self._function(self)
+        except BaseException as error:  # `result` raises it in the caller's thread
             result = error
         self._result = result
         elapsed_ms = 1000 * (time.perf_counter() - self.began_s)

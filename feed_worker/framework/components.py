@@ -1,8 +1,7 @@
-"""The kinds of components that a pipeline is made of.
+"""The kinds of components of a candidate pipeline, with the published names.
 
-A component is a small class that states one rule. The framework asks whether it is enabled, times it, counts what goes
-in and out, checks what it returns, and decides what its failure or its taking too long means, so that no component has
-a line for that. A component changes nothing of what it is given; what it found out it returns.
+A component is a small class that states one rule. It returns its result and changes no argument. The framework calls
+`enable`, measures time, counts candidates, checks the result, and handles errors and overruns.
 """
 
 import re
@@ -27,15 +26,17 @@ def _snake_case(name: str) -> str:
 
 
 class Component(Protocol):
-    """What all kinds have in common.
+    """The common part of all kinds.
+
+    The framework never calls one component from two threads at the same time.
 
     Attributes:
-        required: whether its failure fails the request (safety, and what no feed can do without). The failure of any
-            other component is noted in the feed as a degradation.
-        own_thread: whether it is called on a thread of its own, for the whole batch, and given up when its budget is
-            over: for what waits for a server or a model, or scans. Others are called at once, which takes less.
-        waits: among components that are asked at the same time: whether this one, and those after it, is asked only
-            when all before it have answered, because it goes by what they found.
+        required: True if its failure fails the request: for safety rules, and for data that every feed needs. The
+            failure of another component becomes a degradation of the feed.
+        own_thread: True to call it on a background thread and give it up at the end of its budget: for calls of servers
+            and models, and for scans. A direct call costs less.
+        waits: True to call it, and the components after it, only after all components before it have returned, because
+            it depends on their results. For stages whose components run in parallel.
 
     """
 
@@ -45,16 +46,16 @@ class Component(Protocol):
 
     @property
     def name(self) -> str:
-        """The class's name in snake case; what funnels, timings, budgets and degradations call it."""
+        """The class name in snake case: its name in funnels, timings, budgets and degradations."""
         return _snake_case(type(self).__name__)
 
     def enable(self, _query: Query, /) -> bool:
-        """Whether the component has a part in this request."""
+        """True if the component takes part in this request."""
         return True
 
 
 class QueryFields(TypedDict, total=False):
-    """What a query hydrator knows: values for these attributes of a query."""
+    """The attributes of a query that a query hydrator may set."""
 
     user: UserState
     seen: NDArray[np.int64]
@@ -62,23 +63,23 @@ class QueryFields(TypedDict, total=False):
 
 
 class QueryHydrator(Component, Protocol):
-    """Reads what is known about the viewers."""
+    """Reads the viewers' state."""
 
     own_thread: ClassVar[bool] = True
 
     def hydrate(self, queries: Sequence[Query], /) -> list[QueryFields]:
-        """What is now known of each query; may be called again for the same ones."""
+        """The new attributes of each query; a second call for the same queries must be safe."""
 
 
 class Fetched(NamedTuple):
-    """What a source found for a query, which may be nothing, and what it lacked to find more: the feed quotes that."""
+    """The candidates of one query, and the reasons for missing ones, which the feed lists as degradations."""
 
     candidates: Candidates
     lacking: tuple[str, ...] = ()
 
 
 class Source(Component, Protocol):
-    """Finds candidates."""
+    """Retrieves candidates."""
 
     own_thread: ClassVar[bool] = True
 
@@ -90,32 +91,32 @@ class Hydrator(Component, Protocol):
     """Adds columns to candidates."""
 
     def hydrate(self, query: Query, candidates: Candidates, /) -> Candidates:
-        """The same candidates, in the same order."""
+        """The same candidates in the same order, with more columns."""
 
 
 class Filter(Component, Protocol):
-    """Takes candidates out, before scoring or after selection."""
+    """Removes candidates, before scoring or after selection."""
 
     def keep(self, query: Query, candidates: Candidates, /) -> NDArray[np.bool_]:
-        """[n] which candidates stay."""
+        """[n] True for candidates that stay."""
 
 
 class Scorer(Component, Protocol):
-    """Computes predictions, a score, or a multiplier of it."""
+    """Computes predictions, a score, or a multiplier of the score."""
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates], /) -> list[Candidates]:
-        """The same candidates of each query, in the same order."""
+        """The same candidates of each query in the same order, with new values in some columns."""
 
 
 class Selector(Component, Protocol):
-    """Chooses and orders what goes on after scoring."""
+    """Selects and orders candidates after scoring."""
 
     def select(self, query: Query, candidates: Candidates, /) -> NDArray[np.intp]:
         """[k] positions of distinct candidates, best first."""
 
 
 class SideEffect(Component, Protocol):
-    """Does something with results that no feed depends on."""
+    """Acts on results; no feed depends on it."""
 
     def run(self, results: Sequence[Result], /) -> None:
-        """Take note of results that have something to show."""
+        """Act on the results that have candidates; a second call with the same results must be safe."""

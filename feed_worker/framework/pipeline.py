@@ -1,11 +1,11 @@
-"""The candidate pipeline: a batch of requests through one list of typed stages.
+"""The candidate pipeline: a batch of requests through typed stages.
 
-Query hydrators ▸ sources ▸ hydrators ▸ filters ▸ scorers ▸ selector ▸ post-selection filters ▸ side effects. What
-talks to a model or to a server works on the whole batch; what is plain arithmetic on columns, on one request at a time.
+Query hydrators ▸ sources ▸ hydrators ▸ filters ▸ scorers ▸ selector ▸ post-selection filters ▸ side effects. Components
+that call a model or a server work on the whole batch; plain arithmetic on columns works on one request at a time.
 
-A failing component never takes other requests with it: a batch that fails is tried again one request at a time. A
-component that does not answer within its budget has failed too, and is not tried again: what hangs would hang for each
-request. In the published system timeouts are its components' own business; here the framework has them, and the retry.
+The pipeline isolates failures per request: a component that fails on a batch is retried one request at a time. A
+component over its budget has failed, too, and is not retried, since it would hang for each request. In the published
+system components have their own timeouts; here the framework has budgets and retries.
 """
 
 import logging
@@ -32,9 +32,7 @@ from feed_worker.framework.components import (
 )
 from feed_worker.framework.request_run import FunnelStep, RequestRun, Result
 from feed_worker.framework.stages import Stage
-from feed_worker.framework.statistics import ComponentStatistics, Statistics
-
-__all__ = ["ComponentStatistics", "Pipeline", "Result"]
+from feed_worker.framework.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +40,25 @@ _SIDE_EFFECT = "side_effect"
 
 
 class StillBusy(Exception):
-    """A component has not yet ended a call that was given up."""
+    """A component still runs an earlier call that was given up."""
 
 
 @dataclass(kw_only=True)
 class Pipeline:
-    """A list of stages, and what happens to requests in them.
+    """The components of each stage, and the steps that run them.
 
-    Steps of different batches may be under way at once, each on a thread of its own. A step takes one batch at a time,
-    so a component never has more than one call to answer.
+    Any thread may call a step. The steps `gather`, `rank` and `finish` may run at the same time, for different batches.
+    A lock admits one batch at a time to each step, so a component never gets two calls at once.
 
     Attributes:
-        passes: errors that are no component's fault: a server that is away. They leave `run`, for the caller to wait
-            and run the batch again.
-        budgets_ms: how long stages and components may take; stages not named, as long as STAGE_BUDGETS_MS says.
-        stats: running figures by component name; may be read from any thread.
-        stage_stats: the same by stage, where a call is a batch.
+        passes: exceptions that no component causes, such as a lost server. They propagate to the caller, which waits
+            and runs the batch again.
+        budgets_ms: time budgets by stage or component; STAGE_BUDGETS_MS for other stages.
+        stats: statistics by component name; any thread may read them.
+        stage_stats: statistics by stage name, one call a batch.
+
+    Raises:
+        ValueError: at construction, for a budget of an unknown name or of no more than 0 ms.
 
     """
 
@@ -77,12 +78,12 @@ class Pipeline:
         self.stage_stats = Statistics({stage: stage for stage in self.stages})
         check_budgets(self.budgets_ms, [*self.stats, *self.stage_stats])
         self._budgets_ms = {**STAGE_BUDGETS_MS, **self.budgets_ms}
-        self._calls: dict[int, BackgroundCall[list[Any]]] = {}  # the last one of each component, by its identity
+        self._calls: dict[int, BackgroundCall[list[Any]]] = {}  # the last call of each component, by its identity
         self._steps = {step: threading.Lock() for step in ("gather", "rank", "finish")}
 
     @property
     def stages(self) -> dict[str, Sequence[Component]]:
-        """The components of each stage, by its name, in order."""
+        """The components by stage name, in order."""
         return {
             stages.QUERY_HYDRATOR.name: self.query_hydrators,
             stages.SOURCE.name: self.sources,
@@ -95,12 +96,12 @@ class Pipeline:
         }
 
     def run(self, queries: Sequence[Query]) -> list[Result]:
-        """The results of a batch of requests, in their order; each ends in exactly one status.
+        """The results of a batch of requests, in order; each has exactly one status.
 
-        The same as `gather`, `rank` and `finish`, which a worker calls from a thread each so that batches overlap.
+        Equals `gather`, `rank` and `finish`. A worker calls these from three threads, so that batches overlap.
 
         Raises:
-            Exception: one of `passes`; the batch may then be run again, with fresh queries.
+            Exception: one of `passes`; the batch may then be run again, with new queries.
 
         """
         runs = self.gather(queries)
@@ -108,68 +109,70 @@ class Pipeline:
         return self.finish(runs)
 
     def gather(self, queries: Sequence[Query]) -> list[RequestRun]:
-        """Viewers read, candidates found, hydrated and filtered; raises one of `passes` like `run`."""
+        """Read the viewers; retrieve, hydrate and filter candidates. Raises one of `passes`, like `run`."""
         runs = [RequestRun(query) for query in queries]
         with self._steps["gather"]:
             for stage in (stages.QUERY_HYDRATOR, stages.SOURCE, stages.HYDRATOR, stages.FILTER):
-                self._pass_through(stage, runs)
+                self._run_stage(stage, runs)
         return runs
 
     def rank(self, runs: Sequence[RequestRun]) -> None:
-        """Candidates scored, selected and checked once more; the ranker is asked in here."""
+        """Score and select candidates, then apply the post-selection filters. Calls the ranker."""
         with self._steps["rank"]:
             for stage in (stages.SCORER, stages.SELECTOR, stages.POST_SELECTION_FILTER):
-                self._pass_through(stage, runs)
+                self._run_stage(stage, runs)
 
     def finish(self, runs: Sequence[RequestRun]) -> list[Result]:
-        """The results, with side effects done; may be called again, raises one of `passes` like `run`."""
+        """Run the side effects and return the results; a second call is safe. Raises one of `passes`, like `run`."""
         results = [run.result() for run in runs]
         with self._steps["finish"]:
-            self._affect([result for result in results if len(result.candidates)])
+            self._run_side_effects([result for result in results if len(result.candidates)])
         return results
 
-    def _pass_through(self, stage: Stage, runs: Sequence[RequestRun]) -> None:
-        going = [run for run in runs if run.goes_on()]
-        if not going:
+    def _run_stage(self, stage: Stage, runs: Sequence[RequestRun]) -> None:
+        open_ = [run for run in runs if run.is_open()]
+        if not open_:
             return
         began_s = time.perf_counter()
         ends_s = began_s + self._budget_ms(stage.name) / 1000
         for wave in stage.waves(self.stages[stage.name]):
-            asked = [(component, self._enabled(stage, component, going)) for component in wave]
+            enabled = [(component, self._enabled(stage, component, open_)) for component in wave]
             if wave[0].own_thread:
-                self._ask_apart(stage, [(component, some) for component, some in asked if some], ends_s)
+                self._call_in_background(stage, [(component, some) for component, some in enabled if some], ends_s)
             else:
-                self._ask_here(stage, asked)
-        elapsed_ms = self._note_stage(stage.name, began_s)
-        for run in going:
+                self._call_directly(stage, enabled)
+        elapsed_ms = self._record_stage(stage.name, began_s)
+        for run in open_:
             run.stages_ms[stage.name] = elapsed_ms
 
     def _enabled(self, stage: Stage, component: Component, runs: Sequence[RequestRun]) -> list[RequestRun]:
-        going = [run for run in runs if not run.failed and (stage.of_queries or len(run.candidates))]
-        return [run for run in going if self._is_enabled(stage, component, run)]
+        able = [run for run in runs if not run.failed and (stage.of_queries or len(run.candidates))]
+        return [run for run in able if self._is_enabled(stage, component, run)]
 
     def _is_enabled(self, stage: Stage, component: Component, run: RequestRun) -> bool:
         try:
             return component.enable(run.query)
         except self.passes:
             raise
-        except Exception as error:  # a component's mistake must not end the worker
+        except Exception as error:  # a component's defect must not end the worker
             self._failed(stage, component, run, error)
             return False
 
-    def _ask_here(self, stage: Stage, asked: Sequence[tuple[Component, list[RequestRun]]]) -> None:
-        for component, enabled in asked:
-            for runs in stage.groups(enabled):
+    def _call_directly(self, stage: Stage, enabled: Sequence[tuple[Component, list[RequestRun]]]) -> None:
+        for component, able in enabled:
+            for runs in stage.groups(able):
                 began_s = time.perf_counter()
                 outcomes = stage.outcomes(component, runs, self.passes)
                 self._settle(stage, component, runs, outcomes, 1000 * (time.perf_counter() - began_s))
 
-    def _ask_apart(self, stage: Stage, asked: Sequence[tuple[Component, list[RequestRun]]], ends_s: float) -> None:
-        """Ask components at the same time; take what they say, in their order, once each has ended or is given up.
+    def _call_in_background(
+        self, stage: Stage, enabled: Sequence[tuple[Component, list[RequestRun]]], ends_s: float
+    ) -> None:
+        """Call components in parallel; after each has ended or is given up, apply the outcomes in their order.
 
-        Only then is it said that a server is away, so that nobody is still busy when the batch comes again.
+        One of `passes` is also raised only then, so that no component is still busy when the batch runs again.
         """
-        begun = [(*each, self._begin(stage, *each, ends_s)) for each in asked]
+        begun = [(*each, self._begin(stage, *each, ends_s)) for each in enabled]
         ended = [(*each, self._awaited(stage, *each, ends_s)) for each in begun]
         for *_, outcome in ended:
             if isinstance(outcome, self.passes):
@@ -181,17 +184,17 @@ class Pipeline:
     def _begin(
         self, stage: Stage, component: Component, runs: Sequence[RequestRun], ends_s: float
     ) -> BackgroundCall[list[Any]] | Exception:
-        """A call under way, or why there is none."""
+        """A running call, or the error that prevents it."""
         earlier = self._calls.get(id(component))
-        if earlier and earlier.is_under_way:
+        if earlier and earlier.is_running:
             return StillBusy("still busy")
         if time.perf_counter() >= ends_s:
             return self._over(stage.name, "its stage's")
 
-        def ask(call: BackgroundCall[list[Any]]) -> list[Any]:
+        def outcomes(call: BackgroundCall[list[Any]]) -> list[Any]:
             return stage.outcomes(component, runs, self.passes, lambda: call.given_up)
 
-        call = self._calls[id(component)] = BackgroundCall(component.name, ask)
+        call = self._calls[id(component)] = BackgroundCall(component.name, outcomes)
         return call
 
     def _awaited(
@@ -202,7 +205,7 @@ class Pipeline:
         call: BackgroundCall[list[Any]] | Exception,
         stage_ends_s: float,
     ) -> list[Any] | Exception:
-        """What a component says to each request, or why nobody knows."""
+        """The component's outcome for each request, or the error of the whole call."""
         if isinstance(call, Exception):
             return call
         ends_s = call.began_s + self._budget_ms(component.name) / 1000
@@ -222,7 +225,7 @@ class Pipeline:
     def _settle(
         self, stage: Stage, component: Component, runs: Sequence[RequestRun], outcomes: Sequence[Any], elapsed_ms: float
     ) -> None:
-        """Take what a component said to each request, and note what that did."""
+        """Apply the outcome for each request, and record candidates and times."""
         name, entered = component.name, [len(run.candidates) for run in runs]
         for run, outcome in zip(runs, outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -234,25 +237,25 @@ class Pipeline:
             run.timings_ms[name] = run.timings_ms.get(name, 0.0) + elapsed_ms
             if stage.counted:
                 run.funnel.append(FunnelStep(stage.name, name, before, after))
-        self.stats.note(name, elapsed_ms, elapsed_ms > self._budget_ms(name), entered, left)
+        self.stats.record_call(name, elapsed_ms, elapsed_ms > self._budget_ms(name), entered, left)
 
     def _failed(self, stage: Stage, component: Component, run: RequestRun, error: Exception) -> None:
-        self._note_error(component, error)
-        told = str(error) if isinstance(error, OverBudget | StillBusy) else type(error).__name__
-        run.query.degradations.append(f"{component.name}: {told}")
+        self._record_error(component, error)
+        reason = str(error) if isinstance(error, OverBudget | StillBusy) else type(error).__name__
+        run.query.degradations.append(f"{component.name}: {reason}")
         run.failed |= component.required
         run.source_failed |= stage is stages.SOURCE
 
-    def _note_error(self, component: Component, error: Exception) -> None:
-        if self.stats.note_error(component.name, error):
+    def _record_error(self, component: Component, error: Exception) -> None:
+        if self.stats.record_error(component.name, error):
             log.error("%s failed; further errors of this kind are only counted", component.name, exc_info=error)
 
-    def _note_stage(self, name: str, began_s: float) -> float:
+    def _record_stage(self, name: str, began_s: float) -> float:
         elapsed_ms = 1000 * (time.perf_counter() - began_s)
-        self.stage_stats.note(name, elapsed_ms, elapsed_ms > self._budget_ms(name))
+        self.stage_stats.record_call(name, elapsed_ms, elapsed_ms > self._budget_ms(name))
         return elapsed_ms
 
-    def _affect(self, results: Sequence[Result]) -> None:
+    def _run_side_effects(self, results: Sequence[Result]) -> None:
         began_s = time.perf_counter()
         for effect in self.side_effects:
             effect_began_s = time.perf_counter()
@@ -261,9 +264,9 @@ class Pipeline:
                     effect.run(enabled)
             except self.passes:
                 raise
-            except Exception as error:  # the feeds are right without it
-                self._note_error(effect, error)
+            except Exception as error:  # no feed depends on a side effect
+                self._record_error(effect, error)
             elapsed_ms = 1000 * (time.perf_counter() - effect_began_s)
-            self.stats.note(effect.name, elapsed_ms, elapsed_ms > self._budget_ms(effect.name))
+            self.stats.record_call(effect.name, elapsed_ms, elapsed_ms > self._budget_ms(effect.name))
         if results:
-            self._note_stage(_SIDE_EFFECT, began_s)
+            self._record_stage(_SIDE_EFFECT, began_s)

@@ -1,4 +1,4 @@
-"""One request on its way through the pipeline, and what becomes of it."""
+"""The state of one request within the pipeline, and its result."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -15,7 +15,7 @@ NO_CANDIDATES: Final = Candidates.of(zeros(0), SOURCES[0])
 
 
 class FunnelStep(NamedTuple):
-    """How many candidates entered and left a component; for a source, how many there were before and after it."""
+    """The number of candidates that entered and left a component; for a source, the number before and after it."""
 
     stage: str
     name: str
@@ -25,14 +25,17 @@ class FunnelStep(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
-        candidates: what is shown, in order.
-        dropped: which component dropped which candidates; kept only where the request asks for an explanation.
-        timings_ms: per component; a component that works on the batch is counted whole for each of its requests.
-        stages_ms: per stage, the wall time of the whole batch. It is less than its components' sum where they worked at
-            the same time, and more than that where the batch has other requests.
+        query: with the degradations of all components.
+        candidates: the items of the feed, in order.
+        status: exactly one.
+        funnel: the numbers of candidates, in the order of components.
+        dropped: the removed candidates by component; kept only if the request wants an explanation.
+        timings_ms: wall time by component; the call of a batched component counts in full for each request.
+        stages_ms: wall time by stage, for the whole batch. Parallel components make it less than the sum of
+            `timings_ms`, other requests of the batch make it more.
 
     """
 
@@ -47,12 +50,12 @@ class Result:
 
 @dataclass(slots=True, eq=False)
 class RequestRun:
-    """One request on its way.
+    """The state of one request. One thread at a time: the thread that runs the pipeline's step.
 
     Attributes:
-        failed: a required component failed.
-        expired: the deadline passed; whichever comes first, this or `failed`, ends the request.
-        source_failed: some source failed.
+        failed: True after a required component has failed. The first of `failed` and `expired` ends the request.
+        expired: True after the deadline has passed.
+        source_failed: True after any source has failed.
 
     """
 
@@ -67,13 +70,13 @@ class RequestRun:
     stages_ms: dict[str, float] = field(default_factory=dict)
     _result: Result | None = None
 
-    def goes_on(self) -> bool:
-        """Whether there is anything left to do for the request, by now."""
+    def is_open(self) -> bool:
+        """True if the request has neither failed nor expired by now."""
         self.expired |= not self.failed and self.query.is_expired
         return not (self.failed or self.expired)
 
     def narrow(self, name: str, index: NDArray[Any]) -> None:
-        """Keep the candidates under a mask, or at positions; remember the others where that was asked for."""
+        """Keep the candidates under a mask or at positions; store the others if the request wants an explanation."""
         narrowed = self.candidates.take(index)
         if self.query.request.explain and len(narrowed) < len(self.candidates):
             left_out = np.ones(len(self.candidates), np.bool_)
@@ -82,13 +85,13 @@ class RequestRun:
         self.candidates = narrowed
 
     def result(self) -> Result:
-        """The result: at most as many candidates as were asked for, and the status; the same however often asked."""
+        """The result, with at most `query.size` candidates; repeated calls return the same object."""
         if self._result is None:
-            self._result = self._ended()
+            self._result = self._end()
         return self._result
 
-    def _ended(self) -> Result:
-        if not self.goes_on():
+    def _end(self) -> Result:
+        if not self.is_open():
             self.candidates = NO_CANDIDATES
         entered, size = len(self.candidates), self.query.size
         if entered > size:
@@ -108,7 +111,7 @@ class RequestRun:
         if self.expired:
             return "expired"
         if self.failed or (self.source_failed and not len(self.candidates)):
-            return "failed"  # not `empty`: nobody knows whether there was something to show
+            return "failed"  # not `empty`: the failed source might have found candidates
         if not len(self.candidates):
             return "empty"
         return "degraded" if self.query.degradations else "ok"

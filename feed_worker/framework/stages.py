@@ -1,7 +1,6 @@
-"""What calling a component of each kind means: what it gets, what it must give back, and where that goes.
+"""The contract of each kind of component: its call, the checks of its result, and the application of the result.
 
-Asking changes nothing, wherever it is done and whatever comes of it; nothing of a request changes unless all that a
-component gave back for it is right.
+A call changes nothing, in any thread and with any outcome. A result is applied to a request only after all checks.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,25 +25,25 @@ from feed_worker.framework.request_run import RequestRun
 
 Runs: TypeAlias = Sequence[RequestRun]
 
-_KNOWABLE: Final = QueryFields.__annotations__.keys()
+_QUERY_FIELDS: Final = QueryFields.__annotations__.keys()
 
 
 class ContractError(TypeError):
-    """A component returned something that does not fit what it was given."""
+    """The result of a component does not fit its arguments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A kind of components, and how the framework deals with them.
+    """A kind of component, and the framework's rules for it.
 
     Attributes:
-        name: what funnels and budgets call it.
-        ask: what a component says to each of these requests; raises where that does not fit.
-        take: do with a request what the component said; never raises.
-        batched: whether a call is for the whole batch; else for one request.
-        parallel: whether components that do not wait for each other are asked at the same time.
-        of_queries: whether components are asked where there are no candidates either.
-        counted: whether the funnel shows the number of candidates.
+        name: in funnels, statistics and budgets.
+        call: calls a component and returns its outcome for each request; raises ContractError if that does not fit.
+        apply: applies an outcome to a request; never raises.
+        batched: True if one call is for the whole batch, else for one request.
+        parallel: True if components that do not wait for each other run at the same time.
+        of_queries: True if components also run for requests without candidates.
+        counted: True if the funnel lists the number of candidates.
 
     """
 
@@ -57,7 +56,7 @@ class Stage:
     counted: bool = False
 
     def waves(self, components: Sequence[Component]) -> list[list[Component]]:
-        """The components in their order, those together that are asked at the same time."""
+        """The components in order, in groups that run at the same time."""
         waves: list[list[Component]] = []
         for component in components:
             apart = bool(waves) and component.own_thread and waves[-1][-1].own_thread
@@ -68,7 +67,7 @@ class Stage:
         return waves
 
     def groups(self, runs: Runs) -> list[Runs]:
-        """The requests, those together that one call is for."""
+        """The requests of each call."""
         return [runs] if self.batched else [[run] for run in runs]
 
     def outcomes(
@@ -78,9 +77,9 @@ class Stage:
         passes: tuple[type[Exception], ...],
         given_up: Callable[[], bool] = lambda: False,
     ) -> list[Any]:
-        """What a component says to each request, or the Exception it raised; where a batch fails, asked one by one.
+        """A component's outcome for each request, or its Exception; a batch that fails is retried one by one.
 
-        One by one it is asked until it is `given_up`; there are then fewer outcomes, which nobody reads.
+        The retries stop once the call is `given_up`; the incomplete list of outcomes is then dropped.
 
         Raises:
             Exception: one of `passes`.
@@ -90,7 +89,7 @@ class Stage:
             return self.call(component, runs)
         except passes:
             raise
-        except Exception as error:  # whatever a component raises is that component's failure
+        except Exception as error:  # any error is the component's failure
             if len(runs) == 1:
                 return [error]
         alone = (self.outcomes(component, [run], passes, given_up) for run in runs if not given_up())
@@ -98,41 +97,41 @@ class Stage:
 
 
 def _call_query_hydrator(component: QueryHydrator, runs: Runs) -> list[QueryFields]:
-    known = list(component.hydrate([run.query for run in runs]))
-    _demand(len(known) == len(runs), f"{len(known)} answers to {len(runs)} queries")
-    for each in known:
-        _demand(each.keys() <= _KNOWABLE, f"{', '.join(each)} of a query, which has {', '.join(_KNOWABLE)} to set")
-    return known
+    fields = list(component.hydrate([run.query for run in runs]))
+    _require(len(fields) == len(runs), f"{len(fields)} answers to {len(runs)} queries")
+    for each in fields:
+        _require(each.keys() <= _QUERY_FIELDS, f"{', '.join(each)}; a query hydrator sets {', '.join(_QUERY_FIELDS)}")
+    return fields
 
 
-def _apply_query_fields(run: RequestRun, _name: str, known: QueryFields) -> None:
-    for attribute, value in known.items():
+def _apply_query_fields(run: RequestRun, _name: str, fields: QueryFields) -> None:
+    for attribute, value in fields.items():
         setattr(run.query, attribute, value)
 
 
 def _call_source(component: Source, runs: Runs) -> list[Fetched]:
     fetched = list(component.fetch([run.query for run in runs]))
-    _demand(len(fetched) == len(runs), f"{len(fetched)} answers to {len(runs)} queries")
+    _require(len(fetched) == len(runs), f"{len(fetched)} answers to {len(runs)} queries")
     fits = all(isinstance(each, Fetched) and isinstance(each.candidates, Candidates) for each in fetched)
-    _demand(fits, "something else than candidates fetched")
+    _require(fits, "something else than candidates fetched")
     return fetched
 
 
 def _apply_fetched(run: RequestRun, name: str, fetched: Fetched) -> None:
-    """Add candidates to those of the sources before; the order of sources decides, not who was first."""
+    """Append candidates in the order of the sources, independent of their speed."""
     run.candidates = concat([run.candidates, fetched.candidates])
     run.query.found = len(run.candidates)
     run.query.degradations += [f"{name}: {lacking}" for lacking in fetched.lacking]
 
 
 def _call_hydrator(component: Hydrator, runs: Runs) -> list[Candidates]:
-    return [_as_before(run.candidates, component.hydrate(run.query, run.candidates)) for run in runs]
+    return [_unchanged(run.candidates, component.hydrate(run.query, run.candidates)) for run in runs]
 
 
 def _call_scorer(component: Scorer, runs: Runs) -> list[Candidates]:
     scored = component.score([run.query for run in runs], [run.candidates for run in runs])
-    _demand(len(scored) == len(runs), f"{len(scored)} answers to {len(runs)} queries")
-    return [_as_before(run.candidates, candidates) for run, candidates in zip(runs, scored, strict=True)]
+    _require(len(scored) == len(runs), f"{len(scored)} answers to {len(runs)} queries")
+    return [_unchanged(run.candidates, candidates) for run, candidates in zip(runs, scored, strict=True)]
 
 
 def _apply_candidates(run: RequestRun, _name: str, candidates: Candidates) -> None:
@@ -143,27 +142,27 @@ def _call_filter(component: Filter, runs: Runs) -> list[Any]:
     masks = [component.keep(run.query, run.candidates) for run in runs]
     for run, mask in zip(runs, masks, strict=True):
         fits = mask.dtype == np.bool_ and mask.shape == (len(run.candidates),)
-        _demand(fits, f"a mask of {mask.dtype}{list(mask.shape)} for {len(run.candidates)} candidates")
+        _require(fits, f"a mask of {mask.dtype}{list(mask.shape)} for {len(run.candidates)} candidates")
     return masks
 
 
 def _call_selector(component: Selector, runs: Runs) -> list[Any]:
     chosen = [component.select(run.query, run.candidates) for run in runs]
     for run, positions in zip(runs, chosen, strict=True):
-        _demand(np.issubdtype(positions.dtype, np.integer), f"positions of {positions.dtype}")
-        _demand(len(np.unique(positions)) == len(positions), "a position twice")
+        _require(np.issubdtype(positions.dtype, np.integer), f"positions of {positions.dtype}")
+        _require(len(np.unique(positions)) == len(positions), "a position twice")
         inside = (positions >= 0) & (positions < len(run.candidates))
-        _demand(bool(inside.all()), f"a position outside {len(run.candidates)} candidates")
+        _require(bool(inside.all()), f"a position outside {len(run.candidates)} candidates")
     return chosen
 
 
-def _as_before(before: Candidates, after: Candidates) -> Candidates:
+def _unchanged(before: Candidates, after: Candidates) -> Candidates:
     same = before.posts is after.posts or np.array_equal(before.posts.post_id, after.posts.post_id)
-    _demand(same, f"{len(after)} candidates, or others, instead of the {len(before)} given")
+    _require(same, f"{len(after)} candidates, or others, instead of the {len(before)} given")
     return after
 
 
-def _demand(fits: bool, what: str) -> None:
+def _require(fits: bool, what: str) -> None:
     if not fits:
         raise ContractError(what)
 

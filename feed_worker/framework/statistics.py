@@ -1,4 +1,4 @@
-"""Running figures of stages and components, for whoever watches them from another thread."""
+"""Statistics of stages and components: counters and histograms that any thread may read."""
 
 import math
 import threading
@@ -9,24 +9,23 @@ from itertools import accumulate
 from typing import Final
 
 BUCKETS_MS: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0)
-"""Upper bounds, inclusive: from a filter's microseconds to the ranker's seconds, two or three times as long each."""
+"""Inclusive upper bounds, from a filter's microseconds to the ranker's seconds, each about three times the last."""
 
 
 @dataclass(slots=True)
 class ComponentStatistics:
-    """Running figures of one component, or of one stage as a whole, over all requests.
+    """The statistics of one component, or of one stage as a whole, over all requests.
 
     Attributes:
-        stage: the stage that the component is in.
-        calls: how often it was called; batches, where it works on those.
-        entered: candidates before it. Stages count none.
-        left: candidates after it; for a source, those before it included.
-        errors_by_kind: failed requests, by the name of what was raised; `OverBudget` stands for what was given up.
-        over_budget: calls that took longer than their budget, whether they were given up or not.
-        total_ms: wall time of all calls.
-        max_ms: of the longest.
-        histogram: how many calls took as long as each of BUCKETS_MS at most, and longer than the one before; then those
-            longer than all.
+        stage: the component's stage.
+        calls: the number of calls; of a batched component, batches.
+        entered: candidates before it; 0 for a stage.
+        left: candidates after it, for a source with those before it; 0 for a stage.
+        errors_by_kind: failed requests by the name of the exception; `OverBudget` for calls that were given up.
+        over_budget: calls longer than their budget, given up or not.
+        total_ms: the sum of the wall times of all calls.
+        max_ms: the longest wall time.
+        histogram: the number of calls in each bucket of BUCKETS_MS, then of those above the last bound.
 
     """
 
@@ -47,26 +46,26 @@ class ComponentStatistics:
 
     @property
     def removed(self) -> int:
-        """Candidates that it took out; sources add."""
+        """Candidates that it removed; 0 for a source."""
         return max(self.entered - self.left, 0)
 
     @property
     def added(self) -> int:
-        """Candidates that it found."""
+        """Candidates that it added; 0 for all but sources."""
         return max(self.left - self.entered, 0)
 
     @property
     def cumulative(self) -> list[tuple[float, int]]:
-        """The histogram as Prometheus has it: upper bounds in seconds, the last infinite, and calls up to each."""
+        """The histogram in the form of Prometheus: upper bounds in seconds, the last infinite, and calls up to each."""
         bounds_s = [bound / 1000 for bound in BUCKETS_MS] + [math.inf]
         return list(zip(bounds_s, accumulate(self.histogram), strict=True))
 
 
 class Statistics(Mapping[str, ComponentStatistics]):
-    """Running figures by name; whoever looks one up, from whatever thread, gets a copy as of now.
+    """Statistics by name. Any thread may call; a lookup returns a copy.
 
     Args:
-        stages: of what there is to count, by name. Two components of one name are counted together.
+        stages: the stage of each component, by name. Two components of one name are counted together.
 
     """
 
@@ -85,7 +84,7 @@ class Statistics(Mapping[str, ComponentStatistics]):
     def __len__(self) -> int:
         return len(self._by_name)
 
-    def note(
+    def record_call(
         self, name: str, elapsed_ms: float, is_over: bool, entered: Sequence[int] = (), left: Sequence[int] = ()
     ) -> None:
         """Count a call, and the candidates of each of its requests."""
@@ -99,8 +98,8 @@ class Statistics(Mapping[str, ComponentStatistics]):
             stats.max_ms = max(stats.max_ms, elapsed_ms)
             stats.histogram[bisect_left(BUCKETS_MS, elapsed_ms)] += 1
 
-    def note_error(self, name: str, error: Exception) -> bool:
-        """Count an error; whether it is the first of its kind."""
+    def record_error(self, name: str, error: Exception) -> bool:
+        """Count an error; True if it is the first of its kind."""
         with self._lock:
             errors, kind = self._by_name[name].errors_by_kind, type(error).__name__
             errors[kind] = errors.get(kind, 0) + 1

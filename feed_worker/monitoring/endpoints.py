@@ -1,4 +1,4 @@
-"""A worker's HTTP endpoints: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the worker."""
+"""A worker's HTTP endpoints: `/metrics` for Prometheus, `/healthz` (liveness) and `/readyz` (readiness)."""
 
 import threading
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from infra.ports.settings import Settings, SettingsError
 
 
 class Endpoints:
-    """Serves in a thread of its own; a context manager. Where the port is 0, it does nothing.
+    """A context manager that serves HTTP in threads of its own; does nothing if the port is 0.
 
     Args:
-        settings: have the address.
+        settings: `http_host` and `http_port`.
         registry: of the metrics.
-        ailment: what is wrong with the worker, None where nothing is.
-        waits_for: what it waits for before it answers requests, None where it does.
+        failure: the error of the worker, None while it is healthy; called in a thread of the server.
+        waits_for: the event that the worker waits for before it is ready, None once it is; called likewise.
 
     Raises:
-        SettingsError: when it is made, where nothing can be served at the address.
+        SettingsError: at construction, the address cannot be bound.
 
     """
 
@@ -31,10 +31,10 @@ class Endpoints:
         self,
         settings: Settings,
         registry: CollectorRegistry,
-        ailment: Callable[[], str | None],
+        failure: Callable[[], str | None],
         waits_for: Callable[[], str | None],
     ) -> None:
-        self._server = _server(settings, registry, ailment, waits_for) if settings.http_port else None
+        self._server = _server(settings, registry, failure, waits_for) if settings.http_port else None
 
     def __enter__(self) -> Self:
         if self._server:
@@ -52,22 +52,22 @@ class Endpoints:
 def _server(
     settings: Settings,
     registry: CollectorRegistry,
-    ailment: Callable[[], str | None],
+    failure: Callable[[], str | None],
     waits_for: Callable[[], str | None],
 ) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # named by http.server
+        def do_GET(self) -> None:  # http.server prescribes the name
             match self.path.partition("?")[0]:
                 case "/metrics":
                     self._send(HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
                 case "/healthz":
-                    self._tell(ailment())
+                    self._send_status(failure())
                 case "/readyz":
-                    self._tell(waits_for())
+                    self._send_status(waits_for())
                 case _:
                     self._send(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n")
 
-        def _tell(self, problem: str | None) -> None:
+        def _send_status(self, problem: str | None) -> None:
             status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
             self._send(status, f"{problem or 'ok'}\n".encode())
 
@@ -79,7 +79,7 @@ def _server(
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Probes come every few seconds: nothing is logged of them."""
+            """Log nothing: probes come every few seconds."""
 
     try:
         return ThreadingHTTPServer((settings.http_host, settings.http_port), Handler)

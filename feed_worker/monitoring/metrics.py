@@ -1,4 +1,4 @@
-"""A worker's figures for Prometheus: what its threads count, and what it looks up when it is asked."""
+"""A worker's metrics for Prometheus: counters that its threads update, and state that each scrape reads."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,21 +17,28 @@ BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class WorkerMetrics:
-    """Counted as batches go by; for any thread."""
+    """The counters and histograms of batches. Any thread may call.
+
+    Args:
+        registry: takes the metrics.
+
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter("foryou_requests", "Feed requests answered", ["status"], registry=registry)
         for status in get_args(FeedStatus):
-            self._requests.labels(status)  # a series that is not there cannot be told from one that stands still
-        self._computed = Counter("foryou_feeds", "Computations: merged requests are one", registry=registry)
-        self._shed = Counter("foryou_requests_shed", "Computations refused without work", ["status"], registry=registry)
+            self._requests.labels(status)  # export zero counters, so that rate() works from the first scrape
+        self._computed = Counter("foryou_feeds", "Feeds computed; merged requests count once", registry=registry)
+        self._shed = Counter(
+            "foryou_requests_shed", "Requests refused without work (load shedding)", ["status"], registry=registry
+        )
         for status in ("expired", "failed"):
             self._shed.labels(status)
-        self._dead_letters = Counter("foryou_dead_letters", "Messages that were no requests", registry=registry)
-        self._sizes = Histogram("foryou_batch_size", "Computations of a batch", buckets=BATCHES, registry=registry)
+        self._dead_letters = Counter("foryou_dead_letters", "Messages that were no valid requests", registry=registry)
+        self._sizes = Histogram("foryou_batch_size", "Feeds computed in a batch", buckets=BATCHES, registry=registry)
         self._waits = Histogram(
             "foryou_queue_wait_seconds",
-            "From arrival at the broker to a place in a batch",
+            "From arrival at the broker to the forming of the batch",
             buckets=SECONDS,
             registry=registry,
         )
@@ -41,11 +48,13 @@ class WorkerMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self._quality = Gauge("foryou_quality", "Share of candidates looked for; less under load", registry=registry)
+        self._quality = Gauge(
+            "foryou_quality", "Share of candidates that sources fetch; less under load", registry=registry
+        )
         self._quality.set(1.0)
 
-    def formed(self, batch: Batch, now_ms: int, quality: float) -> None:
-        """A batch has been formed."""
+    def batch_formed(self, batch: Batch, now_ms: int, quality: float) -> None:
+        """Count a batch that was formed; `now_ms` is the time of its forming."""
         computed = [each for each in batch.computations if each.result is None]
         self._quality.set(quality)
         self._computed.inc(len(computed))
@@ -53,28 +62,28 @@ class WorkerMetrics:
         if computed:
             self._sizes.observe(len(computed))
         for each in batch.computations:
-            self._waits.observe(max(0, now_ms - each.asked.arrived_ms) / 1000)
+            self._waits.observe(max(0, now_ms - each.merged.arrived_ms) / 1000)
             if each.result is not None:
                 self._shed.labels(each.result.status).inc()
 
-    def delivered(self, batch: Batch, statuses: Sequence[FeedStatus], announced_ms: int) -> None:
-        """A batch has been delivered; statuses are those of its requests, in order."""
+    def batch_delivered(self, batch: Batch, statuses: Sequence[FeedStatus], announced_ms: int) -> None:
+        """Count a delivered batch, given the status of each request and the time of the ready messages."""
         for status in statuses:
             self._requests.labels(status).inc()
         for each in batch.computations:
-            for taken in each.asked.taken:
-                self._latencies.observe(max(0, announced_ms - taken.arrived_ms) / 1000)
+            for received in each.merged.received:
+                self._latencies.observe(max(0, announced_ms - received.arrived_ms) / 1000)
 
 
 class StateCollector(Collector):
-    """What is looked up at each scrape.
+    """Reads the state at each scrape, in the thread of the scrape; the functions must be safe to call there.
 
     Args:
-        runner: what the next batch is made with: a model, and the running figures of components and stages.
-        posts: how many the store holds.
-        vectors: how many the index holds of a model.
-        lag: messages not yet answered, by partition of this worker.
-        announced: the model that is announced and what has become of it, if any is.
+        runner: the pipeline and model of the next batch, with the statistics of components and stages.
+        posts: the number of posts in the store.
+        vectors: the number of vectors of a model in the index.
+        lag: requests that are not yet answered, by partition of this worker.
+        model_status: version and state of the announced model; None if no model was announced.
 
     """
 
@@ -84,13 +93,13 @@ class StateCollector(Collector):
         posts: Callable[[], int],
         vectors: Callable[[str], int],
         lag: Callable[[], Mapping[int, int]],
-        announced: Callable[[], tuple[str, str] | None],
+        model_status: Callable[[], tuple[str, str] | None],
     ) -> None:
         self._runner, self._posts, self._vectors, self._lag = runner, posts, vectors, lag
-        self._announced = announced
+        self._model_status = model_status
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they stand."""
+        """The current metrics."""
         runner = self._runner()
         vectors = self._vectors(runner.model_version)
         yield GaugeMetricFamily("foryou_posts", "Posts in the store", self._posts())
@@ -98,22 +107,24 @@ class StateCollector(Collector):
         model = GaugeMetricFamily("foryou_model", "The model that scores", labels=["version"])
         model.add_metric([runner.model_version], 1)
         yield model
-        announced = GaugeMetricFamily("foryou_model_announced", "What is announced", labels=["version", "state"])
-        if told := self._announced():
-            announced.add_metric(told, 1)
+        announced = GaugeMetricFamily(
+            "foryou_model_announced", "The announced model and its state", labels=["version", "state"]
+        )
+        if status := self._model_status():
+            announced.add_metric(status, 1)
         yield announced
-        lag = GaugeMetricFamily("foryou_lag", "Requests not yet answered", labels=["partition"])
+        lag = GaugeMetricFamily("foryou_lag", "Requests that are not yet answered", labels=["partition"])
         for partition, behind in self._lag().items():
             lag.add_metric([str(partition)], behind)
         yield lag
-        yield from _figures("component", runner.pipeline.stats)
-        yield from _figures("stage", runner.pipeline.stage_stats)
+        yield from _statistics("component", runner.pipeline.stats)
+        yield from _statistics("stage", runner.pipeline.stage_stats)
 
 
-def _figures(kind: str, stats: Mapping[str, ComponentStatistics]) -> Iterator[Metric]:
-    """The families of one kind of running figures."""
-    seconds = HistogramMetricFamily(f"foryou_{kind}_seconds", f"Time that a {kind} took", labels=[kind])
-    over = CounterMetricFamily(f"foryou_{kind}_over_budget", "Calls that took longer than they may", labels=[kind])
+def _statistics(kind: str, stats: Mapping[str, ComponentStatistics]) -> Iterator[Metric]:
+    """The metric families of one kind of statistics."""
+    seconds = HistogramMetricFamily(f"foryou_{kind}_seconds", f"Wall time of a {kind}'s calls", labels=[kind])
+    over = CounterMetricFamily(f"foryou_{kind}_over_budget", "Calls that exceeded their budget", labels=[kind])
     for name, each in stats.items():
         seconds.add_metric([name], [(_bound(bound), count) for bound, count in each.cumulative], each.total_ms / 1000)
         over.add_metric([name], each.over_budget)
@@ -124,8 +135,12 @@ def _figures(kind: str, stats: Mapping[str, ComponentStatistics]) -> Iterator[Me
 
 def _candidates(stats: Mapping[str, ComponentStatistics]) -> Iterator[Metric]:
     kept = CounterMetricFamily("foryou_component_kept", "Candidates that left a component", labels=["component"])
-    removed = CounterMetricFamily("foryou_component_removed", "Candidates taken out", labels=["component"])
-    errors = CounterMetricFamily("foryou_component_errors", "Requests that met an error", labels=["component", "error"])
+    removed = CounterMetricFamily(
+        "foryou_component_removed", "Candidates that a component removed", labels=["component"]
+    )
+    errors = CounterMetricFamily(
+        "foryou_component_errors", "Requests that failed in a component", labels=["component", "error"]
+    )
     for name, each in stats.items():
         kept.add_metric([name], each.left)
         removed.add_metric([name], each.removed)

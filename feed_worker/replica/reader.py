@@ -1,9 +1,9 @@
-"""The worker's copy of what the flows derive: posts, counts and vectors, replicated from their topics into memory.
+"""The worker's replica: posts, counts and vectors, copied from their topics into memory.
 
-The vectors of another model are collected beside those that are served: what comes from then on, and all that was
-written before, in whatever order worker and flow heard of that model. For that `post-embeddings` is read once more, by
-the same thread, in small batches between those that come, up to where the worker is: what is read there is older than
-what it knows, and after the last of it each post has its newest vector again.
+During a model swap the vectors of the next model are collected beside those that serve: new ones, and all that are in
+the log already. For these, `post-embeddings` is read a second time (backfill), by the same thread, in small batches
+between those of the main consumer, up to the main consumer's position. The backfill's records are older than the
+replica's, so its last record leaves every post with its newest vector.
 """
 
 import gc
@@ -34,9 +34,9 @@ VECTORS = "post-embeddings"
 TOPICS = ("thunder-posts", VECTORS, "post-counts")
 POLL_S = 0.02
 BACKFILL_MESSAGES = 1_000
-"""Vectors read once more between two looks at what has come: some milliseconds of work."""
+"""Records of the backfill between two batches of the main consumer: a few milliseconds of work."""
 _READ_AHEAD: Final = {
-    # librdkafka rests for a second, by default, whenever it has read ahead as far as it may
+    # by default librdkafka pauses for a second whenever its read-ahead queue is full
     "fetch.queue.backoff.ms": 5,
     "queued.max.messages.kbytes": 65_536,
 }
@@ -45,26 +45,32 @@ COLLECT_AFTER = 100_000
 
 
 def tune_garbage_collector() -> None:
-    """Have the cyclic garbage collector look at what is new only, and seldom.
+    """Make the cyclic garbage collector run rarely, and skip all objects that exist now. For the main thread, once.
 
-    Records make objects by the thousand that are gone before the next batch; looking for cycles among them, and among
-    all that was imported, takes as long as reading them.
+    Reading makes thousands of short-lived objects a batch. The collector's default passes over these and over all
+    imported modules take as long as the reading itself.
     """
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
 Records: TypeAlias = Sequence[tuple[bytes | None, bytes | None]]
-"""Keys and values of one topic in their order; a value is None where a record is a tombstone."""
+"""Keys and values of one topic, in order; the value of a tombstone is None."""
+
 Newest: TypeAlias = dict[bytes | None, bytes | None]
 
 
 @dataclass(slots=True)
 class ReplicaState:
-    """What requests are answered from, as far as it is derived from posts; `clock` is told the times of posts.
+    """The state that requests are answered from, except users. For the replica thread.
 
-    Of vectors it takes over those of `versions`: of the model that this worker asks, and of the one that it is about
-    to. Those of all others, perhaps of another width, would only take memory here.
+    Attributes:
+        store: the posts and their counts.
+        index: the vectors.
+        clock: observes the times of posts.
+        versions: the models whose vectors are kept: the one that serves, and the next one during a swap. The vectors of
+            other models may have another width, and would only take memory.
+
     """
 
     store: PostStore
@@ -73,14 +79,14 @@ class ReplicaState:
     versions: tuple[str, ...]
 
     def apply(self, by_topic: Mapping[str, Records]) -> None:
-        """Take over records of TOPICS."""
+        """Apply records of TOPICS."""
         self._apply_posts(dict(by_topic.get("thunder-posts", ())))
         self.apply_vectors(by_topic.get(VECTORS, ()), self.versions)
         counts = dict(by_topic.get("post-counts", ())).values()
         self.store.apply_counts([unpack_counts(value) for value in counts if value])
 
     def apply_vectors(self, records: Records, versions: Sequence[str]) -> None:
-        """Take over the vectors of some models."""
+        """Apply the vectors of some models."""
         for version, newest in _by_version(records, versions).items():
             if gone := [int(key or 0) for key, embedding in newest.items() if embedding is None]:
                 self.index.remove(np.array(gone, np.int64), version)
@@ -100,7 +106,7 @@ class ReplicaState:
         gone += [post.post_id for post in posts if not post.is_live]
         live = [post for post in posts if post.is_live]
         if gone:
-            # out of the index first: what the store does not know is never shown, what it knows must be right
+            # the index first: a request drops posts that are not stored, but shows any post that is
             self.index.remove(np.array(gone, np.int64))
             self.store.remove(gone)
         if live:
@@ -110,7 +116,7 @@ class ReplicaState:
 
 
 def _by_version(records: Records, versions: Sequence[str]) -> dict[str, dict[bytes | None, PostEmbedding | None]]:
-    """For each of some models what is the newest of each post: a vector, or None where the post is gone."""
+    """The newest record of each post, by model: a vector, or None for a tombstone."""
     newest: dict[str, dict[bytes | None, PostEmbedding | None]] = {version: {} for version in versions}
     for key, value in records:
         if value is None:
@@ -122,19 +128,36 @@ def _by_version(records: Records, versions: Sequence[str]) -> dict[str, dict[byt
 
 
 class Replica:
-    """Reads the three topics whole, in a thread of its own, and goes on reading; belongs to no consumer group.
+    """Reads the three topics from their beginning, in a thread of its own, without a consumer group, and follows them.
 
-    What is to be done by that thread, between two batches, is left in `_orders`.
+    `start` and `stop` belong to the main thread. All other public methods and properties are for any thread: they leave
+    commands in a queue, and the replica thread runs these between two batches.
+
+    Args:
+        settings: the address of Kafka.
+        store: takes posts and counts.
+        index: takes vectors.
+        clock: observes the times of posts.
+        model_version: the model that serves first.
+
+    Attributes:
+        caught_up: set once the records that were in the topics at the start have been applied, or on failure.
+        failure: the error that ended the thread; None while it runs.
+
+    Raises:
+        BrokerUnreachable: at construction, no broker answers.
+        TopicMissing: at construction, a topic does not exist.
+
     """
 
     def __init__(
         self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock, model_version: str
     ) -> None:
-        self._copies = ReplicaState(store, index, clock, (model_version,))
+        self._state = ReplicaState(store, index, clock, (model_version,))
         self._outage = outage("Kafka", settings.kafka)
         self._config = consumer_config(settings, group(settings, "replica")) | _READ_AHEAD
-        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._again: VectorBackfill | None = None
+        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._backfill: VectorBackfill | None = None
         self._consumer = Consumer(self._config)
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._left: dict[str, int] = {}
@@ -145,25 +168,25 @@ class Replica:
         self.failure: BaseException | None = None
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop the thread, wait for it, and close the consumers."""
         self._stopping.set()
         self._thread.join()
         self._consumer.close()
-        self._end_again()
+        self._end_backfill()
 
-    def collect(self, version: str) -> threading.Event:
-        """Have the vectors of another model too; the event is set once all that stand in the log are there."""
+    def collect_vectors(self, version: str) -> threading.Event:
+        """Also keep the vectors of another model; the event is set once all that are in the log are in the index."""
         collected = threading.Event()
-        self._orders.put(lambda: self._collect(version, collected))
+        self._commands.put(lambda: self._collect(version, collected))
         return collected
 
-    def forget(self, version: str) -> None:
-        """Give back the vectors of a model, and have no more of them."""
-        self._orders.put(lambda: self._forget(version))
+    def drop_vectors(self, version: str) -> None:
+        """Drop the vectors of a model, and keep no new ones."""
+        self._commands.put(lambda: self._forget(version))
 
     def _assign(self, partitions: dict[str, list[int]]) -> dict[tuple[str, int], int]:
         parts = [TopicPartition(topic, part, OFFSET_BEGINNING) for topic in TOPICS for part in partitions[topic]]
@@ -176,25 +199,25 @@ class Replica:
         try:
             while not self._stopping.is_set():
                 self._step()
-        except BaseException as error:  # the worker's own thread ends the process and says why
+        except BaseException as error:  # the worker's main thread raises it and ends the process
             self.failure = error
             self.caught_up.set()
             raise
 
     def _step(self) -> None:
-        while not self._orders.empty():
-            self._orders.get()()
+        while not self._commands.empty():
+            self._commands.get()()
         messages = _usable(self._consumer.consume(5_000, POLL_S))
         if messages:
             self._outage.ends()
             self._apply(messages)
-        if self._again is not None:
-            self._read_again(self._again)
-        if not self.caught_up.is_set() and self._reached():  # while others write there is always a message
+        if self._backfill is not None:
+            self._read_backfill(self._backfill)
+        if not self.caught_up.is_set() and self._reached():  # not only after an empty poll: a busy topic has none
             self.caught_up.set()
         if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
             self._expired_at = time.monotonic()
-            self._copies.store.expire(self._copies.clock.now_ms())
+            self._state.store.expire(self._state.clock.now_ms())
 
     def _reached(self) -> bool:
         left = dict.fromkeys(TOPICS, 0)
@@ -205,7 +228,7 @@ class Replica:
 
     @property
     def waits_for(self) -> str | None:
-        """How much of what was in the topics at the start is still to be read; None once nothing is."""
+        """The records that are left to read until the replica has caught up; None once it has."""
         if self.caught_up.is_set():
             return None
         behind = (f"{topic} ({left:,} offsets)" for topic, left in self._left.items() if left)
@@ -213,37 +236,39 @@ class Replica:
 
     def _apply(self, messages: list[Message]) -> None:
         by_topic: dict[str, list[tuple[bytes | None, bytes | None]]] = {topic: [] for topic in TOPICS}
-        for topic, run in groupby(messages, Message.topic):
-            by_topic[topic or ""] += _records(list(run))
-        self._copies.apply(by_topic)
+        for topic, of_topic in groupby(messages, Message.topic):
+            by_topic[topic or ""] += _records(list(of_topic))
+        self._state.apply(by_topic)
 
     def _collect(self, version: str, collected: threading.Event) -> None:
-        self._end_again()
-        self._copies.versions += (version,)
+        self._end_backfill()
+        self._state.versions += (version,)
         parts = [TopicPartition(part.topic, part.partition, OFFSET_BEGINNING) for part in self._vector_parts()]
         consumer = Consumer(self._config)
         consumer.assign(parts)
-        self._again = VectorBackfill(version, consumer, collected)
+        self._backfill = VectorBackfill(version, consumer, collected)
 
     def _forget(self, version: str) -> None:
-        if self._again is not None and self._again.version == version:
-            self._end_again()
-        self._copies.versions = tuple(each for each in self._copies.versions if each != version)
-        self._copies.index.forget(version)
+        if self._backfill is not None and self._backfill.version == version:
+            self._end_backfill()
+        self._state.versions = tuple(each for each in self._state.versions if each != version)
+        self._state.index.forget(version)
 
-    def _read_again(self, again: "VectorBackfill") -> None:
-        """The next batch; once it is as far as what has been read of those partitions, nothing is left."""
-        self._copies.apply_vectors(_records(_usable(again.consumer.consume(BACKFILL_MESSAGES, 0))), [again.version])
-        wanted = self._consumer.position(self._vector_parts())
-        reached = again.consumer.position(self._vector_parts())
-        if all(mine.offset >= its.offset for mine, its in zip(reached, wanted, strict=True)):
-            self._end_again()
-            again.collected.set()
+    def _read_backfill(self, backfill: "VectorBackfill") -> None:
+        """Apply the next batch; the backfill ends at the main consumer's position."""
+        self._state.apply_vectors(
+            _records(_usable(backfill.consumer.consume(BACKFILL_MESSAGES, 0))), [backfill.version]
+        )
+        main = self._consumer.position(self._vector_parts())
+        reached = backfill.consumer.position(self._vector_parts())
+        if all(own.offset >= its.offset for own, its in zip(reached, main, strict=True)):
+            self._end_backfill()
+            backfill.collected.set()
 
-    def _end_again(self) -> None:
-        if self._again is not None:
-            self._again.consumer.close()
-            self._again = None
+    def _end_backfill(self) -> None:
+        if self._backfill is not None:
+            self._backfill.consumer.close()
+            self._backfill = None
 
     def _vector_parts(self) -> list[TopicPartition]:
         return [TopicPartition(part.topic, part.partition) for part in self._parts if part.topic == VECTORS]
@@ -251,7 +276,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class VectorBackfill:
-    """Who reads the vectors of a model once more, and whom to tell that all have been read."""
+    """A second read of `post-embeddings` for one model; `collected` is set at its end."""
 
     version: str
     consumer: Consumer

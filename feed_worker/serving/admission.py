@@ -1,7 +1,7 @@
-"""Admission control: who is computed, with how much care, and who is told at once that it is too late.
+"""Admission control: load shedding of late requests, and a quality factor that lowers the cost of a feed under load.
 
-Work that nobody waits for any more is what makes an overloaded service fall behind for good. So a request that has
-waited too long is answered without work; and before it comes to that, feeds are made from fewer candidates.
+An overloaded service falls behind without limit if it computes answers that come too late. So a request that has
+waited too long is answered without work. Before that, feeds are made from fewer candidates.
 """
 
 import threading
@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 QUEUED_MS: Final = 1_200
-"""A wait from which on the worker counts as overloaded; the published serving drops what was queued for longer."""
+"""A longer wait counts as overload; the published system drops requests that were queued for longer."""
 
 QUALITIES: Final = (1.0, 0.7, 0.5, 0.35, 0.25)
-"""The steps of the published quality factor, by which sources multiply how many candidates they look for."""
+"""The steps of the published quality factor. Sources multiply their number of candidates by it."""
 
 SMOOTHING: Final = 0.2
+"""As published: the weight of the newest service time in the exponential moving average."""
+
 MARGIN_MS: Final = 30
-"""As published: the weight of the newest service time in their moving average, and what is added to it."""
+"""As published: added to the expected service time."""
 
 
 class Refusal(NamedTuple):
-    """The status of a request that is answered without work, and why."""
+    """The status of a request that is answered without work, and the reason."""
 
     status: Literal["expired", "failed"]
     reason: str
@@ -28,12 +30,18 @@ class Refusal(NamedTuple):
 
 @dataclass
 class Admission:
-    """Rules that depend on nothing but what they are told, in the order in which they are told it.
+    """Deterministic rules over waits and service times; reads no clock.
 
-    - Refused as `expired`: the deadline is past, or comes before an answer could, going by how long batches have taken.
-    - Refused as `failed`: it waited longer than `max_wait_ms`.
-    - Quality steps down for each batch whose longest wait exceeds `QUEUED_MS`, or half of `max_wait_ms` where that is
-      less; it steps up again for each whose longest wait is below a quarter of it, and stays in between.
+    - Refused as `expired`: the deadline has passed, or is nearer than the expected service time.
+    - Refused as `failed`: the wait is longer than `max_wait_ms`.
+    - Quality goes one step down after a batch whose longest wait exceeds `QUEUED_MS`, or half of `max_wait_ms` if that
+      is less. It goes one step up after a batch whose longest wait is below a quarter of that. Else it stays.
+
+    `refusal` and `quality` are for the intake thread, `observe_service_time` for any thread.
+
+    Attributes:
+        max_wait_ms: the longest wait of a request that is still computed.
+
     """
 
     max_wait_ms: int
@@ -42,11 +50,11 @@ class Admission:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def refusal(self, waited_ms: int, left_ms: int) -> Refusal | None:
-        """Whether to answer a request at once.
+        """The refusal of a request; None if it is admitted.
 
         Args:
-            waited_ms: since it arrived at the broker.
-            left_ms: until its deadline.
+            waited_ms: the time since its arrival at the broker.
+            left_ms: the time until its deadline; negative if that has passed.
 
         """
         if left_ms < 0:
@@ -58,7 +66,7 @@ class Admission:
         return None
 
     def quality(self, longest_wait_ms: int) -> float:
-        """How much care to take with a batch of which one request has waited so long; 1 is all."""
+        """The quality factor of the next batch, from 0.25 to 1, given the longest wait of its requests."""
         queued_ms = min(QUEUED_MS, self.max_wait_ms // 2)
         if longest_wait_ms > queued_ms:
             self._step = min(self._step + 1, len(QUALITIES) - 1)
@@ -66,11 +74,11 @@ class Admission:
             self._step = max(self._step - 1, 0)
         return QUALITIES[self._step]
 
-    def served(self, took_ms: float) -> None:
-        """Take note of how long a batch took, from its forming to its delivery; may be called from another thread.
+    def observe_service_time(self, took_ms: float) -> None:
+        """Update the moving average with one batch's time from forming to delivery.
 
-        Batches of refusals alone count too: they take next to nothing, so that an estimate that refuses everybody does
-        not stand for ever.
+        Batches of refused requests count, too. They take almost no time, so an estimate that refuses every request
+        soon falls.
         """
         with self._lock:
             self._service_ms += SMOOTHING * (took_ms - self._service_ms)

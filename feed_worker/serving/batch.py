@@ -1,4 +1,4 @@
-"""A batch of computations, and the pipeline's steps over it: what befalls one request stays its own."""
+"""A batch of computations, and the runner that isolates failures per request."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,32 +12,41 @@ from feed_worker.framework.pipeline import Pipeline
 from feed_worker.framework.request_run import NO_CANDIDATES, RequestRun, Result
 from feed_worker.serving.admission import Refusal
 from feed_worker.serving.intake import DeadLetterRecord
-from feed_worker.serving.request_queue import MergedRequest, MessageOffset
+from feed_worker.serving.offsets import MessageOffset
+from feed_worker.serving.request_queue import MergedRequest
 from infra.ports.redis import Patience, StopRequested
 from thunder_ingest.events import FeedStatus
 
 log = logging.getLogger(__name__)
 
-_ENDS: Final = (StopRequested, redis.AuthenticationError)
-"""What is no request's fault: it ends the worker, and the next one computes the batch again."""
+_FATAL: Final = (StopRequested, redis.AuthenticationError)
+"""Errors that no request causes: they end the worker, and the next one computes the batch again."""
 
 
 @dataclass(eq=False)
 class Computation:
-    """One computation on its way; it ends with a result, whatever happens."""
+    """One computation in progress; it always ends with a result.
 
-    asked: MergedRequest
+    Attributes:
+        merged: the requests that it answers.
+        query: the pipeline's input.
+        run: the state within the pipeline; None before `gather`.
+        result: None until it has ended.
+
+    """
+
+    merged: MergedRequest
     query: Query
     run: RequestRun | None = None
     result: Result | None = None
 
     def skip_side_effects(self) -> None:
-        """End with what was found, and leave the viewer's state as it is."""
+        """End with the candidates found so far; the side effects, which change the viewer's state, do not run."""
         if self.run is not None and self.result is None:
             self.result = self.run.result()
 
     def end(self, status: FeedStatus, reason: str) -> None:
-        """End without a feed."""
+        """End without items; `reason` becomes a degradation of the feed."""
         self.query.degradations.append(reason)
         self.result = Result(
             query=self.query, candidates=NO_CANDIDATES, status=status, funnel=[], dropped=[], timings_ms={}
@@ -46,76 +55,78 @@ class Computation:
 
 @dataclass(eq=False)
 class Batch:
-    """What passes through the worker together.
+    """A micro-batch: the computations that pass through the worker's threads together.
 
     Attributes:
-        runner: what it is made with, from its first step to its last.
-        computations: one for each viewer at most.
-        dead_letters: messages that are no requests, to be put away whole.
-        formed_at: `time.monotonic()` when it was formed.
+        runner: the pipeline and model that compute it, from the first step to the last.
+        computations: at most one a viewer.
+        dead_letters: invalid messages, written to `dead-letters` with the batch.
+        formed_at_s: the time of its forming, by `time.monotonic()`.
 
     """
 
     runner: "BatchRunner"
     computations: list[Computation]
     dead_letters: list[DeadLetterRecord]
-    formed_at: float
+    formed_at_s: float
     viewers: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.viewers = {each.asked.viewer for each in self.computations}
+        self.viewers = {each.merged.viewer for each in self.computations}
 
     @property
-    def places(self) -> list[MessageOffset]:
-        """Where everything in it stood in Kafka."""
-        requests = [taken.place for each in self.computations for taken in each.asked.taken]
-        return requests + [each.place for each in self.dead_letters]
+    def messages(self) -> list[MessageOffset]:
+        """The places in Kafka of all its messages."""
+        requests = [received.message for each in self.computations for received in each.merged.received]
+        return requests + [each.message for each in self.dead_letters]
 
 
 _Step: TypeAlias = Callable[[list[Computation]], None]
 
 
 class BatchRunner:
-    """The three steps of the pipeline of one model over batches, each called from a thread of its own.
+    """Runs the three steps of one model's pipeline over batches.
 
-    The pipeline keeps the mistakes of components to the requests that they concern. Should a step itself raise, its
-    requests are computed once more, each alone, and those that raise again are `failed`.
+    `gather` belongs to the intake thread, `rank` to the ranking thread, `finish` to the delivery thread.
+
+    The pipeline itself isolates errors of components. If a whole step raises, each of its requests is computed once
+    more, alone; a request that raises again ends as `failed`.
 
     Args:
-        pipeline: what is run.
-        model_version: of the model that it asks.
-        patience: waits for Redis where the pipeline cannot do without.
-        fresh: a new query for what is asked, with the quality of an earlier one: a batch is never run twice with the
-            same queries.
+        pipeline: of one model.
+        model_version: of that model.
+        patience: waits while Redis is away.
+        requery: makes a new query for the same request, with the same quality: a retry never reuses a query, which
+            the first run has changed.
 
     """
 
     def __init__(
-        self, pipeline: Pipeline, model_version: str, patience: Patience, fresh: Callable[[Query], Query]
+        self, pipeline: Pipeline, model_version: str, patience: Patience, requery: Callable[[Query], Query]
     ) -> None:
-        self.pipeline, self.model_version, self._patience, self._fresh = pipeline, model_version, patience, fresh
+        self.pipeline, self.model_version, self._patience, self._requery = pipeline, model_version, patience, requery
 
     def gather(self, computations: Sequence[Computation]) -> None:
-        """Find the candidates of what is not refused."""
+        """Find, hydrate and filter the candidates of computations that are not refused."""
         self._isolated(self._gather, computations)
 
     def rank(self, computations: Sequence[Computation]) -> None:
         """Score and select."""
 
-        def again(each: list[Computation]) -> None:
+        def retry(each: list[Computation]) -> None:
             self._gather(each)
             self._rank(each)
 
-        self._isolated(self._rank, computations, again)
+        self._isolated(self._rank, computations, retry)
 
     def finish(self, computations: Sequence[Computation]) -> None:
-        """Make results and let side effects happen: what was served is in Redis before anybody hears of it."""
+        """Make the results and run the side effects: served posts are in Redis before a reader sees the feed."""
         self._isolated(self._finish, computations)
 
     def _gather(self, computations: list[Computation]) -> None:
         def attempt() -> list[RequestRun]:
             for each in computations:
-                each.query = self._fresh(each.query)
+                each.query = self._requery(each.query)
             return self.pipeline.gather([each.query for each in computations])
 
         for each, run in zip(computations, self._patience.run(attempt), strict=True):
@@ -129,31 +140,31 @@ class BatchRunner:
         for each, result in zip(computations, results, strict=True):
             each.result = result
 
-    def _isolated(self, step: _Step, computations: Sequence[Computation], again: _Step | None = None) -> None:
-        going = [each for each in computations if each.result is None]
+    def _isolated(self, step: _Step, computations: Sequence[Computation], retry: _Step | None = None) -> None:
+        open_ = [each for each in computations if each.result is None]
         try:
-            if going:
-                step(going)
-        except _ENDS:
+            if open_:
+                step(open_)
+        except _FATAL:
             raise
-        except Exception as error:  # a mistake of ours must neither end the worker nor take other requests with it
-            log.error("a batch of %d failed; each request is tried alone", len(going), exc_info=error)
-            for each in going:
-                self._alone(again or step, each)
+        except Exception as error:  # a defect must neither end the worker nor fail the other requests
+            log.error("a batch of %d failed; each request is tried alone", len(open_), exc_info=error)
+            for each in open_:
+                self._alone(retry or step, each)
 
     def _alone(self, step: _Step, computation: Computation) -> None:
         try:
             step([computation])
-        except _ENDS:
+        except _FATAL:
             raise
-        except Exception as error:  # it would fail for the next worker too
-            log.error("request %s failed", computation.asked.request.request_id, exc_info=error)
+        except Exception as error:  # the next worker would fail, too
+            log.error("request %s failed", computation.merged.request.request_id, exc_info=error)
             computation.end("failed", type(error).__name__)
 
 
-def refused(asked: MergedRequest, query: Query, refusal: Refusal) -> Computation:
-    """A computation that has ended before it began."""
-    computation = Computation(asked, query)
+def refused(merged: MergedRequest, query: Query, refusal: Refusal) -> Computation:
+    """A computation that has ended without work."""
+    computation = Computation(merged, query)
     computation.end(*refusal)
     return computation
 

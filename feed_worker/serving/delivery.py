@@ -1,11 +1,11 @@
-"""Delivery, the order that every guarantee rests on.
+"""Delivery of a batch. All guarantees rest on the order of its writes.
 
-1. what is served to the viewers' state in Redis (the pipeline's side effects), unless it was answered before;
-2. feeds, explanations and the ledger to Redis, announced there;
-3. `feeds-served` and dead dead_letters to Kafka, delivered;
-4. the requests' offsets.
+1. served posts to the viewers' state in Redis (the pipeline's side effects), unless the request was answered before;
+2. feeds, explanations and the ledger to Redis, with a message on the ready channel;
+3. `feeds-served` and dead letters to Kafka, flushed;
+4. the offsets of the requests.
 
-A worker that dies in between leaves its requests to the next one, which computes them again; what step 2 wrote stays.
+If a worker dies between two steps, the next worker computes the requests again; the writes of step 2 stay.
 """
 
 import logging
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class DocumentBuilder:
-    """Makes the documents and records of results.
+    """Makes the feed, the explanation and the records of a computation. For the delivery thread.
 
     Args:
-        store: has the published ids of posts; what has left it is not shown.
-        clock: tells when a feed was made.
+        store: has the published ids of posts; a post that has left it is not shown.
+        clock: stamps feeds.
 
     """
 
@@ -39,33 +39,33 @@ class DocumentBuilder:
         self._store, self._clock = store, clock
 
     def answer(self, computation: Computation) -> Answer:
-        """The documents of a computation that has ended; should they not come about, those of one that failed."""
+        """The documents of a computation that has ended; those of a `failed` one if they cannot be made."""
         try:
             return self._answer(computation)
-        except Exception as error:  # it would fail for the next worker too
-            log.error("no document for request %s", computation.asked.request.request_id, exc_info=error)
+        except Exception as error:  # the next worker would fail, too
+            log.error("no document for request %s", computation.merged.request.request_id, exc_info=error)
             computation.end("failed", type(error).__name__)
             return self._answer(computation)
 
     def _answer(self, computation: Computation) -> Answer:
-        result, asked = computation.result, computation.asked
+        result, merged = computation.result, computation.merged
         assert result is not None, "delivered before it was finished"
-        feed = feed_of(result, self._store, self._clock.now_ms(), asked.answers)
-        explained = explanation_of(result, self._store) if asked.request.explain else None
+        feed = feed_of(result, self._store, self._clock.now_ms(), merged.request_ids)
+        explained = explanation_of(result, self._store) if merged.request.explain else None
         return Answer(feed, explained, [served_of(result, feed, request_id) for request_id in feed.answers])
 
 
 class Delivery:
-    """The last step of a batch.
+    """The last step of a batch. For the delivery thread.
 
     Args:
-        documents: of what came out.
-        feeds: where readers find them.
-        publisher: to Kafka.
-        patience: waits for Redis.
-        done: is told batches that are delivered; commits their offsets.
-        metrics: counts.
-        stopping: ends waiting for Kafka.
+        documents: makes the documents.
+        feeds: writes them to Redis.
+        publisher: writes records to Kafka.
+        patience: waits while Redis is away.
+        done: called with each delivered batch; commits its offsets.
+        metrics: counts requests and latencies.
+        stopping: ends the wait for Kafka.
 
     """
 
@@ -83,8 +83,15 @@ class Delivery:
         self._patience, self._done, self._metrics, self._stopping = patience, done, metrics, stopping
 
     def __call__(self, batch: Batch) -> None:
-        """Deliver a batch."""
-        self._patience.run(lambda: self._set_apart(batch.computations))
+        """Deliver a batch; on any error the worker ends, and the next one computes the batch again.
+
+        Raises:
+            StopRequested: the worker is to end while Redis is away.
+            DeliveryFailed: Kafka refused a record, or the worker is to end while Kafka is away.
+            redis.RedisError: Redis refuses a command.
+
+        """
+        self._patience.run(lambda: self._skip_answered(batch.computations))
         batch.runner.finish(batch.computations)
         answers = [self._documents.answer(each) for each in batch.computations]
         written = self._patience.run(lambda: self._feeds.write(answers))
@@ -94,11 +101,11 @@ class Delivery:
         self._publisher.publish([*records, *(each.record for each in batch.dead_letters)], self._stopping.is_set)
         self._publisher.flush(self._stopping.is_set)
         self._done(batch)
-        self._metrics.delivered(batch, [unpack_feed_served(record).status for record in written], announced_ms)
+        self._metrics.batch_delivered(batch, [unpack_feed_served(record).status for record in written], announced_ms)
 
-    def _set_apart(self, computations: Sequence[Computation]) -> None:
-        """What was answered before was served then, not now."""
-        requests = [(each.asked.viewer, each.asked.request.request_id) for each in computations]
+    def _skip_answered(self, computations: Sequence[Computation]) -> None:
+        """Skip the side effects of requests that are in the ledger: their posts were served with the first answer."""
+        requests = [(each.merged.viewer, each.merged.request.request_id) for each in computations]
         for each, is_answered in zip(computations, self._feeds.are_answered(requests), strict=True):
             if is_answered:
                 each.skip_side_effects()

@@ -1,10 +1,11 @@
-"""Feeds in Redis, and the ledger that gives each request one answer however often it is computed.
+"""The feeds in Redis, and the ledger that makes answers idempotent.
 
-A worker that dies between writing and committing leaves its requests to the next one, which computes them again. What
-counts is what was written first: the ledger keeps it, and it is what the later worker publishes too.
+If a worker dies between write and commit, the next worker computes its requests again. The first answer counts: the
+ledger keeps it, and the next worker publishes it, too.
 """
 
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Final, NamedTuple, cast
 
 import msgspec
@@ -16,59 +17,19 @@ from thunder_ingest.events import FeedServed, pack
 from thunder_ingest.events.redis_keys import answered_key, explain_key, feed_key, ready_channel
 
 LEDGER_TTL_S: Final = 3_600
-"""As long as the topic keeps a request: what is older is never computed again."""
+"""The retention of `feed-requests`: an older request is never computed again."""
 
 _TIDIED_EACH: Final = 256
-"""Answers of one viewer after which those older than the ledger's time are looked for; its key lives on with each."""
+"""Number of one viewer's answers between two clean-ups of the ledger: each answer renews the TTL of the whole key."""
 
-# `at` is the first field of the document, and `items` are empty or not, so that comparing needs no parser; a record is
-# an array whose first field is the request id, so that it becomes another request's by an exchange of bytes
-_WRITE: Final = """
-local feed, explain, answered, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local at, document, ttl, explained, keeps = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
-local ledger_ttl, tidied_each, served_at = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-
-local first = redis.call('HGET', answered, ARGV[9])
-if not first then
-  local known = redis.call('GET', feed)
-  local known_at = known and tonumber(string.match(known, '^{"at":(%d+)'))
-  local older = known_at and known_at > at
-  local has_items = known and not string.find(known, '"items":[]', 1, true)
-  if not older and not (keeps and has_items) then
-    redis.call('SET', feed, document, 'EX', ttl)
-    if explained ~= '' then redis.call('SET', explain, explained, 'EX', ttl) end
-  end
-end
-
-local before, records = redis.call('HLEN', answered), {}
-for i = 9, #ARGV, 3 do
-  local record = ARGV[i + 2]
-  if first then
-    local header = string.byte(first) == 0xdc and 3 or 1
-    record = string.sub(first, 1, header) .. ARGV[i + 1] .. string.sub(first, header + #ARGV[10] + 1)
-  end
-  redis.call('HSETNX', answered, ARGV[i], record)
-  records[#records + 1] = redis.call('HGET', answered, ARGV[i])
-  redis.call('PUBLISH', channel, ARGV[i])
-end
-redis.call('EXPIRE', answered, ledger_ttl)
-
-if math.floor(redis.call('HLEN', answered) / tidied_each) > math.floor(before / tidied_each) then
-  local entries = redis.call('HGETALL', answered)
-  for i = 1, #entries, 2 do
-    if cmsgpack.unpack(entries[i + 1])[5] < served_at - 1000 * ledger_ttl then
-      redis.call('HDEL', answered, entries[i])
-    end
-  end
-end
-return records
-"""
+_WRITE: Final = files(__package__).joinpath("feed_store.lua").read_text()
+"""Run by EVAL: redis-py cannot send EVALSHA in a pipeline to a Redis Cluster."""
 
 
 class Answer(NamedTuple):
-    """A feed to be written, with its explanation where one was asked for, and a record for each request it answers.
+    """A feed to write, its explanation if one was requested, and a record for each request that it answers.
 
-    The first record is that of the request that was computed.
+    The first record is that of the computed request.
     """
 
     feed: Feed
@@ -77,40 +38,48 @@ class Answer(NamedTuple):
 
 
 class FeedStore:
-    """Writes `feed:{user}`, `explain:{user}` and `answered:{user}`, read by `feed_worker.client.answer_lookup`.
+    """Writes `feed:{user}`, `explain:{user}` and `answered:{user}`; `feed_worker.client` reads them.
 
-    Which answer becomes the viewer's feed:
+    Rules of precedence, applied atomically by a script in Redis:
 
-    - never one of an older request than that of the feed that is there;
-    - never one without items because it is `expired` or `failed`, where a feed that has items is there: the reader
-      keeps it, and learns from the ledger what became of the request. `empty` is a feed: there is nothing to show;
-    - never a second answer to one request. Others that its second computation was to answer get the first answer too:
-      what nobody is shown is nobody's record.
+    - The feed of an older request never replaces a newer one.
+    - An `expired` or `failed` feed without items never replaces a feed with items. The reader keeps that feed and finds
+      the request's status in the ledger. An `empty` feed replaces any: it states that there is nothing to show.
+    - A request is answered once. If it was computed twice, the first answer also goes to the requests that only the
+      second computation was merged with: its items were never shown, so no record may contain them.
 
-    An explanation is written with the feed that it explains, and only where that is written; it stays when a later feed
-    is not explained. Its request id tells whether it belongs to the feed that is there.
+    An explanation is written only together with its feed. It stays if a later feed has none; its request id shows
+    the feed that it belongs to. Any thread may call.
+
+    Args:
+        client: of Redis.
+        ttl_s: the time to live of feeds and explanations.
+
     """
 
     def __init__(self, client: Client, ttl_s: int) -> None:
         self._client, self._ttl_s = client, ttl_s
 
     def write(self, answers: Sequence[Answer]) -> list[bytes]:
-        """Write answers in their order, and announce every request answered; one round trip.
+        """Write answers in order and publish each request id to the viewer's channel; one round trip.
 
         Returns:
-            for each request of each answer, in order, the packed record that counts: the first that was ever written.
+            the packed record that counts, for each request of each answer, in order: the first that was ever written.
+
+        Raises:
+            redis.RedisError: Redis does not answer or refuses a command; the call may be repeated.
 
         """
         if not answers:
             return []
         with self._client.pipeline(transaction=False) as pipe:
             for answer in answers:
-                keys, arguments = self._call(answer)
+                keys, arguments = self._arguments(answer)
                 pipe.eval(_WRITE, len(keys), *keys, *arguments)
             replies = cast(list[list[bytes]], pipe.execute())
         return [record for records in replies for record in records]
 
-    def _call(self, answer: Answer) -> tuple[list[str], list[str | int | bytes]]:
+    def _arguments(self, answer: Answer) -> tuple[list[str], list[str | int | bytes]]:
         feed, user = answer.feed, answer.feed.user_id
         keys = [feed_key(user), explain_key(user), answered_key(user), ready_channel(user)]
         document = msgspec.json.encode(feed)
@@ -123,7 +92,7 @@ class FeedStore:
         return keys, arguments
 
     def are_answered(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether requests, by user and id, are in the ledger; one round trip."""
+        """True for each request, given by user and id, that is in the ledger; one round trip."""
         if not requests:
             return []
         with self._client.pipeline(transaction=False) as pipe:

@@ -1,14 +1,14 @@
-"""Going over to another model while requests are answered.
+"""The swap to another model while requests are answered (hot swap).
 
-1. A model is announced and loaded: its vectors are collected from now on, and all that were written before.
-2. Beside that it is compiled, where the one that serves is of another configuration, and rehearsed.
-3. Once it has a vector of every post that the one that serves has one of, the next batch is made with it.
-4. When the last batch of the one before is through, its vectors are given back.
+1. A model is announced. The swap thread loads it, and the replica collects its vectors: new ones, and all that are in
+   the log.
+2. Meanwhile the model is compiled, if its configuration differs, and its pipeline is warmed up.
+3. The next batch is made with the new model once it has a vector of every post that has one of the old model.
+4. After the last batch of the old model, its vectors are dropped.
 
-Whatever goes wrong with an announced model, the worker stays with the one that it has, and tries again now and then: a
-checkpoint may be longer on its way than what announces it. What is waited for in 3 comes from the flow, which gives
-every post that is stored a vector of the current model. So the wait ends where a flow runs; where none does, or it
-cannot read the model either, retrieval is better off with the vectors there are.
+If a model cannot be used, the worker keeps the old one and tries again every `RETRY_S`: the checkpoint may arrive
+after its announcement. Step 3 depends on the flow that embeds every stored post with the current model. If no flow
+runs, or the flow cannot read the model either, the swap waits, since retrieval works with the old vectors.
 """
 
 import logging
@@ -36,23 +36,23 @@ from thunder_ingest.posts.store import PostStore
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.5
-TOLD_EACH_S: Final = 30.0
-AGAIN_S: Final = 30.0
-LOOKED_AT: Final = 50_000
-"""Posts that are looked up at once: requests wait for the same lock, and not longer than a few milliseconds."""
+LOG_EACH_S: Final = 30.0
+RETRY_S: Final = 30.0
+CHUNK_POSTS: Final = 50_000
+"""Posts that are looked up under one hold of the store's lock: requests wait for it, a few milliseconds at most."""
 
 SwapState = Literal["served", "loading", "collecting", "unusable"]
 
 
 class ModelStatus(NamedTuple):
-    """The model that is announced, and what has become of it here."""
+    """The announced model and its state in this worker."""
 
     version: str
     state: SwapState
 
 
 class NextModel(NamedTuple):
-    """A model that is ready but for its vectors; the event is set once those that had been written are there."""
+    """A loaded and warm model; `collected` is set once all vectors that were in the log are in the index."""
 
     model: Phoenix
     pipeline: Pipeline
@@ -60,21 +60,23 @@ class NextModel(NamedTuple):
 
 
 class ModelSwap:
-    """Follows what is announced, in a thread of its own.
+    """Follows the announced model in a thread of its own.
+
+    `start` and `join` belong to the main thread; `status` and `failure` are for any thread.
 
     Args:
-        settings: where Kafka is.
-        model: that is served.
-        known: what was announced when the worker began.
-        prepare: compiles what a model that comes after another needs, and rehearses; returns its pipeline.
+        settings: the address of Kafka.
+        model: the model that serves.
+        known: the announcement that the worker started with.
+        prepare: called with the next model and the one that serves; compiles, warms up, returns the next pipeline.
         replica: collects vectors.
         store: the posts.
         index: the vectors.
         worker: serves.
-        stopping: ends it.
+        stopping: ends the thread once it is set.
 
     Attributes:
-        failure: what has ended the thread, should that happen.
+        failure: the error that ended the thread; None while it runs.
 
     """
 
@@ -93,23 +95,23 @@ class ModelSwap:
         self._settings, self._model, self._known, self._prepare = settings, model, known, prepare
         self._replica, self._store, self._index, self._worker, self._stopping = replica, store, index, worker, stopping
         self._state: SwapState = "served" if known is None or known.version == model.version else "unusable"
-        self._coming: NextModel | None = None
-        self._lacking = np.zeros(0, np.int64)
-        self._told_s, self._tried_s = -TOLD_EACH_S, time.monotonic()
+        self._next: NextModel | None = None
+        self._missing = np.zeros(0, np.int64)
+        self._logged_at_s, self._tried_at_s = -LOG_EACH_S, time.monotonic()
         self._thread = threading.Thread(target=self._run, name="swap", daemon=True)
         self.failure: BaseException | None = None
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start the thread."""
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until it has ended, once `stopping` is set: a process must not end while something is compiled."""
+        """Wait for the thread, after `stopping` was set: the process must not end during a compilation."""
         self._thread.join()
 
     @property
     def status(self) -> ModelStatus | None:
-        """What is announced, if anything is."""
+        """The announced model and its state; None if no model was announced."""
         return None if self._known is None else ModelStatus(self._known.version, self._state)
 
     def _run(self) -> None:
@@ -119,65 +121,68 @@ class ModelSwap:
                     self._step(watch.poll(POLL_S))
         except (StopRequested, SystemExit):  # the worker ends
             return
-        except BaseException as error:  # the worker's own thread ends the process and says why
+        except BaseException as error:  # the worker's main thread raises it and ends the process
             self.failure = error
             raise
 
     def _step(self, pointer: ModelPointer | None) -> None:
         if pointer is not None and pointer != self._known:
             self._known = pointer
-            self._turn_to(pointer)
-        elif pointer is not None and self._state == "unusable" and time.monotonic() - self._tried_s > AGAIN_S:
-            self._turn_to(pointer)
-        elif self._coming is not None and self._is_covered(self._coming):
-            self._go_over(self._coming)
+            self._load(pointer)
+        elif pointer is not None and self._state == "unusable" and time.monotonic() - self._tried_at_s > RETRY_S:
+            self._load(pointer)
+        elif self._next is not None and self._is_complete(self._next):
+            self._switch(self._next)
 
-    def _turn_to(self, pointer: ModelPointer) -> None:
-        """Get a model ready; whichever was on its way is not wanted any more."""
-        if self._coming is not None:
-            self._replica.forget(self._coming.model.version)
-            self._coming = None
+    def _load(self, pointer: ModelPointer) -> None:
+        """Load and warm up a model; an earlier one that was not yet switched to is dropped."""
+        if self._next is not None:
+            self._replica.drop_vectors(self._next.model.version)
+            self._next = None
         if pointer.version == self._model.version:
             self._state = "served"
             return
         log.info("model %s is announced; it is loaded, and its vectors are collected", pointer.version)
-        self._state, self._tried_s = "loading", time.monotonic()
+        self._state, self._tried_at_s = "loading", time.monotonic()
         try:
             model = announced(pointer, self._model)
-            collected = self._replica.collect(pointer.version)
-            self._coming = NextModel(model, self._prepare(model, self._model), collected)
+            collected = self._replica.collect_vectors(pointer.version)
+            self._next = NextModel(model, self._prepare(model, self._model), collected)
         except StopRequested:
             raise
-        except Exception as error:  # of whatever kind: requests go on being answered with the model that there is
-            log.error("%s; this worker stays with %s, and tries again in %d s", error, self._model.version, AGAIN_S)
+        except Exception as error:  # of any kind: the model that serves goes on
+            log.error("%s; this worker stays with %s, and tries again in %d s", error, self._model.version, RETRY_S)
             self._state = "unusable"
-            self._replica.forget(pointer.version)
+            self._replica.drop_vectors(pointer.version)
         else:
-            self._state, self._lacking = "collecting", np.zeros(0, np.int64)
+            self._state, self._missing = "collecting", np.zeros(0, np.int64)
 
-    def _is_covered(self, coming: NextModel) -> bool:
-        """Whether no post lacks a vector; while some do that did at the last look, there is no need to look at all."""
-        was_all = not len(self._lacking)
-        self._lacking = self._lacks(coming.model.version, None if was_all else self._lacking)
-        if was_all and not len(self._lacking) and coming.collected.is_set():
+    def _is_complete(self, next_: NextModel) -> bool:
+        """True if every post has a vector of the next model.
+
+        A full scan runs only after the posts that the last scan found without a vector have got one.
+        """
+        full_scan = not len(self._missing)
+        self._missing = self._without_vector(next_.model.version, None if full_scan else self._missing)
+        if full_scan and not len(self._missing) and next_.collected.is_set():
             return True
-        if time.monotonic() - self._told_s > TOLD_EACH_S:
-            self._told_s = time.monotonic()
-            there = self._index.count(self._model.version)
-            log.info("model %s lacks vectors of %d posts of %d", coming.model.version, len(self._lacking), there)
+        if time.monotonic() - self._logged_at_s > LOG_EACH_S:
+            self._logged_at_s = time.monotonic()
+            count = self._index.count(self._model.version)
+            log.info("model %s lacks vectors of %d posts of %d", next_.model.version, len(self._missing), count)
         return False
 
-    def _lacks(self, version: str, among: Int64[np.ndarray, " n"] | None) -> Int64[np.ndarray, " m"]:
-        """The posts that the model which serves has vectors of, and another one not; those that are still stored."""
+    def _without_vector(self, version: str, among: Int64[np.ndarray, " n"] | None) -> Int64[np.ndarray, " m"]:
+        """The stored posts that have a vector of the model that serves and none of `version`; of `among`, if given."""
         ids = self._index.lacking(version, self._model.version, among)
-        chunks = (ids[start : start + LOOKED_AT] for start in range(0, len(ids), LOOKED_AT))
+        chunks = (ids[start : start + CHUNK_POSTS] for start in range(0, len(ids), CHUNK_POSTS))
         return np.concatenate([ids[:0], *(chunk[self._store.rows_of(chunk) >= 0] for chunk in chunks)])
 
-    def _go_over(self, coming: NextModel) -> None:
-        before, self._model, self._coming = self._model, coming.model, None
-        self._worker.swap(coming.pipeline, coming.model.version)
+    def _switch(self, next_: NextModel) -> None:
+        before, self._model, self._next = self._model, next_.model, None
+        self._worker.swap(next_.pipeline, next_.model.version)
         while before.version in self._worker.model_versions and not self._stopping.wait(0.02):
             pass
-        self._replica.forget(before.version)
+        self._replica.drop_vectors(before.version)
         self._state = "served"
-        log.info("model %s is served now, instead of %s", coming.model.version, before.version)
+        log.info("model %s is served now, instead of %s", next_.model.version, before.version)

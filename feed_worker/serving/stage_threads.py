@@ -1,4 +1,4 @@
-"""Steps that overlap: each has a thread of its own, and batches pass through them in order."""
+"""A pipeline of threads: batches pass through the stages in order, and stages work on different batches at once."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -6,31 +6,33 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
-T = TypeVar("T")
+BatchT = TypeVar("BatchT")
 LEAVE_S: Final = 1.0
-"""How long a step that is at work is waited for on leaving; what matters was drained before."""
+"""The wait for each thread on leaving; `drain` has waited for the batches that matter."""
 
 
-class StageThreads(AbstractContextManager["StageThreads[T]"], Generic[T]):
-    """A line of steps. A step works on one batch, and one more may wait before it.
+class StageThreads(AbstractContextManager["StageThreads[BatchT]"], Generic[BatchT]):
+    """One thread a stage, with a queue of one batch before each stage (back-pressure).
 
-    A batch should be formed only when `has_room` says that the first step has room: what waits longer meets more that
-    it can be computed with. The first error of any step ends all: `check` raises it.
+    The thread that enters the context is the producer: it forms a batch once `has_room` is true, since a batch that is
+    formed late has met more requests to be computed with. The first error of any stage ends all stages, and `check`
+    raises it. Stages run in their own threads. `put`, `check`, `wait_for_change` and `drain` are for the producer; the
+    properties are for any thread.
 
     Args:
-        steps: the name of each thread, and what it does to a batch.
+        stages: the name of each thread, and its function of a batch.
 
     """
 
-    def __init__(self, *steps: tuple[str, Callable[[T], None]]) -> None:
-        self._rooms: list[T | None] = [None for _ in steps]
-        self._under_way: list[T] = []
+    def __init__(self, *stages: tuple[str, Callable[[BatchT], None]]) -> None:
+        self._slots: list[BatchT | None] = [None for _ in stages]
+        self._in_flight: list[BatchT] = []
         self._changed = threading.Condition()
         self._stopped = False
         self._failure: BaseException | None = None
         self._threads = [
-            threading.Thread(target=self._run, args=(place, step), name=name, daemon=True)
-            for place, (name, step) in enumerate(steps)
+            threading.Thread(target=self._run, args=(number, stage), name=name, daemon=True)
+            for number, (name, stage) in enumerate(stages)
         ]
 
     def __enter__(self) -> Self:
@@ -49,71 +51,71 @@ class StageThreads(AbstractContextManager["StageThreads[T]"], Generic[T]):
 
     @property
     def failure(self) -> BaseException | None:
-        """The first error of any step."""
+        """The first error of any stage."""
         return self._failure
 
     @property
-    def in_flight(self) -> list[T]:
-        """The batches that were put and are not through, oldest first."""
+    def in_flight(self) -> list[BatchT]:
+        """The batches that were put and have not left the last stage, oldest first."""
         with self._changed:
-            return list(self._under_way)
+            return list(self._in_flight)
 
     def check(self) -> None:
-        """Raise the first error of any step."""
+        """Raise the first error of any stage."""
         if self._failure is not None:
             raise self._failure
 
     def has_room(self, wait_s: float) -> bool:
-        """Whether the first step has room for another batch; waits for that a while."""
+        """True once the queue of the first stage is empty; False after `wait_s`, or if a stage has failed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._rooms[0] is None or self._failure, wait_s)
-            return self._rooms[0] is None and not self._failure
+            self._changed.wait_for(lambda: self._slots[0] is None or self._failure, wait_s)
+            return self._slots[0] is None and not self._failure
 
-    def put(self, batch: T) -> None:
-        """Hand over a batch; waits for room."""
+    def put(self, batch: BatchT) -> None:
+        """Hand a batch to the first stage; blocks until its queue is empty."""
         with self._changed:
-            self._under_way.append(batch)
+            self._in_flight.append(batch)
             self._hand_over(0, batch)
 
-    def wait_for_change(self, seen: Sequence[T], wait_s: float) -> None:
-        """Wait a while for others to be under way than were seen."""
+    def wait_for_change(self, seen: Sequence[BatchT], wait_s: float) -> None:
+        """Wait until the set of running batches differs from `seen`, at most `wait_s`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._under_way != seen or self._failure, wait_s)
+            self._changed.wait_for(lambda: self._in_flight != seen or self._failure, wait_s)
 
     def drain(self, wait_s: float) -> bool:
-        """Wait until no batch is under way; whether it came to that."""
+        """Wait until no batch is in flight, at most `wait_s`; True if that is so."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way or self._failure, wait_s)
-            return not self._under_way
+            self._changed.wait_for(lambda: not self._in_flight or self._failure, wait_s)
+            return not self._in_flight
 
-    def _run(self, place: int, step: Callable[[T], None]) -> None:
+    def _run(self, number: int, stage: Callable[[BatchT], None]) -> None:
         try:
-            while (batch := self._next(place)) is not None:
-                step(batch)
-                self._through(place, batch)
-        except BaseException as error:  # whoever put the batch ends the process, and says why
+            while (batch := self._next(number)) is not None:
+                stage(batch)
+                self._leave(number, batch)
+        except BaseException as error:  # the producer raises it in its own thread, and ends the process
             with self._changed:
                 self._failure = self._failure or error
                 self._changed.notify_all()
 
-    def _next(self, place: int) -> T | None:
+    def _next(self, number: int) -> BatchT | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._rooms[place] is not None or self._over)
-            batch, self._rooms[place] = self._rooms[place], None
+            self._changed.wait_for(lambda: self._slots[number] is not None or self._over)
+            batch, self._slots[number] = self._slots[number], None
             self._changed.notify_all()
             return None if self._over else batch
 
-    def _through(self, place: int, batch: T) -> None:
+    def _leave(self, number: int, batch: BatchT) -> None:
         with self._changed:
-            if place + 1 < len(self._rooms):
-                self._hand_over(place + 1, batch)
+            if number + 1 < len(self._slots):
+                self._hand_over(number + 1, batch)
             else:
-                self._under_way.remove(batch)
+                self._in_flight.remove(batch)
                 self._changed.notify_all()
 
-    def _hand_over(self, place: int, batch: T) -> None:
-        self._changed.wait_for(lambda: self._rooms[place] is None or self._over)
-        self._rooms[place] = batch
+    def _hand_over(self, number: int, batch: BatchT) -> None:
+        self._changed.wait_for(lambda: self._slots[number] is None or self._over)
+        self._slots[number] = batch
         self._changed.notify_all()
 
     @property

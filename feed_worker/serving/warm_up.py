@@ -1,8 +1,8 @@
-"""Feeds that nobody sees, made before a worker says that it is ready.
+"""The warm-up: synthetic requests through the pipeline before a worker reports that it is ready.
 
-What is compiled, imported or connected at its first use takes seconds, which the first viewers would wait for. Nothing
-here knows what that is: events of a small invented world go the way of real ones, into a store and an index that are
-thrown away, and requests of every kind through the pipeline, with the models and the Redis that will serve.
+The first use of a component compiles, imports or connects, which takes seconds; the first viewers would wait for it.
+The warm-up needs no list of these. Events of a small synthetic world take the path of real ones into a temporary store
+and index. Then requests of every kind pass through the pipeline, with the models and the Redis that will serve.
 """
 
 import math
@@ -48,15 +48,15 @@ from thunder_ingest.users.compact_form import encode
 from thunder_ingest.users.entries import by_user, updates_of
 from thunder_ingest.users.state import UserState, decode
 
-VIEWER: Final = "foryou.rehearsal"
-NOBODY: Final = "foryou.rehearsal.nobody"
+VIEWER: Final = "foryou.warm-up"
+NEW_VIEWER: Final = "foryou.warm-up.new"
 REQUESTS: Final[Sequence[dict[str, Any]]] = (
     {"explain": True},
     {"in_network_only": True},
     {"exclude_videos": True, "langs": ["en"]},
     {"seen_ids": [1, 2], "after": "a page"},
 )
-_POSTS: Final = 2_000  # more than a store begins with room for
+_POSTS: Final = 2_000  # more than the initial capacity of a store, so that it grows
 _AUTHORS: Final = 50
 _DAY_MS: Final = 86_400_000
 
@@ -64,41 +64,46 @@ _DAY_MS: Final = 86_400_000
 def warm_up_pipeline(
     model: ModelEngine, users: UserStateStore, variants: Sequence[Parameters], rankers: Mapping[str, ModelEngine]
 ) -> list[Result]:
-    """Make feeds of every kind, with each of the parameters; what is wrong with a component is logged, as ever.
+    """Make feeds of every kind, with each set of parameters. Writes nothing to Redis. For any thread.
+
+    Errors of components are logged, as in service.
 
     Args:
-        model: that will serve.
-        users: in Redis; it is asked, and nothing is written.
-        variants: the parameters that feeds may be made with.
-        rankers: by the checkpoint that parameters name.
+        model: will serve.
+        users: the users' state in Redis; read, and its results ignored.
+        variants: the parameters of all variants of experiments.
+        rankers: the models of experiments, by the checkpoint that their parameters name.
+
+    Returns:
+        the results, which are for tests.
 
     Raises:
         redis.RedisError: Redis does not answer.
 
     """
     now_ms = WallClock().now_ms()
-    copies = _copies(model, now_ms)
+    replica = _replica_state(model, now_ms)
     pipeline = foryou_pipeline(
-        copies.store,
-        copies.index,
+        replica.store,
+        replica.index,
         model,
-        _Invented(users, now_ms),
+        _SyntheticUsers(users, now_ms),
         rankers,
-        budgets_ms=dict.fromkeys(STAGE_BUDGETS_MS, math.inf),  # compiling takes as long as it takes
+        budgets_ms=dict.fromkeys(STAGE_BUDGETS_MS, math.inf),  # a compilation may take longer than any budget
     )
     results = [result for parameters in variants for result in _results(pipeline, parameters, now_ms)]
     for result in results:
-        feed_of(result, copies.store, now_ms, [VIEWER])
-        explanation_of(result, copies.store)
-    copies.store.expire(now_ms + _DAY_MS + copies.store.limits.max_age_ms)
+        feed_of(result, replica.store, now_ms, [VIEWER])
+        explanation_of(result, replica.store)
+    replica.store.expire(now_ms + _DAY_MS + replica.store.limits.max_age_ms)
     return results
 
 
-class _Invented(UserStateStore):
-    """Viewers who have done all there is to do, or nothing; Redis, which is asked as ever, does not know them."""
+class _SyntheticUsers(UserStateStore):
+    """One viewer with every kind of entry, and one with none. Each read also reads Redis, which has neither."""
 
     def __init__(self, users: UserStateStore, now_ms: int) -> None:
-        entries = by_user(update for event in _deeds(now_ms) for update in updates_of(event))
+        entries = by_user(update for event in _user_events(now_ms) for update in updates_of(event))
         self._fields = {kind.encode(): encode(kind, each) for kind, each in entries[VIEWER].items()}
         self._users = users
 
@@ -107,14 +112,14 @@ class _Invented(UserStateStore):
         return [decode(self._fields if user == VIEWER else {}) for user in users]
 
     def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, suffix: str) -> None:
-        """Nothing was served."""
+        """Write nothing: the feeds are not shown."""
 
 
 def _results(pipeline: Pipeline, parameters: Parameters, now_ms: int) -> list[Result]:
     return pipeline.run(
         [
             Query(
-                request=FeedRequest(request_id=VIEWER, user_id=viewer, at=now_ms, **wish),
+                request=FeedRequest(request_id=VIEWER, user_id=viewer, at=now_ms, **options),
                 user_id=id64(viewer),
                 user_form=viewer,
                 now_ms=now_ms,
@@ -122,30 +127,30 @@ def _results(pipeline: Pipeline, parameters: Parameters, now_ms: int) -> list[Re
                 size=parameters.result_size,
                 parameters=parameters,
             )
-            for viewer, wish in product((VIEWER, NOBODY), REQUESTS)
+            for viewer, options in product((VIEWER, NEW_VIEWER), REQUESTS)
         ]
     )
 
 
-def _copies(model: ModelEngine, now_ms: int) -> ReplicaState:
-    """What a worker would have of the invented world."""
-    copies = ReplicaState(PostStore(), VectorIndex(), WallClock(), (model.version,))
+def _replica_state(model: ModelEngine, now_ms: int) -> ReplicaState:
+    """The replica of the synthetic world."""
+    replica = ReplicaState(PostStore(), VectorIndex(), WallClock(), (model.version,))
     table = PostTable(_DAY_MS)
     vector = (np.ones(model.config.embed_dim, np.float32) / model.config.embed_dim**0.5).tobytes()
     totals = [number + 1 for number in range(len(ACTIONS) + 1)]
-    for events in _news(now_ms):
+    for events in _post_events(now_ms):
         posts: Records = [(key, value) for key, value, _ in table.changes(events, now_ms).records]
         ids = [int(key) for key, value in posts if key and value]
         vectors = [PostEmbedding(post_id=each, model_version=model.version, vector=vector) for each in ids]
         counts = [PostCounts(post_id=each, at=now_ms, totals=totals) for each in ids]
-        copies.apply({"thunder-posts": posts})
-        copies.apply({"post-embeddings": [(key_of_id(each.post_id), pack(each)) for each in vectors]})
-        copies.apply({"post-counts": [(key_of_id(each.post_id), pack(each)) for each in counts]})
-    return copies
+        replica.apply({"thunder-posts": posts})
+        replica.apply({"post-embeddings": [(key_of_id(each.post_id), pack(each)) for each in vectors]})
+        replica.apply({"post-counts": [(key_of_id(each.post_id), pack(each)) for each in counts]})
+    return replica
 
 
-def _news(now_ms: int) -> Iterator[list[PostEvent]]:
-    """Posts of every kind, each about the one before it; then what becomes of some."""
+def _post_events(now_ms: int) -> Iterator[list[PostEvent]]:
+    """Posts of every kind, each a reply, repost or quote of the one before; then an edit, a label and a deletion."""
     yield [_post(number, now_ms - 1_000 * (_POSTS - number)) for number in range(1, _POSTS + 1)]
     yield [
         _post(_POSTS, now_ms),
@@ -175,7 +180,7 @@ def _author(number: int) -> int:
     return number % _AUTHORS + 1
 
 
-def _deeds(now_ms: int) -> Iterator[Engagement | GraphEvent]:
+def _user_events(now_ms: int) -> Iterator[Engagement | GraphEvent]:
     for number in range(1, 200):
         at, author, undo = now_ms - 60_000 * number, _author(number), number % 10 == 0
         yield Engagement(at=at, user_id=VIEWER, post_id=number, author_id=author, action="favorite", undo=undo)

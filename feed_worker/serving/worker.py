@@ -1,12 +1,12 @@
-"""The worker: three threads through which batches of requests pass.
+"""The worker: three threads that batches of feed requests pass through.
 
-intake: take, admit, gather candidates ▸ ranking: score and select ▸ delivery: write, announce, publish, commit.
+intake: receive, admit, gather candidates ▸ ranking: score and select ▸ delivery: write, announce, publish, commit.
 
-A thread works on one batch while the others work on those before and after it. A batch forms when the ranking has room
-for it, from what waits at that moment; nothing is ever delayed to fill it. The first error of any thread ends the
-worker: whatever is not committed, the next one computes again.
+The threads work on different batches at once. A micro-batch forms from the requests that are queued when the ranking
+thread has room; no request is delayed to fill it. The first error of any thread ends the worker, and the next worker
+computes all requests that are not committed.
 
-A batch is made with one model from its beginning to its end: the pipeline, the vectors and the version come with it.
+A batch is made with one model from its first step to its last: pipeline, vectors and version belong together.
 """
 
 import logging
@@ -41,29 +41,42 @@ log = logging.getLogger(__name__)
 
 WAIT_S: Final = 0.2
 BUSY_S: Final = 0.01
-"""How long to wait for viewers that are busy before looking whether somebody else has come."""
+"""The wait for busy viewers before the next poll for requests of other viewers."""
 
 IN_HAND: Final = 512
-"""Requests taken from Kafka at most that wait here for their turn: so many are looked at for some to be merged."""
+"""The maximum number of queued requests: enough to find equal ones to merge."""
 
 FINISH_S: Final = 20.0
-"""How long what is under way is waited for when partitions go, or the worker is to end; then it is left to the next."""
+"""The maximum wait for batches in flight at a revocation or at the end; the next worker computes the rest again."""
 
 
 class ServingState(NamedTuple):
-    """What a worker serves from."""
+    """The state that a worker serves from."""
 
     posts: PostStore
     rankers: Mapping[str, str]
-    """The versions of the models that experiments rank with, by checkpoint."""
+    """The version of each ranker of an experiment, by checkpoint."""
     redis: Client
     clock: Clock
     failure: Callable[[], BaseException | None]
-    """Why the state is not kept up any more, should that happen."""
+    """The error that ended the replica or the model swap; None while both run."""
 
 
 class Worker:
-    """Serves feed requests until it is stopped; one of any number in the consumer group."""
+    """Serves feed requests until it is stopped; one of any number in the consumer group.
+
+    `run` belongs to the thread that becomes the intake thread. `swap` and the properties are for any thread.
+
+    Args:
+        settings: of the process.
+        pipeline: of the model that serves first.
+        model_version: of that model.
+        experiments: assign parameters to viewers.
+        state: posts, Redis and clock.
+        registry: takes the metrics.
+        stopping: ends `run` once it is set.
+
+    """
 
     def __init__(
         self,
@@ -80,8 +93,8 @@ class Worker:
         self._runner = self._next = self._runner_of(pipeline, model_version)
         self._admission = Admission(settings.max_wait_ms)
         self._metrics = WorkerMetrics(registry)
-        self._presence = WorkerRegistry(state.redis, self._patience, model_version=model_version, clock=settings.clock)
-        self._waiting = RequestQueue()
+        self._registry = WorkerRegistry(state.redis, self._patience, model_version=model_version, clock=settings.clock)
+        self._queue = RequestQueue()
         self._dead_letters: list[DeadLetterRecord] = []
         self._delivery = Delivery(
             DocumentBuilder(state.posts, state.clock),
@@ -92,7 +105,7 @@ class Worker:
             self._metrics,
             stopping,
         )
-        self._line = StageThreads(
+        self._threads = StageThreads(
             ("ranking", lambda batch: batch.runner.rank(batch.computations)),
             ("delivery", self._delivery),
         )
@@ -100,111 +113,117 @@ class Worker:
 
     @property
     def lag(self) -> dict[int, int]:
-        """Requests not yet answered, by partition of this worker."""
+        """Requests that are not yet answered, by partition of this worker."""
         return self._intake.lag if self._ready else {}
 
     @property
     def waits_for(self) -> str | None:
-        """What is missing until the worker answers requests."""
+        """The event that the worker waits for before it answers requests; None once it does."""
         return None if self._ready else "the group to assign partitions"
 
     @property
     def failure(self) -> BaseException | None:
-        """What ends the worker, if something does."""
-        return self._line.failure or self._state.failure()
+        """The error that ends the worker; None while it runs."""
+        return self._threads.failure or self._state.failure()
 
     @property
     def runner(self) -> BatchRunner:
-        """What the next batch is made with."""
+        """The pipeline and model of the next batch."""
         return self._runner
 
     @property
     def model_versions(self) -> set[str]:
-        """Of the models that batches are being made with, and that the next one will be made with."""
-        runner, following = self._runner, self._next  # first: what is formed with it is then under way already
-        in_flight = [batch.runner for batch in self._line.in_flight]
+        """The models of the batches in flight and of the next batch."""
+        runner, following = self._runner, self._next  # read first: a batch formed with it meanwhile is then in flight
+        in_flight = [batch.runner for batch in self._threads.in_flight]
         return {each.model_version for each in (runner, following, *in_flight)}
 
     def swap(self, pipeline: Pipeline, model_version: str) -> None:
-        """Make batches with another model from the next one on; those under way are finished with theirs.
+        """Make batches with another model from the next one on; batches in flight keep theirs.
 
-        To be called from any thread; does not wait. Figures go on counting where they are.
+        For any thread; does not wait. The statistics continue.
         """
         pipeline.stats, pipeline.stage_stats = self._next.pipeline.stats, self._next.pipeline.stage_stats
         self._next = self._runner_of(pipeline, model_version)
 
     def run(self) -> None:
-        """Join the group, say that the worker is ready, and answer requests until `stopping`; then leave in order."""
+        """Join the group, register as ready, answer requests until `stopping`, then drain and leave.
+
+        Raises:
+            Exception: the first error of any thread.
+
+        """
         self._intake = Intake(self._settings, self._state.clock, self._on_assign, self._finish)
         try:
-            with self._line:
+            with self._threads:
                 while not self._stopping.is_set():
                     self._step()
                 self._finish()
-                self._line.check()
+                self._threads.check()
         finally:
             self._intake.close()
-            self._presence.withdraw()
+            self._registry.unregister()
 
     def _step(self) -> None:
         if failure := self.failure:
             raise failure
-        self._presence.refresh()
-        self._follow()
-        self._take()
-        if (self._waiting or self._dead_letters) and self._line.has_room(WAIT_S):
-            in_flight = self._line.in_flight
-            if batch := self._batch(set().union(*(batch.viewers for batch in in_flight))):
+        self._registry.heartbeat()
+        self._follow_swap()
+        self._receive()
+        if (self._queue or self._dead_letters) and self._threads.has_room(WAIT_S):
+            in_flight = self._threads.in_flight
+            if batch := self._form_batch(set().union(*(batch.viewers for batch in in_flight))):
                 batch.runner.gather(batch.computations)
-                self._line.put(batch)
+                self._threads.put(batch)
             else:
-                self._line.wait_for_change(in_flight, BUSY_S)
+                self._threads.wait_for_change(in_flight, BUSY_S)
 
-    def _follow(self) -> None:
-        """Go over to another model: here, where no batch is half formed."""
+    def _follow_swap(self) -> None:
+        """Take over the model of a swap, between two batches."""
         if self._runner is not self._next:
             self._runner = self._next
-            self._presence.change(model_version=self._runner.model_version)
+            self._registry.update(model_version=self._runner.model_version)
 
-    def _take(self) -> None:
-        if room := IN_HAND - len(self._waiting):
-            idle = not (self._waiting or self._dead_letters)
-            taken, dead_letters, gone = self._intake.take(room, WAIT_S if idle else 0)
-            self._waiting.forget(gone)
-            self._dead_letters = [each for each in self._dead_letters if each.place.part not in gone] + dead_letters
-            self._waiting.add(taken)
+    def _receive(self) -> None:
+        if room := IN_HAND - len(self._queue):
+            idle = not (self._queue or self._dead_letters)
+            received, dead_letters, revoked = self._intake.receive(room, WAIT_S if idle else 0)
+            self._queue.forget(revoked)
+            kept = [each for each in self._dead_letters if each.message.partition not in revoked]
+            self._dead_letters = kept + dead_letters
+            self._queue.add(received)
 
-    def _batch(self, busy: set[str]) -> Batch | None:
-        """The next batch, if there is anything but requests of viewers that are busy."""
+    def _form_batch(self, busy: set[str]) -> Batch | None:
+        """The next batch; None if all queued requests are of busy viewers."""
         now_ms = time.time_ns() // 1_000_000
-        chosen = self._waiting.take(self._settings.max_batch, busy, lambda asked: self._refusal(asked, now_ms))
+        chosen = self._queue.take(self._settings.max_batch, busy, lambda merged: self._refusal(merged, now_ms))
         if not chosen and not self._dead_letters:
             return None
-        waits = [now_ms - asked.arrived_ms for asked, _ in chosen]
+        waits = [now_ms - merged.arrived_ms for merged, _ in chosen]
         quality = self._admission.quality(max(waits, default=0))
         computations = [self._computation(*each, quality) for each in chosen]
         batch = Batch(self._runner, computations, self._dead_letters, time.monotonic())
         self._dead_letters = []
-        self._metrics.formed(batch, now_ms, quality)
+        self._metrics.batch_formed(batch, now_ms, quality)
         return batch
 
-    def _refusal(self, asked: MergedRequest, now_ms: int) -> Refusal | None:
-        left_ms = self._deadline_at(asked.request) - self._state.clock.now_ms()
-        return self._admission.refusal(now_ms - asked.arrived_ms, left_ms)
+    def _refusal(self, merged: MergedRequest, now_ms: int) -> Refusal | None:
+        left_ms = self._deadline_at(merged.request) - self._state.clock.now_ms()
+        return self._admission.refusal(now_ms - merged.arrived_ms, left_ms)
 
-    def _computation(self, asked: MergedRequest, refusal: Refusal | None, quality: float) -> Computation:
+    def _computation(self, merged: MergedRequest, refusal: Refusal | None, quality: float) -> Computation:
         if refusal:
-            return refused(asked, self._query(asked.request, 1.0, self._runner.model_version), refusal)
-        return Computation(asked, self._query(asked.request, quality, self._runner.model_version))
+            return refused(merged, self._query(merged.request, 1.0, self._runner.model_version), refusal)
+        return Computation(merged, self._query(merged.request, quality, self._runner.model_version))
 
     def _deadline_at(self, request: FeedRequest) -> int:
         return request.at + (request.deadline_ms or self._settings.deadline_ms)
 
     def _runner_of(self, pipeline: Pipeline, model_version: str) -> BatchRunner:
-        def fresh(query: Query) -> Query:
+        def requery(query: Query) -> Query:
             return self._query(query.request, query.quality, model_version)
 
-        return BatchRunner(pipeline, model_version, self._patience, fresh)
+        return BatchRunner(pipeline, model_version, self._patience, requery)
 
     def _query(self, request: FeedRequest, quality: float, model_version: str) -> Query:
         user_id = id64(request.user_id)
@@ -225,13 +244,13 @@ class Worker:
 
     def _on_assign(self) -> None:
         self._ready = True
-        self._presence.announce()
+        self._registry.register()
         log.info("ready: %d posts, model %s", len(self._state.posts), self._runner.model_version)
 
     def _finish(self) -> None:
-        if not self._line.drain(FINISH_S) and not self._line.failure:
-            log.warning("what is under way is left to the next worker: it took longer than %g s", FINISH_S)
+        if not self._threads.drain(FINISH_S) and not self._threads.failure:
+            log.warning("batches in flight are left to the next worker: they took longer than %g s", FINISH_S)
 
     def _done(self, batch: Batch) -> None:
-        self._intake.done(batch.places)
-        self._admission.served(1000 * (time.monotonic() - batch.formed_at))
+        self._intake.done(batch.messages)
+        self._admission.observe_service_time(1000 * (time.monotonic() - batch.formed_at_s))

@@ -1,6 +1,6 @@
-"""Which workers are ready: a hash in Redis, an entry each, said again every few seconds for as long as that is true.
+"""The registry of ready workers: a hash in Redis with one entry a worker, renewed every few seconds (heartbeat).
 
-Redis may be emptied, and a worker killed: within seconds the one is mended and the other noticed.
+A lost entry is back after one heartbeat; the entry of a killed worker counts as stale after `STALE_MS`.
 """
 
 import json
@@ -15,18 +15,18 @@ import redis
 from infra.ports.redis import Client, Patience
 
 READY_KEY: Final = "foryou:ready"
-SAID_EACH_S: Final = 3.0
+HEARTBEAT_S: Final = 3.0
 STALE_MS: Final = 20_000
-"""A worker that has not said for so long that it is ready is not: longer than Redis may let a worker wait."""
+"""The maximum age of a heartbeat; longer than a worker waits for one reply of Redis."""
 
 
 class WorkerRegistry:
-    """One worker's entry.
+    """One worker's entry in the registry. For the intake thread alone.
 
     Args:
-        client: where the hash is.
-        patience: waits for it.
-        facts: what the worker says of itself, besides `ready_at`, `said_at` and `pid`.
+        client: of Redis.
+        patience: waits while Redis is away.
+        facts: the entry's fields besides `ready_at`, `said_at` (the last heartbeat, ms) and `pid`.
 
     """
 
@@ -34,42 +34,42 @@ class WorkerRegistry:
         self._client, self._patience = client, patience
         self._name = f"{socket.gethostname()}-{os.getpid()}"
         self._facts: dict[str, str | int] = {"pid": os.getpid(), **facts}
-        self._said_at = 0.0
+        self._written_at_s = 0.0
 
-    def announce(self) -> None:
-        """Say that the worker is ready."""
+    def register(self) -> None:
+        """Add the entry, or renew it; waits while Redis is away."""
         self._facts["ready_at"] = _now_ms()
-        self._patience.run(self._say)
+        self._patience.run(self._write)
 
-    def change(self, **facts: str) -> None:
-        """Say something else from now on, if the worker is ready."""
+    def update(self, **facts: str) -> None:
+        """Change fields; writes the entry if it is registered."""
         self._facts |= facts
-        if self._said_at:
-            with suppress(redis.ConnectionError, redis.TimeoutError):  # waited for where it is needed
-                self._say()
+        if self._written_at_s:
+            with suppress(redis.ConnectionError, redis.TimeoutError):  # the next heartbeat writes it
+                self._write()
 
-    def refresh(self) -> None:
-        """Say it again, if it was said a while ago; to be called often."""
-        if self._said_at and time.monotonic() - self._said_at > SAID_EACH_S:
-            with suppress(redis.ConnectionError, redis.TimeoutError):  # waited for where it is needed
-                self._say()
+    def heartbeat(self) -> None:
+        """Renew a registered entry that is older than HEARTBEAT_S; call it often."""
+        if self._written_at_s and time.monotonic() - self._written_at_s > HEARTBEAT_S:
+            with suppress(redis.ConnectionError, redis.TimeoutError):  # the next heartbeat writes it
+                self._write()
 
-    def withdraw(self) -> None:
-        """Say no more that the worker is ready."""
-        self._said_at = 0.0
-        with suppress(redis.RedisError):  # not waited for: the entry becomes stale by itself
+    def unregister(self) -> None:
+        """Delete the entry; it becomes stale if Redis is away."""
+        self._written_at_s = 0.0
+        with suppress(redis.RedisError):  # the worker ends and cannot wait
             self._client.hdel(READY_KEY, self._name)
 
-    def _say(self) -> None:
-        self._said_at = time.monotonic()
+    def _write(self) -> None:
+        self._written_at_s = time.monotonic()
         self._client.hset(READY_KEY, self._name, json.dumps(self._facts | {"said_at": _now_ms()}))
         self._client.pexpire(READY_KEY, STALE_MS)
 
 
 def ready_workers(client: Client) -> list[dict[str, Any]]:
-    """What the workers that are ready say of themselves."""
-    said = cast(dict[bytes, bytes], client.hgetall(READY_KEY))
-    entries: list[dict[str, Any]] = [json.loads(value) for value in said.values()]
+    """The entries of ready workers, without stale ones: `pid`, `model_version`, `clock`, `ready_at`, `said_at`."""
+    values = cast(dict[bytes, bytes], client.hgetall(READY_KEY)).values()
+    entries: list[dict[str, Any]] = [json.loads(value) for value in values]
     return [entry for entry in entries if entry["said_at"] > _now_ms() - STALE_MS]
 
 

@@ -173,6 +173,6 @@ def hanging() -> Iterator[Hanging]:
 def until_idle(asked: Pipeline) -> None:
     """Wait for calls that were given up to end."""
     end = time.monotonic() + LONG_S
-    while any(call.is_under_way for call in asked._calls.values()):
+    while any(call.is_running for call in asked._calls.values()):
         assert time.monotonic() < end
         time.sleep(0.001)

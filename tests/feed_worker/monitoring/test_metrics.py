@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry
 from feed_worker.monitoring.metrics import StateCollector, WorkerMetrics
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.serving.batch import Batch, BatchRunner, Computation
-from feed_worker.serving.request_queue import MergedRequest, MessageOffset, ReceivedRequest
+from feed_worker.serving.offsets import MessageOffset
+from feed_worker.serving.request_queue import MergedRequest, ReceivedRequest
 from infra.ports.redis import Patience
 from infra.ports.settings import load
 from phoenix.index.retrieval_index import VectorIndex
@@ -28,8 +29,8 @@ def test_requests_feeds_waits_and_latencies_are_counted() -> None:
     late = computation("late", arrived_ms=NOW_MS - 20_000)
     late.end("failed", "overloaded: waited 20.0 s")
     batch = Batch(cast(Any, None), [computation("a", "b"), late], [], 0.0)
-    metrics.formed(batch, NOW_MS + 40, 0.7)
-    metrics.delivered(batch, ["ok", "ok", "failed"], NOW_MS + 240)
+    metrics.batch_formed(batch, NOW_MS + 40, 0.7)
+    metrics.batch_delivered(batch, ["ok", "ok", "failed"], NOW_MS + 240)
     assert figure("foryou_requests_total", {"status": "ok"}) == 2
     assert figure("foryou_requests_total", {"status": "degraded"}) == 0
     assert figure("foryou_requests_shed_total", {"status": "failed"}) == 1

@@ -134,14 +134,14 @@ def test_another_models_vectors_are_collected_from_the_beginning_and_given_back(
     replica.start()
     assert replica.caught_up.wait(30)
     assert (index.count("served"), index.count("next")) == (7, 0)
-    collected = replica.collect("next")
+    collected = replica.collect_vectors("next")
     assert collected.wait(30)
     assert (index.count("served"), index.count("next")) == (7, 7)
     write_all(settings, embedded(9, "served", 1), embedded(9, "next", 1, 0), (1, None), partition=0, topic=VECTORS)
     eventually(lambda: index.holds(np.arange(1, 12)).tolist() == [False, *[True] * 6, False, True, False, False])
     assert index.vectors(np.array([2, 9, 1]), "next").tolist() == [[np.float32(0.6), np.float32(0.8)], [1, 0], [0, 0]]
     assert index.vectors(np.array([9, 8, 1]), "served").tolist() == [[1], [0], [0]]
-    replica.forget("served")
+    replica.drop_vectors("served")
     eventually(lambda: not index.count("served"))
     write_all(settings, embedded(10, "served", 1), embedded(11, "next", 0, 1), partition=0, topic=VECTORS)
     eventually(lambda: index.count("next") == 8)

@@ -29,7 +29,7 @@ def test_a_request_past_its_deadline_is_expired_however_long_it_waited(admission
 
 def test_a_request_whose_deadline_comes_before_an_answer_could_is_expired(admission: Admission) -> None:
     for _ in range(100):
-        admission.served(500.0)
+        admission.observe_service_time(500.0)
     assert admission.refusal(0, 500 + MARGIN_MS) is None
     refusal = admission.refusal(0, 499)
     assert refusal is not None
@@ -38,10 +38,10 @@ def test_a_request_whose_deadline_comes_before_an_answer_could_is_expired(admiss
 
 def test_an_estimate_that_refuses_everybody_does_not_stand_for_ever(admission: Admission) -> None:
     for _ in range(100):
-        admission.served(5_000.0)
+        admission.observe_service_time(5_000.0)
     refused = 0
     while admission.refusal(0, 200) is not None:
-        admission.served(1.0)  # a batch of refusals alone
+        admission.observe_service_time(1.0)  # a batch of refusals alone
         refused += 1
     assert refused < 20
 

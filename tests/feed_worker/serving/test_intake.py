@@ -9,7 +9,7 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, TopicPartition
 
 from feed_worker.serving import intake
 from feed_worker.serving.intake import TOPIC, Intake
-from feed_worker.serving.request_queue import MessageOffset
+from feed_worker.serving.offsets import MessageOffset
 from infra.ports.clock import WallClock
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest, encode
@@ -106,7 +106,7 @@ def taking(consumer: Scripted) -> Intake:
 def took(taking: Intake, consumer: Scripted, *polls: Poll) -> tuple[list[str], bool]:
     """The requests taken, and whether those of P that were taken before are to be let go."""
     consumer.polls = list(polls)
-    taken, _, gone = taking.take(10, 0.0)
+    taken, _, gone = taking.receive(10, 0.0)
     return [each.request.request_id for each in taken], (TOPIC, P) in gone
 
 

@@ -106,7 +106,7 @@ def fresh_posts() -> list[Post]:
 def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feed_worker.serving.model_swap.AGAIN_S", 0.5)
+    monkeypatch.setattr("feed_worker.serving.model_swap.RETRY_S", 0.5)
     models, posts = Models(settings, tmp_path), fresh_posts()
     first, second = models.first.version, models.second.version
     use(settings, models.paths[0])

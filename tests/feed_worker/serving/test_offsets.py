@@ -3,8 +3,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed_worker.serving.intake import Offsets
-from feed_worker.serving.request_queue import MessageOffset, Partition
+from feed_worker.serving.offsets import MessageOffset, Offsets, Partition
 
 PARTS = [("feed-requests", number) for number in range(3)]
 
@@ -18,7 +17,7 @@ def test_nothing_is_committed_before_all_that_came_before_it_is_done(
     for part, gap in steps:
         next_[part] += gap  # offsets of a log need not be consecutive
         places.append(MessageOffset(part, next_[part]))
-    offsets.taken(places)
+    offsets.received(places)
     not_done, committed = set(places), dict.fromkeys(PARTS, 0)
     random.shuffle(places)
     while places:
@@ -28,7 +27,7 @@ def test_nothing_is_committed_before_all_that_came_before_it_is_done(
             assert offset > committed[part]
             committed[part] = offset
         for part in PARTS:
-            first = min((place.offset for place in not_done if place.part == part), default=None)
+            first = min((place.offset for place in not_done if place.partition == part), default=None)
             assert offsets.first_open(part) == first
             assert first is None or committed[part] <= first
     assert committed == {part: last and last + 1 for part, last in next_.items()}
@@ -37,15 +36,15 @@ def test_nothing_is_committed_before_all_that_came_before_it_is_done(
 def test_what_was_taken_before_partitions_went_is_not_committed() -> None:
     offsets = Offsets()
     there, gone = MessageOffset(PARTS[0], 5), MessageOffset(PARTS[1], 7)
-    offsets.taken([there, gone])
+    offsets.received([there, gone])
     offsets.forget([PARTS[1]])
     assert offsets.done([there, gone]) == {PARTS[0]: 6}
 
 
 def test_a_partition_that_comes_back_is_committed_as_far_as_it_is_done_again() -> None:
     offsets = Offsets()
-    offsets.taken([MessageOffset(PARTS[0], offset) for offset in (5, 6)])
+    offsets.received([MessageOffset(PARTS[0], offset) for offset in (5, 6)])
     offsets.forget([PARTS[0]])
-    offsets.taken([MessageOffset(PARTS[0], offset) for offset in (5, 6, 7)])
+    offsets.received([MessageOffset(PARTS[0], offset) for offset in (5, 6, 7)])
     assert offsets.done([MessageOffset(PARTS[0], 6)]) == {}
     assert offsets.done([MessageOffset(PARTS[0], 5)]) == {PARTS[0]: 7}

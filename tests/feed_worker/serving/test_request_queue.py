@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed_worker.serving.admission import Refusal
-from feed_worker.serving.request_queue import MergedRequest, MessageOffset, ReceivedRequest, RequestQueue, merged
+from feed_worker.serving.offsets import MessageOffset
+from feed_worker.serving.request_queue import MergedRequest, ReceivedRequest, RequestQueue, merge
 from thunder_ingest.events import FeedRequest
 
 T0 = 1_700_000_000_000
@@ -28,20 +29,20 @@ def admitted(_asked: MergedRequest) -> None:
 
 
 def names(chosen: Sequence[tuple[MergedRequest, Refusal | None]]) -> list[list[str]]:
-    return [asked.answers for asked, _ in chosen]
+    return [asked.request_ids for asked, _ in chosen]
 
 
 def test_requests_of_one_user_that_want_the_same_are_one_computation_of_the_newest() -> None:
     waiting = [taken("a", at=T0), taken("b", user="1", at=T0 + 2), taken("c", at=T0 + 1)]
-    ((asked,),) = merged(waiting).values()
+    ((asked,),) = merge(waiting).values()
     assert asked.request.request_id == "b"
-    assert asked.answers == ["b", "c", "a"]
+    assert asked.request_ids == ["b", "c", "a"]
     assert asked.arrived_ms == T0 + 2
 
 
 def test_requests_that_differ_in_what_they_want_or_who_asks_are_computed_apart() -> None:
-    found = merged([taken("a"), taken("b", size=5), taken("c", user=2), taken("d", after="a"), taken("e", after="b")])
-    assert {user: [each.answers for each in asked] for user, asked in found.items()} == {
+    found = merge([taken("a"), taken("b", size=5), taken("c", user=2), taken("d", after="a"), taken("e", after="b")])
+    assert {user: [each.request_ids for each in asked] for user, asked in found.items()} == {
         "1": [["a"], ["b"], ["d"], ["e"]],
         "2": [["c"]],
     }
@@ -91,7 +92,7 @@ def test_what_another_worker_reads_now_is_let_go() -> None:
     waiting.add([ReceivedRequest(request, T0, MessageOffset((TOPIC, part), 0)) for part in range(3)])
     waiting.forget({(TOPIC, 0), (TOPIC, 2)})
     ((asked, _),) = waiting.take(16, (), admitted)
-    assert [each.place.part for each in asked.taken] == [(TOPIC, 1)]
+    assert [each.message.partition for each in asked.received] == [(TOPIC, 1)]
 
 
 requests = st.lists(
@@ -117,8 +118,8 @@ def test_every_request_is_taken_exactly_once_and_a_viewers_never_side_by_side_or
         viewers = [asked.viewer for asked, _ in chosen]
         assert len(set(viewers)) == len(viewers)
         for asked, _ in chosen:
-            assert asked.request.at == max(each.request.at for each in asked.taken)
+            assert asked.request.at == max(each.request.at for each in asked.received)
             assert asked.request.at >= times.get(asked.viewer, 0)
             times[asked.viewer] = asked.request.at
-            answered += asked.answers
+            answered += asked.request_ids
     assert sorted(answered, key=int) == [str(i) for i in range(len(made))]

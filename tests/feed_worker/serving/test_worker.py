@@ -236,7 +236,7 @@ def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it
 def test_an_entry_that_was_lost_is_there_again(
     settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feed_worker.serving.worker_registry.SAID_EACH_S", 0.1)
+    monkeypatch.setattr("feed_worker.serving.worker_registry.HEARTBEAT_S", 0.1)
     with running(settings, store):
         eventually(lambda: bool(ready_workers(client)))
         client.flushall()

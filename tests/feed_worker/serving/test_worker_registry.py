@@ -4,7 +4,7 @@ import threading
 import pytest
 import redis
 
-from feed_worker.serving import worker_registry as presence
+from feed_worker.serving import worker_registry
 from feed_worker.serving.worker_registry import WorkerRegistry, ready_workers
 from infra.ports.redis import Patience
 from infra.ports.settings import load
@@ -16,33 +16,33 @@ def own(valkey: redis.Redis) -> WorkerRegistry:
 
 
 def test_a_worker_is_ready_from_when_it_says_so_until_it_says_no_more(valkey: redis.Redis, own: WorkerRegistry) -> None:
-    own.refresh()
+    own.heartbeat()
     assert ready_workers(valkey) == []
-    own.announce()
+    own.register()
     (entry,) = ready_workers(valkey)
     assert entry["model_version"] == "m"
     assert entry["ready_at"] <= entry["said_at"]
-    own.withdraw()
+    own.unregister()
     assert ready_workers(valkey) == []
 
 
 def test_an_entry_that_is_not_said_again_is_stale_and_the_last_one_goes_by_itself(
     valkey: redis.Redis, own: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    valkey.hset(presence.READY_KEY, "killed", json.dumps({"pid": 1, "said_at": 1}))
-    own.announce()
-    assert len(valkey.hgetall(presence.READY_KEY)) == 2
+    valkey.hset(worker_registry.READY_KEY, "killed", json.dumps({"pid": 1, "said_at": 1}))
+    own.register()
+    assert len(valkey.hgetall(worker_registry.READY_KEY)) == 2
     assert [entry["model_version"] for entry in ready_workers(valkey)] == ["m"]
-    assert 0 < valkey.pttl(presence.READY_KEY) <= presence.STALE_MS
+    assert 0 < valkey.pttl(worker_registry.READY_KEY) <= worker_registry.STALE_MS
 
 
 def test_it_is_said_again_every_few_seconds(
     valkey: redis.Redis, own: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own.announce()
+    own.register()
     valkey.flushall()
-    own.refresh()
+    own.heartbeat()
     assert ready_workers(valkey) == []
-    monkeypatch.setattr(presence, "SAID_EACH_S", 0.0)
-    own.refresh()
+    monkeypatch.setattr(worker_registry, "HEARTBEAT_S", 0.0)
+    own.heartbeat()
     assert len(ready_workers(valkey)) == 1
