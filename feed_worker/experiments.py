@@ -1,13 +1,12 @@
-"""Experiments: which parameters, weights and ranker a viewer's feeds are made with.
+"""Experiments: assign parameters, weights and rankers to viewers.
 
-A viewer's place in an experiment is the 64-bit xxHash of `SALT:USER` with seed 0, where SALT is the experiment's salt,
-its name unless it says otherwise, and USER the id inside: the integer, or the 63-bit hash of a string. Variants take
-up the 64-bit range in the order in which they are listed, each as much as its share; what is left over is not in the
-experiment. So a viewer stays in a variant for as long as its share does not shrink, and where a viewer stands in one
-experiment says nothing of where in another, unless the two have a salt in common.
+A viewer's position in an experiment is the 64-bit xxHash of `SALT:USER` with seed 0. SALT is the experiment's salt, by
+default its name. USER is the internal id: the integer, or the 63-bit hash of a string. The variants divide the 64-bit
+range in their order, each by its share; viewers in the rest are not in the experiment. So a viewer stays in a variant
+unless shares shrink, and the variants of two experiments are independent unless they have the same salt.
 
-Two experiments may not change the same parameter: what either of them shows would then depend on the other. Ways of
-setting one thing are variants of one experiment.
+Two experiments may not change the same parameter, because the effect of each would depend on the other. Alternative
+values of one parameter are variants of one experiment.
 """
 
 from bisect import bisect_right
@@ -21,7 +20,7 @@ import msgspec
 import xxhash
 from msgspec import Meta, Struct
 
-from feed_worker.parameters import Parameters, ParametersError, Share, keys_of, overridden, preset_named
+from feed_worker.parameters import Parameters, ParametersError, Share, changed_names, overridden, preset_named
 from infra.ports.settings import Settings, SettingsError
 
 _RANGE: Final = 2**64
@@ -32,13 +31,15 @@ _Name = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
 class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way of doing things, and the share of viewers whose feeds are made in it; without changes, a control.
+    """One arm of an experiment; without changes it is the control.
 
     Attributes:
-        preset: instead of the one in the settings, whose overrides count all the same.
-        overrides: as in the setting of that name, on top of it.
-        checkpoint: a directory of checkpoints, the newest of which ranks instead of the model that is served. That one
-            still retrieves: the index has its vectors alone.
+        name: unique in the experiment.
+        share: of all viewers, 0 to 1.
+        preset: replaces the preset of the settings; the overrides of the settings still apply.
+        overrides: applied after those of the settings.
+        checkpoint: a directory of checkpoints; the newest ranks. The model that serves still retrieves, since the index
+            has only its vectors.
 
     """
 
@@ -50,14 +51,14 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def changes(self) -> set[str]:
-        """What is changed, by name."""
-        own = keys_of(self.overrides)
+        """The names of the changes."""
+        own = changed_names(self.overrides)
         own |= {_CHECKPOINT} if self.checkpoint else set()
         return own | ({_PRESET} if self.preset else set())
 
 
 class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Variants whose effect is to be told apart."""
+    """Variants to compare; the shares add up to at most 1."""
 
     name: _Name
     variants: Annotated[list[Variant], Meta(min_length=1)]
@@ -65,33 +66,33 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def changes(self) -> set[str]:
-        """What any of the variants changes."""
+        """The names of the changes of all variants."""
         return set().union(*(variant.changes for variant in self.variants))
 
     def variant_index(self, user_id: int) -> int:
-        """Where a viewer stands among the variants: the number of one, or how many there are where in none."""
+        """The index of the viewer's variant; the number of variants for a viewer in none."""
         salt = self.name if self.salt is None else self.salt
         bounds = [round(share * _RANGE) for share in accumulate(variant.share for variant in self.variants)]
         return bisect_right(bounds, xxhash.xxh64_intdigest(f"{salt}:{user_id}".encode()))
 
 
 class Assignment(NamedTuple):
-    """What one viewer's feeds are made with, and the variant of each experiment that the viewer is in."""
+    """The parameters of one viewer's feeds, and the viewer's variant in each experiment."""
 
     parameters: Parameters
     experiments: dict[str, str]
 
 
 class Experiments:
-    """Assigns viewers. Each combination of variants is put together once, when the first viewer of it comes.
+    """Assigns parameters to viewers; caches the parameters of each combination of variants. For the intake thread.
 
     Args:
-        base: for viewers who are in no experiment.
+        base: the parameters of viewers who are in no experiment.
         experiments: any number.
-        overrides: those in `base`, for variants that take another preset.
+        overrides: the overrides that `base` contains, for variants with another preset.
 
     Raises:
-        ValueError: experiments that contradict each other or themselves; one line.
+        ValueError: one line, for experiments that contradict each other or themselves.
 
     """
 
@@ -110,32 +111,32 @@ class Experiments:
 
     @property
     def checkpoints(self) -> list[str]:
-        """The checkpoints whose rankers variants ask for."""
+        """The checkpoints of all variants."""
         return list(dict.fromkeys(variant.checkpoint for variant in self._variants() if variant.checkpoint))
 
     @property
     def parameters(self) -> list[Parameters]:
-        """What feeds are made with: those of viewers who are in no experiment, then with each variant alone."""
+        """The parameters of viewers who are in no experiment, then those of each variant alone."""
         return [self._base, *(self._with(self._base, variant) for variant in self._variants())]
 
     @property
     def retrieval_maxima(self) -> list[int]:
-        """How many candidates retrieval may be asked for, in any variant."""
+        """The sorted values of `retrieval_max` in all variants."""
         return sorted({parameters.retrieval_max for parameters in self.parameters})
 
     def assign(self, user_id: int) -> Assignment:
-        """What a viewer's feeds are made with; the same for as long as the experiments are."""
-        places = tuple(experiment.variant_index(user_id) for experiment in self._experiments)
-        known = self._assignments.get(places)
+        """The parameters and variants of a viewer; deterministic."""
+        indexes = tuple(experiment.variant_index(user_id) for experiment in self._experiments)
+        known = self._assignments.get(indexes)
         if known is None:
-            known = self._assignments[places] = self._assembled(places)
+            known = self._assignments[indexes] = self._assembled(indexes)
         return known
 
-    def _assembled(self, places: Sequence[int]) -> Assignment:
+    def _assembled(self, indexes: Sequence[int]) -> Assignment:
         parameters, experiments = self._base, dict[str, str]()
-        for experiment, place in zip(self._experiments, places, strict=True):
-            if place < len(experiment.variants):
-                variant = experiment.variants[place]
+        for experiment, index in zip(self._experiments, indexes, strict=True):
+            if index < len(experiment.variants):
+                variant = experiment.variants[index]
                 parameters = self._with(parameters, variant)
                 experiments[experiment.name] = variant.name
         return Assignment(parameters, experiments)
@@ -152,10 +153,10 @@ class Experiments:
 
 
 def experiments_of(settings: Settings) -> Experiments:
-    """The preset, the overrides and the experiments of the settings.
+    """The experiments of the settings, with the settings' preset and overrides as the base.
 
     Raises:
-        SettingsError: one line that names the setting, what is wrong and what would be right.
+        SettingsError: one line with the setting, the mistake and the valid values.
 
     """
     try:
@@ -194,7 +195,7 @@ def _check_unique(what: str, names: Sequence[str]) -> None:
 
 
 def _contested(one: set[str], other: set[str]) -> set[str]:
-    """What both change; a preset changes every parameter, but no ranker."""
+    """The changes that both contain; a preset contains every parameter, but not the checkpoint."""
     both = one & other
     if _PRESET in one:
         both |= other - {_CHECKPOINT}

@@ -1,11 +1,11 @@
-"""Every weight, factor and limit of ranking, in one typed file: the heuristics that remain beside the models.
+"""Parameters of ranking: every weight, factor and limit that is not learned, in one typed file.
 
-A preset is named in each feed that it ranked. A preset that mirrors the published system names the tree it mirrors.
+Each feed names the preset that ranked it. A preset that mirrors the published system names the tree that it mirrors.
 
-What the published presets have and these leave out, because nothing here knows who follows a viewer or an author: the
-boost of replies between mutual follows, and the rule that quality views of videos do not count for viewers with 10,000
-followers. Nor is a post's place among its author's recorded as a feature for training. What third parties report of
-weights and rules after August 2026 is in none.
+Three parts of the published rules are missing. Follower counts are unknown here, so replies between mutual follows are
+not boosted, and quality views of videos also count for viewers with 10,000 followers. A post's place among its
+author's posts is not recorded as a training feature. No preset contains changes after August 2026, which are known from
+third parties only.
 """
 
 import json
@@ -21,7 +21,7 @@ from thunder_ingest.events import ACTION_INDEX, ActionName
 
 MINUTE_MS: Final = 60_000
 DWELL_TIME_UNIT_MS: Final = 1_000
-"""The continuous weight is per second: published heads emit seconds (a sigmoid times 30 s), ours milliseconds."""
+"""The unit of the weight of dwell time: published heads predict seconds (a sigmoid times 30 s), ours milliseconds."""
 
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Factor: TypeAlias = Annotated[float, Meta(ge=0, le=1_000)]
@@ -30,50 +30,50 @@ Weight: TypeAlias = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]
 
 
 class ParametersError(UsageError, ValueError):
-    """An override cannot be used; the text is one line that says which and why."""
+    """An override cannot be used; the text is one line with its name and the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """What a pipeline is tuned by.
+    """The parameters of one feed.
 
-    The maximum age of a post is not among these: it is the post store's limit, a setting that a replay raises.
+    The maximum age of a post is a setting of the post store instead, since a replay raises it.
 
-    The new-author boost is the published one but for the author's follower count, which nothing here knows. What stands
-    for an audience of a thousand is reach: how often all posts of the author that are stored, those of two days, were
-    seen together. An author of many followers who never posted counts as new until a post has been read.
+    The published new-author boost depends on the author's follower count, which is unknown here. Reach replaces it: the
+    views of all stored posts of the author, those of two days, together. A new account with many followers counts as a
+    new author until its first post has been viewed.
 
     Attributes:
-        name: of the preset, with what was overridden, as feeds quote it.
-        weights: per predicted action; `dwell_time` per second of predicted dwell. An action without one counts 0.
-        unpredicted_weights: published weights of heads that our models do not have. They add nothing to a score, but
-            belong to the totals that the squeeze of negative sums is scaled by.
-        negative_offset: what lies between the worst positive and the best negative sum (see `WeightedScorer`).
+        name: of the preset, with the overrides, as in feeds.
+        weights: by predicted action; `dwell_time` per second of predicted dwell. A missing action has weight 0.
+        unpredicted_weights: published weights of heads that these models do not have. They add nothing to a score, but
+            belong to the totals that scale negative sums.
+        negative_offset: the gap between negative and positive sums of weighted predictions (see `WeightedScorer`).
         min_video_ms: `vqv` counts only for videos strictly longer than this.
-        new_author_boost: whether one post of an author whom few have read yet is raised (see `NewAuthorBoostScorer`).
-        new_author_max_views: that post has been seen less often than this.
-        new_author_max_reach: all stored posts of its author together have been seen at most so often.
-        new_author_top_share: it ranks within this share of the posts that score anything.
-        new_author_slot: it is raised to the score at this place, counted from 0. The published system draws the place
-            from a range that holds this one alone.
-        author_diversity_decay: each further post of an author counts this much of the one before, above the floor.
-        author_diversity_floor: what a post keeps however many of its author's rank above it.
+        new_author_boost: True to raise one post of a little-read author (see `NewAuthorBoostScorer`).
+        new_author_max_views: only a post with fewer views is raised.
+        new_author_max_reach: only a post of an author with at most so many views in total is raised.
+        new_author_top_share: only a post within this share of the posts with a score is raised.
+        new_author_slot: the place, from 0, whose score the raised post gets. The published system draws it from a range
+            of this one place.
+        author_diversity_decay: the factor from one post of an author to the next, above the floor; 0 to 1.
+        author_diversity_floor: the minimum multiplier of an author's posts; 0 to 1.
         oon_factor: multiplies the score of out-of-network posts.
-        oon_factor_for_replies: whether replies and reposts from the network get that factor too.
-        dpp_pool: of the best so many, re-ranking chooses the feed's by score and difference; 0: no re-ranking.
-        dpp_theta: how much score counts against difference, from 0 (difference alone) to below 1.
-        in_network_max: candidates from followed authors.
-        retrieval_max: candidates from Phoenix retrieval.
-        popular_max: candidates from what is popular, for viewers whom the other sources leave with little.
-        popular_below: with fewer candidates than this from the other sources, popular ones are added.
-        max_candidates: candidates scored by the ranker; any further ones go without, and rank last.
-        top_k: candidates selected before the post-selection filters.
+        oon_factor_for_replies: True to apply it to in-network replies and reposts, too.
+        dpp_pool: the number of best posts that DPP re-ranking selects from; 0 turns it off.
+        dpp_theta: the weight of score against diversity, from 0 (diversity alone) to below 1.
+        in_network_max: the maximum number of candidates of ThunderSource.
+        retrieval_max: the maximum number of candidates of PhoenixRetrievalSource.
+        popular_max: the maximum number of candidates of PopularSource.
+        popular_below: PopularSource adds candidates if the other sources found fewer than this.
+        max_candidates: the maximum number of candidates that the ranker scores; the rest rank last.
+        top_k: the number of candidates selected before the post-selection filters.
         result_size: the feed size that `top_k` is meant for; larger feeds select proportionally more.
-        served_window_ms: what was served so recently is not served again.
-        served_max: of at most this many posts, the newest.
-        unsafe_labels: posts with one of these are shown to nobody.
+        served_window_ms: a post is not served again within this time.
+        served_max: at most this many recently served posts are excluded, the newest.
+        unsafe_labels: posts with one of these are hidden from all viewers.
         unsafe_labels_out_of_network: posts with one of these are shown to followers of the author only.
-        checkpoint: directory of checkpoints whose ranker scores the candidates; empty: the model that is served.
+        checkpoint: the directory of checkpoints whose ranker scores the candidates; empty for the model that serves.
 
     """
 
@@ -122,7 +122,7 @@ class Parameters:
         return sum(max(-weight, 0.0) for weight in self._discrete())
 
     def selected_for(self, size: int) -> int:
-        """How many candidates to select for a feed of `size`, so that post-selection filters leave enough."""
+        """The number of candidates to select for a feed of `size`; more than `size`, since later filters drop some."""
         return max(self.top_k, -(-size * self.top_k // self.result_size))
 
     def _discrete(self) -> list[float]:
@@ -204,15 +204,18 @@ FORYOU: Final = replace(
     popular_max=400,
     max_candidates=1_536,
 )
-"""The default. It differs from `classic` in four ways, each for a reason.
+"""The default. It differs from `classic` in four ways.
 
-Every predicted action has a weight, so that none of the viewer's private gestures (a direct share, a profile opened,
-time spent) is predicted in vain. Negative actions weigh four times as much: under `classic` a certain report is made up
-for by five reposts. They stay far from `x-2026-08-12`, whose report weight of -234 needs a head calibrated to parts in
-ten thousand; with a smaller model its noise would decide the order. One place of a feed goes to an author whom few have
-read, since a model that learns from what was shown learns nothing of those who never are. And fewer candidates are
-taken, about what the smallest model scores for one viewer in a tenth of a second on two cores. Re-ranking by difference
-is left off: what it costs in score depends on how good the vectors are, and author diversity keeps a feed varied too.
+- Every predicted action has a weight, so no private gesture of a viewer (a direct share, an opened profile, dwell time)
+  is ignored.
+- Negative actions weigh about four times as much: under `classic` five reposts outweigh a certain report. They stay far
+  from `x-2026-08-12`, whose report weight of -234 needs a head that is calibrated to parts in ten thousand; the noise
+  of a smaller model would decide the order.
+- One place of a feed goes to a little-read author: a model that learns from shown posts learns nothing about authors
+  that are never shown.
+- Fewer candidates are taken: as many as the smallest model scores for one viewer in a tenth of a second on two cores.
+
+DPP re-ranking is off: its cost in score depends on the quality of the vectors, and author diversity varies a feed, too.
 """
 
 PRESETS: Final[Mapping[str, Parameters]] = {preset.name: preset for preset in (FORYOU, CLASSIC, X_2026_08_12)}
@@ -221,16 +224,16 @@ _FIXED: Final = ("name", "checkpoint")
 
 
 def preset_named(name: str) -> Parameters:
-    """A preset; raises `ParametersError`, naming those that exist."""
+    """The preset of a name; raises `ParametersError`, which lists the valid names."""
     if name not in PRESETS:
         raise ParametersError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def overridden(parameters: Parameters, overrides: Mapping[str, Any]) -> Parameters:
-    """The parameters with other values, as JSON has them; `weights` names the actions whose weights change.
+    """The parameters with other values, as parsed from JSON; `weights` is merged by action.
 
-    The name says what was changed, so that a feed does.
+    The new name lists the overrides, so that feeds show them.
 
     Raises:
         ParametersError: an unknown parameter, a value of a wrong type or out of range.
@@ -247,18 +250,18 @@ def overridden(parameters: Parameters, overrides: Mapping[str, Any]) -> Paramete
     if isinstance(weights := changed.get("weights"), Mapping):
         changed["weights"] = {**parameters.weights, **weights}
     try:
-        return replace(msgspec.convert(known | changed, Parameters), name=_told(parameters.name, overrides))
+        return replace(msgspec.convert(known | changed, Parameters), name=_name_with(parameters.name, overrides))
     except msgspec.ValidationError as error:
         raise ParametersError(str(error).replace("`$.", "`")) from None
 
 
-def keys_of(overrides: Mapping[str, Any]) -> set[str]:
-    """What overrides change: parameters by name, weights each by its own, as `weights.reply`."""
+def changed_names(overrides: Mapping[str, Any]) -> set[str]:
+    """The names of the parameters that overrides change; a weight is named like `weights.reply`."""
     plain = {name for name in overrides if name != "weights"}
     return plain | {f"weights.{action}" for action in overrides.get("weights", ())}
 
 
-def _told(name: str, overrides: Mapping[str, Any]) -> str:
+def _name_with(name: str, overrides: Mapping[str, Any]) -> str:
     flat = {key: value for key, value in overrides.items() if key != "weights"}
     flat |= {f"weights.{action}": weight for action, weight in overrides.get("weights", {}).items()}
     return " ".join([name, *(f"{key}={json.dumps(value)}" for key, value in flat.items())])

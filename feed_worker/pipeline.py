@@ -49,14 +49,21 @@ def foryou_pipeline(
     *,
     budgets_ms: Budgets = FORYOU_BUDGETS_MS,
 ) -> Pipeline:
-    """The pipeline over a worker's state; what it is tuned by comes with each query.
+    """The pipeline over a worker's state; each query brings its own parameters.
 
-    The names and the order are the published ones, but that visibility is checked before scoring too. How old a post
-    may be is the store's limit. Sources search at the same time, but that what is popular waits for what the others
-    find. A Redis that does not answer is the caller's to wait for.
+    Names and order are the published ones; visibility is also checked before scoring. Sources run in parallel, except
+    PopularSource, which waits for the others. Errors of a lost Redis propagate to the caller, which waits and runs the
+    batch again.
 
-    `rankers` are those of experiments, by checkpoint. They score what the served model's vectors have found, since the
-    index has vectors of that version alone.
+    Args:
+        store: the posts; its `max_age_ms` limits the age of candidates.
+        index: the vectors of `model`.
+        model: the engine that serves.
+        users: the users' state.
+        rankers: the engines of experiments, by checkpoint. They score the candidates that `model` retrieves, since the
+            index has only its vectors.
+        budgets_ms: time budgets by stage or component.
+
     """
     return Pipeline(
         query_hydrators=[UserStateHydrator(users)],

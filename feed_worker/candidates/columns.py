@@ -16,24 +16,24 @@ from thunder_ingest.posts.columns import PostColumns
 from thunder_ingest.posts.store import PostStore
 
 SOURCES: Final = ("thunder", "phoenix_retrieval", "popular")
-"""The names that `Candidates.source` indexes, in the order in which the sources are asked."""
+"""The names that `Candidates.source` indexes, in the order of the sources in the pipeline."""
 
 Index: TypeAlias = NDArray[np.bool_] | NDArray[np.intp]
 
 
 class ColumnError(TypeError):
-    """A component computed a column of the wrong length, shape or type."""
+    """A column has the wrong length, shape or type."""
 
 
 class Related(NamedTuple):
-    """What the post store knows about the posts that a candidate shows or answers.
+    """The stored facts of the posts that a candidate refers to.
 
-    `source` is what is reposted or quoted, `parent` what is replied to, `root` where the conversation began. Where
-    there is no such post, its columns are False, 0.
+    `source` is the reposted or quoted post, `parent` the post replied to, `root` the first post of the conversation.
+    The columns of a missing post are False or 0.
     """
 
     source_stored: NDArray[np.bool_]  # [n]
-    source_author_id: NDArray[np.int64]  # [n] as the candidate says, else as the stored source says, else 0
+    source_author_id: NDArray[np.int64]  # [n] from the candidate, else from the stored source, else 0
     source_labels: NDArray[np.uint64]  # [n]
     source_subscriber_only: NDArray[np.bool_]  # [n]
     parent_stored: NDArray[np.bool_]  # [n]
@@ -60,26 +60,26 @@ _COLUMNS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """Candidates as columns; never changed in place.
+    """Candidates as columns, copy-on-write: never changed in place.
 
-    Rows of the post store are not kept: they move while posts come and go, ids do not.
+    The columns hold copies and ids, no row numbers of the post store: rows move while posts come and go.
     """
 
     posts: PostColumns  # copies of the store's columns
     source: NDArray[np.uint8]  # [n] index of SOURCES
-    retrieval_score: NDArray[np.float32]  # [n] similarity of viewer and post, NaN if retrieval did not find it
-    in_network: NDArray[np.bool_]  # [n] the viewer follows the posting account
+    retrieval_score: NDArray[np.float32]  # [n] similarity of viewer and post, NaN from other sources
+    in_network: NDArray[np.bool_]  # [n] True if the viewer follows the posting account
     related: Related  # [n]
-    predictions: NDArray[np.float32]  # [n, a] probabilities, then dwell in ms; NaN until, or unless, scored
+    predictions: NDArray[np.float32]  # [n, a] probabilities, then dwell in ms; NaN if not scored
     weighted: NDArray[np.float64]  # [n]
     boost: NDArray[np.float64]  # [n] added before the multipliers
     diversity: NDArray[np.float64]  # [n] multiplier
     oon: NDArray[np.float64]  # [n] multiplier
-    dpp: NDArray[np.float64]  # [n] multiplier, 0 for what re-ranking did not choose
+    dpp: NDArray[np.float64]  # [n] multiplier, 0 for posts that re-ranking did not select
 
     @classmethod
     def of(cls, posts: PostColumns, source: str, retrieval_score: NDArray[np.float32] | None = None) -> "Candidates":
-        """Fresh candidates from one source."""
+        """New candidates from one source; `retrieval_score` is [n]."""
         n = len(posts.post_id)
         return cls(
             posts=posts,
@@ -105,22 +105,22 @@ class Candidates:
 
     @property
     def score(self) -> NDArray[np.float64]:
-        """[n] the weighted score, what is added to it, and the multipliers, as far as they are computed."""
+        """[n] (weighted + boost) times all multipliers; columns that are not computed yet are neutral."""
         return (self.weighted + self.boost) * self.diversity * self.oon * self.dpp
 
     @property
     def scored(self) -> NDArray[np.bool_]:
-        """[n] whether the ranker predicted anything."""
+        """[n] True if the ranker made a prediction."""
         return np.asarray(np.isfinite(self.predictions).any(axis=1))
 
     @property
     def original_id(self) -> NDArray[np.int64]:
-        """[n] the post that is read: the source of a repost, else the post itself."""
+        """[n] the id of the post that the viewer reads: the source of a repost, else the post itself."""
         return np.where(self._is_repost, self.posts.source_post_id, self.posts.post_id)
 
     @property
     def original_author_id(self) -> NDArray[np.int64]:
-        """[n] who wrote what is read: the author of a repost's source, else the author."""
+        """[n] the author of the post that the viewer reads: that of a repost's source, else the post's own."""
         source_author = self.related.source_author_id
         return np.where(self._is_repost & (source_author != 0), source_author, self.posts.author_id)
 
@@ -129,7 +129,10 @@ class Candidates:
         return np.asarray((self.posts.kind == REPOST) & (self.posts.source_post_id != 0))
 
     def ranking(self) -> NDArray[np.intp]:
-        """[n] positions, best first: scored ones, by score, then newer, then larger id; never by the order of rows."""
+        """[n] positions, best first: scored before unscored, then by score, time and id, all descending.
+
+        The order of rows never decides, so the same state gives the same feed.
+        """
         posts = self.posts
         return np.lexsort((-posts.post_id, -posts.created_at, -self.score, ~self.scored))
 
@@ -158,7 +161,7 @@ class Candidates:
         return replace(self, **columns)
 
     def with_related(self, related: Related) -> "Candidates":
-        """The same candidates, with what is known about the posts they show; raises `ColumnError`."""
+        """The same candidates with facts of the posts that they refer to; raises `ColumnError`."""
         if any(column.shape != (len(self),) for column in related):
             raise ColumnError(f"related columns of {[len(column) for column in related]} rows, not {len(self)}")
         return replace(self, related=related)

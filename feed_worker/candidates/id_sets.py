@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 
 def contains(sorted_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[n] which of `ids` [n] are among `sorted_ids` (ascending); 0, which is no id, never is."""
+    """[n] True for each of `ids` [n] that is in `sorted_ids` (ascending); 0 is no id and never in it."""
     if not len(sorted_ids):
         return np.zeros(len(ids), np.bool_)
     places = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
@@ -13,12 +13,12 @@ def contains(sorted_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[n
 
 
 def union(sorted_ids: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The ids in either, sorted and unique; `sorted_ids` already are, and are often all there is."""
+    """The sorted unique ids of both; `sorted_ids` itself if `others` is empty, which is common."""
     return np.union1d(sorted_ids, others) if len(others) else sorted_ids
 
 
 def first_of_each(keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[n] which of `keys` [n] have not occurred before."""
+    """[n] True at the first occurrence of each of `keys` [n]."""
     first = np.zeros(len(keys), np.bool_)
     first[np.unique(keys, return_index=True)[1]] = True
     return first

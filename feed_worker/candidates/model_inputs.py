@@ -1,10 +1,10 @@
-"""What the models are asked with: histories and candidates of a batch, padded to one shape.
+"""The models' inputs in serving: histories and candidates of a batch, padded to one shape.
 
 Glossary of shapes:
 
     B: queries of the batch
     H: history positions that the model reads, newest last, right-aligned
-    C: candidates of the query that has most
+    C: the largest number of candidates of a query
     T: text tokens of a post that the model reads
 """
 
@@ -26,7 +26,7 @@ _BITS: Final = np.arange(len(ACTIONS), dtype=np.uint32)
 
 
 def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) -> History:
-    """The newest positions of each viewer, with the text of those posts that are still stored."""
+    """The newest history positions of each viewer, with the tokens of posts that are still stored."""
     positions, mask = _padded(queries, config.history)
     now_ms = np.array([query.now_ms for query in queries], np.int64)[:, np.newaxis]
     age_ms = np.where(mask, np.maximum(now_ms - positions["at"], 0), 0)
@@ -44,7 +44,7 @@ def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) 
 
 
 def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], config: ModelConfig) -> CandidateInputs:
-    """The first `max_candidates` of each query, as `scaled_limit`; a repost is asked about as the post that is read."""
+    """The first candidates of each query, up to `max_candidates` times `quality`; a repost is scored as its source."""
     counts = [
         min(len(each), query.scaled_limit(query.parameters.max_candidates))
         for query, each in zip(queries, candidates, strict=True)
@@ -66,7 +66,7 @@ def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], co
 
 
 def _padded(queries: Sequence[Query], length: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """POSITION records [B, H] and which of them are any."""
+    """POSITION records [B, H] and their mask [B, H], False for padding."""
     positions = np.zeros((len(queries), length), POSITION)
     mask = np.zeros((len(queries), length), np.bool_)
     for row, query in enumerate(queries):
@@ -87,7 +87,7 @@ def _tokens(store: PostStore, post_ids: NDArray[np.int64], length: int) -> NDArr
 
 
 def _stacked(columns: Sequence[NDArray[Any]], counts: Sequence[int]) -> NDArray[Any]:
-    """The first rows of columns [n, …], as many of each as `counts` says, as one array [B, C, …] padded with zeros."""
+    """The first `counts` rows of each column [n, …] as one array [B, C, …], padded with zeros."""
     stacked = np.zeros((len(columns), max(counts), *columns[0].shape[1:]), columns[0].dtype)
     for row, (column, count) in enumerate(zip(columns, counts, strict=True)):
         stacked[row, :count] = column[:count]

@@ -1,4 +1,4 @@
-"""The seams of the pipeline: what it needs of the models and of the users' state, and where tests plug in."""
+"""The protocols of the pipeline's dependencies: model engine and users' state. Tests implement them with stubs."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,28 +12,28 @@ from thunder_ingest.users.state import UserState
 
 
 class ModelEngine(Protocol):
-    """The two models of one version; `phoenix.serving.engine.Phoenix` is one."""
+    """Ranker and two-tower model of one version; implemented by `phoenix.serving.engine.Phoenix`."""
 
     @property
     def version(self) -> str:
-        """Which parameters these are; vectors of another version do not compare."""
+        """The version of the parameters; vectors of different versions cannot be compared."""
 
     @property
     def config(self) -> ModelConfig:
-        """The sizes."""
+        """The models' configuration."""
 
     def embed_users(self, history: History, /) -> Float32[np.ndarray, "B d"]:
         """A unit vector for each viewer."""
 
     def score(self, history: History, candidates: CandidateInputs, /) -> Float32[np.ndarray, "B C 19"]:
-        """Probabilities of the actions, then dwell in ms."""
+        """Probabilities of the actions, then dwell in ms, of each candidate."""
 
 
 class UserStateStore(Protocol):
-    """The users' state, in published forms of ids; `thunder_ingest.users.redis_form.UserStates` is one."""
+    """The users' state by published id; implemented by `thunder_ingest.users.redis_form.UserStates`."""
 
     def read(self, users: Sequence[str], /) -> list[UserState]:
-        """The state of each user, an empty one where nothing is known."""
+        """The state of each user; an empty state for an unknown user."""
 
     def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, suffix: str, /) -> None:
-        """Remember posts as served; again with the same suffix it changes nothing."""
+        """Store posts as served at `at_ms`; idempotent for one `suffix`."""

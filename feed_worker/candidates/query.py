@@ -1,4 +1,4 @@
-"""The query: one feed request on its way through the pipeline, with what is known about its viewer."""
+"""The query: the pipeline's input for one feed request, with its viewer's state."""
 
 import time
 from collections.abc import Callable
@@ -15,32 +15,32 @@ from thunder_ingest.events.ids import id64
 from thunder_ingest.users.state import UserState
 
 MIN_CANDIDATES: Final = 50
-"""Candidates of a kind that remain however low the quality: enough for a feed, after filters."""
+"""The minimum number of candidates of a source at any quality: enough for a feed after the filters."""
 
 NO_IDS: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 @dataclass(slots=True, kw_only=True)
 class Query:
-    """One request; query hydrators fill in what stands below the required fields.
+    """One request; query hydrators set `user`, `seen` and `served`.
 
     Attributes:
         request: as it was published.
         user_id: the viewer.
-        user_form: the viewer's id as it was published, the form that keys and documents have.
-        now_ms: the time that every rule about age goes by; it stands still while the request is worked on.
-        deadline_at: later than this the request is answered `expired`, without further work.
-        size: posts wanted at most.
-        parameters: what ranks this feed.
-        experiments: the variant that the viewer is in, by experiment.
-        quality: 1, or less where the worker has too much to do and asks for fewer candidates (see `scaled_limit`).
-        model_version: of the ranker that the parameters name.
-        monotonic: seconds that pass; the deadline is measured by them from when the query was made.
+        user_form: the viewer's id in its published form, as in keys and documents.
+        now_ms: the time for all rules about age; constant for one request.
+        deadline_at: the time after which the request is answered `expired`, without further work.
+        size: the maximum number of posts in the feed.
+        parameters: weights, factors and limits of this feed.
+        experiments: the viewer's variant, by experiment.
+        quality: the admission control's quality factor, at most 1 (see `scaled_limit`).
+        model_version: of the ranker that `parameters` selects.
+        monotonic: a monotonic clock in seconds; measures the work on the query against the deadline.
         user: the viewer's state; None until it is hydrated.
-        seen: sorted unique post ids that the viewer has seen, the request's own list included.
-        served: sorted unique post ids served to the viewer a moment ago.
-        found: candidates from the sources asked so far; a later source may stand back where there are enough.
-        degradations: optional components that failed or had nothing to work with; the feed quotes these.
+        seen: sorted unique ids of posts that the viewer has seen, with those in the request's list.
+        served: sorted unique ids of posts that were recently served to the viewer.
+        found: the number of candidates from the sources so far; a later source may skip its work if they suffice.
+        degradations: optional components that failed or lacked data; listed in the feed.
 
     """
 
@@ -70,7 +70,7 @@ class Query:
         """The viewer's state.
 
         Raises:
-            LookupError: it has not been hydrated; no component may then act as if nobody were blocked.
+            LookupError: it has not been hydrated; an empty state would ignore the viewer's blocks.
 
         """
         if self.user is None:
@@ -79,18 +79,18 @@ class Query:
 
     @property
     def is_expired(self) -> bool:
-        """Whether an answer would come too late, by now."""
+        """True if the deadline has passed by now."""
         worked_on_ms = 1000 * (self.monotonic() - self._made_at_s)
         return self.now_ms + worked_on_ms > self.deadline_at
 
     @property
     def has_history(self) -> bool:
-        """Whether the viewer has done anything that taste could be read from."""
+        """True if the viewer has at least one position of history, so that taste can be predicted."""
         return self.user is not None and len(self.user.positions) > 0
 
     @property
     def known_ids(self) -> NDArray[np.int64]:
-        """Sorted unique ids of posts that need not be fetched: the viewer has seen them or was just served them."""
+        """The sorted unique ids of seen and recently served posts, which sources skip."""
         return union(self.seen, self.served)
 
     def scaled_limit(self, count: int) -> int:
@@ -98,5 +98,5 @@ class Query:
         return min(count, max(MIN_CANDIDATES, round(count * self.quality)))
 
     def requested_seen_ids(self) -> NDArray[np.int64]:
-        """The ids that the app says are seen."""
+        """The ids of the request's `seen_ids`."""
         return np.array([id64(published) for published in self.request.seen_ids or ()], np.int64)

@@ -1,4 +1,4 @@
-"""What the post store knows about the posts that candidates show or answer."""
+"""Lookups in the post store for the posts that candidates repost, quote or answer."""
 
 from typing import TypeVar
 
@@ -10,11 +10,11 @@ from thunder_ingest.events import REPOST
 from thunder_ingest.posts.columns import PostColumns, PostFacts
 from thunder_ingest.posts.store import PostStore
 
-T = TypeVar("T", bound=np.generic)
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 def related_of(store: PostStore, posts: PostColumns) -> Related:
-    """Sources, parents and roots of posts [n], as stored now."""
+    """The stored facts of the sources, parents and roots of posts [n], as of now."""
     with store.lock:
         source_at, source = _facts(store, posts.source_post_id)
         parent_at, parent = _facts(store, posts.in_reply_to_post_id)
@@ -34,7 +34,7 @@ def related_of(store: PostStore, posts: PostColumns) -> Related:
 
 
 def with_content_of_sources(store: PostStore, posts: PostColumns) -> PostColumns:
-    """Posts in which each repost has the tokens, photos, video and language of what it shows, where that is stored."""
+    """The posts [n]; each repost with the tokens, photos, video and language of its source, if that is stored."""
     at = np.flatnonzero((posts.kind == REPOST) & (posts.source_post_id != 0))
     with store.lock:
         source = store.columns(store.rows_of(posts.source_post_id[at]))
@@ -50,12 +50,12 @@ def with_content_of_sources(store: PostStore, posts: PostColumns) -> PostColumns
 
 
 def _facts(store: PostStore, post_ids: NDArray[np.int64]) -> tuple[NDArray[np.intp], PostFacts]:
-    """Where there is an id at all, and what decides about those posts; what is not stored reads as zeros."""
+    """The positions of ids other than 0, and the facts of these posts; zeros for a post that is not stored."""
     at = np.flatnonzero(post_ids)
     return at, store.facts(store.rows_of(post_ids[at]))
 
 
-def _spread(n: int, at: NDArray[np.intp], values: NDArray[T]) -> NDArray[T]:
+def _spread(n: int, at: NDArray[np.intp], values: NDArray[ScalarT]) -> NDArray[ScalarT]:
     spread = np.zeros(n, values.dtype)
     spread[at] = values
     return spread

@@ -1,4 +1,4 @@
-"""AuthorSocialgraphFilter: blocks and mutes."""
+"""AuthorSocialgraphFilter: applies blocks and mutes."""
 
 from typing import ClassVar
 
@@ -12,17 +12,18 @@ from feed_worker.framework.components import Filter
 
 
 class AuthorSocialgraphFilter(Filter):
-    """Drops posts between people of whom one blocks the other, and posts of muted authors.
+    """Drops posts of muted authors, and posts whose author blocks the viewer or is blocked by the viewer.
 
-    Blocks count both ways, and for the author of what is reposted or quoted as for the author; the published system
-    forgets the reposted author who blocks the viewer. A muted author is not heard; others who repost or quote them are.
-    Where nobody knows who wrote what is shown, and the viewer has any block, the post is not shown.
+    Mirrors the published AuthorSocialgraphFilter. Blocks also apply to the author of the reposted or quoted post, in
+    both directions; the published filter ignores a reposted author who blocks the viewer. Mutes apply to the author
+    only: reposts and quotes of a muted author by others stay. Fails closed: if the reposted or quoted author is unknown
+    and the viewer has any block, the post is dropped.
     """
 
     required: ClassVar[bool] = True
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts that nobody involved objects to."""
+        """[n] True for posts without a block or mute between viewer and authors."""
         viewer, shown_author = query.viewer, candidates.related.source_author_id
         author = candidates.posts.author_id
         blocked = np.union1d(viewer.blocks, viewer.blocked_by)

@@ -1,4 +1,4 @@
-"""CoreDataFilter: a candidate without its core data is none."""
+"""CoreDataFilter: drops candidates without core data."""
 
 from typing import ClassVar
 
@@ -11,10 +11,13 @@ from feed_worker.framework.components import Filter
 
 
 class CoreDataFilter(Filter):
-    """Drops posts whose author is unknown: no rule about authors could be checked for them."""
+    """Drops posts without an author: no rule about authors can be checked for them.
+
+    Mirrors the published CoreDataHydrationFilter.
+    """
 
     required: ClassVar[bool] = True
 
     def keep(self, _query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts with an id and an author."""
+        """[n] True for posts with an id and an author."""
         return np.asarray((candidates.posts.post_id != 0) & (candidates.posts.author_id != 0))

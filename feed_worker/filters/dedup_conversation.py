@@ -1,4 +1,4 @@
-"""DedupConversationFilter: one post of a conversation."""
+"""DedupConversationFilter: keeps one post of each conversation."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +10,14 @@ from feed_worker.framework.components import Filter
 
 
 class DedupConversationFilter(Filter):
-    """Of several posts of a conversation the best-ranked stays; candidates come best first.
+    """Keeps the best-ranked post of each conversation; candidates come best first.
 
-    The published key is the smallest ancestor id, as ids grow with time there. Here a conversation is what the app
-    names as such, else the post replied to, else what is read.
+    Mirrors the published DedupConversationFilter. Its key is the smallest ancestor id, since ids grow with time there.
+    Here the key is the conversation id of the app, else the post replied to, else the original post.
     """
 
     def keep(self, _query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """First occurrences of conversations."""
+        """[n] True at the first post of each conversation."""
         posts = candidates.posts
         answered = np.where(posts.in_reply_to_post_id != 0, posts.in_reply_to_post_id, candidates.original_id)
         return first_of_each(np.where(posts.conversation_id != 0, posts.conversation_id, answered))

@@ -1,4 +1,4 @@
-"""DropDuplicatesFilter: a post found by two sources is one candidate."""
+"""DropDuplicatesFilter: removes posts that several sources found."""
 
 from typing import ClassVar
 
@@ -12,10 +12,13 @@ from feed_worker.framework.components import Filter
 
 
 class DropDuplicatesFilter(Filter):
-    """The first occurrence of a post id stays: sources are asked in a fixed order, Thunder first."""
+    """Keeps the first occurrence of each post id; the order of sources is fixed, with Thunder first.
+
+    Mirrors the published DropDuplicatesFilter.
+    """
 
     required: ClassVar[bool] = True
 
     def keep(self, _query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """First occurrences."""
+        """[n] True at the first occurrence of each post id."""
         return first_of_each(candidates.posts.post_id)

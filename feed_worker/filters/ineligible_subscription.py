@@ -1,4 +1,4 @@
-"""IneligibleSubscriptionFilter: subscriber-only posts are for subscribers."""
+"""IneligibleSubscriptionFilter: hides subscriber-only posts from other viewers."""
 
 from typing import ClassVar
 
@@ -12,15 +12,16 @@ from feed_worker.framework.components import Filter
 
 
 class IneligibleSubscriptionFilter(Filter):
-    """Drops subscriber-only posts whose author the viewer has not subscribed to.
+    """Drops subscriber-only posts of authors that the viewer does not subscribe to.
 
-    Beyond the published rule it also drops reposts and quotes of such posts: they would show them to anybody.
+    Mirrors the published IneligibleSubscriptionFilter. Beyond it, reposts and quotes of such posts are dropped, too:
+    they would show the post to all viewers.
     """
 
     required: ClassVar[bool] = True
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts, and posts shown in them, that anybody or this viewer may read."""
+        """[n] True for posts that this viewer may read, with the posts that they repost or quote."""
         subscriptions, related = query.viewer.subscriptions, candidates.related
         own = ~candidates.posts.subscriber_only | contains(subscriptions, candidates.posts.author_id)
         shown = ~related.source_subscriber_only | contains(subscriptions, related.source_author_id)

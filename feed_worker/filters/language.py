@@ -1,4 +1,4 @@
-"""LanguageFilter: only languages that the viewer reads, if the app names them."""
+"""LanguageFilter: keeps the languages that the request names."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from thunder_ingest.posts.store import PostStore
 
 
 class LanguageFilter(Filter):
-    """Drops posts in other languages than the request names, and reposts of them; what has no language stays.
+    """Drops posts, and reposts of posts, in languages that the request does not name; keeps posts without a language.
 
     The published system has no such filter.
     """
@@ -19,14 +19,14 @@ class LanguageFilter(Filter):
         self._store = store
 
     def enable(self, query: Query) -> bool:
-        """Where the request names any."""
+        """True if the request names languages."""
         return bool(query.request.langs)
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts in one of the languages, or in none that is known."""
+        """[n] True for posts in one of the languages, or in an unknown language."""
         return np.isin(candidates.posts.lang, readable(query, self._store))
 
 
 def readable(query: Query, store: PostStore) -> NDArray[np.int64]:
-    """The codes of the languages that the request names, and that of an unknown one."""
+    """The codes of the request's languages, and the code of an unknown language."""
     return np.append(store.languages_in(query.request.langs or ()), 0)

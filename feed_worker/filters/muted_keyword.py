@@ -1,4 +1,4 @@
-"""MutedKeywordFilter: words that the viewer does not want to read."""
+"""MutedKeywordFilter: applies muted keywords."""
 
 from typing import ClassVar
 
@@ -13,10 +13,10 @@ from thunder_ingest.posts.store import PostStore
 
 
 class MutedKeywordFilter(Filter):
-    """Drops posts that contain a muted phrase, token for token: `cat` mutes `Cat!` and `#cat`, not `concatenate`.
+    """Drops posts that contain the tokens of a muted phrase: `cat` mutes `Cat!` and `#cat`, not `concatenate`.
 
-    Long texts are read to their end. Beyond the published rule, a phrase also counts in the text of what is reposted
-    or quoted.
+    Mirrors the published MutedKeywordFilter. The whole text is searched, however long. Beyond the published filter, the
+    text of the reposted or quoted post is searched, too.
     """
 
     required: ClassVar[bool] = True
@@ -25,11 +25,11 @@ class MutedKeywordFilter(Filter):
         self._store = store
 
     def enable(self, query: Query) -> bool:
-        """Where anything is muted."""
+        """True if the viewer has muted keywords."""
         return len(query.viewer.keywords) > 0
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts without any muted phrase."""
+        """[n] True for posts without a muted phrase."""
         phrases = [phrase for phrase in map(token_hashes, query.viewer.keywords) if len(phrase)]
         posts = candidates.posts
         with self._store.lock:
@@ -41,7 +41,7 @@ class MutedKeywordFilter(Filter):
     def _contain_any(self, post_ids: NDArray[np.int64], phrases: list[NDArray[np.uint32]]) -> NDArray[np.bool_]:
         rows = self._store.rows_of(post_ids)
         tokens = self._store.columns(rows).tokens
-        # few posts have even the first word of a phrase; of a text that fills its row only the store knows the rest
+        # few posts contain the first word of a phrase; a text that fills its row may continue in the store
         first_words = np.array([phrase[0] for phrase in phrases], np.uint32)
         suspects = np.flatnonzero(np.isin(tokens, first_words).any(axis=1) | (tokens[:, -1] != 0))
         found = np.zeros(len(rows), np.bool_)

@@ -1,4 +1,4 @@
-"""OONRetweetReplyFilter: out of network, only originals and quotes."""
+"""OONRetweetReplyFilter: drops out-of-network replies and reposts."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,13 @@ from thunder_ingest.events import REPLY, REPOST
 
 
 class OONRetweetReplyFilter(Filter):
-    """Drops replies and reposts by accounts that the viewer does not follow, and replies that answer nothing."""
+    """Drops replies and reposts of accounts that the viewer does not follow, and replies without a parent.
+
+    Mirrors the published OONRetweetReplyFilter.
+    """
 
     def keep(self, _query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Originals and quotes, and what else comes from the network."""
+        """[n] True for originals, quotes, and in-network reposts and replies with a parent."""
         kind = candidates.posts.kind
         secondary = (kind == REPLY) | (kind == REPOST)
         orphaned = (kind == REPLY) & (candidates.posts.in_reply_to_post_id == 0)

@@ -1,4 +1,4 @@
-"""PreviouslySeenFilter: nothing is shown twice."""
+"""PreviouslySeenFilter: drops posts that the viewer has seen."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,21 +13,28 @@ from feed_worker.framework.components import Filter
 
 
 class PreviouslySeenFilter(Filter):
-    """Drops posts that the viewer has seen, by impressions and engagements or by the request's own list.
+    """Drops posts seen by impressions, by engagements or by the request's `seen_ids`.
 
-    A post counts as seen with what it shows or answers: the reposted original, the post replied to and, beyond the
-    published rule, the quoted post. The published system asks Bloom filters, which also hide posts that nobody saw;
-    here the ids of the newest thousands are kept, and only what was seen before those is asked of a filter.
+    Mirrors the published PreviouslySeenPostsFilter. A post also counts as seen if its reposted original or its parent
+    was seen and, beyond the published filter, its quoted post. The published system looks up Bloom filters (Bloom,
+    1970), whose false positives hide unseen posts. Here the newest thousands of ids are stored exactly; a Bloom filter
+    holds only older ones.
     """
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts that bring something new."""
+        """[n] True for posts that are unseen, and refer to no seen post."""
         seen = touches(partial(contains, query.seen), candidates)
         return ~(seen | touches(query.viewer.seen_before.holds, candidates))
 
 
 def touches(holds: Callable[[NDArray[np.int64]], NDArray[np.bool_]], candidates: Candidates) -> NDArray[np.bool_]:
-    """[n] whether a candidate, or a post that it shows or answers, is in a set of ids."""
+    """[n] True if the candidate, its reposted or quoted post, or its parent is in a set of ids.
+
+    Args:
+        holds: maps ids [n] to their membership [n] in the set.
+        candidates: n of them.
+
+    """
     posts = candidates.posts
     shown = holds(posts.source_post_id) | holds(posts.in_reply_to_post_id)
     return np.asarray(holds(posts.post_id) | shown)

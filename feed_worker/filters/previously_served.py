@@ -1,4 +1,4 @@
-"""PreviouslyServedFilter: the next feed differs from the last."""
+"""PreviouslyServedFilter: drops posts of recent feeds."""
 
 from functools import partial
 
@@ -13,8 +13,11 @@ from feed_worker.framework.components import Filter
 
 
 class PreviouslyServedFilter(Filter):
-    """Drops what the viewer's earlier feeds held a moment ago (`served_window_ms`, `served_max`), seen or not."""
+    """Drops posts that recent feeds of the viewer contained (`served_window_ms`, `served_max`), seen or not.
+
+    Mirrors the published PreviouslyServedPostsFilter.
+    """
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts that were not just served, nor what they show or answer."""
+        """[n] True for posts that were not served recently, and refer to no such post."""
         return ~touches(partial(contains, query.served), candidates)

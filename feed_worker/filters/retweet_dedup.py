@@ -1,4 +1,4 @@
-"""RetweetDedupFilter: a post and its reposts are one."""
+"""RetweetDedupFilter: keeps one of a post and its reposts."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,11 @@ from feed_worker.framework.components import Filter
 
 
 class RetweetDedupFilter(Filter):
-    """Of a post and the reposts of it, the first in the order of sources stays."""
+    """Keeps the first of a post and its reposts, in the order of sources.
+
+    Mirrors the published RetweetDeduplicationFilter.
+    """
 
     def keep(self, _query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """First occurrences of what is read."""
+        """[n] True at the first occurrence of each original post."""
         return first_of_each(candidates.original_id)

@@ -1,4 +1,4 @@
-"""SelfPostFilter: nobody is shown their own posts."""
+"""SelfPostFilter: drops the viewer's own posts."""
 
 from typing import ClassVar
 
@@ -11,11 +11,14 @@ from feed_worker.framework.components import Filter
 
 
 class SelfPostFilter(Filter):
-    """Drops the viewer's posts and, beyond the published rule, reposts of them, whichever source found them."""
+    """Drops the viewer's own posts, from any source.
+
+    Mirrors the published SelfTweetFilter. Beyond it, reposts of the viewer's posts are dropped, too.
+    """
 
     required: ClassVar[bool] = True
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts by others of what others wrote."""
+        """[n] True for posts of other authors, unless they repost the viewer."""
         theirs = candidates.posts.author_id != query.user_id
         return np.asarray(theirs & (candidates.original_author_id != query.user_id))

@@ -1,4 +1,4 @@
-"""VideoFilter: no videos, if the app asks for none."""
+"""VideoFilter: drops videos if the request excludes them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +9,15 @@ from feed_worker.framework.components import Filter
 
 
 class VideoFilter(Filter):
-    """Drops posts with a video, and reposts of them, where the request excludes videos."""
+    """Drops posts with a video, and reposts of these, if the request sets `exclude_videos`.
+
+    Mirrors the published VideoFilter.
+    """
 
     def enable(self, query: Query) -> bool:
-        """Where the request says so."""
+        """True if the request excludes videos."""
         return bool(query.request.exclude_videos)
 
     def keep(self, _query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """Posts without a video."""
+        """[n] True for posts without a video."""
         return np.asarray(candidates.posts.video_ms == 0)

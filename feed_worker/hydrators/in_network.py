@@ -1,4 +1,4 @@
-"""InNetworkHydrator: whether the viewer follows the posting account."""
+"""InNetworkHydrator: marks posts of followed accounts."""
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.id_sets import contains
@@ -7,7 +7,10 @@ from feed_worker.framework.components import Hydrator
 
 
 class InNetworkHydrator(Hydrator):
-    """Decided by the follow graph alone, whichever source found the post; a repost counts as its poster's."""
+    """A candidate is in-network if the viewer follows its author, whatever its source; a repost counts for its poster.
+
+    Mirrors the published InNetworkCandidateHydrator.
+    """
 
     def hydrate(self, query: Query, candidates: Candidates) -> Candidates:
         """Set `in_network`."""

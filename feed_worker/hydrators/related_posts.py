@@ -1,4 +1,4 @@
-"""RelatedPostsHydrator: what candidates show or answer."""
+"""RelatedPostsHydrator: facts of reposted, quoted and answered posts."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -11,10 +11,10 @@ from thunder_ingest.posts.store import PostStore
 
 
 class RelatedPostsHydrator(Hydrator):
-    """Authors, labels and restrictions of reposted, quoted and answered posts; the content of reposts.
+    """Adds authors, labels and restrictions of reposted, quoted and answered posts, and the content of reposts.
 
-    Required: blocks and labels reach through reposts, quotes and replies. A repost is filtered and scored by what it
-    shows: it gets its source's text, photos and video.
+    Required: blocks and labels also apply through reposts, quotes and replies. A repost gets its source's text, photos
+    and video, so that it is filtered and scored like its source. Mirrors the published CoreDataCandidateHydrator.
     """
 
     required: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""UserStateHydrator: the viewer's history, graph, muted keywords, seen and served posts."""
+"""UserStateHydrator: reads the viewer's history, graph, muted keywords, seen and served posts."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -14,10 +14,11 @@ from thunder_ingest.users.state import UserState
 
 
 class UserStateHydrator(QueryHydrator):
-    """Reads all viewers of a batch in one round trip. Required: without it nobody knows who is blocked.
+    """Reads the state of all viewers of a batch in one round trip. Required: the state holds the viewer's blocks.
 
-    What counts as served a moment ago is decided by the times of requests: only feeds of *earlier* requests count, so
-    that a request that is computed twice, because a worker died in between, is not robbed of what it asked for.
+    Mirrors several published query hydrators (user action sequence, followed users, blocks, served history) with one
+    read. Only feeds of *earlier* requests count as served, by the times of requests. So a request that is computed
+    twice, because a worker died, gets the same posts again.
     """
 
     required: ClassVar[bool] = True
@@ -26,7 +27,7 @@ class UserStateHydrator(QueryHydrator):
         self._users = users
 
     def hydrate(self, queries: Sequence[Query]) -> list[QueryFields]:
-        """The viewer's state, and which posts are seen and served."""
+        """The viewer's state, and the ids of seen and served posts."""
         states = self._users.read([query.user_form for query in queries])
         return [
             {
@@ -40,7 +41,7 @@ class UserStateHydrator(QueryHydrator):
 
 def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
     age_ms = query.request.at - state.served_at
-    if query.request.after is not None:  # a page repeats none of those before it, however long ago they were read
+    if query.request.after is not None:  # a page repeats no post of earlier pages, whatever their age
         return np.unique(state.served_ids[age_ms > 0])
     recent = np.flatnonzero((age_ms > 0) & (age_ms <= query.parameters.served_window_ms))
     newest = recent[np.argsort(age_ms[recent], kind="stable")][: query.parameters.served_max]

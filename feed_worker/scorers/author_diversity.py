@@ -1,4 +1,4 @@
-"""AuthorDiversityScorer: many voices."""
+"""AuthorDiversityScorer: lowers repeated posts of one author."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,11 @@ from feed_worker.parameters import Parameters
 
 
 class AuthorDiversityScorer(Scorer):
-    """Each further post of an author counts less: `(1 - floor) * decay ** k + floor` for the k-th, by score, from 0.
+    """Multiplies the score of an author's k-th post, by score and from 0, with `(1 - floor) * decay ** k + floor`.
 
-    Counted over the whole scored pool, as published. But an author is who wrote what is read: the published rule counts
-    reposts for the reposting account, so that five accounts can fill a feed with one author's posts.
+    Mirrors the author diversity of the published RankingScorer, over the whole scored pool. A repost counts for the
+    original author. The published rule counts it for the reposting account, so five accounts can fill a feed with one
+    author's posts.
     """
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
@@ -33,7 +34,7 @@ def _multipliers(candidates: Candidates, parameters: Parameters) -> NDArray[np.f
 
 
 def _places(authors: NDArray[np.int64], ranking: NDArray[np.intp]) -> NDArray[np.intp]:
-    """[n] how many posts of the same author rank above each."""
+    """[n] The number of posts of the same author that rank above each post."""
     by_author = ranking[np.argsort(authors[ranking], kind="stable")]
     starts = np.flatnonzero(np.diff(authors[by_author], prepend=-1))
     lengths = np.diff(starts, append=len(authors))

@@ -1,4 +1,4 @@
-"""DPPScorer: a feed's posts are chosen together, by score and by how they differ."""
+"""DPPScorer: re-ranking for score and diversity by a determinantal point process (DPP)."""
 
 from collections.abc import Sequence
 
@@ -16,28 +16,28 @@ MIN_VOLUME = 1e-6
 
 
 class DPPScorer(Scorer):
-    """Re-ranks by a determinantal point process: of the best `dpp_pool` posts, as many as are to be selected.
+    """Selects, from the best `dpp_pool` posts, a subset of high score and low similarity.
 
-    With q a post's score as a share of the best one's, f = exp(alpha q) and alpha = theta / (2 (1 - theta)), posts i
-    and j have the kernel L_ij = f_i f_j cos(e_i, e_j), e their retrieval vectors. Posts are taken greedily, each time
-    the one that adds most to the determinant (Chen et al., "Fast Greedy MAP Inference for Determinantal Point Process",
-    2018). What is taken keeps its score; everything else gets 0. So this decides what is in the feed, and not its
-    order.
+    The model is a DPP (Kulesza & Taskar, "Determinantal Point Processes for Machine Learning", 2012) with the kernel
+    L_ij = f_i f_j cos(e_i, e_j): e are retrieval vectors, f = exp(alpha q), q is a post's score divided by the best
+    score, alpha = theta / (2 (1 - theta)). The subset is the greedy MAP estimate (Chen et al., "Fast Greedy MAP
+    Inference for Determinantal Point Process", 2018). Selected posts keep their score and all others get 0, so the DPP
+    decides membership of the feed, not its order. Mirrors the published VMRanker.
 
-    A repost has the vector of what is read. A post without a vector, too new or of another model version, differs from
-    all others: the published system gives it a random direction, which in many dimensions is nearly that, but another
-    one each time.
+    A repost has the vector of its source. A post without a vector, because it is new or the model was swapped, is
+    orthogonal to all others. The published system gives it a random direction, which is nearly orthogonal in many
+    dimensions, but different each time.
     """
 
     def __init__(self, index: VectorIndex, model: ModelEngine) -> None:
         self._index, self._model = index, model
 
     def enable(self, query: Query) -> bool:
-        """Where there is a pool."""
+        """True if `dpp_pool` is above 0."""
         return query.parameters.dpp_pool > 0
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
-        """Set `dpp`; without any score there is nothing to choose by, and all stay."""
+        """Set `dpp` to 1 for selected posts and 0 for others; 1 for all if no post has a score."""
         return [
             each.with_columns(dpp=self._chosen(query, each)) for query, each in zip(queries, candidates, strict=True)
         ]
@@ -56,24 +56,26 @@ class DPPScorer(Scorer):
 
 
 def strengths(scores: Float64[np.ndarray, " n"], theta: float) -> Float64[np.ndarray, " n"]:
-    """The f of positive scores, best first: what theta makes of quality."""
+    """The f of positive scores, best first."""
     return np.asarray(np.exp(theta / (2 * (1 - theta)) * scores / scores[0]))
 
 
 def greedy_map(
     strengths: Float64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], k: int
 ) -> Int64[np.ndarray, " m"]:
-    """At most k positions, each the one that adds most volume to those before; the first of equal ones.
-
-    A row of the Cholesky factor of the chosen ones' kernel is added with each: O(k n (d + k)).
+    """Greedy MAP inference for a DPP, with an incremental Cholesky factor (Chen et al., 2018): O(k n (d + k)).
 
     Args:
         strengths: f, above 0.
-        vectors: of any length; one of zeros is orthogonal to all others.
-        k: positions wanted; fewer come where no more would add more than `MIN_VOLUME`.
+        vectors: of any norm; a vector of zeros is orthogonal to all others.
+        k: the maximum number of positions.
+
+    Returns:
+        positions in the order of selection: each adds the largest marginal volume to those before; the first of equal
+        ones. Ends early if no position adds more than `MIN_VOLUME`.
 
     """
-    units = vectors.astype(np.float64)  # in fp32 a vector is not quite parallel to its copy
+    units = vectors.astype(np.float64)  # rounding in fp32 makes a vector and its copy not quite parallel
     lengths = np.linalg.norm(units, axis=1, keepdims=True)
     units /= np.where(lengths > 0, lengths, 1.0)
     volumes = strengths**2

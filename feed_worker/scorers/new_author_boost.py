@@ -1,4 +1,4 @@
-"""NewAuthorBoostScorer: a place for those whom few have read yet."""
+"""NewAuthorBoostScorer: raises one post of a little-read author (exploration)."""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,23 @@ from feed_worker.parameters import Parameters
 from thunder_ingest.events import IMPRESSION, REPLY, REPOST
 from thunder_ingest.posts.store import PostStore
 
-_ASKED_AT_ONCE = 64
+_LOOKUP_CHUNK = 64
 
 
 class NewAuthorBoostScorer(Scorer):
-    """Raises one post of a feed, the best of a new author, to the score at `new_author_slot`.
+    """Raises the best eligible post of a new author to the score at `new_author_slot`; one post a feed.
 
-    It is an original or a quote, little seen, by an author of little reach (see `Parameters`), and within the top
-    `new_author_top_share` of the posts that score anything. One that already ranks higher needs no boost, and then none
-    is given. Diversity and the out-of-network factor come after, as published, and may lower the post again.
+    Eligible are originals and quotes with few views, of authors with little reach (see `Parameters`), in the top
+    `new_author_top_share` of posts with a score above 0. If the best eligible post already ranks higher, no post is
+    raised. Mirrors the published new-author boost with its fixed threshold, not its variant by Thompson sampling
+    (Thompson, 1933). As published, author diversity and the out-of-network factor apply later and may lower the post.
     """
 
     def __init__(self, store: PostStore) -> None:
         self._store = store
 
     def enable(self, query: Query) -> bool:
-        """Where the parameters say so."""
+        """True if the parameters enable it."""
         return query.parameters.new_author_boost
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
@@ -47,16 +48,16 @@ class NewAuthorBoostScorer(Scorer):
         return boost
 
     def _best(self, candidates: Candidates, ranking: NDArray[np.intp], parameters: Parameters) -> NDArray[np.intp]:
-        """The position of the best eligible post, or none; of its author the store is asked, a few at a time."""
+        """[0 or 1] the position of the best eligible post; looks up the authors' reach in chunks, best posts first."""
         posts = candidates.posts
         eligible = (posts.kind != REPLY) & (posts.kind != REPOST)
         eligible &= posts.totals[:, IMPRESSION] < parameters.new_author_max_views
         top = ranking[: int(parameters.new_author_top_share * len(ranking))]
         top = top[eligible[top]]
         new = top[:0]
-        for begin in range(0, len(top), _ASKED_AT_ONCE):
-            asked = top[begin : begin + _ASKED_AT_ONCE]
-            new = asked[self._store.author_views(posts.author_id[asked]) <= parameters.new_author_max_reach]
+        for begin in range(0, len(top), _LOOKUP_CHUNK):
+            chunk = top[begin : begin + _LOOKUP_CHUNK]
+            new = chunk[self._store.author_views(posts.author_id[chunk]) <= parameters.new_author_max_reach]
             if len(new):
                 break
         return np.asarray(new[:1])

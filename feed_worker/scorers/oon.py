@@ -1,4 +1,4 @@
-"""OONScorer: the network comes first."""
+"""OONScorer: lowers out-of-network posts."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ from thunder_ingest.events import REPLY, REPOST
 
 
 class OONScorer(Scorer):
-    """Multiplies the score of out-of-network posts by `oon_factor`, after all else.
+    """Multiplies the score of out-of-network posts by `oon_factor`, after all other heuristics.
 
-    With `oon_factor_for_replies` replies and reposts from the network get it too.
+    With `oon_factor_for_replies` it also applies to in-network replies and reposts. Mirrors the published OONScorer.
     """
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:

@@ -1,4 +1,4 @@
-"""PhoenixScorer: the probability of every action, for every candidate."""
+"""PhoenixScorer: predicts the probability of each action."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -14,14 +14,14 @@ from thunder_ingest.posts.store import PostStore
 
 
 class PhoenixScorer(Scorer):
-    """Runs the ranker over the batch. Candidates beyond `max_candidates` go without predictions, and rank last.
+    """Runs the ranker over the batch. Candidates beyond `max_candidates` get no predictions and rank last.
 
-    Not required: without predictions a feed is ordered by time, and says that it is degraded.
+    Mirrors the published PhoenixScorer. Not required: without predictions a feed is `degraded` and ordered by time.
 
     Args:
-        store: has the texts of the viewers' histories.
-        model: the one that is served.
-        rankers: others, by the checkpoint that experiments name; a batch is scored ranker by ranker.
+        store: has the texts of the posts in the viewers' histories.
+        model: the model that serves.
+        rankers: the models of experiments, by checkpoint; a batch is scored ranker by ranker.
 
     """
 
@@ -47,8 +47,8 @@ class PhoenixScorer(Scorer):
         history = history_of(queries, self._store, model.config)
         inputs = candidates_of(queries, candidates, model.config)
         predictions = model.score(history, inputs)
-        asked = inputs.mask.sum(axis=1).tolist()  # of other queries of the batch there may be more
-        return [_scored(each, row[:n]) for each, row, n in zip(candidates, predictions, asked, strict=True)]
+        counts = inputs.mask.sum(axis=1).tolist()  # the rest of a row is padding
+        return [_scored(each, row[:n]) for each, row, n in zip(candidates, predictions, counts, strict=True)]
 
 
 def _scored(candidates: Candidates, predicted: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Candidates:

@@ -1,4 +1,4 @@
-"""WeightedScorer: one score from the predicted actions."""
+"""WeightedScorer: combines the predicted actions into one score."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,13 @@ from thunder_ingest.events import ACTION_INDEX, ACTIONS
 
 
 class WeightedScorer(Scorer):
-    """The weighted sum of predictions, kept from going below zero.
+    """The weighted sum of predictions, mapped to values of at least 0.
 
-    `combined` is the sum of weight times prediction; a missing prediction counts 0, and `vqv` counts only for videos
-    longer than `min_video_ms`. With N and T the sizes of the negative and of all discrete weights, a negative sum
-    becomes `(combined + N) / T * negative_offset`, which stays below every positive one: `combined + negative_offset`.
-    So multipliers below 1, which follow, never lift a post. Without predictions a post scores 0.
+    `combined` is the sum of weight times prediction. A missing prediction counts 0, and `vqv` counts only for videos
+    longer than `min_video_ms`. N is the sum of the absolute negative discrete weights, T that of all discrete weights.
+    A negative sum becomes `(combined + N) / T * negative_offset`, any other `combined + negative_offset`, which is
+    larger. So the later multipliers below 1 never raise a post. A post without predictions scores 0. Mirrors the
+    published WeightedScorer.
     """
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
@@ -30,7 +31,7 @@ class WeightedScorer(Scorer):
 
 
 def weighted_terms(candidates: Candidates, parameters: Parameters) -> NDArray[np.float64]:
-    """[n, 19] what each predicted action adds to the sum."""
+    """[n, 19] float64, the term of each predicted action in the sum."""
     predictions = candidates.predictions.astype(np.float64)
     terms = np.where(np.isfinite(predictions), predictions, 0.0) * _weights(parameters)
     terms[candidates.posts.video_ms <= parameters.min_video_ms, ACTION_INDEX["vqv"]] = 0.0

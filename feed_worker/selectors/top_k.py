@@ -1,4 +1,4 @@
-"""TopKSelector: the best by score."""
+"""TopKSelector: selects the best candidates by score."""
 
 from typing import ClassVar
 
@@ -11,17 +11,17 @@ from feed_worker.framework.components import Selector
 
 
 class TopKSelector(Selector):
-    """Takes `top_k` for a feed of `result_size`, more for a larger one, so that filters after it leave enough.
+    """Selects `top_k` candidates for a feed of `result_size`, more for a larger one: post-selection filters drop some.
 
-    Ties break by time, then by id, never by the order of arrival, so that the same state gives the same feed. Posts
-    without predictions come after all others. What re-ranking did not choose is not selected, however few it chose: the
-    published system gives it a score of 0, and fills up with it.
+    Mirrors the published TopKScoreSelector. Ties break by time, then by id, never by the order of arrival, so the same
+    state gives the same feed. Posts without predictions come last. Posts that re-ranking dropped are never selected;
+    the published system gives them a score of 0 and may fill up the feed with them.
     """
 
     required: ClassVar[bool] = True
 
     def select(self, query: Query, candidates: Candidates) -> NDArray[np.intp]:
-        """Best first."""
+        """[k] positions, best first."""
         ranking = candidates.ranking()
         chosen = ranking[candidates.dpp[ranking] > 0]
         return chosen[: query.parameters.selected_for(query.size)]

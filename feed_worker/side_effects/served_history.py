@@ -1,4 +1,4 @@
-"""ServedHistory: remembers what was served, so that the next feed differs."""
+"""ServedHistory: stores the posts of a feed as served."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from feed_worker.framework.request_run import Result
 
 
 class ServedHistory(SideEffect):
-    """Appends the feed's posts to the viewer's state, once for a request however often it is computed."""
+    """Appends the feed's posts to the viewer's state, so that the next feed differs.
+
+    Idempotent for one request id. Mirrors the published side effect that updates the served history.
+    """
 
     def __init__(self, users: UserStateStore) -> None:
         self._users = users

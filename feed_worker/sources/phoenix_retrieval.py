@@ -1,4 +1,4 @@
-"""PhoenixRetrievalSource: posts from anywhere that resemble what the viewer engaged with."""
+"""PhoenixRetrievalSource: out-of-network posts by two-tower retrieval."""
 
 from collections.abc import Sequence
 
@@ -16,26 +16,26 @@ from thunder_ingest.posts.store import PostStore
 
 
 class PhoenixRetrievalSource(Source):
-    """The nearest posts to the viewer's vector, from the index, exact; vectors of one model version only.
+    """The posts with the largest dot product with the viewer's vector: exact search, vectors of one model version.
 
-    Viewers without a history have no vector, and requests for the network alone no use for one. What has left the post
-    store since it was embedded is no candidate. Where posts have no vectors yet, the feed says so. Unlike the published
-    one this source leaves out, while it searches, what filters would drop by author, label or video, and seen and
-    served posts, so that none of these takes another post's place. What only followers may see is Thunder's to find.
+    Mirrors the published PhoenixSource. Disabled for viewers without history, who have no vector, and for in-network
+    requests. Posts that have left the post store are skipped. An index without vectors becomes a degradation. Beyond
+    the published source, the search masks posts that later filters would drop by author, label, language or video, and
+    seen and served posts, so that these take no other post's place. Posts for followers only come from ThunderSource.
     """
 
     def __init__(self, store: PostStore, index: VectorIndex, model: ModelEngine) -> None:
         self._store, self._index, self._model = store, index, model
 
     def enable(self, query: Query) -> bool:
-        """Where there is a history to go by."""
+        """True for viewers with history, unless the request is in-network only."""
         return query.has_history and not query.request.in_network_only
 
     def fetch(self, queries: Sequence[Query]) -> list[Fetched]:
-        """At most `retrieval_max` for each query, the most similar first."""
+        """At most `retrieval_max` candidates for each query, most similar first."""
         history = history_of(queries, self._store, self._model.config)
         vectors = self._model.embed_users(history)
-        k = max(query.parameters.retrieval_max for query in queries)  # whatever the quality: some slabs compile for a k
+        k = max(query.parameters.retrieval_max for query in queries)  # not scaled: an index may compile for each k
         masks = [self._mask(query) for query in queries]
         ids, scores = self._index.search(vectors, k, self._model.version, masks)
         lacking: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""PopularSource: what is popular and fresh, for viewers whom the other sources leave with little."""
+"""PopularSource: popular recent posts, for viewers with few other candidates."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,10 +13,10 @@ from thunder_ingest.posts.store import PostStore
 
 
 class PopularSource(Source):
-    """Originals and quotes from anywhere, by the store's measure of popularity.
+    """Originals and quotes of all authors, by the post store's popularity score; no seen or served posts.
 
-    The published system had none at first; here it is what an unknown viewer's feed is made of, and what fills up the
-    feed of a viewer who follows few and has seen what they posted. Seen and served posts are not fetched.
+    Solves the cold start: it makes the whole feed of a viewer without history, and fills up the feed of a viewer who
+    follows few accounts. The first published version had no such source.
     """
 
     waits: ClassVar[bool] = True
@@ -25,12 +25,12 @@ class PopularSource(Source):
         self._store = store
 
     def enable(self, query: Query) -> bool:
-        """Where there is no history to go by, or the sources before this one found little."""
+        """True without history, or with less than `popular_below` candidates so far; False for in-network requests."""
         few = query.found < query.parameters.popular_below
         return not query.request.in_network_only and (few or not query.has_history)
 
     def fetch(self, queries: Sequence[Query]) -> list[Fetched]:
-        """At most `popular_max` for each query, most popular first."""
+        """At most `popular_max` candidates for each query, most popular first."""
         enough = max(_limit(query) + len(query.known_ids) for query in queries)
         now_ms = max(query.now_ms for query in queries)
         with self._store.lock:

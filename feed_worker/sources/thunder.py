@@ -1,4 +1,4 @@
-"""ThunderSource: posts of the accounts that the viewer follows."""
+"""ThunderSource: in-network posts."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,16 @@ from thunder_ingest.posts.store import PostStore
 
 
 class ThunderSource(Source):
-    """In-network posts, newest first, by the read rules of the post store; seen and served ones are not fetched."""
+    """Posts of followed accounts, newest first, by the read rules of the post store; no seen or served posts.
+
+    Mirrors the published ThunderSource; the store is in this process, not behind a service.
+    """
 
     def __init__(self, store: PostStore) -> None:
         self._store = store
 
     def fetch(self, queries: Sequence[Query]) -> list[Fetched]:
-        """At most `in_network_max` for each query."""
+        """At most `in_network_max` candidates for each query."""
         return [Fetched(self._found(query)) for query in queries]
 
     def _found(self, query: Query) -> Candidates:

@@ -12,7 +12,7 @@ from feed_worker.parameters import (
     X_2026_08_12,
     Parameters,
     ParametersError,
-    keys_of,
+    changed_names,
     overridden,
 )
 from thunder_ingest.events import ACTIONS, NEGATIVE_ACTIONS
@@ -70,7 +70,11 @@ def test_overrides_replace_values_and_merge_weights_and_the_name_says_so() -> No
 
 
 def test_what_overrides_change_is_named_weight_by_weight() -> None:
-    assert keys_of({"top_k": 1, "weights": {"reply": 1, "click": 2}}) == {"top_k", "weights.reply", "weights.click"}
+    assert changed_names({"top_k": 1, "weights": {"reply": 1, "click": 2}}) == {
+        "top_k",
+        "weights.reply",
+        "weights.click",
+    }
 
 
 @pytest.mark.parametrize(
