@@ -7,7 +7,7 @@ from feed_worker.framework.components import Hydrator
 
 
 class InNetworkHydrator(Hydrator):
-    """A candidate is in-network if the viewer follows its author, whatever its source; a repost counts for its poster.
+    """A candidate is in-network if the viewer follows its author, for any source; a repost counts for its poster.
 
     Mirrors the published InNetworkCandidateHydrator.
     """

@@ -41,7 +41,7 @@ class UserStateHydrator(QueryHydrator):
 
 def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
     age_ms = query.request.at - state.served_at
-    if query.request.after is not None:  # a page repeats no post of earlier pages, whatever their age
+    if query.request.after is not None:  # a page repeats no post of earlier pages, of any age
         return np.unique(state.served_ids[age_ms > 0])
     recent = np.flatnonzero((age_ms > 0) & (age_ms <= query.parameters.served_window_ms))
     newest = recent[np.argsort(age_ms[recent], kind="stable")][: query.parameters.served_max]

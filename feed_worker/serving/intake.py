@@ -125,7 +125,7 @@ class Intake:
     def _poll(self, limit: int, wait_s: float) -> tuple[list[Message], set[Partition]]:
         """Poll message by message, since a rebalance may come between any two.
 
-        Only so the messages from before a revocation can be told apart from those after the next assignment.
+        This separates messages from before a revocation from those after the next assignment.
         """
         messages: list[Message] = []
         revoked: set[Partition] = set()

@@ -108,7 +108,7 @@ class Service:
             try:
                 worker.run()
             finally:
-                self._stopping.set()  # the swap thread ends with the worker, whatever the reason
+                self._stopping.set()  # the swap thread ends with the worker, for any reason
                 swap.join()
         finally:
             replica.stop()

@@ -140,7 +140,7 @@ def test_what_was_on_the_screen_or_is_muted_or_ones_own_is_not_shown(client: Cli
     assert posts & shown(client, viewer).keys() == {str(fresh["post_id"])}
 
 
-def test_what_was_just_served_is_not_served_again(client: Client) -> None:
+def test_a_recently_served_post_is_not_served_again(client: Client) -> None:
     viewer, author = new_id(), new_id()
     client.publish([follow(viewer, author), *(post(author) for _ in range(5))])
     first = eventually(lambda: shown(client, viewer, size=3))

@@ -1,4 +1,4 @@
-"""Posts, viewers, requests and candidates to test with: everything has a default, a test names what it is about."""
+"""Posts, viewers, requests and candidates for tests. Every field has a default; a test sets only relevant ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -66,7 +66,7 @@ def ids(*values: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def viewer(**state: Any) -> UserState:
-    """A viewer's state; edges may be any iterable of ids, positions a list of post ids that were liked."""
+    """A viewer's state; edges are iterables of ids, positions a list of ids of liked posts."""
     user = UserState.empty()
     for name, value in state.items():
         if name == "liked":
@@ -94,7 +94,7 @@ def positions_of(post_ids: Sequence[int]) -> Any:
 def query(
     user: UserState | None = None, *, user_id: int = VIEWER, parameters: Parameters = FORYOU, **request: Any
 ) -> Query:
-    """A query of the viewer, as it is when its state has been hydrated."""
+    """A query of the viewer with hydrated state."""
     size = request.pop("size", None)
     experiments = request.pop("experiments", {})
     now_ms, model_version = request.pop("now_ms", NOW_MS), request.pop("model_version", "fixed-1")
@@ -127,7 +127,7 @@ def hydrated(store: PostStore, asked: Query, *post_ids: int) -> Candidates:
 
 
 def predicted(candidates: Candidates, *rows: dict[str, float] | None) -> Candidates:
-    """Candidates with predictions, a dictionary a row; what is not named is 0, None is not scored."""
+    """Candidates with predictions, one dictionary a row; a missing action is 0, a row of None is not scored."""
     predictions = np.full((len(candidates), len(ACTIONS)), np.nan, np.float32)
     for row, named in enumerate(rows):
         if named is not None:
@@ -136,17 +136,17 @@ def predicted(candidates: Candidates, *rows: dict[str, float] | None) -> Candida
 
 
 def seen_counts(views: Mapping[int, int]) -> list[PostCounts]:
-    """Counts that say how often posts were seen, and nothing else."""
+    """Counts of views, with all other counts 0."""
     return [PostCounts(post_id=i, at=NOW_MS, totals=[0] * IMPRESSION + [times]) for i, times in views.items()]
 
 
 def weighing(**weights: float) -> Parameters:
-    """Parameters in which only these actions count."""
+    """Parameters with weights for these actions only."""
     return replace(FORYOU, name="test", weights=cast(Mapping[ActionName, float], weights), unpredicted_weights=())
 
 
 class FixedModel:
-    """A model whose predictions depend on nothing but the post id, and whose user vectors are all the same."""
+    """A model engine whose predictions depend on the post id alone, with one vector for all users."""
 
     version = "fixed-1"
     config: ModelConfig = NANO
@@ -169,7 +169,7 @@ class FixedModel:
         return vectors
 
     def score(self, history: History, candidates: CandidateInputs, /) -> Float32[np.ndarray, "B C 19"]:
-        """Whatever `predict` says of each post id."""
+        """The results of `predict` for each post id."""
         assert len(history.user_id) == len(candidates.post_id)
         self.scored.append(candidates)
         rows = [[self._predict(post_id) for post_id in row] for row in candidates.post_id.tolist()]
@@ -177,7 +177,7 @@ class FixedModel:
 
 
 def fixed_predictions(post_id: int) -> list[float]:
-    """Something below 1 for each action, scattered by post id; a dwell of up to 30 s. In few bits, for exact sums."""
+    """Pseudo-random values below 1 by action and post id, and a dwell of up to 30 s; in few bits, for exact sums."""
     scattered = [(post_id * 2_654_435_761 + 40_503 * action) % 1_009 / 1_024 for action in range(len(ACTIONS))]
     return [*(p * p for p in scattered[:-1]), 30_000 * scattered[-1]]
 
@@ -190,9 +190,9 @@ class KnownUsers:
         self.served: list[tuple[str, list[int], int, str]] = []
 
     def read(self, users: Sequence[str], /) -> list[UserState]:
-        """The state of each."""
+        """The state of each user."""
         return [self._states.get(user, UserState.empty()) for user in users]
 
     def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, suffix: str, /) -> None:
-        """Remembered in `served`."""
+        """Append to `served`."""
         self.served.append((user, list(post_ids), at_ms, suffix))

@@ -1,4 +1,4 @@
-"""The pipeline again, after its sources, slow and obvious: one object at a time. Columns have to agree with it."""
+"""A reference implementation of the pipeline after its sources: slow, obvious, one object at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from thunder_ingest.events.text import tokenize
 
 @dataclass
 class Item:
-    """A candidate on its way to a feed."""
+    """One candidate."""
 
     post: Post
     in_network: bool
@@ -42,7 +42,7 @@ class ObviousPipeline:
     rankers: Mapping[str, Callable[[int], Sequence[float]]] = field(default_factory=lambda: {"": fixed_predictions})
 
     def feed(self, asked: Query, found: Sequence[int]) -> list[tuple[int, float]]:
-        """Post ids and scores, best first, of what the sources found, in their order."""
+        """The post ids and scores of the feed, best first, given the sources' posts in their order."""
         kept = self._filtered(asked, [self.world[post_id] for post_id in dict.fromkeys(found)])
         items = [Item(post, post.author_id in asked.viewer.following) for post in kept]
         self._score(items, asked.parameters)
@@ -168,7 +168,7 @@ class ObviousPipeline:
         return post.source_post_id if KINDS[post.kind] == "repost" else post.post_id
 
     def _original(self, post: Post) -> Post:
-        """What is read; a repost of what nobody knows is at least known by its source's id."""
+        """The post that the viewer reads; a stub with the source's id for a repost of an unknown post."""
         if KINDS[post.kind] != "repost":
             return post
         unknown = Post(post_id=post.source_post_id, author_id=post.source_author_id or post.author_id)
@@ -179,7 +179,7 @@ class ObviousPipeline:
 
 
 def chosen_one_by_one(kernel: np.ndarray, k: int, least: float = 1e-6) -> list[int]:
-    """Greedy MAP of a determinantal point process by its definition: each time the one with the largest determinant."""
+    """Greedy MAP inference for a DPP by its definition: each step adds the post with the largest determinant."""
     chosen: list[int] = []
     volume = 1.0
     while len(chosen) < min(k, len(kernel)):

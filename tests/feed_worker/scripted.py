@@ -1,4 +1,4 @@
-"""Components that do as they are told, and a pipeline of them."""
+"""Scripted components, and a pipeline of them."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ from tests.feed_worker.builders import NOW_MS, candidates_in, post, store_of
 STORE = store_of(*(post(i, created_at=NOW_MS - i) for i in range(1, 7)))
 BOOM = RuntimeError("boom")
 LONG_S = 30.0
-"""Longer than anything here takes: what waits so long without end is a failed test."""
+"""Longer than any step of a test; a wait that reaches it fails the test."""
 
 
 class Recording(QueryHydrator):
@@ -48,7 +48,7 @@ class OneToSix(Source):
 
 
 class PoisonedSource(Source):
-    """Cannot stand user 13."""
+    """Fails for user 13."""
 
     def fetch(self, queries: Sequence[Query], /) -> list[Fetched]:
         if any(each.user_id == 13 for each in queries):
@@ -125,7 +125,7 @@ class Noting(SideEffect):
 
 
 def pipeline(**stages: Any) -> Pipeline:
-    """A pipeline that serves posts 6, 5, 4 …, but for the stages given."""
+    """A pipeline that serves posts 6, 5, 4 …, with the given stages replaced."""
     default: dict[str, Any] = {
         "query_hydrators": [],
         "sources": [OneToSix()],
@@ -151,7 +151,7 @@ def raising(error: Exception) -> Callable[[Any], Any]:
 
 
 class Hanging:
-    """Something to do that takes until it is let go; `ended` when it has been."""
+    """A function that blocks until it is released; `ended` is set at its end."""
 
     def __init__(self) -> None:
         self.let_go, self.ended = threading.Event(), threading.Event()
@@ -171,7 +171,7 @@ def hanging() -> Iterator[Hanging]:
 
 
 def until_idle(asked: Pipeline) -> None:
-    """Wait for calls that were given up to end."""
+    """Wait until calls that were given up have ended."""
     end = time.monotonic() + LONG_S
     while any(call.is_running for call in asked._calls.values()):
         assert time.monotonic() < end

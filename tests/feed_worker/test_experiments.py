@@ -36,7 +36,7 @@ def assigned(name: str, of: Experiments) -> Counter[str]:
     return Counter(of.assign(user).experiments.get(name, "-") for user in USERS)
 
 
-def test_without_experiments_everybody_gets_the_same_parameters() -> None:
+def test_without_experiments_all_viewers_get_the_same_parameters() -> None:
     assert Experiments(FORYOU).assign(7) == (FORYOU, {})
 
 
@@ -63,7 +63,7 @@ def test_shares_are_kept() -> None:
 
 
 def chi_square(one: Experiment, other: Experiment) -> float:
-    """Of the table of how many viewers are in each pair of variants, against that of independent experiments."""
+    """The chi-square statistic of the table of variant pairs against independent experiments."""
     pairs = Counter((one.variant_index(user), other.variant_index(user)) for user in USERS)
     rows, columns = (
         Counter(one.variant_index(user) for user in USERS),
@@ -73,17 +73,17 @@ def chi_square(one: Experiment, other: Experiment) -> float:
     return sum((pairs[cell] - count) ** 2 / count for cell, count in expected.items())
 
 
-def test_where_a_viewer_stands_in_one_experiment_says_nothing_of_another() -> None:
-    assert chi_square(FACTOR, VOICES) < 16.3  # of 2 degrees of freedom, exceeded once in 3,500 draws
+def test_the_variants_of_two_experiments_are_independent() -> None:
+    assert chi_square(FACTOR, VOICES) < 16.3  # 2 degrees of freedom; exceeded once in 3,500 draws
 
 
-def test_experiments_with_a_salt_in_common_are_not_independent_and_that_is_what_it_is_for() -> None:
+def test_experiments_with_a_common_salt_assign_the_same_variants() -> None:
     same = experiment("another name", *FACTOR.variants, salt="factor")
     assert all(same.variant_index(user) == FACTOR.variant_index(user) for user in range(1, 1_000))
     assert chi_square(FACTOR, same) > 10_000
 
 
-def test_an_assignment_is_the_same_for_ever() -> None:
+def test_an_assignment_never_changes() -> None:
     assert "".join(str(FACTOR.variant_index(user)) for user in range(1, 21)) == "10100002120100001121"
     assert xxhash.xxh64_intdigest(b"factor:42") == 17_755_518_286_421_423_172
     assert FACTOR.variant_index(2**63 - 1) == 0
@@ -97,13 +97,13 @@ def test_a_viewer_stays_in_a_variant_that_grows() -> None:
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=5), st.integers(1, 2**63 - 1), st.text(max_size=5))
-def test_a_place_is_where_the_hash_falls_among_the_shares(shares: list[float], user: int, salt: str) -> None:
+def test_the_hash_selects_the_variant_by_the_shares(shares: list[float], user: int, salt: str) -> None:
     drawn = experiment("e", *(variant(str(i), share) for i, share in enumerate(shares)), salt=salt)
     at = xxhash.xxh64_intdigest(f"{salt}:{user}".encode()) / 2**64
     assert drawn.variant_index(user) == sum(bound <= at for bound in accumulate(shares))
 
 
-def test_a_combination_of_variants_is_put_together_once() -> None:
+def test_the_parameters_of_a_combination_of_variants_are_cached() -> None:
     experiments = Experiments(FORYOU, [FACTOR, VOICES])
     seen = {id(experiments.assign(user)) for user in range(1, 2_000)}
     assert len(seen) == 6
@@ -168,7 +168,7 @@ def test_experiments_reach_the_processes_of_a_stack(monkeypatch: pytest.MonkeyPa
     assert experiments_of(load()).assign(1) == experiments_of(settings).assign(1)
 
 
-def test_a_variants_checkpoint_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_invalid_checkpoint_of_a_variant_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"^FORYOU_EXPERIMENTS: {tmp_path} holds no checkpoint$"):
         load_ranker(str(tmp_path))
 
@@ -185,7 +185,7 @@ def two(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("experiments", "told"),
+    ("experiments", "message"),
     [
         (one(share=1.5), r"Expected `float` <= 1.0 - at `$[0].variants[0].share`"),
         (one(shar=1), "unknown field `shar`"),
@@ -215,13 +215,13 @@ def two(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
         (two({"checkpoint": "/a"}, {"checkpoint": "/b"}), "both change checkpoint;"),
     ],
 )
-def test_what_cannot_be_meant_is_told_in_one_line(experiments: list[dict[str, Any]], told: str) -> None:
-    with pytest.raises(SettingsError, match=rf"^FORYOU_EXPERIMENTS: .*{re.escape(told)}") as error:
+def test_contradictory_experiments_are_refused_with_one_line(experiments: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^FORYOU_EXPERIMENTS: .*{re.escape(message)}") as error:
         experiments_of(load(experiments=experiments))
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_experiments_on_different_weights_may_run_beside_each_other() -> None:
+def test_experiments_on_different_weights_may_run_together() -> None:
     experiments_of(
         load(experiments=two({"overrides": {"weights": {"reply": 1.0}}}, {"overrides": {"weights": {"click": 1.0}}}))
     )

@@ -29,7 +29,7 @@ def test_every_preset_counts_negative_actions_against_a_post(preset: Parameters)
     assert all((weights.get(action, 0.0) < 0) == (action in NEGATIVE_ACTIONS) for action in ACTIONS)
 
 
-def test_the_default_weighs_every_action_and_the_classic_one_those_of_the_write_ups() -> None:
+def test_the_default_weighs_every_action_and_classic_those_of_the_write_ups() -> None:
     assert set(FORYOU.weights) == set(ACTIONS)
     assert len(CLASSIC.weights) == 13
 
@@ -51,17 +51,17 @@ def test_a_larger_feed_selects_proportionally_more(size: int, selected: int) -> 
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_every_preset_is_within_the_ranges_that_overrides_are_held_to(preset: Parameters) -> None:
+def test_every_preset_is_within_the_valid_ranges_of_overrides(preset: Parameters) -> None:
     assert msgspec.convert(msgspec.to_builtins(preset), Parameters) == preset
 
 
-def test_what_mirrors_the_published_system_boosts_new_authors_and_re_ranks_and_classic_does_neither() -> None:
+def test_the_published_preset_boosts_new_authors_and_re_ranks_and_classic_does_neither() -> None:
     assert (X_2026_08_12.new_author_boost, X_2026_08_12.dpp_pool, X_2026_08_12.dpp_theta) == (True, 150, 0.65)
     assert (CLASSIC.new_author_boost, CLASSIC.dpp_pool) == (False, 0)
     assert (FORYOU.new_author_boost, FORYOU.dpp_pool) == (True, 0)
 
 
-def test_overrides_replace_values_and_merge_weights_and_the_name_says_so() -> None:
+def test_overrides_replace_values_merge_weights_and_appear_in_the_name() -> None:
     changed = overridden(FORYOU, {"oon_factor": 1, "unsafe_labels": ["spam"], "weights": {"reply": 3}})
     assert (changed.oon_factor, changed.unsafe_labels) == (1.0, frozenset({"spam"}))
     assert changed.weights == {**FORYOU.weights, "reply": 3.0}
@@ -69,7 +69,7 @@ def test_overrides_replace_values_and_merge_weights_and_the_name_says_so() -> No
     assert overridden(FORYOU, {}) is FORYOU
 
 
-def test_what_overrides_change_is_named_weight_by_weight() -> None:
+def test_each_changed_weight_has_its_own_name() -> None:
     assert changed_names({"top_k": 1, "weights": {"reply": 1, "click": 2}}) == {
         "top_k",
         "weights.reply",
@@ -78,7 +78,7 @@ def test_what_overrides_change_is_named_weight_by_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         ({"oonfactor": 1}, "no parameter 'oonfactor'; there are weights, unpredicted_weights, "),
         ({"name": "mine"}, "no parameter 'name'"),
@@ -96,8 +96,8 @@ def test_what_overrides_change_is_named_weight_by_weight() -> None:
         ({"weights": {"reply": math.inf}}, "Expected `float` <= 1000000.0 - at `weights[...]`"),
     ],
 )
-def test_an_override_that_cannot_be_used_is_told_in_one_line(overrides: dict[str, Any], told: str) -> None:
+def test_an_invalid_override_is_refused_with_one_line(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ParametersError) as error:
         overridden(FORYOU, overrides)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
     assert len(str(error.value).splitlines()) == 1

@@ -45,7 +45,7 @@ def some(rng: random.Random, values: Sequence[int], probability: float) -> list[
 
 
 def world_of(seed: int, n: int) -> dict[int, Post]:
-    """Posts of every kind that refer to each other and, now and then, to what is not there."""
+    """Posts of every kind that refer to each other and, sometimes, to missing posts."""
     rng = random.Random(seed)
     authors = {post_id: rng.choice(AUTHORS) for post_id in rng.sample(range(1, n + 3), n)}
     return {post_id: related_post(rng, post_id, authors) for post_id in authors}
@@ -90,7 +90,7 @@ def viewer_of(seed: int, n: int) -> UserState:
 
 
 def exact(preset: Parameters) -> Parameters:
-    """The preset with weights of few bits: sums are the same in any order, and what is equal here is equal there."""
+    """The preset with weights of few bits: sums are exact in any order, so both implementations have the same ties."""
     weights = {action: round(64 * weight) / 64 for action, weight in preset.weights.items()}
     weights["dwell_time"] = 1000 * round(2**20 * preset.weights.get("dwell_time", 0) / 1000) / 2**20
     return replace(preset, weights=weights, negative_offset=2**-10)
@@ -128,7 +128,7 @@ def requests(draw: st.DrawFn) -> Query:
 
 
 def vectors_of(post_ids: Iterable[int]) -> dict[int, np.ndarray]:
-    """A vector for most posts, in one of sixteen directions of six dimensions: some are near others, some not."""
+    """A vector for most posts, in one of sixteen directions of six dimensions: some similar, some not."""
     directions = np.zeros((16, NANO.embed_dim), np.float32)
     directions[:, :6] = np.random.default_rng(7).normal(size=(16, 6))
     return {post_id: directions[post_id * 7 % 16] for post_id in post_ids if post_id % 7}
@@ -147,14 +147,14 @@ def views_of(seed: int, world: Mapping[int, Post]) -> dict[int, int]:
 
 
 def pipeline_over(store: PostStore, index: VectorIndex, users: dict[str, UserState]) -> Pipeline:
-    """The pipeline with the rankers of RANKERS, none of which is asked for what another one is to score."""
+    """The pipeline with the rankers of RANKERS; each fails if it gets the candidates of another."""
     models = {checkpoint: FixedModel(predict, version=checkpoint) for checkpoint, predict in RANKERS.items()}
     models[""].version = FixedModel.version
     return foryou_pipeline(store, index, models.pop(""), KnownUsers(users), models)
 
 
 def found_by_sources(store: PostStore, index: VectorIndex, asked: Query, state: UserState) -> list[int]:
-    """What the pipeline's sources find, asked one after another."""
+    """The candidates of the pipeline's sources, called one after another."""
     probe = query(state, user_id=asked.user_id, parameters=asked.parameters)
     pipeline = pipeline_over(store, index, {asked.user_form: state})
     probe.request = asked.request
@@ -171,14 +171,16 @@ def found_by_sources(store: PostStore, index: VectorIndex, asked: Query, state: 
 
 @settings(max_examples=200)
 @given(SEEDS, st.integers(1, 60), requests())
-def test_columns_give_the_feed_that_one_object_at_a_time_gives(seed: int, n: int, asked: Query) -> None:
+def test_the_columns_give_the_same_feed_as_the_reference_of_one_object_at_a_time(
+    seed: int, n: int, asked: Query
+) -> None:
     world, state = world_of(seed, n), viewer_of(seed, n)
     vectors, views = vectors_of(sorted(world)), views_of(seed, world)
     store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(vectors)
     store.apply_counts(seen_counts(views))
     found = found_by_sources(store, index, asked, state)
     (result,) = pipeline_over(store, index, {"1": state}).run([asked])
-    assert [told for told in result.query.degradations if "no vectors" not in told] == []
+    assert [each for each in result.query.degradations if "no vectors" not in each] == []
     expected = ObviousPipeline(world, MAX_AGE_MS, views, vectors, RANKERS).feed(asked, found)
     assert result.candidates.posts.post_id.tolist() == [post_id for post_id, _ in expected]
     assert result.candidates.score.tolist() == pytest.approx([score for _, score in expected], rel=1e-12)
@@ -227,7 +229,7 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
 
 @settings(max_examples=20)
 @given(SEEDS)
-def test_viewers_of_a_batch_get_each_the_feed_of_the_variants_that_they_are_in(seed: int) -> None:
+def test_each_viewer_of_a_batch_gets_the_feed_of_the_viewers_own_variants(seed: int) -> None:
     world, base = world_of(seed, 40), replace(exact(FORYOU), top_k=8, result_size=6)
     vectors, views = vectors_of(sorted(world)), views_of(seed, world)
     store, index = store_of(*world.values(), max_age_ms=MAX_AGE_MS), index_of(vectors)
@@ -250,20 +252,20 @@ def test_viewers_of_a_batch_get_each_the_feed_of_the_variants_that_they_are_in(s
     assert len({tuple(result.query.experiments.items()) for result in results}) > 3
 
 
-def test_an_unknown_viewer_gets_what_is_popular() -> None:
+def test_an_unknown_viewer_gets_popular_posts() -> None:
     store = store_of(*(post(i, 50 + i) for i in range(1, 11)))
     (result,) = foryou_pipeline(store, index_of({}), FixedModel(), KnownUsers()).run([query(size=5)])
     assert (result.status, len(result.candidates)) == ("ok", 5)
 
 
-def test_labelled_posts_take_no_places_of_the_feed() -> None:
+def test_labelled_posts_leave_no_gaps_in_the_feed() -> None:
     good = [post(i, i + 100) for i in range(1, 40)]
     bad = [post(i, i + 100, labels=["spam"]) for i in range(40, 400)]
     (result,) = foryou_pipeline(store_of(*good, *bad), index_of({}), FixedModel(), KnownUsers()).run([query()])
     assert len(result.candidates) == 35
 
 
-def test_what_was_served_is_remembered_under_the_time_and_id_of_its_request() -> None:
+def test_served_posts_are_stored_under_the_time_and_id_of_the_request() -> None:
     users = KnownUsers()
     pipeline = foryou_pipeline(store_of(post(1)), index_of({}), FixedModel(), users)
     pipeline.run([query(request_id="a"), query(user_id=2, request_id="b", size=1)])

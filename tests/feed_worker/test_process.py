@@ -1,4 +1,4 @@
-"""`python -m feed_worker` as those see it who run it: it says what it waits for, then that it is ready, and drains."""
+"""`python -m feed_worker` as a process: reported waits, readiness, drain."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
         )
 
 
-def test_it_says_what_it_waits_for_then_that_it_is_ready_and_leaves_in_order(
+def test_the_process_reports_its_waits_and_its_readiness_and_leaves_in_order(
     settings: Settings, tmp_path: Path
 ) -> None:
     create_topics(settings)
@@ -41,7 +41,7 @@ def test_it_says_what_it_waits_for_then_that_it_is_ready_and_leaves_in_order(
     said: list[str] = []
 
     def is_ready() -> bool:
-        with suppress(OSError):  # it does not listen yet
+        with suppress(OSError):  # the port is not open yet
             status, text = get(settings.http_port, "/readyz")
             said.append(text)
             return status == 200

@@ -1,7 +1,6 @@
-"""Where the published system is at fault, through the whole pipeline: what it would show, and what we do.
+"""Known faults of the published system, through the whole pipeline: its behaviour, and ours.
 
-That scores are never older than what the viewer just did is in test_real_parts; what concerns the post store alone, in
-its own tests.
+The freshness of scores is in test_real_parts; faults of the post store alone are in its own tests.
 """
 
 from collections.abc import Sequence
@@ -40,7 +39,7 @@ def favorite(probability: float) -> list[float]:
 
 
 def test_five_accounts_cannot_fill_a_feed_with_one_authors_posts() -> None:
-    """There, diversity counts a repost for who reposted it."""
+    """There, diversity counts a repost for the reposting account."""
     written = [post(i, AUTHOR) for i in range(1, 6)]
     reposts = [post(10 + i, 80 + i, "repost", source_post_id=i, source_author_id=AUTHOR) for i in range(1, 6)]
     others = [post(20 + i, 90 + i) for i in range(1, 6)]
@@ -50,8 +49,8 @@ def test_five_accounts_cannot_fill_a_feed_with_one_authors_posts() -> None:
     assert [post_id in range(11, 16) for post_id in feed] == [True, *5 * [False], *4 * [True]]
 
 
-def test_a_post_that_the_ranker_did_not_score_ranks_below_all_that_it_did() -> None:
-    """There, candidates beyond the maximum have no score, and what is missing counts as 0 beside negative sums."""
+def test_a_post_without_predictions_ranks_below_all_scored_posts() -> None:
+    """There, candidates beyond the maximum have no score, which counts as 0, above negative sums."""
     posts = [post(i, 50 + i, created_at=NOW_MS - (9 - i) * MINUTE_MS) for i in range(1, 5)]
     hated = FixedModel(lambda _: [float(action in NEGATIVE_ACTIONS) for action in ACTIONS])
     result = served(posts, viewer(following=[51, 52]), hated, parameters=replace(PLAIN, max_candidates=2))
@@ -60,29 +59,29 @@ def test_a_post_that_the_ranker_did_not_score_ranks_below_all_that_it_did() -> N
     assert result.candidates.scored.tolist() == [True, True, False, False]
 
 
-def test_what_quotes_a_post_that_was_seen_shows_it_again() -> None:
-    """There, the quoted post is not looked at."""
+def test_a_quote_of_a_seen_post_is_not_shown() -> None:
+    """There, the quoted post is ignored."""
     posts = [post(1), post(2, FRIEND, "quote", source_post_id=1), post(3)]
     assert shown(posts, viewer(following=[FRIEND], seen=[1])) == [3]
 
 
 @pytest.mark.parametrize("kind", ["repost", "quote"])
 @pytest.mark.parametrize("edge", ["blocks", "blocked_by"])
-def test_a_block_in_either_direction_reaches_through_what_others_show(kind: Any, edge: str) -> None:
-    """There, an author who blocks the viewer is shown to them by whoever reposts."""
+def test_a_block_in_either_direction_applies_through_reposts_and_quotes(kind: Any, edge: str) -> None:
+    """There, the viewer sees reposts of an author who blocks the viewer."""
     posts = [post(1, AUTHOR), post(2, FRIEND, kind, source_post_id=1, source_author_id=AUTHOR), post(3, STRANGER)]
     assert shown(posts, viewer(following=[FRIEND], **{edge: [AUTHOR]})) == [3]
 
 
-def test_what_may_not_be_shown_takes_no_place_among_the_selected() -> None:
-    """There, labels are looked at after fifty posts are selected, and the feed is shorter by what is found."""
+def test_hidden_posts_take_no_place_among_the_selected() -> None:
+    """There, labels are checked after fifty posts are selected, and dropped posts shorten the feed."""
     posts = [post(i, 100 + i, labels=["spam"] if i <= 60 else []) for i in range(1, 101)]
     liked = FixedModel(lambda post_id: favorite(0.9 if post_id <= 60 else 0.5))
     assert len(shown(posts, viewer(), liked, size=35)) == 35
 
 
-def test_scores_are_made_of_the_history_as_it_is_now() -> None:
-    """There, scores are kept for three minutes. Here nothing is: each request's ranker gets what Redis has."""
+def test_scores_use_the_current_history() -> None:
+    """There, scores are cached for three minutes. Here the ranker gets the current state for each request."""
 
     class Remembering(FixedModel):
         def score(self, history: Any, candidates: Any, /) -> Any:
@@ -100,7 +99,7 @@ def test_scores_are_made_of_the_history_as_it_is_now() -> None:
 
 
 def test_the_same_state_gives_the_same_feed() -> None:
-    """There, equal scores rank in the order in which sources answered."""
+    """There, equal scores rank in the order of the sources' answers."""
     posts = [post(i, 50 + i) for i in range(1, 30)]
     same = FixedModel(lambda _: favorite(0.5))
     feeds = {tuple(shown(order, viewer(), same)) for order in (posts, posts[::-1], posts[10:] + posts[:10])}

@@ -1,4 +1,4 @@
-"""What the published system does beyond scores: a boost for new authors, and choosing posts that differ."""
+"""The published rules beyond scores: the new-author boost and DPP re-ranking."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -44,7 +44,7 @@ class TestNewAuthorBoost:
     def boosted(
         self, views: Mapping[int, int], posts: Mapping[int, Post] | None = None, n: int = N, **changed: Any
     ) -> list[tuple[int, float]]:
-        """Which posts are boosted, by how much; post i scores 41 - i, by author 100 + i, and was seen 5,000 times."""
+        """The boost of each boosted post; post i scores 41 - i, is by author 100 + i, and has 5,000 views."""
         own = {i: post(i, 100 + i) for i in range(1, n + 1)} | dict(posts or {})
         store = store_of(*own.values(), post(404, 900))
         store.apply_counts(seen_counts(KNOWN | dict(views)))
@@ -55,7 +55,7 @@ class TestNewAuthorBoost:
         pairs = zip(boosted.posts.post_id.tolist(), boosted.boost.tolist(), strict=True)
         return [(post_id, boost) for post_id, boost in pairs if boost]
 
-    def test_the_best_new_one_is_raised_to_the_score_at_place_15_and_no_other(self) -> None:
+    def test_the_best_eligible_post_is_raised_to_the_score_at_place_15_and_no_other(self) -> None:
         assert self.boosted({30: 0, 33: 0}) == [(30, 25.0 - 11.0)]
 
     @pytest.mark.parametrize(("views", "is_boosted"), [(0, True), (999, True), (1_000, False), (5_000, False)])
@@ -63,7 +63,7 @@ class TestNewAuthorBoost:
         assert bool(self.boosted({30: views}, new_author_max_reach=1_000_000)) == is_boosted
 
     @pytest.mark.parametrize(("others", "is_boosted"), [(0, True), (900, True), (901, False)])
-    def test_only_an_author_whose_stored_posts_were_seen_a_thousand_times_together(
+    def test_only_an_author_whose_stored_posts_have_at_most_a_thousand_views_together(
         self, others: int, is_boosted: bool
     ) -> None:
         assert bool(self.boosted({30: 100, 404: others}, {30: post(30, 900)})) == is_boosted
@@ -75,19 +75,19 @@ class TestNewAuthorBoost:
         relation = {"reply": {"in_reply_to_post_id": 1}, "original": {}}.get(kind, {"source_post_id": 1})
         assert bool(self.boosted({30: 0}, {30: post(30, 130, kind, **relation)})) == is_boosted
 
-    def test_only_within_the_top_85_percent_of_what_scores_anything(self) -> None:
+    def test_only_within_the_top_85_percent_of_posts_with_a_score(self) -> None:
         assert self.boosted({34: 0}) == [(34, 25.0 - 7.0)]
         assert self.boosted({35: 0}) == []
 
-    def test_what_ranks_above_the_place_is_left_where_it_is_and_nothing_else_is_boosted(self) -> None:
+    def test_a_post_that_ranks_above_the_place_stays_and_no_other_is_boosted(self) -> None:
         assert self.boosted({3: 0, 30: 0}) == []
 
-    def test_with_fewer_posts_than_places_there_is_nothing_to_raise_to(self) -> None:
+    def test_with_too_few_posts_none_is_raised(self) -> None:
         assert self.boosted({15: 0}, n=15) == []
         assert self.boosted({16: 0}, n=16, new_author_top_share=1.0) == []
         assert self.boosted({17: 0}, n=17, new_author_top_share=1.0) == [(17, 1.0)]
 
-    def test_authors_are_asked_about_until_one_is_new_however_many_are_not(self) -> None:
+    def test_authors_are_looked_up_until_one_is_new(self) -> None:
         store = store_of(*(post(i, 100 + i) for i in range(1, 301)))
         store.apply_counts(seen_counts({i: 999 if i < 250 else 0 for i in range(1, 301)}))
         asked = query(parameters=replace(X_2026_08_12, new_author_max_reach=0))
@@ -115,7 +115,7 @@ def unit(*components: float) -> np.ndarray:
 
 
 class TestReRanking:
-    """1.9. Of the best 150, those that are good and differ are in the feed, in the order of their scores."""
+    """1.9. Selects good and different posts of the best 150, in the order of their scores."""
 
     def kept(
         self,
@@ -125,7 +125,7 @@ class TestReRanking:
         version: str = FixedModel.version,
         **changed: Any,
     ) -> list[int]:
-        """The posts that are selected, best first; post i has the i-th score."""
+        """The selected posts, best first; post i has the i-th score."""
         posts = [post(i, 100 + i) for i in range(1, len(scores) + 1)]
         index = VectorIndex()
         index.upsert(np.array([*vectors], np.int64), np.array([*vectors.values()], np.float32), version)
@@ -138,40 +138,40 @@ class TestReRanking:
         selected: list[int] = ranked.posts.post_id[TopKSelector().select(asked, ranked)].tolist()
         return selected
 
-    def test_of_posts_that_say_the_same_one_is_kept_the_best(self) -> None:
+    def test_of_posts_with_one_vector_the_best_is_kept(self) -> None:
         alike = {1: unit(1), 2: unit(1), 3: unit(0, 1), 4: unit(2)}
         assert self.kept(alike, [1.0, 4.0, 2.0, 3.0]) == [2, 3]
 
-    def test_what_is_not_chosen_is_not_in_the_feed_however_few_are(self) -> None:
+    def test_posts_that_are_not_selected_never_fill_up_the_feed(self) -> None:
         assert self.kept({i: unit(1) for i in range(1, 21)}, [*range(20, 0, -1)]) == [1]
 
-    def test_a_post_that_differs_is_preferred_to_a_better_one_that_does_not(self) -> None:
+    def test_a_different_post_is_preferred_to_a_better_similar_one(self) -> None:
         near = {1: unit(1), 2: unit(0.999, 0.04), 3: unit(0, 1)}
         assert self.kept(near, [3.0, 2.9, 1.0], top_k=2, result_size=1) == [1, 3]
         assert self.kept(near, [3.0, 2.9, 1.0], top_k=2, result_size=1, dpp_theta=0.97) == [1, 2]
 
-    def test_it_decides_what_is_in_the_feed_and_not_its_order(self) -> None:
+    def test_re_ranking_decides_membership_of_the_feed_not_its_order(self) -> None:
         differing = {i: unit(*np.eye(9)[i]) for i in range(1, 9)}
         assert self.kept(differing, [3.0, 1.0, 8.0, 5.0, 2.0, 7.0, 6.0, 4.0]) == [3, 6, 7, 4, 8, 1, 5, 2]
 
-    def test_only_the_pool_is_chosen_from(self) -> None:
+    def test_only_posts_of_the_pool_are_selected(self) -> None:
         differing = {i: unit(*np.eye(9)[i]) for i in range(1, 9)}
         assert self.kept(differing, [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], dpp_pool=3) == [1, 2, 3]
 
-    def test_no_more_are_chosen_than_are_to_be_selected(self) -> None:
+    def test_at_most_top_k_posts_are_selected(self) -> None:
         differing = {i: unit(*np.eye(9)[i]) for i in range(1, 9)}
         assert self.kept(differing, [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], top_k=2, result_size=2) == [1, 2]
 
-    def test_a_post_without_a_vector_differs_from_all_others(self) -> None:
+    def test_a_post_without_a_vector_is_orthogonal_to_all_others(self) -> None:
         assert self.kept({1: unit(1), 2: unit(1)}, [4.0, 3.0, 2.0, 1.0]) == [1, 3, 4]
 
-    def test_vectors_of_another_model_are_none(self) -> None:
+    def test_vectors_of_another_model_do_not_count(self) -> None:
         assert self.kept({1: unit(1), 2: unit(1)}, [2.0, 1.0], version="another") == [1, 2]
 
-    def test_where_nothing_scores_there_is_nothing_to_choose_by_and_all_stay(self) -> None:
+    def test_without_scores_all_posts_stay(self) -> None:
         assert self.kept({1: unit(1), 2: unit(1)}, [0.0, 0.0]) == [2, 1]
 
-    def test_a_repost_is_as_what_is_read(self) -> None:
+    def test_a_repost_has_the_vector_of_its_source(self) -> None:
         store = store_of(post(1), post(2, 60, "repost", source_post_id=1), post(3))
         index = VectorIndex()
         index.upsert(np.array([1, 3]), np.array([unit(1), unit(1)]), FixedModel.version)
@@ -191,7 +191,7 @@ class TestReRanking:
 
     @settings(max_examples=200)
     @given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 12), st.integers(0, 2**32 - 1), st.booleans())
-    def test_the_incremental_factor_chooses_what_the_determinants_choose(
+    def test_the_incremental_factor_selects_the_same_as_the_determinants(
         self, n: int, d: int, k: int, seed: int, some_missing: bool
     ) -> None:
         rng = np.random.default_rng(seed)
@@ -207,7 +207,9 @@ class TestReRanking:
 
     @settings(max_examples=50)
     @given(arrays(np.float32, (10, 3), elements=st.integers(-1, 1).map(float)))
-    def test_no_more_are_chosen_than_there_are_dimensions_and_posts_without_vectors(self, vectors: np.ndarray) -> None:
+    def test_at_most_as_many_are_selected_as_there_are_dimensions_and_posts_without_vectors(
+        self, vectors: np.ndarray
+    ) -> None:
         taken = greedy_map(np.linspace(2, 1, 10), vectors, 10)
         missing = int((vectors == 0).all(axis=1).sum())
         assert len(taken) == missing + np.linalg.matrix_rank(vectors)

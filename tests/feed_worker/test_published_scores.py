@@ -1,4 +1,4 @@
-"""The published arithmetic of scores in its order, a class for each rule, and where ours differs."""
+"""The published arithmetic of scores, in its order, one class a rule, with our differences."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,7 +45,7 @@ def diversity(candidates: Candidates, scores: Sequence[float]) -> list[float]:
 
 
 class TestModel:
-    """The ranker: a prediction for each candidate, for as many as it is given."""
+    """The ranker: predictions for candidates, up to a maximum."""
 
     def test_the_ranker_scores_every_query_of_a_batch_by_its_own_candidates(self) -> None:
         found = [candidates_in(STORE, 1, 2, 3), candidates_in(STORE, 4)]
@@ -61,7 +61,7 @@ class TestModel:
         (weighed,) = WeightedScorer().score([asked], [scored])
         assert TopKSelector().select(asked, weighed).tolist()[-1] == 2
 
-    def test_candidates_beyond_a_querys_maximum_get_none_in_a_batch_with_a_query_that_has_more(self) -> None:
+    def test_the_maximum_of_one_query_holds_in_a_batch_with_larger_queries(self) -> None:
         few, many = query(parameters=replace(FORYOU, max_candidates=1)), query(user_id=2)
         found = [candidates_in(STORE, 1, 2), candidates_in(STORE, 3, 4, 5)]
         scored = PhoenixScorer(STORE, FixedModel()).score([few, many], found)
@@ -76,7 +76,7 @@ class TestModel:
         assert np.concatenate([each.predictions for each in scored]).tolist() == np.array(expected, np.float32).tolist()
         assert len(other.scored) == 1
 
-    def test_a_repost_is_scored_as_what_is_read(self) -> None:
+    def test_a_repost_is_scored_as_its_source(self) -> None:
         model = FixedModel()
         store = store_of(post(1, 50, text="words", photos=2), post(2, 60, "repost", source_post_id=1))
         asked = query(viewer(following=[60]))
@@ -95,7 +95,7 @@ class TestWeightedSum:
             [0.2 + 0.5 - 0.1 + 0.001]
         )
 
-    def test_dwell_time_is_weighed_by_the_second(self) -> None:
+    def test_dwell_time_is_weighted_per_second(self) -> None:
         found = predicted(candidates_in(STORE, 3), {"dwell_time": 30_000.0})
         assert weighted(found, weighing(dwell_time=0.004)) == pytest.approx([0.12])
 
@@ -104,7 +104,7 @@ class TestWeightedSum:
         assert found.posts.video_ms.tolist() == [0, 10_000, 20_000]
         assert weighted(found, weighing(vqv=2.0)) == pytest.approx([0.001, 0.001, 1.001])
 
-    def test_a_missing_head_counts_nothing_and_a_missing_row_scores_nothing(self) -> None:
+    def test_a_missing_prediction_counts_0_and_a_missing_row_scores_0(self) -> None:
         found = predicted(candidates_in(STORE, 1, 2), {"favorite": 0.5}, None)
         holed = found.predictions.copy()
         holed[0, 1:] = np.nan
@@ -123,7 +123,7 @@ class TestOffset:
         found = predicted(candidates_in(STORE, 3), {"report": 0.5})
         assert weighted(found, X_2026_08_12) == pytest.approx([(367.22 - 117) / 410.54 * 0.001])
 
-    def test_without_any_discrete_weight_a_negative_sum_is_nothing(self) -> None:
+    def test_without_discrete_weights_a_negative_sum_scores_0(self) -> None:
         found = predicted(candidates_in(STORE, 1, 2), {"dwell_time": 1_000.0}, {"dwell_time": 2_000.0})
         assert weighted(found, weighing(dwell_time=-1.0)) == [0.0, 0.0]
         assert weighted(found, weighing(dwell_time=1.0)) == pytest.approx([1.0, 2.0])
@@ -142,7 +142,7 @@ class TestOffset:
 
 
 class TestAuthorDiversity:
-    """6. Each further post of an author counts less; here, the author of what is read."""
+    """6. Each further post of an author counts less; here, of the original author."""
 
     def test_each_further_post_of_an_author_counts_less_down_to_the_floor(self) -> None:
         store = store_of(*(post(i) for i in range(1, 7)))
@@ -150,10 +150,10 @@ class TestAuthorDiversity:
         assert diversity(found, [6, 5, 4, 3, 2, 1]) == [1, 0.625, 0.4375, 0.34375, 0.296875, 0.2734375]
         assert diversity(found, [1, 2, 3, 4, 5, 6])[::-1] == [1, 0.625, 0.4375, 0.34375, 0.296875, 0.2734375]
 
-    def test_posts_of_different_authors_do_not_weaken_each_other(self) -> None:
+    def test_posts_of_different_authors_do_not_lower_each_other(self) -> None:
         assert diversity(candidates_in(STORE, 1, 2, 3), [3, 2, 1]) == [1, 1, 1]
 
-    def test_reposts_count_for_who_wrote_them_not_for_who_reposted(self) -> None:
+    def test_reposts_count_for_the_original_author(self) -> None:
         store = store_of(
             post(1, 50),
             post(2, 50),
@@ -163,9 +163,7 @@ class TestAuthorDiversity:
         assert diversity(found, [2, 1]) == [1, 0.625]
 
     @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=20))
-    def test_the_place_among_an_authors_posts_is_how_many_of_them_rank_above(
-        self, drawn: list[tuple[int, int]]
-    ) -> None:
+    def test_the_place_among_an_authors_posts_is_the_number_that_rank_above(self, drawn: list[tuple[int, int]]) -> None:
         store = store_of(*(post(i, 50 + author) for i, (author, _) in enumerate(drawn, 1)))
         found = candidates_in(store, *range(1, len(drawn) + 1))
         key = [(score, i) for i, (_, score) in enumerate(drawn, 1)]  # equal times: the larger id ranks above
@@ -177,9 +175,9 @@ class TestAuthorDiversity:
 
 
 class TestOutOfNetwork:
-    """7. Last, the network comes first."""
+    """7. Last, out-of-network posts are lowered."""
 
-    def test_out_of_network_posts_are_lowered_and_with_them_replies_and_reposts_where_so_set(self) -> None:
+    def test_out_of_network_posts_are_lowered_and_optionally_replies_and_reposts(self) -> None:
         store = store_of(
             post(1, 60),
             post(2, 70),
@@ -199,7 +197,7 @@ class TestOutOfNetwork:
 
 
 class TestTopK:
-    """The best by score."""
+    """Selection of the best by score."""
 
     def test_the_selector_takes_more_than_the_feed_needs_best_first(self) -> None:
         asked = query(parameters=replace(FORYOU, top_k=4, result_size=2), size=2)

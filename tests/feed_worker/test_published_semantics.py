@@ -1,4 +1,4 @@
-"""The published filters in their order, a class for each: the rule as published, and where ours differs.
+"""The published filters in their order, one class each: the published rule, and our differences.
 
 The visibility filters have a file of their own, test_visibility.
 """
@@ -56,23 +56,23 @@ SHOWN = [
 class TestDropDuplicates:
     """1. A post found by two sources is one candidate."""
 
-    def test_of_a_post_found_twice_the_first_occurrence_stays(self) -> None:
+    def test_the_first_occurrence_of_a_post_stays(self) -> None:
         store = store_of(post(1), post(2))
         found = concat([candidates_in(store, 2, 1, source="thunder"), candidates_in(store, 1, source="popular")])
         assert DropDuplicatesFilter().keep(query(), found).tolist() == [True, True, False]
 
 
 class TestCoreData:
-    """2. A candidate without its core data is none."""
+    """2. A candidate without core data is dropped."""
 
-    def test_a_candidate_without_an_author_is_none(self) -> None:
+    def test_a_candidate_without_an_author_is_dropped(self) -> None:
         store = store_of(post(1))
         found = concat([candidates_in(store, 1), candidates_in(store, 404)])
         assert CoreDataFilter().keep(query(), found).tolist() == [True, False]
 
 
 class TestAge:
-    """3. At most 48 hours old; here by the time of the event, since ids carry none."""
+    """3. At most 48 hours old; here by the time of the event, since ids carry no time."""
 
     @pytest.mark.parametrize(("age_ms", "stays"), [(-5, True), (0, True), (1_000, True), (1_001, False)])
     def test_a_post_is_kept_up_to_its_maximum_age(self, age_ms: int, stays: bool) -> None:
@@ -80,9 +80,9 @@ class TestAge:
 
 
 class TestSelfPost:
-    """4. Nobody is shown what they wrote; here, reposts of it included."""
+    """4. No own posts; here, no reposts of them either."""
 
-    def test_nobody_sees_their_own_posts_nor_reposts_of_them(self) -> None:
+    def test_viewers_do_not_see_their_own_posts_or_reposts_of_them(self) -> None:
         posts = [
             post(1, VIEWER),
             post(2, FRIEND, "repost", source_post_id=1),
@@ -106,26 +106,26 @@ class TestOONRetweetReply:
         asked = query(viewer(following=[FRIEND]))
         assert kept(OONRetweetReplyFilter(), by(FRIEND, 10) + by(STRANGER, 20), asked) == [10, 11, 12, 13, 20, 23]
 
-    def test_a_reply_that_answers_nothing_is_dropped_even_from_the_network(self) -> None:
+    def test_an_in_network_reply_without_a_parent_is_dropped(self) -> None:
         asked = query(viewer(following=[FRIEND]))
         assert kept(OONRetweetReplyFilter(), [post(1, FRIEND, "reply")], asked) == []
 
 
 class TestRetweetDedup:
-    """7. A post and its reposts are one."""
+    """7. A post and its reposts count as one."""
 
     def test_a_post_and_its_reposts_are_one_candidate_the_first(self) -> None:
         posts = [post(1), *(post(i, FRIEND, "repost", source_post_id=1) for i in (2, 3))]
         assert kept(RetweetDedupFilter(), posts, query(), 3, 1, 2) == [3]
         assert kept(RetweetDedupFilter(), posts, query(), 1, 2, 3) == [1]
 
-    def test_a_quote_is_not_a_duplicate_of_what_it_quotes(self) -> None:
+    def test_a_quote_is_no_duplicate_of_the_quoted_post(self) -> None:
         posts = [post(1), post(2, FRIEND, "quote", source_post_id=1)]
         assert kept(RetweetDedupFilter(), posts, query()) == [1, 2]
 
 
 class TestIneligibleSubscription:
-    """8. Subscriber-only posts are for subscribers; here, what shows them included."""
+    """8. Subscriber-only posts are for subscribers; here, reposts and quotes of them, too."""
 
     def test_subscriber_only_posts_are_for_subscribers_also_when_reposted(self) -> None:
         posts = [post(1, subscriber_only=True), post(2, FRIEND, "repost", source_post_id=1), post(3)]
@@ -134,12 +134,12 @@ class TestIneligibleSubscription:
 
 
 class TestPreviouslySeen:
-    """9. Nothing is shown twice; here, a quoted post counts. (10 is the same for a set that is always empty there.)"""
+    """9. No post is shown twice; here, a quoted post counts. (10 is the same for a set that is always empty there.)"""
 
-    def test_what_was_seen_is_not_shown_again_in_any_guise(self) -> None:
+    def test_a_seen_post_is_not_shown_as_itself_repost_quote_or_parent(self) -> None:
         assert kept(PreviouslySeenFilter(), RELATED, query(viewer(seen=[1]))) == [5]
 
-    def test_what_was_seen_so_long_ago_that_a_filter_alone_knows_is_not_shown_either(self) -> None:
+    def test_a_post_that_only_the_bloom_filter_holds_is_not_shown(self) -> None:
         long_ago = SeenFilter().with_posts(np.array([1]), FilterSize())
         assert kept(PreviouslySeenFilter(), RELATED, query(viewer(seen_before=long_ago))) == [5]
 
@@ -150,7 +150,7 @@ class TestPreviouslySeen:
 class TestPreviouslyServed:
     """11. The next feed differs from the last."""
 
-    def test_what_was_just_served_is_not_served_again(self) -> None:
+    def test_a_recently_served_post_is_not_served_again(self) -> None:
         asked = query()
         asked.served = ids(1, 5)
         assert kept(PreviouslyServedFilter(), RELATED, asked) == []
@@ -185,7 +185,7 @@ class TestMutedKeyword:
         found = hydrated(store, asked, 1, 2)
         assert MutedKeywordFilter(store).keep(asked, found).tolist() == [stays, True]
 
-    def test_a_muted_word_also_hides_those_who_repost_or_quote_it(self) -> None:
+    def test_a_muted_word_also_hides_reposts_and_quotes(self) -> None:
         posts = [
             post(1, text="spoiler ahead"),
             post(2, FRIEND, "repost", source_post_id=1),
@@ -195,14 +195,14 @@ class TestMutedKeyword:
         asked = query(viewer(keywords=("spoiler",)))
         assert kept(MutedKeywordFilter(store_of(*posts)), posts, asked) == [4]
 
-    def test_without_muted_words_the_filter_has_nothing_to_do(self) -> None:
+    def test_without_muted_words_the_filter_is_disabled(self) -> None:
         store = store_of()
         assert not MutedKeywordFilter(store).enable(query())
         assert MutedKeywordFilter(store).enable(query(viewer(keywords=("a",))))
 
 
 class TestAuthorSocialgraph:
-    """13. Blocks and mutes; here, both ways for all who are involved. (14 is a list of ids.)"""
+    """13. Blocks and mutes; here, blocks in both directions for all authors involved. (14 is a list of ids.)"""
 
     @pytest.mark.parametrize(
         ("state", "stay"),
@@ -217,7 +217,7 @@ class TestAuthorSocialgraph:
             ({}, [1, 2, 3, 4]),
         ],
     )
-    def test_blocks_reach_through_reposts_and_quotes_and_mutes_do_not(
+    def test_blocks_apply_through_reposts_and_quotes_and_mutes_do_not(
         self, state: dict[str, list[int]], stay: list[int]
     ) -> None:
         assert kept(AuthorSocialgraphFilter(), SHOWN, query(viewer(**state))) == stay
@@ -229,9 +229,9 @@ class TestAuthorSocialgraph:
 
 
 class TestVideo:
-    """15. No videos, where the request says so. (16 to 18, topics and two that are off, have no counterpart.)"""
+    """15. No videos if the request excludes them. (16 to 18, topics and two that are off, have no counterpart.)"""
 
-    def test_videos_and_reposts_of_videos_are_left_out_where_the_request_says_so(self) -> None:
+    def test_videos_and_their_reposts_are_dropped_if_the_request_excludes_videos(self) -> None:
         posts = [post(1, video_ms=1), post(2, FRIEND, "repost", source_post_id=1), post(3, photos=2)]
         assert VideoFilter().enable(query(exclude_videos=True))
         assert not VideoFilter().enable(query())
@@ -239,9 +239,9 @@ class TestVideo:
 
 
 class TestLanguage:
-    """Not published: only languages that the request names."""
+    """Not published: only the request's languages."""
 
-    def test_posts_in_other_languages_and_reposts_of_them_are_left_out_where_the_request_names_some(self) -> None:
+    def test_posts_in_other_languages_and_their_reposts_are_dropped_if_the_request_names_languages(self) -> None:
         posts = [post(1, lang="en-GB"), post(2, lang="fr"), post(3), post(4, lang="eng")]
         posts += [post(5, FRIEND, "repost", source_post_id=2), post(6, FRIEND, "repost", source_post_id=1, lang="fr")]
         asked = query(langs=["EN"])
@@ -254,7 +254,7 @@ class TestLanguage:
 class TestDedupConversation:
     """After selection: one post of a conversation."""
 
-    def test_of_a_conversation_the_best_ranked_post_stays(self) -> None:
+    def test_the_best_ranked_post_of_a_conversation_stays(self) -> None:
         posts = [
             post(1, conversation_id=1),
             post(2, FRIEND, "reply", in_reply_to_post_id=1, conversation_id=1),
@@ -263,12 +263,12 @@ class TestDedupConversation:
         ]
         assert kept(DedupConversationFilter(), posts, query(), 3, 4, 1, 2) == [3, 4]
 
-    def test_where_no_conversation_is_named_a_reply_belongs_to_its_parent(self) -> None:
+    def test_without_a_conversation_id_a_reply_belongs_to_its_parent(self) -> None:
         posts = [post(1), *(post(i, FRIEND, "reply", in_reply_to_post_id=1) for i in (2, 3)), post(4)]
         assert kept(DedupConversationFilter(), posts, query(), 2, 1, 3, 4) == [2, 4]
 
 
-def test_every_filter_takes_an_empty_structure_of_arrays() -> None:
+def test_every_filter_accepts_empty_candidates() -> None:
     store = store_of()
     asked = query(viewer(keywords=("a",), blocks=[AUTHOR]))
     for rule in (DropDuplicatesFilter(), MutedKeywordFilter(store), AuthorSocialgraphFilter(), AgeFilter(1)):

@@ -35,7 +35,7 @@ def model() -> Phoenix:
 
 
 def posts() -> list[Post]:
-    """Astronomy by authors 50-59 and football by authors 60-69, of four posts each author."""
+    """Astronomy by authors 50-59 and football by authors 60-69, four posts an author."""
     authors = {author: SKY if author < 60 else BALL for author in range(50, 70)}
     return [post(10 * author + i, author, text=text) for author, text in authors.items() for i in range(4)]
 
@@ -86,7 +86,7 @@ def ask(pipeline: Pipeline, *request: Any, **options: Any) -> Result:
     return result
 
 
-def test_a_viewer_who_likes_the_sky_is_found_posts_about_the_sky(pipeline: Pipeline, users: UserStates) -> None:
+def test_retrieval_finds_posts_on_the_viewers_topic(pipeline: Pipeline, users: UserStates) -> None:
     happened(users, *(liked(10 * author, author) for author in (50, 51, 52)))
     result = ask(pipeline, size=80)
     retrieved = result.candidates.take(np.isfinite(result.candidates.retrieval_score))
@@ -95,7 +95,7 @@ def test_a_viewer_who_likes_the_sky_is_found_posts_about_the_sky(pipeline: Pipel
     assert (best.posts.author_id < 60).mean() > 0.8
 
 
-def test_neither_blocked_authors_nor_seen_posts_come_back(pipeline: Pipeline, users: UserStates) -> None:
+def test_blocked_authors_and_seen_posts_do_not_return(pipeline: Pipeline, users: UserStates) -> None:
     happened(users, liked(500, 5), Block(at=1, user_id=VIEWER, target_id=51), Block(at=1, user_id=52, target_id=VIEWER))
     shown = ask(pipeline, size=80).candidates.posts
     assert len(shown.post_id)
@@ -110,7 +110,7 @@ def test_followed_authors_are_in_network(pipeline: Pipeline, users: UserStates) 
     assert shown.in_network.sum() == 4
 
 
-def test_the_next_feed_differs_and_the_same_request_computed_again_does_not(pipeline: Pipeline) -> None:
+def test_the_next_feed_differs_and_a_second_computation_of_one_request_does_not(pipeline: Pipeline) -> None:
     def shown(result: Result) -> list[int]:
         post_ids: list[int] = result.candidates.posts.post_id.tolist()
         return post_ids
@@ -122,7 +122,7 @@ def test_the_next_feed_differs_and_the_same_request_computed_again_does_not(pipe
     assert len(later) == 10
 
 
-def test_batches_that_overlap_get_the_feeds_that_they_get_alone(pipeline: Pipeline, users: UserStates) -> None:
+def test_overlapping_batches_get_the_same_feeds_as_alone(pipeline: Pipeline, users: UserStates) -> None:
     happened(users, *(liked(10 * author, author) for author in (50, 61, 52)))
     alone = [ask(pipeline, size=size).candidates for size in range(5, 25)]
     gathered: SimpleQueue[list[RequestRun] | None] = SimpleQueue()
@@ -145,7 +145,7 @@ def test_batches_that_overlap_get_the_feeds_that_they_get_alone(pipeline: Pipeli
         assert one.score.tolist() == other.candidates.score.tolist()
 
 
-def test_a_redis_that_hangs_fails_requests_and_serves_them_when_it_is_back(
+def test_a_hanging_redis_fails_requests_and_serves_them_after_its_return(
     model: Phoenix, users: UserStates, valkey: redis.Redis
 ) -> None:
     store = store_of(*posts())
@@ -155,13 +155,13 @@ def test_a_redis_that_hangs_fails_requests_and_serves_them_when_it_is_back(
     hung, busy = ask(pipeline), ask(pipeline)
     assert (hung.status, hung.query.degradations) == ("failed", ["user_state_hydrator: over its budget of 30 ms"])
     assert (busy.status, busy.query.degradations) == ("failed", ["user_state_hydrator: still busy"])
-    valkey.ping()  # answered when the pause is over
+    valkey.ping()  # returns at the end of the pause
     results = (ask(pipeline) for _ in range(1_000))
     assert next(result.status for result in results if result.status != "failed") == "ok"
 
 
-def test_what_the_viewer_just_did_counts_in_the_very_next_scores(pipeline: Pipeline, users: UserStates) -> None:
-    """The published system keeps scores for three minutes, whatever the viewer does meanwhile."""
+def test_a_new_engagement_counts_in_the_next_scores(pipeline: Pipeline, users: UserStates) -> None:
+    """The published system caches scores for three minutes, in spite of new engagements."""
 
     def scores() -> dict[int, float]:
         shown = ask(pipeline, size=80).candidates
@@ -176,8 +176,8 @@ def test_what_the_viewer_just_did_counts_in_the_very_next_scores(pipeline: Pipel
     assert all(after[post_id] != before[post_id] for post_id in before.keys() & after.keys())
 
 
-def test_a_redis_that_does_not_answer_is_the_callers_to_wait_for(model: Phoenix) -> None:
+def test_an_unreachable_redis_is_raised_to_the_caller(model: Phoenix) -> None:
     store = store_of(*posts())
-    nobody = UserStates(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
+    unreachable = UserStates(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
     with pytest.raises(redis.ConnectionError):
-        ask(foryou_pipeline(store, VectorIndex(), model, nobody))
+        ask(foryou_pipeline(store, VectorIndex(), model, unreachable))

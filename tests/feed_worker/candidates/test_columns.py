@@ -19,7 +19,7 @@ def test_concatenated_candidates_keep_their_order_and_their_source() -> None:
     assert joined.source.tolist() == [0, 0, 2]
 
 
-def test_nothing_joined_with_nothing_is_nothing() -> None:
+def test_empty_candidates_concatenate_to_empty_candidates() -> None:
     assert len(concat([NO_CANDIDATES, NO_CANDIDATES])) == 0
 
 
@@ -52,7 +52,7 @@ def test_related_columns_that_do_not_fit_are_refused() -> None:
         one.with_related(two.related)
 
 
-def test_the_original_of_a_repost_is_its_source_and_everything_elses_is_itself() -> None:
+def test_the_original_of_a_repost_is_its_source_and_of_any_other_post_the_post_itself() -> None:
     found = candidates_in(STORE, 4, 2)
     assert found.original_id.tolist() == [1, 2]
     assert found.original_author_id.tolist() == [50, 50]
@@ -65,6 +65,6 @@ def test_ties_rank_by_time_then_by_id_whatever_the_order_of_arrival() -> None:
         assert found.posts.post_id[found.ranking()].tolist() == [3, 2, 1]
 
 
-def test_a_post_without_predictions_never_outranks_one_with() -> None:
+def test_a_post_without_predictions_never_outranks_a_post_with_predictions() -> None:
     found = predicted(candidates_in(STORE, 1, 2), {}, None).with_columns(weighted=np.array([0.0, 9.0]))
     assert found.posts.post_id[found.ranking()].tolist() == [1, 2]

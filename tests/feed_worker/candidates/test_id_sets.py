@@ -8,17 +8,17 @@ IDS = st.lists(st.integers(0, 12), max_size=30)
 
 
 @given(IDS, IDS)
-def test_contains_says_what_python_says_of_sets(members: list[int], asked: list[int]) -> None:
+def test_contains_agrees_with_python_sets(members: list[int], asked: list[int]) -> None:
     known = {member for member in members if member}
     found = contains(np.array(sorted(known), np.int64), np.array(asked, np.int64))
     assert found.tolist() == [each in known for each in asked]
 
 
-def test_the_id_that_stands_for_none_is_nobodys_member() -> None:
+def test_id_zero_is_in_no_set() -> None:
     assert not contains(np.array([0, 1], np.int64), np.array([0], np.int64)).any()
 
 
 @given(IDS)
-def test_first_of_each_marks_what_has_not_occurred_before(keys: list[int]) -> None:
+def test_first_of_each_marks_first_occurrences(keys: list[int]) -> None:
     marked = first_of_each(np.array(keys, np.int64))
     assert marked.tolist() == [key not in keys[:place] for place, key in enumerate(keys)]

@@ -18,7 +18,7 @@ def test_a_history_is_right_aligned_and_ends_with_the_newest() -> None:
     assert history.age_ms[0, 0] == 0
 
 
-def test_of_a_long_history_the_newest_positions_are_read() -> None:
+def test_a_long_history_is_cut_to_its_newest_positions() -> None:
     positions = positions_of(range(1, NANO.history + 11))
     history = history_of([query(viewer(positions=positions))], STORE, NANO)
     assert history.post_id[0, [0, -1]].tolist() == [11, NANO.history + 10]
@@ -30,7 +30,7 @@ def test_actions_become_a_column_each() -> None:
     assert not history.actions[0, 0].any()
 
 
-def test_a_history_has_the_text_of_posts_that_are_stored_cut_to_what_the_model_reads() -> None:
+def test_a_history_has_the_tokens_of_stored_posts_cut_to_the_length_of_the_model() -> None:
     history = history_of([query(viewer(liked=[404, 1, 2]))], STORE, NANO)
     assert history.tokens.shape == (1, NANO.history, NANO.tokens)
     assert not history.tokens[0, -3].any()
@@ -38,13 +38,13 @@ def test_a_history_has_the_text_of_posts_that_are_stored_cut_to_what_the_model_r
     assert history.tokens[0, -1].all()
 
 
-def test_a_viewer_without_a_history_has_a_mask_of_nothing() -> None:
+def test_a_viewer_without_history_has_an_empty_mask() -> None:
     history = history_of([query()], STORE, NANO)
     assert not history.mask.any()
     assert history.tokens.shape == (1, NANO.history, NANO.tokens)
 
 
-def test_candidates_of_a_batch_are_padded_to_the_most() -> None:
+def test_candidates_of_a_batch_are_padded_to_the_largest_query() -> None:
     found = [candidates_in(STORE, 1, 2, 3), candidates_in(STORE, 2)]
     inputs = candidates_of([query(surface="home"), query()], found, NANO)
     assert inputs.post_id.tolist() == [[1, 2, 3], [2, 0, 0]]
@@ -55,7 +55,7 @@ def test_candidates_of_a_batch_are_padded_to_the_most() -> None:
     assert inputs.surface[0] != inputs.surface[1] == 0
 
 
-def test_a_candidate_is_asked_about_with_what_has_been_counted_of_it_so_far() -> None:
+def test_a_candidate_has_its_current_counts_as_input() -> None:
     counted = store_of(post(1), post(2))
     counted.apply_counts([PostCounts(post_id=2, at=1, totals=[*range(20)])])
     inputs = candidates_of([query()], [candidates_in(counted, 1, 2)], NANO)

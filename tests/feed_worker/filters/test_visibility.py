@@ -21,30 +21,30 @@ def visible(posts: list[Post], *of: int, follows: bool = False) -> list[int]:
 
 
 @pytest.mark.parametrize("label", sorted(FORYOU.unsafe_labels))
-def test_an_unsafe_label_hides_a_post_from_everybody(label: str) -> None:
+def test_an_unsafe_label_hides_a_post_from_all_viewers(label: str) -> None:
     assert visible([post(1, labels=[label])], 1, follows=True) == []
 
 
 @pytest.mark.parametrize("label", sorted(FORYOU.unsafe_labels_out_of_network))
-def test_a_sensitive_label_hides_a_post_from_those_who_do_not_follow_its_author(label: str) -> None:
+def test_a_sensitive_label_hides_a_post_from_viewers_who_do_not_follow_its_author(label: str) -> None:
     assert visible([post(1, labels=[label])], 1, follows=True) == [1]
     assert visible([post(1, labels=[label])], 1, follows=False) == []
 
 
-def test_other_labels_hide_nothing_and_a_label_taken_off_hides_nothing() -> None:
+def test_other_labels_and_removed_labels_hide_no_post() -> None:
     taken_off = post(2)
     taken_off.labels = {"spam": -5}
     assert visible([post(1, labels=["satire"]), taken_off], 1, 2) == [1, 2]
 
 
 @pytest.mark.parametrize("kind", ["repost", "quote"])
-def test_a_label_reaches_through_reposts_and_quotes(kind: str) -> None:
+def test_a_label_applies_through_reposts_and_quotes(kind: str) -> None:
     shown = post(1, labels=["spam"])
     showing = post(2, FRIEND, "repost" if kind == "repost" else "quote", source_post_id=1)
     assert visible([shown, showing], 2, follows=True) == []
 
 
-def test_a_sensitive_source_is_shown_to_those_who_follow_its_author() -> None:
+def test_a_sensitive_source_is_shown_to_followers_of_its_author() -> None:
     posts = [post(1, labels=["adult"]), post(2, FRIEND, "quote", source_post_id=1)]
     assert visible(posts, 2, follows=True) == [2]
     store = store_of(*posts)
@@ -52,7 +52,7 @@ def test_a_sensitive_source_is_shown_to_those_who_follow_its_author() -> None:
     assert not VisibilityFilter(store).keep(asked, hydrated(store, asked, 2)).any()
 
 
-def test_a_label_on_what_is_answered_hides_the_answer() -> None:
+def test_a_label_on_the_parent_hides_the_reply() -> None:
     root, parent = post(1, labels=["gore"]), post(2, in_reply_to_post_id=1, conversation_id=1, kind="reply")
     reply = post(3, FRIEND, "reply", in_reply_to_post_id=2, conversation_id=1)
     assert visible([root, parent, reply], 3, follows=True) == []
@@ -60,18 +60,18 @@ def test_a_label_on_what_is_answered_hides_the_answer() -> None:
 
 
 @pytest.mark.parametrize("relation", ["source_post_id", "in_reply_to_post_id"])
-def test_what_cannot_be_checked_is_not_shown(relation: str) -> None:
+def test_a_post_that_refers_to_an_unknown_post_is_not_shown(relation: str) -> None:
     kind = "quote" if relation == "source_post_id" else "reply"
     assert visible([post(2, FRIEND, "quote" if kind == "quote" else "reply", **{relation: 1})], 2, follows=True) == []
 
 
-def test_a_root_that_is_no_longer_stored_hides_nothing() -> None:
+def test_a_root_that_is_no_longer_stored_hides_no_post() -> None:
     parent = post(2, AUTHOR, "reply", in_reply_to_post_id=1, conversation_id=1)
     reply = post(3, FRIEND, "reply", in_reply_to_post_id=2, conversation_id=1)
     assert visible([parent, reply], 3, follows=True) == [3]
 
 
-def test_a_post_deleted_after_it_was_found_is_not_shown() -> None:
+def test_a_post_deleted_after_retrieval_is_not_shown() -> None:
     store = store_of(post(1), post(2))
     asked = query()
     found = hydrated(store, asked, 1, 2)
@@ -79,7 +79,7 @@ def test_a_post_deleted_after_it_was_found_is_not_shown() -> None:
     assert CurrentVisibilityFilter(store).keep(asked, found).tolist() == [False, True]
 
 
-def test_a_repost_of_a_post_deleted_after_it_was_found_is_not_shown() -> None:
+def test_a_repost_of_a_post_deleted_after_retrieval_is_not_shown() -> None:
     store = store_of(post(1), post(2, FRIEND, "repost", source_post_id=1))
     asked = query(FOLLOWER)
     found = hydrated(store, asked, 2)
@@ -87,7 +87,7 @@ def test_a_repost_of_a_post_deleted_after_it_was_found_is_not_shown() -> None:
     assert not CurrentVisibilityFilter(store).keep(asked, found).any()
 
 
-def test_a_label_put_on_after_a_post_was_found_counts() -> None:
+def test_a_label_added_after_retrieval_counts() -> None:
     store = store_of(post(1))
     asked = query()
     found = hydrated(store, asked, 1)

@@ -1,4 +1,4 @@
-"""What is asked at the same time, what is given up, and what that means for a request."""
+"""Parallel components, time budgets, and their effect on requests."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from tests.feed_worker.scripted import (
 
 
 class ScriptedSource(Source):
-    """Does something, then finds these posts."""
+    """Calls a function, then finds these posts."""
 
     def __init__(self, act: Callable[[], Any], *post_ids: int) -> None:
         self.act, self._post_ids = act, post_ids
@@ -46,7 +46,7 @@ class SecondSource(ScriptedSource):
 
 
 class LastSource(ScriptedSource):
-    """Goes by what the others found."""
+    """Depends on the results of the other sources."""
 
     waits: ClassVar[bool] = True
 
@@ -88,17 +88,17 @@ def failing_with(error: BaseException) -> Callable[[], Any]:
 
 
 def in_turn(*acts: Callable[[], Any]) -> Callable[[], Any]:
-    """Does these, one each time."""
+    """Calls one of these functions at each call."""
     remaining = iter(acts)
     return lambda: next(remaining)()
 
 
 def meeting() -> Callable[[], int]:
-    """What two can do only at the same time."""
+    """A barrier that only two parallel calls can pass."""
     return threading.Barrier(2, timeout=LONG_S).wait
 
 
-def test_components_that_do_not_wait_for_each_other_are_asked_at_the_same_time() -> None:
+def test_independent_components_run_in_parallel() -> None:
     viewers, candidates = meeting(), meeting()
     asked = pipeline(
         query_hydrators=[ScriptedQueryHydrator(viewers), ScriptedQueryHydrator(viewers)],
@@ -108,7 +108,7 @@ def test_components_that_do_not_wait_for_each_other_are_asked_at_the_same_time()
     assert (result.status, shown(result)) == ("ok", [2, 1])
 
 
-def test_candidates_come_in_the_order_of_the_sources_whichever_answers_first() -> None:
+def test_candidates_keep_the_order_of_the_sources_whatever_their_speed() -> None:
     second_is_done = threading.Event()
     asked = pipeline(
         sources=[
@@ -126,13 +126,13 @@ def test_candidates_come_in_the_order_of_the_sources_whichever_answers_first() -
 
 
 @pytest.mark.parametrize(("found", "expected"), [((1, 2), [1, 2, 6]), ((1, 2, 3), [1, 2, 3])])
-def test_a_source_that_waits_goes_by_what_the_others_found(found: tuple[int, ...], expected: list[int]) -> None:
+def test_a_waiting_source_depends_on_the_results_of_the_others(found: tuple[int, ...], expected: list[int]) -> None:
     asked = pipeline(sources=[FirstSource(nothing, *found), LastSource(nothing, 6)])
     (run,) = asked.gather([query()])
     assert run.candidates.posts.post_id.tolist() == expected
 
 
-def test_an_optional_component_that_hangs_degrades_the_feed_and_its_late_answer_changes_nothing() -> None:
+def test_a_hanging_optional_component_degrades_the_feed_and_its_late_result_is_dropped() -> None:
     with hanging() as act:
         asked = pipeline(sources=[OneToSix(), FirstSource(act, 1)], budgets_ms={"first_source": 20})
         (result,) = asked.run([query()])
@@ -143,7 +143,7 @@ def test_an_optional_component_that_hangs_degrades_the_feed_and_its_late_answer_
     assert result.query.found == 6
 
 
-def test_a_required_component_that_hangs_fails_the_request_and_its_late_answer_changes_nothing() -> None:
+def test_a_hanging_required_component_fails_the_request_and_its_late_result_is_dropped() -> None:
     with hanging() as act:
         asked = pipeline(query_hydrators=[ScriptedQueryHydrator(act)], budgets_ms={"scripted_query_hydrator": 20})
         (result,) = asked.run([query()])
@@ -155,14 +155,14 @@ def test_a_required_component_that_hangs_fails_the_request_and_its_late_answer_c
     assert asked.stats["scripted_query_hydrator"].over_budget == 1
 
 
-def test_a_scorer_that_hangs_is_given_up_too() -> None:
+def test_a_hanging_scorer_is_given_up() -> None:
     with hanging() as act:
         asked = pipeline(scorers=[OptionalScorer(act)], budgets_ms={"optional_scorer": 20})
         (result,) = asked.run([query(size=2)])
     assert (result.status, shown(result)) == ("degraded", [1, 2])
 
 
-def test_a_batch_that_hangs_is_not_tried_again() -> None:
+def test_a_hanging_batch_is_not_retried() -> None:
     with hanging() as act:
         source = FirstSource(act, 1)
         asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
@@ -172,7 +172,7 @@ def test_a_batch_that_hangs_is_not_tried_again() -> None:
     assert source.asked == 1
 
 
-def test_a_batch_that_fails_and_then_hangs_is_tried_no_further_than_that() -> None:
+def test_retries_of_a_failed_batch_stop_at_the_budget() -> None:
     with hanging() as act:
         source = FirstSource(in_turn(failing_with(BOOM), act), 1)
         asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
@@ -182,7 +182,7 @@ def test_a_batch_that_fails_and_then_hangs_is_tried_no_further_than_that() -> No
     assert source.asked == 2
 
 
-def test_a_component_that_still_hangs_is_not_asked_again_until_it_has_ended() -> None:
+def test_a_component_that_still_hangs_is_not_called_again_before_it_has_ended() -> None:
     with hanging() as act:
         source = FirstSource(act, 1)
         asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
@@ -195,7 +195,7 @@ def test_a_component_that_still_hangs_is_not_asked_again_until_it_has_ended() ->
     assert asked.stats["first_source"].errors_by_kind == {"OverBudget": 1, "StillBusy": 1}
 
 
-def test_what_a_stage_has_no_time_left_for_is_not_asked() -> None:
+def test_a_component_is_not_called_after_the_budget_of_its_stage() -> None:
     with hanging() as act:
         last = LastSource(nothing, 2)
         asked = pipeline(sources=[OneToSix(), FirstSource(act, 1), last], budgets_ms={"source": 20})
@@ -210,7 +210,7 @@ def test_what_a_stage_has_no_time_left_for_is_not_asked() -> None:
     assert asked.stage_stats["source"].over_budget == 1
 
 
-def test_what_cannot_be_interrupted_and_takes_longer_is_counted_and_counts() -> None:
+def test_an_overrun_of_a_direct_call_is_counted_and_its_result_applies() -> None:
     asked = pipeline(filters=[EvenFilter()], budgets_ms={"even_filter": 1e-6, "filter": 1e-6})
     (result,) = asked.run([query()])
     assert (result.status, shown(result)) == ("ok", [6, 4, 2])
@@ -218,14 +218,14 @@ def test_what_cannot_be_interrupted_and_takes_longer_is_counted_and_counts() -> 
     assert asked.stage_stats["filter"].over_budget == 1
 
 
-def test_a_budget_of_something_unknown_is_refused_with_what_there_is() -> None:
+def test_a_budget_of_an_unknown_name_is_refused_with_the_valid_names() -> None:
     with pytest.raises(ValueError, match=r"thunder_sauce to have a budget; there are .*one_to_six, .*source, "):
         pipeline(budgets_ms={"thunder_sauce": 100})
     with pytest.raises(ValueError, match="one_to_six must be more than 0 ms"):
         pipeline(budgets_ms={"one_to_six": 0})
 
 
-def test_a_server_that_is_away_is_said_when_nobody_of_the_wave_is_busy_any_more() -> None:
+def test_a_lost_server_is_raised_after_all_components_of_the_wave_have_ended() -> None:
     let_go = threading.Event()
     asked = pipeline(
         sources=[
@@ -241,7 +241,7 @@ def test_a_server_that_is_away_is_said_when_nobody_of_the_wave_is_busy_any_more(
     assert (result.status, shown(result)) == ("ok", [2, 1])
 
 
-def test_the_end_of_the_process_is_no_components_failure() -> None:
+def test_the_end_of_the_process_is_no_failure_of_a_component() -> None:
     with pytest.raises(KeyboardInterrupt):
         pipeline(sources=[FirstSource(failing_with(KeyboardInterrupt()), 1)]).run([query()])
 
@@ -268,7 +268,7 @@ def test_one_batch_is_gathered_while_another_is_ranked() -> None:
     assert asked.finish(first)[0].status == "ok"
 
 
-def test_figures_are_exact_and_may_be_read_while_batches_run() -> None:
+def test_statistics_are_exact_and_readable_while_batches_run() -> None:
     asked = pipeline(filters=[EvenFilter()])
     reading = threading.Event()
 
@@ -297,7 +297,7 @@ def test_figures_are_exact_and_may_be_read_while_batches_run() -> None:
     assert asked.stats.keys() == {"one_to_six", "even_filter", "by_id_scorer", "top_k_selector"}
 
 
-def test_threads_are_used_again() -> None:
+def test_threads_are_reused() -> None:
     before = threading.active_count()
     for _ in range(100):
         assert pipeline().run([query()])[0].status == "ok"

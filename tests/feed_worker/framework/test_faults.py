@@ -1,4 +1,4 @@
-"""Components that are slow, fail or hang, in any mix: what becomes of each request."""
+"""The status of each request under any mix of slow, failing and hanging components."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ BEHAVIOURS = ("fine", "slow", "failing", "poisoned", "hanging")
 
 
 class Behaving:
-    """Does as its behaviour says; poisoned: fails for viewer 2 alone. What cannot be given up must not hang."""
+    """Acts by its behaviour; `poisoned` fails for viewer 2 alone. Only components on own threads may hang."""
 
     may_hang: ClassVar[bool] = True
 
@@ -83,7 +83,7 @@ class AnyScorer(Behaving, Scorer):
 
 
 def some_of(*kinds: type[Behaving], least: int = 0) -> st.SearchStrategy[list[tuple[type[Behaving], str]]]:
-    """Kinds of components, each with a behaviour."""
+    """One behaviour for each kind of component."""
     drawn = [(kind, each) for kind in kinds for each in BEHAVIOURS if each != "hanging" or kind.may_hang]
     return st.lists(st.sampled_from(drawn), min_size=least, max_size=3)
 
@@ -96,7 +96,7 @@ def some_of(*kinds: type[Behaving], least: int = 0) -> st.SearchStrategy[list[tu
     some_of(AnyScorer),
     st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=3, unique=True),
 )
-def test_whatever_fails_or_hangs_each_request_ends_in_the_one_status_that_follows(
+def test_any_mix_of_faults_gives_each_request_the_one_status_of_the_rules(
     hydrators: Any, sources: Any, filters: Any, scorers: Any, users: list[int]
 ) -> None:
     with hanging() as act:

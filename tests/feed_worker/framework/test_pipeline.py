@@ -27,7 +27,7 @@ from tests.feed_worker.scripted import (
 )
 
 
-def test_a_request_goes_through_the_stages_in_order() -> None:
+def test_a_request_passes_the_stages_in_order() -> None:
     (result,) = pipeline(filters=[EvenFilter()]).run([query(size=2)])
     assert (result.status, shown(result)) == ("ok", [6, 4])
     assert [tuple(step) for step in result.funnel] == [
@@ -65,7 +65,7 @@ def test_a_request_past_its_deadline_is_answered_expired_without_work() -> None:
     assert not results[0].funnel
 
 
-def test_dropped_candidates_are_remembered_only_where_an_explanation_is_asked_for() -> None:
+def test_dropped_candidates_are_kept_only_for_an_explanation() -> None:
     asked = [query(size=2, explain=True), query(size=2)]
     explained, plain = pipeline(filters=[EvenFilter()]).run(asked)
     assert [(name, left_out.posts.post_id.tolist()) for name, left_out in explained.dropped] == [
@@ -75,34 +75,34 @@ def test_dropped_candidates_are_remembered_only_where_an_explanation_is_asked_fo
     assert plain.dropped == []
 
 
-def test_every_candidate_is_either_shown_or_dropped_somewhere() -> None:
+def test_every_candidate_is_either_shown_or_dropped_by_a_component() -> None:
     (result,) = pipeline(filters=[EvenFilter()]).run([query(size=1, explain=True)])
     gone = [post_id for _, left_out in result.dropped for post_id in left_out.posts.post_id.tolist()]
     assert sorted(gone + shown(result)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_an_optional_component_that_fails_degrades_the_feed_and_says_so() -> None:
+def test_a_failed_optional_component_degrades_the_feed_and_is_listed_in_it() -> None:
     (result,) = pipeline(filters=[ScriptedFilter(raising(BOOM))]).run([query(size=2)])
     assert (result.status, shown(result)) == ("degraded", [6, 5])
     assert result.query.degradations == ["scripted_filter: RuntimeError"]
 
 
-def test_a_required_component_that_fails_fails_the_request_and_shows_nothing() -> None:
+def test_a_failed_required_component_fails_the_request_and_leaves_no_items() -> None:
     (result,) = pipeline(filters=[RequiredFilter(raising(BOOM))]).run([query()])
     assert (result.status, shown(result)) == ("failed", [])
 
 
-def test_a_request_that_fails_takes_no_other_of_its_batch_with_it() -> None:
+def test_a_failed_request_does_not_fail_the_others_of_its_batch() -> None:
     results = pipeline(sources=[PoisonedSource()]).run([query(user_id=user) for user in (1, 13, 2)])
     assert [result.status for result in results] == ["ok", "failed", "ok"]
 
 
-def test_a_failed_source_is_no_failure_while_another_has_something_to_show() -> None:
+def test_a_failed_source_is_no_failure_while_another_finds_candidates() -> None:
     (result,) = pipeline(sources=[PoisonedSource(), OneToSix()]).run([query(user_id=13)])
     assert (result.status, len(result.candidates)) == ("degraded", 6)
 
 
-def test_nothing_found_is_empty() -> None:
+def test_a_feed_without_candidates_is_empty() -> None:
     nothing = ScriptedFilter(lambda found: np.zeros(len(found), np.bool_))
     scorer = ScriptedScorer(raising(BOOM))
     (result,) = pipeline(filters=[nothing], scorers=[scorer]).run([query()])
@@ -124,7 +124,9 @@ def test_nothing_found_is_empty() -> None:
     ],
     ids=["long mask", "float mask", "no mask", "fewer", "reordered", "wrong type", "no answers", "fewer scored"],
 )
-def test_what_does_not_fit_is_its_components_error_and_changes_nothing(stage: str, component: Component) -> None:
+def test_a_result_that_does_not_fit_is_an_error_of_its_component_and_changes_no_request(
+    stage: str, component: Component
+) -> None:
     (result,) = pipeline(**{"scorers": [], stage: [component]}).run([query(size=6)])
     assert result.status == "degraded"
     assert shown(result) == [1, 2, 3, 4, 5, 6]
@@ -138,7 +140,7 @@ def test_positions_that_do_not_fit_fail_the_request(positions: np.ndarray) -> No
     assert result.status == "failed"
 
 
-def test_a_component_that_cannot_even_say_whether_it_is_enabled_has_failed() -> None:
+def test_an_error_in_enable_is_a_failure_of_the_component() -> None:
     class Undecided(EvenFilter):
         def enable(self, _query: Query, /) -> bool:
             raise BOOM
@@ -147,14 +149,14 @@ def test_a_component_that_cannot_even_say_whether_it_is_enabled_has_failed() -> 
     assert (result.status, len(result.candidates)) == ("degraded", 6)
 
 
-def test_a_server_that_is_away_is_no_components_failure() -> None:
+def test_a_lost_server_is_no_failure_of_a_component() -> None:
     away = ConnectionError("away")
     for stages in ({"filters": [ScriptedFilter(raising(away))]}, {"side_effects": [Noting(away)]}):
         with pytest.raises(ConnectionError):
             pipeline(passes=(ConnectionError,), **stages).run([query()])
 
 
-def test_side_effects_take_note_of_what_is_shown_and_cannot_spoil_it() -> None:
+def test_side_effects_get_the_shown_items_and_their_errors_change_no_feed() -> None:
     effect = Noting(BOOM)
     results = pipeline(side_effects=[effect]).run([query(), query(now_ms=NOW_MS + 3_600_000)])
     assert [result.status for result in results] == ["ok", "expired"]
@@ -170,7 +172,7 @@ def test_an_error_is_logged_once_and_counted_every_time(caplog: pytest.LogCaptur
     assert failing.stats["scripted_filter"].errors == 3
 
 
-def test_every_component_is_counted_and_timed_without_a_line_in_it() -> None:
+def test_the_framework_counts_and_times_every_component() -> None:
     counting = pipeline(filters=[EvenFilter()])
     results = counting.run([query(), query()])
     assert (counting.stats["even_filter"].entered, counting.stats["even_filter"].left) == (12, 6)
@@ -179,7 +181,7 @@ def test_every_component_is_counted_and_timed_without_a_line_in_it() -> None:
 
 
 class Passing:
-    """Time that passes when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -214,7 +216,7 @@ def test_a_request_that_has_failed_does_not_expire_as_well() -> None:
     assert asked.finish(runs)[0].status == "failed"
 
 
-def test_a_feed_that_comes_too_late_is_expired_and_one_that_came_in_time_stays_what_it_is() -> None:
+def test_a_late_feed_is_expired_and_a_timely_one_keeps_its_status() -> None:
     clock, effect = Passing(), Noting()
     asked = pipeline(side_effects=[effect])
     runs = asked.gather([replace(query(), monotonic=clock)])
@@ -230,7 +232,7 @@ def test_a_feed_that_comes_too_late_is_expired_and_one_that_came_in_time_stays_w
     assert effect.noted == in_time * 2
 
 
-def test_what_does_not_belong_to_a_query_is_its_hydrators_error() -> None:
+def test_an_unknown_query_field_is_an_error_of_the_hydrator() -> None:
     class Overreaching(Recording):
         def hydrate(self, queries: Sequence[Query], /) -> list[QueryFields]:
             return [{"size": 1_000} for _ in queries]  # type: ignore[typeddict-unknown-key]
@@ -239,7 +241,7 @@ def test_what_does_not_belong_to_a_query_is_its_hydrators_error() -> None:
     assert (result.query.degradations, result.query.size) == (["overreaching: ContractError"], 2)
 
 
-def test_side_effects_are_timed_and_counted_too() -> None:
+def test_side_effects_are_timed_and_counted() -> None:
     asked = pipeline(side_effects=[Noting(BOOM)])
     asked.run([query()])
     assert (asked.stats["noting"].calls, asked.stats["noting"].errors_by_kind) == (1, {"RuntimeError": 1})

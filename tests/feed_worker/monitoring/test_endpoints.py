@@ -28,7 +28,7 @@ def get(port: int, path: str) -> Response:
 
 
 def well() -> None:
-    """Nothing is wrong, nothing is waited for."""
+    """The state of a healthy, ready worker."""
 
 
 @contextmanager
@@ -42,21 +42,21 @@ def serving(
         yield port
 
 
-def test_metrics_are_those_of_the_registry() -> None:
+def test_the_metrics_endpoint_serves_the_registry() -> None:
     registry = CollectorRegistry()
     Counter("things", "Things", registry=registry).inc(3)
     with serving(registry) as port:
         assert "things_total 3.0" in get(port, "/metrics").text
 
 
-def test_a_worker_that_is_well_and_ready_says_so() -> None:
+def test_a_healthy_and_ready_worker_answers_200() -> None:
     with serving() as port:
         assert get(port, "/healthz") == (200, "ok\n")
         assert get(port, "/readyz") == (200, "ok\n")
         assert get(port, "/").status == 404
 
 
-def test_what_is_wrong_or_waited_for_is_told_until_it_is_not() -> None:
+def test_failures_and_waits_are_reported_until_they_end() -> None:
     problems: list[str | None] = ["LookupError: no such thing", None]
     with serving(ailment=problems[0].__str__, waits_for=lambda: problems.pop(0)) as port:
         assert get(port, "/healthz") == (503, "LookupError: no such thing\n")
@@ -64,14 +64,14 @@ def test_what_is_wrong_or_waited_for_is_told_until_it_is_not() -> None:
         assert get(port, "/readyz") == (200, "ok\n")
 
 
-def test_a_port_that_is_taken_ends_with_one_line_that_says_what_to_do() -> None:
+def test_a_taken_port_is_one_line_with_the_remedy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         with pytest.raises(SettingsError, match=rf"^FORYOU_HTTP_PORT.*127\.0\.0\.1:{port} .*in use.*of its own$"):
             Endpoints(load(http_port=port), CollectorRegistry(), well, well)
 
 
-def test_the_port_is_free_again_afterwards_and_none_is_taken_where_none_is_wanted() -> None:
+def test_the_port_is_freed_at_the_end_and_port_0_binds_none() -> None:
     with serving() as port:
         pass
     with socket.create_server(("127.0.0.1", port)):

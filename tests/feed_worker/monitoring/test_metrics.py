@@ -42,7 +42,7 @@ def test_requests_feeds_waits_and_latencies_are_counted() -> None:
     assert figure("foryou_feed_latency_seconds_count") == 3
 
 
-def test_components_and_state_are_looked_up_when_they_are_asked_for() -> None:
+def test_each_scrape_reads_components_and_state() -> None:
     registry = CollectorRegistry()
     store, index = store_of(post(1), post(2, 1)), VectorIndex()
     pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers())

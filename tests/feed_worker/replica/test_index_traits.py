@@ -19,7 +19,7 @@ def found(index: VectorIndex, mask: Mask) -> list[int]:
     return [post_id for post_id in post_ids[0].tolist() if post_id >= 0]
 
 
-def test_masks_go_by_what_the_store_knows_of_a_post() -> None:
+def test_masks_use_the_stored_traits_of_a_post() -> None:
     store = store_of(post(1, 60, lang="en"), post(2, 70, lang="de", video_ms=9_000))
     index, german = index_of(store, 1, 2), int(traits_of(store, ids(2)).language[0])
     assert found(index, Mask(without_authors=ids(60))) == [2]
@@ -27,7 +27,7 @@ def test_masks_go_by_what_the_store_knows_of_a_post() -> None:
     assert found(index, Mask(video=False)) == [1]
 
 
-def test_a_label_counts_as_soon_as_it_is_put_on_a_post() -> None:
+def test_a_new_label_counts_at_once() -> None:
     store = store_of(post(1), post(2))
     index, clean = index_of(store, 1, 2), Mask(without_labels=store.label_mask({"spam"}))
     assert found(index, clean) == [2, 1]
@@ -36,7 +36,7 @@ def test_a_label_counts_as_soon_as_it_is_put_on_a_post() -> None:
     assert found(index, clean) == [1]
 
 
-def test_a_post_that_comes_after_its_vector_is_described_when_it_comes() -> None:
+def test_a_post_that_arrives_after_its_vector_is_described_on_arrival() -> None:
     store = store_of()
     index = index_of(store, 1)
     store.apply([post(1, 60)])

@@ -1,4 +1,4 @@
-"""The worker's copy of the changelog on a real broker: when it is ready, and how soon it knows."""
+"""The replica on a real broker: readiness and freshness."""
 
 import itertools
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def replica(settings: Settings, store: PostStore) -> Iterator[Replica]:
 
 
 def write(settings: Settings, post: Post, partition: int) -> int:
-    """Write one post's record, and nothing after it; returns its id."""
+    """Write a single record of one post; returns its id."""
     write_all(settings, (post.post_id, pack(post)), partition=partition)
     return post.post_id
 
@@ -71,7 +71,7 @@ def knows(store: PostStore, post_id: int) -> bool:
 
 
 @pytest.mark.parametrize("written", [0, 1, PARTITIONS])
-def test_partitions_that_are_silent_do_not_block_start_up(settings: Settings, store: PostStore, written: int) -> None:
+def test_empty_partitions_do_not_block_start_up(settings: Settings, store: PostStore, written: int) -> None:
     there = [write(settings, new_post(), partition) for partition in range(written)]
     replica = Replica(settings, store, VectorIndex(), WallClock(), "served")
     replica.start()
@@ -81,17 +81,17 @@ def test_partitions_that_are_silent_do_not_block_start_up(settings: Settings, st
     assert all(knows(store, post_id) for post_id in there)
 
 
-def test_a_single_record_is_applied_at_once_without_waiting_for_a_full_batch(
+def test_a_single_record_is_applied_without_waiting_for_a_full_batch(
     settings: Settings, store: PostStore, replica: Replica
 ) -> None:
     replica.start()
     assert replica.caught_up.wait(30)
-    for partition in range(PARTITIONS):  # each alone, while all the others are silent
+    for partition in range(PARTITIONS):  # one partition at a time, with no records in the others
         post_id = write(settings, new_post(), partition)
         eventually(lambda post_id=post_id: knows(store, post_id))  # type: ignore[misc]
 
 
-def test_of_several_records_of_a_post_the_last_counts(settings: Settings, store: PostStore, replica: Replica) -> None:
+def test_the_last_record_of_a_post_counts(settings: Settings, store: PostStore, replica: Replica) -> None:
     edited, deleted, last = new_post(), new_post(), new_post()
     edits = [(edited.post_id, pack(structs.replace(edited, photos=photos))) for photos in (1, 2, 3)]
     gone = (deleted.post_id, pack(deleted)), (deleted.post_id, None)
@@ -102,7 +102,7 @@ def test_of_several_records_of_a_post_the_last_counts(settings: Settings, store:
     assert not knows(store, deleted.post_id)
 
 
-def test_vectors_of_a_model_that_is_not_served_take_no_memory_and_may_be_of_another_width(
+def test_vectors_of_other_models_take_no_memory_and_may_have_another_width(
     settings: Settings, store: PostStore
 ) -> None:
     index = VectorIndex()
@@ -121,7 +121,7 @@ def embedded(post_id: int, version: str, *vector: float) -> tuple[int, bytes]:
     return post_id, pack(record)
 
 
-def test_another_models_vectors_are_collected_from_the_beginning_and_given_back(
+def test_the_vectors_of_another_model_are_collected_from_the_beginning_and_dropped(
     settings: Settings, store: PostStore
 ) -> None:
     index = VectorIndex()
@@ -155,10 +155,10 @@ def test_another_models_vectors_are_collected_from_the_beginning_and_given_back(
     known=st.integers(0, 30),
     steps=st.lists(st.tuples(st.booleans(), st.integers(1, 5)), max_size=30),
 )
-def test_in_whatever_order_a_log_is_read_twice_each_model_ends_with_its_newest_vectors(
+def test_a_backfill_in_any_interleaving_ends_with_the_newest_vectors_of_each_model(
     log: list[tuple[int, str | None]], known: int, steps: list[tuple[bool, int]]
 ) -> None:
-    """Once as it comes, once from the beginning: by one thread, until the second reader is as far as the first."""
+    """The main consumer and the backfill interleave in one thread until the backfill reaches the main consumer."""
     records = [
         (key_of_id(post_id), None if version is None else embedded(post_id, version, number + 1.0)[1])
         for number, (post_id, version) in enumerate(log)
@@ -187,7 +187,7 @@ def test_in_whatever_order_a_log_is_read_twice_each_model_ends_with_its_newest_v
         }
 
 
-def test_how_far_it_is_is_told_until_it_has_caught_up(settings: Settings, store: PostStore) -> None:
+def test_progress_is_reported_until_the_replica_has_caught_up(settings: Settings, store: PostStore) -> None:
     for _ in range(3):
         write(settings, new_post(), partition=1)
     replica = Replica(settings, store, VectorIndex(), WallClock(), "served")

@@ -77,12 +77,12 @@ def test_a_feed_is_read_back_as_it_was_written(valkey: redis.Redis) -> None:
     assert explanation_in(valkey, USER) == explanation()
     assert 0 < valkey.ttl("feed:{did:plc:a}") <= 60
     assert 60 < valkey.ttl("answered:{did:plc:a}") <= 3_600
-    assert feed_in(valkey, "somebody else") is None
+    assert feed_in(valkey, "another-user") is None
     assert record_in(valkey, USER, "another") is None
 
 
 class Write(NamedTuple):
-    """A computation of a request: what came of it may differ from one computation to the next."""
+    """One computation of a request; repeated computations may have different results."""
 
     request: int
     others: tuple[int, ...]
@@ -93,7 +93,7 @@ class Write(NamedTuple):
 
 STATUSES: list[tuple[FeedStatus, int]] = [("ok", 1), ("degraded", 2), ("empty", 0), ("expired", 0), ("failed", 0)]
 TIMES = [T0 + request % 3 for request in range(6)]
-"""The time of each request; some are of the same."""
+"""The time of each request; some times are equal."""
 writes = st.lists(
     st.builds(
         lambda request, others, outcome, explained: Write(
@@ -109,7 +109,7 @@ writes = st.lists(
 
 
 class Model:
-    """What Redis is to hold, in a few lines."""
+    """A reference model of the state in Redis."""
 
     def __init__(self) -> None:
         self.feed: Feed | None = None
@@ -131,7 +131,7 @@ class Model:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(writes)
-def test_whatever_is_written_in_whatever_order_and_however_often_redis_holds_what_the_rules_say(
+def test_any_writes_in_any_order_and_number_leave_the_state_of_the_rules(
     valkey: redis.Redis, sequence: list[Write]
 ) -> None:
     valkey.flushall()
@@ -146,7 +146,7 @@ def test_whatever_is_written_in_whatever_order_and_however_often_redis_holds_wha
         assert record_in(valkey, USER, request_id) == model.answered.get(request_id)
 
 
-def test_answers_written_together_are_as_if_written_one_by_one(valkey: redis.Redis) -> None:
+def test_answers_written_together_equal_answers_written_one_by_one(valkey: redis.Redis) -> None:
     store = FeedStore(valkey, ttl_s=60)
     first, second = answer(feed(T0, ["a", "b"], "ok", 2)), answer(feed(T0 + 1, ["c", "a"], "ok", 1))
     records = store.write([first, second])
@@ -155,7 +155,7 @@ def test_answers_written_together_are_as_if_written_one_by_one(valkey: redis.Red
     assert store.write([]) == []
 
 
-def test_a_second_computation_gives_others_the_answer_of_the_first(valkey: redis.Redis) -> None:
+def test_a_second_computation_gives_its_merged_requests_the_first_answer(valkey: redis.Redis) -> None:
     store = FeedStore(valkey, ttl_s=60)
     first, long_id = answer(feed(T0, ["a"], "ok", 2)), "b" * 200
     store.write([first])
@@ -164,7 +164,7 @@ def test_a_second_computation_gives_others_the_answer_of_the_first(valkey: redis
     assert record_in(valkey, USER, long_id) == replace(first.served[0], request_id=long_id)
 
 
-def test_every_request_that_was_answered_is_announced_even_where_a_newer_feed_stays(valkey: redis.Redis) -> None:
+def test_every_answered_request_is_announced_even_if_a_newer_feed_stays(valkey: redis.Redis) -> None:
     store = FeedStore(valkey, ttl_s=60)
     with subscription(valkey) as announced:
         announced.subscribe("feed-ready:{did:plc:a}")
@@ -174,7 +174,7 @@ def test_every_request_that_was_answered_is_announced_even_where_a_newer_feed_st
     assert [message["data"] for message in heard if message] == [b"a", b"b", b"c", b"a"]
 
 
-def test_the_ledger_of_a_busy_viewer_lets_go_of_what_is_older_than_an_hour(
+def test_the_ledger_of_a_busy_viewer_drops_answers_older_than_an_hour(
     valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_store, "_TIDIED_EACH", 8)
@@ -187,7 +187,7 @@ def test_the_ledger_of_a_busy_viewer_lets_go_of_what_is_older_than_an_hour(
         assert len(kept) <= 4 + 8
 
 
-def test_the_documents_first_field_is_what_writers_compare(valkey: redis.Redis) -> None:
+def test_at_is_the_first_field_of_a_feed_document(valkey: redis.Redis) -> None:
     FeedStore(valkey, ttl_s=60).write([answer(feed())])
     document = valkey.get("feed:{did:plc:a}")
     assert isinstance(document, bytes)

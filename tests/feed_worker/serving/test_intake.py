@@ -1,4 +1,4 @@
-"""What a rebalance does to messages that are being taken, with a consumer that does as it is told."""
+"""Rebalances while messages are received, with a scripted consumer."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ P, Q = 0, 1
 
 
 class Arrived:
-    """A request in a partition."""
+    """A message with a request."""
 
     def __init__(self, part: int, offset: int) -> None:
         self._part, self._offset = part, offset
@@ -42,19 +42,19 @@ class Arrived:
         return encode(FeedRequest(request_id=f"{self._part}-{self._offset}", user_id=1, at=1))
 
 
-class OutOfTouch:
-    """What a consumer says whose broker goes while it asks how far its partitions are."""
+class OffsetsUnknown:
+    """The error of a consumer whose broker goes away during an offset query."""
 
     def error(self) -> KafkaError:
         return KafkaError(KafkaError._TRANSPORT)
 
 
-Poll: TypeAlias = tuple[list[str], Arrived | OutOfTouch | None]
-"""The callbacks that are called during it, and what it returns."""
+Poll: TypeAlias = tuple[list[str], Arrived | OffsetsUnknown | None]
+"""The callbacks that run during a poll, and its result."""
 
 
 class Scripted:
-    """A consumer whose polls are written down beforehand: what happens during each, and what it returns."""
+    """A consumer with scripted polls: the callbacks and the result of each."""
 
     def __init__(self, _options: dict[str, Any]) -> None:
         self.polls: list[Poll] = []
@@ -70,7 +70,7 @@ class Scripted:
     def close(self) -> None:
         self._assigned = []
 
-    def poll(self, _wait_s: float) -> Arrived | OutOfTouch | None:
+    def poll(self, _wait_s: float) -> Arrived | OffsetsUnknown | None:
         happens, message = self.polls.pop(0) if self.polls else ([], None)
         for what in happens:
             self._assigned = [TopicPartition(TOPIC, P)] if what == "on_assign" else []
@@ -99,46 +99,46 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Scripted:
 
 
 @pytest.fixture
-def taking(consumer: Scripted) -> Intake:
+def intake_(consumer: Scripted) -> Intake:
     return Intake(Settings(), WallClock(), lambda: None, lambda: None)
 
 
-def took(taking: Intake, consumer: Scripted, *polls: Poll) -> tuple[list[str], bool]:
-    """The requests taken, and whether those of P that were taken before are to be let go."""
+def received(intake_: Intake, consumer: Scripted, *polls: Poll) -> tuple[list[str], bool]:
+    """The ids of the received requests, and True if earlier ones of P must be dropped."""
     consumer.polls = list(polls)
-    taken, _, gone = taking.receive(10, 0.0)
-    return [each.request.request_id for each in taken], (TOPIC, P) in gone
+    requests, _, revoked = intake_.receive(10, 0.0)
+    return [each.request.request_id for each in requests], (TOPIC, P) in revoked
 
 
-def test_a_partition_that_goes_and_comes_back_at_once_is_read_from_where_it_begins_again(
-    taking: Intake, consumer: Scripted
+def test_a_partition_that_is_revoked_and_assigned_again_is_read_from_its_committed_offset(
+    intake_: Intake, consumer: Scripted
 ) -> None:
-    assert took(taking, consumer, ([], Arrived(P, 4)), ([], Arrived(P, 5))) == (["0-4", "0-5"], False)
-    again = took(taking, consumer, (["on_revoke", "on_assign"], Arrived(P, 4)), ([], Arrived(P, 5)))
+    assert received(intake_, consumer, ([], Arrived(P, 4)), ([], Arrived(P, 5))) == (["0-4", "0-5"], False)
+    again = received(intake_, consumer, (["on_revoke", "on_assign"], Arrived(P, 4)), ([], Arrived(P, 5)))
     assert again == (["0-4", "0-5"], True)
 
 
-def test_what_was_just_taken_of_a_partition_that_goes_is_let_go(taking: Intake, consumer: Scripted) -> None:
+def test_requests_of_a_partition_that_is_revoked_meanwhile_are_dropped(intake_: Intake, consumer: Scripted) -> None:
     came: list[Poll] = [([], Arrived(P, 4)), ([], Arrived(Q, 7)), (["on_revoke"], Arrived(Q, 8))]
-    assert took(taking, consumer, *came) == (["1-7", "1-8"], True)
+    assert received(intake_, consumer, *came) == (["1-7", "1-8"], True)
 
 
-def test_a_consumer_that_cannot_find_out_where_it_stands_is_replaced_and_what_it_took_let_go(
-    taking: Intake, consumer: Scripted
+def test_after_a_failed_offset_query_the_consumer_rejoins_and_its_requests_are_dropped(
+    intake_: Intake, consumer: Scripted
 ) -> None:
-    came: list[Poll] = [(["on_assign"], Arrived(P, 4)), ([], Arrived(Q, 7)), ([], OutOfTouch())]
-    assert took(taking, consumer, *came) == (["1-7"], True)
+    came: list[Poll] = [(["on_assign"], Arrived(P, 4)), ([], Arrived(Q, 7)), ([], OffsetsUnknown())]
+    assert received(intake_, consumer, *came) == (["1-7"], True)
     assert consumer.joined == 2
-    assert took(taking, consumer, (["on_assign"], Arrived(P, 4)), ([], Arrived(P, 5))) == (["0-4", "0-5"], False)
+    assert received(intake_, consumer, (["on_assign"], Arrived(P, 4)), ([], Arrived(P, 5))) == (["0-4", "0-5"], False)
 
 
-def test_what_is_done_is_committed_by_the_thread_that_takes_and_before_a_partition_goes(
-    taking: Intake, consumer: Scripted
+def test_only_the_intake_thread_commits_and_at_the_latest_before_a_revocation(
+    intake_: Intake, consumer: Scripted
 ) -> None:
-    took(taking, consumer, ([], Arrived(P, 4)), ([], Arrived(P, 5)))
-    delivery = threading.Thread(target=taking.done, args=([MessageOffset((TOPIC, P), 4)],))
+    received(intake_, consumer, ([], Arrived(P, 4)), ([], Arrived(P, 5)))
+    delivery = threading.Thread(target=intake_.done, args=([MessageOffset((TOPIC, P), 4)],))
     delivery.start()
     delivery.join()
     assert consumer.committed == []
-    took(taking, consumer, (["on_revoke"], None))
+    received(intake_, consumer, (["on_revoke"], None))
     assert consumer.committed == [(P, 5)]

@@ -1,4 +1,4 @@
-"""A worker that is told of another model: it goes over once it has all vectors, and stays where it cannot."""
+"""The swap to an announced model: after all its vectors are there, and never to an unusable one."""
 
 import re
 import threading
@@ -43,7 +43,7 @@ _SLOW_S = 300.0
 
 
 class Models:
-    """Two models, and how a flow would write their vectors."""
+    """Two models, and records of their vectors as the flow writes them."""
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self._settings = settings
@@ -51,7 +51,7 @@ class Models:
         self.first, self.second = map(phoenix_of, self.paths)
 
     def write(self, posts: Sequence[Post | int], *models: Phoenix) -> None:
-        """The records of posts, or of ids that are gone, and their vectors."""
+        """Write the records of posts, or tombstones of ids, and their vectors."""
         batch = Batch("thunder-posts", 0, [message(offset, each) for offset, each in enumerate(posts)])
         write(self._settings, *(Record("thunder-posts", _key(each), _value(each)) for each in posts))
         write(self._settings, *embed(Work(batch, models)))
@@ -77,7 +77,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[None]:
-    """A worker in this process, once it answers requests."""
+    """A worker in this process that is ready."""
     stopping, client = threading.Event(), connect(settings)
     worker = threading.Thread(target=Service(settings, experiments_of(settings), stopping).run)
     worker.start()
@@ -90,8 +90,8 @@ def serving(settings: Settings) -> Iterator[None]:
         client.close()
 
 
-def told(settings: Settings) -> tuple[str, str]:
-    """The model that serves, and what has become of the one that is announced."""
+def models_of(settings: Settings) -> tuple[str, str]:
+    """The model that serves, and the state of the announced one."""
     text = get(settings.http_port, "/metrics").text
     served, state = re.search(r'foryou_model{version="(.+)"}', text), re.search(r'announced{state="(.+?)"', text)
     assert served
@@ -103,7 +103,7 @@ def fresh_posts() -> list[Post]:
     return [post(number, 100 + number, text=f"words of post {number}", created_at=at) for number in range(1, POSTS + 1)]
 
 
-def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(
+def test_a_worker_swaps_to_the_announced_model_once_it_has_all_vectors(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("feed_worker.serving.model_swap.RETRY_S", 0.5)
@@ -119,32 +119,32 @@ def test_a_worker_goes_over_to_what_is_announced_once_it_lacks_nothing(
             feed = client.wait(VIEWER, client.request_feed(VIEWER, size=3), 60)
             return feed.model_version, {item.source for item in feed.items}
 
-        assert told(settings) == (first, "served")
+        assert models_of(settings) == (first, "served")
         assert sources() == (first, {"phoenix_retrieval"})
 
         announce(settings, second, str(tmp_path / "late"))
-        eventually(lambda: told(settings) == (first, "unusable"))
+        eventually(lambda: models_of(settings) == (first, "unusable"))
         assert sources() == (first, {"phoenix_retrieval"})
 
         models.paths[1].rename(tmp_path / "late")
         models.write(posts[:-1], models.first, models.second)
-        eventually(lambda: told(settings) == (first, "collecting"), _SLOW_S)
+        eventually(lambda: models_of(settings) == (first, "collecting"), _SLOW_S)
         models.write([posts[0].post_id], models.first, models.second)
         assert sources() == (first, {"phoenix_retrieval"})
-        assert told(settings) == (first, "collecting")  # the last post lacks a vector
+        assert models_of(settings) == (first, "collecting")  # the last post lacks a vector
 
         models.write(posts[-1:], models.second)
-        eventually(lambda: told(settings) == (second, "served"))
+        eventually(lambda: models_of(settings) == (second, "served"))
         assert sources() == (second, {"phoenix_retrieval"})
         eventually(lambda: [each["model_version"] for each in ready_workers(client.redis)] == [second])
         assert f"foryou_index_vectors {POSTS - 1}.0" in get(settings.http_port, "/metrics").text
 
-        use(settings, models.paths[0])  # and back: what was given back is read again
+        use(settings, models.paths[0])  # and back: dropped vectors are read again
         models.write(posts[1:], models.second, models.first)
-        eventually(lambda: told(settings) == (first, "served"))
+        eventually(lambda: models_of(settings) == (first, "served"))
         assert sources() == (first, {"phoenix_retrieval"})
     with serving(settings):
-        assert told(settings) == (first, "served")
+        assert models_of(settings) == (first, "served")
         use(settings, tmp_path / "late")
-        eventually(lambda: told(settings)[1] in ("loading", "collecting"))  # and is asked to end meanwhile
+        eventually(lambda: models_of(settings)[1] in ("loading", "collecting"))  # and the process is stopped meanwhile
     assert "swap" not in {thread.name for thread in threading.enumerate()}

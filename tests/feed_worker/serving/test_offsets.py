@@ -9,7 +9,7 @@ PARTS = [("feed-requests", number) for number in range(3)]
 
 
 @given(st.lists(st.tuples(st.sampled_from(PARTS), st.integers(1, 3))), st.randoms(use_true_random=False))
-def test_nothing_is_committed_before_all_that_came_before_it_is_done(
+def test_an_offset_is_committed_only_after_all_messages_before_it_are_done(
     steps: list[tuple[Partition, int]], random: Random
 ) -> None:
     offsets, next_ = Offsets(), dict.fromkeys(PARTS, 0)
@@ -33,7 +33,7 @@ def test_nothing_is_committed_before_all_that_came_before_it_is_done(
     assert committed == {part: last and last + 1 for part, last in next_.items()}
 
 
-def test_what_was_taken_before_partitions_went_is_not_committed() -> None:
+def test_messages_of_a_revoked_partition_are_not_committed() -> None:
     offsets = Offsets()
     there, gone = MessageOffset(PARTS[0], 5), MessageOffset(PARTS[1], 7)
     offsets.received([there, gone])
@@ -41,7 +41,7 @@ def test_what_was_taken_before_partitions_went_is_not_committed() -> None:
     assert offsets.done([there, gone]) == {PARTS[0]: 6}
 
 
-def test_a_partition_that_comes_back_is_committed_as_far_as_it_is_done_again() -> None:
+def test_a_partition_that_is_assigned_again_commits_only_messages_done_since() -> None:
     offsets = Offsets()
     offsets.received([MessageOffset(PARTS[0], offset) for offset in (5, 6)])
     offsets.forget([PARTS[0]])

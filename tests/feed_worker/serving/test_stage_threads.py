@@ -11,7 +11,7 @@ SOON_S = 10.0
 
 
 class Gate:
-    """A step that lets a batch go when it is told to."""
+    """A stage that holds each batch until `open`."""
 
     def __init__(self) -> None:
         self.entered: queue.Queue[str] = queue.Queue()
@@ -25,7 +25,7 @@ class Gate:
         self._may_leave.put(None)
 
 
-def test_each_step_works_on_a_batch_of_its_own_and_one_more_waits_before_the_first() -> None:
+def test_each_stage_works_on_its_own_batch_and_one_more_waits_before_the_first() -> None:
     first, second = Gate(), Gate()
     with StageThreads[str](("first", first), ("second", second)) as line:
         line.put("a")
@@ -46,7 +46,7 @@ def test_each_step_works_on_a_batch_of_its_own_and_one_more_waits_before_the_fir
         assert line.in_flight == []
 
 
-def test_batches_come_through_in_order() -> None:
+def test_batches_leave_in_order() -> None:
     out: list[int] = []
     with StageThreads[int](("first", lambda _: None), ("second", out.append)) as line:
         for batch in range(1, 200):
@@ -55,7 +55,7 @@ def test_batches_come_through_in_order() -> None:
     assert out == list(range(1, 200))
 
 
-def test_the_first_error_of_a_step_ends_all_and_nothing_waits_for_ever() -> None:
+def test_the_first_error_of_a_stage_ends_all_stages_and_all_waits() -> None:
     def fail(_batch: str) -> None:
         raise LookupError("no such thing")
 
@@ -69,7 +69,7 @@ def test_the_first_error_of_a_step_ends_all_and_nothing_waits_for_ever() -> None
         assert isinstance(line.failure, LookupError)
 
 
-def test_waiting_for_progress_ends_when_a_batch_is_through() -> None:
+def test_a_wait_for_a_change_ends_when_a_batch_leaves() -> None:
     gate = Gate()
     with StageThreads[str](("only", gate)) as line:
         line.put("a")

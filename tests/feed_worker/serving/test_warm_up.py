@@ -1,4 +1,4 @@
-"""A worker that says that it is ready has compiled and imported everything: no viewer waits for that."""
+"""A ready worker has compiled and imported everything: no viewer waits for a first use."""
 
 import sys
 import threading
@@ -43,7 +43,7 @@ from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.state import DAY_MS
 
 OURS: Final = ("feed_worker", "infra", "phoenix", "thunder_ingest")
-WISHES: Final[list[dict[str, Any]]] = [
+OPTIONS: Final[list[dict[str, Any]]] = [
     {},
     {"size": 100},
     {"in_network_only": True},
@@ -58,10 +58,10 @@ EXPERIMENT: Final = {
 }
 
 
-def test_a_rehearsal_makes_feeds_with_each_of_the_parameters_and_leaves_nothing_behind(valkey: redis.Redis) -> None:
+def test_the_warm_up_makes_feeds_with_each_set_of_parameters_and_writes_nothing(valkey: redis.Redis) -> None:
     ranker, variants = FixedModel(), [FORYOU, replace(X_2026_08_12, checkpoint="another")]
     results = warm_up_pipeline(FixedModel(), UserStates(valkey), variants, {"another": ranker})
-    assert {result.status for result in results} == {"ok", "empty"}  # nobody has a network
+    assert {result.status for result in results} == {"ok", "empty"}  # no viewer follows any account
     shown = [result for result in results if len(result.candidates)]
     assert {result.query.parameters.name for result in shown} == {each.name for each in variants}
     assert {SOURCES[source] for result in shown for source in result.candidates.source} == {*SOURCES}
@@ -79,14 +79,14 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 
 @pytest.mark.embedded
-def test_after_a_worker_is_ready_nothing_is_compiled_or_imported_for_whoever_asks_for_whatever(
+def test_a_ready_worker_compiles_and_imports_nothing_for_any_request(
     settings: Settings,
 ) -> None:
-    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # in this one other tests have compiled all there is
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # other tests have compiled everything in this process
         served = fresh.submit(serve, settings).result()
     assert served["new"] == []
     assert served["compiled before"] > 30
-    assert served["statuses"] == {"ok", "empty"}  # nobody has a network
+    assert served["statuses"] == {"ok", "empty"}  # no viewer follows any account
     assert served["sources"] == {"thunder", "phoenix_retrieval", "popular"}
     assert served["components"] >= {
         "user_state_hydrator",
@@ -97,7 +97,7 @@ def test_after_a_worker_is_ready_nothing_is_compiled_or_imported_for_whoever_ask
 
 
 def serve(settings: Settings) -> dict[str, Any]:
-    """Start a worker, then give it a world, ask it for everything, and say what had to be compiled for that."""
+    """Start a worker, write a world, send requests of every kind, and return the compilations that they caused."""
     traced: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: traced.append(event))
     stopping, client = threading.Event(), connect(settings)
@@ -121,14 +121,14 @@ def serve(settings: Settings) -> dict[str, Any]:
 
 
 def kernels() -> set[str]:
-    """The signatures that every kernel has been compiled for, or loaded."""
+    """The signatures that each kernel has been compiled for, or loaded with."""
     modules = [module for name, module in sys.modules.items() if name.startswith(OURS)]
     values = [value for module in modules for value in vars(module).values()]
     return {f"{each}{signature}" for each in values if isinstance(each, Dispatcher) for signature in each.signatures}
 
 
 def answered(settings: Settings, client: RedisClient, version: str) -> Iterator[Explanation]:
-    """What viewers get who ask for everything, in a world that the worker is told of while it serves."""
+    """The feeds of requests of every kind, in a world that is written while the worker serves."""
     world = generate(WorldConfig(), until_ms=WallClock().now_ms())
     UserStates(client).append([u for each in (*world.engagements, *world.graph) for u in updates_of(each)], "0-0-0")
     publisher = Publisher(settings)
@@ -137,19 +137,19 @@ def answered(settings: Settings, client: RedisClient, version: str) -> Iterator[
     muting = next(event.user_id for event in world.graph if isinstance(event, MuteKeyword))
     with Client(settings) as app:
 
-        def ask(viewer: PublishedId, **wish: Any) -> Explanation:
-            app.wait(viewer, app.request_feed(viewer, explain=True, **wish), 60)
+        def ask(viewer: PublishedId, **options: Any) -> Explanation:
+            app.wait(viewer, app.request_feed(viewer, explain=True, **options), 60)
             explanation = app.explain(viewer)
             assert explanation is not None
             return explanation
 
         eventually(lambda: {item.source for item in ask(world.viewers[0]).items} >= {"thunder", "phoenix_retrieval"})
-        for viewer, wish in product([*world.viewers[:5], muting, "did:plc:nobody"], WISHES):
-            yield ask(viewer, **wish)
+        for viewer, options in product([*world.viewers[:5], muting, "did:plc:unknown"], OPTIONS):
+            yield ask(viewer, **options)
 
 
 def records_of(world: World, version: str) -> Iterator[Record]:
-    """The changelogs, as the flows write them; vectors are anything."""
+    """The changelogs as the flows write them, with arbitrary vectors."""
     table = PostTable(10 * DAY_MS)
     random = np.random.default_rng(7)
     for events in (world.posts[:500], world.posts[500:]):

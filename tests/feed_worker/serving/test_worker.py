@@ -1,4 +1,4 @@
-"""A worker on a real broker and a real Redis: what is asked is answered, whatever goes wrong on the way."""
+"""A worker on a real broker and a real Redis: every request is answered, with faults in any step."""
 
 import itertools
 import threading
@@ -63,12 +63,12 @@ eventually = partial(waiting.eventually, timeout_s=120.0)
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    PostStore().warm_up()  # compiling takes longer than a component may
+    PostStore().warm_up()  # a compilation may exceed the budget of a component
     with (
         EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka,
         EmbeddedRedis(tmp_path_factory.mktemp("redis")) as valkey,
     ):
-        # the embedded broker lets a group wait for half of its session before the first assignment
+        # the embedded broker delays the first assignment of a group by half of its session timeout
         yield load(
             kafka=kafka.address, redis=valkey.address, partitions=2, session_timeout_ms=2_000, max_wait_ms=600_000
         )
@@ -76,7 +76,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 @pytest.fixture
 def settings(servers: Settings, request: pytest.FixtureRequest) -> Settings:
-    """Topics as they are found by a new group, and an empty Redis."""
+    """A new consumer group, and an empty Redis."""
     redis.Redis.from_url(servers.redis).flushall()
     create_topics(servers)
     own = servers.model_copy(update={"group_prefix": uuid.uuid4().hex})
@@ -85,7 +85,7 @@ def settings(servers: Settings, request: pytest.FixtureRequest) -> Settings:
 
 
 def skip_what_is_there(settings: Settings) -> None:
-    """Let the workers' group begin behind the requests that other tests have left."""
+    """Start the consumer group after the requests of other tests."""
     ends = ends_of(settings, ["feed-requests"])
     if offsets := [TopicPartition(*part, end) for part, end in ends.items() if end]:
         consumer = Consumer(consumer_config(settings, group(settings, "feed-worker")))
@@ -95,7 +95,7 @@ def skip_what_is_there(settings: Settings) -> None:
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests that are there before the worker have waited for the group to form: that alone is no overload here."""
+    """No overload: requests published before the worker starts wait for the group to form."""
     monkeypatch.setattr("feed_worker.serving.admission.QUEUED_MS", 600_000)
 
 
@@ -160,7 +160,7 @@ def running(settings: Settings, store: PostStore, pipeline: Pipeline | None = No
 
 
 def ask(settings: Settings, *requests: FeedRequest | bytes) -> None:
-    """Publish requests, or what is none."""
+    """Publish requests, or raw bytes."""
     publisher = Publisher(settings)
     publisher.publish(
         Record("feed-requests", b"k", each)
@@ -177,7 +177,7 @@ def request(user: int | None = None, **fields: object) -> FeedRequest:
 
 
 def answers(settings: Settings, requests: Sequence[FeedRequest]) -> list[FeedServed]:
-    """The ledger's record of each request, once all are there."""
+    """The ledger's record of each request, after all have one."""
     with redis.Redis.from_url(settings.redis) as client:
 
         def known() -> list[FeedServed]:
@@ -200,17 +200,17 @@ def published(settings: Settings, requests: Sequence[FeedRequest]) -> list[list[
 
 
 def uncommitted(settings: Settings) -> int:
-    """Requests of which the group does not say that they are answered."""
+    """The number of requests that the group has not committed."""
     return lag(admin(settings), settings, "feed-worker", ends_of(settings, ["feed-requests"]))
 
 
 def await_commit(settings: Settings) -> None:
-    """Wait until the group says that all requests there are now are answered."""
+    """Wait until all requests so far are committed."""
     client, ends = admin(settings), ends_of(settings, ["feed-requests"])
     eventually(lambda: not lag(client, settings, "feed-worker", ends))
 
 
-def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it_is_ready(
+def test_requests_are_answered_committed_and_counted_and_the_worker_is_registered(
     settings: Settings, store: PostStore, client: redis.Redis
 ) -> None:
     asked = [request() for _ in range(20)]
@@ -233,7 +233,7 @@ def test_requests_are_answered_committed_and_counted_and_the_worker_says_that_it
     assert published(settings, asked) == [[record] for record in answers(settings, asked)]
 
 
-def test_an_entry_that_was_lost_is_there_again(
+def test_a_lost_registry_entry_is_written_again(
     settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("feed_worker.serving.worker_registry.HEARTBEAT_S", 0.1)
@@ -243,7 +243,7 @@ def test_an_entry_that_was_lost_is_there_again(
         eventually(lambda: bool(ready_workers(client)))
 
 
-def test_what_is_under_way_is_finished_and_committed_before_a_worker_leaves(
+def test_batches_in_flight_are_finished_and_committed_before_a_worker_leaves(
     settings: Settings, store: PostStore
 ) -> None:
     asked = [request() for _ in range(40)]
@@ -257,7 +257,7 @@ def test_what_is_under_way_is_finished_and_committed_before_a_worker_leaves(
     assert uncommitted(settings) == len(asked) - done
 
 
-def test_partitions_go_to_another_worker_once_what_is_under_way_is_committed(
+def test_partitions_move_to_another_worker_after_batches_in_flight_are_committed(
     settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, busy, leaving, drained = request(), threading.Event(), threading.Event(), list[bool]()
@@ -287,7 +287,7 @@ def test_partitions_go_to_another_worker_once_what_is_under_way_is_committed(
     assert len(published(settings, [asked])[0]) == 1
 
 
-def test_what_is_under_way_is_finished_with_its_model_and_the_next_batch_is_made_with_another(
+def test_a_batch_in_flight_keeps_its_model_and_the_next_batch_gets_the_new_one(
     settings: Settings, store: PostStore, client: redis.Redis
 ) -> None:
     before, after, busy, release = request(), request(), threading.Event(), threading.Event()
@@ -319,7 +319,7 @@ def test_what_is_under_way_is_finished_with_its_model_and_the_next_batch_is_made
     assert worker.failure is None
 
 
-def test_a_message_that_is_no_request_is_put_away_whole_and_everything_goes_on(
+def test_an_invalid_message_becomes_a_whole_dead_letter_and_the_worker_continues(
     settings: Settings, store: PostStore
 ) -> None:
     asked = request()
@@ -340,7 +340,7 @@ class FailsFor(Exception):
 
 
 @pytest.mark.parametrize("step", ["gather", "rank", "finish", "feed_of"])
-def test_a_request_whose_computing_raises_is_failed_and_takes_nobody_with_it(
+def test_a_request_that_raises_is_failed_and_the_others_are_answered(
     settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     poison, others = request(), [request() for _ in range(5)]
@@ -374,9 +374,7 @@ def test_a_request_whose_computing_raises_is_failed_and_takes_nobody_with_it(
     assert feed.degradations == ["FailsFor"]
 
 
-def test_a_viewer_who_asks_twice_for_different_things_is_not_shown_a_post_twice(
-    settings: Settings, store: PostStore
-) -> None:
+def test_a_viewer_with_several_different_requests_sees_no_post_twice(settings: Settings, store: PostStore) -> None:
     viewer, at = next(viewers), WallClock().now_ms()
     asked = [request(viewer, at=at + size, size=size) for size in range(3, 8)]
     with running(settings, store):
@@ -386,7 +384,7 @@ def test_a_viewer_who_asks_twice_for_different_things_is_not_shown_a_post_twice(
     assert len(set().union(*posts)) == sum(range(3, 8))
 
 
-def test_requests_of_a_viewer_that_wait_together_are_computed_once(settings: Settings, store: PostStore) -> None:
+def test_queued_equal_requests_of_a_viewer_are_computed_once(settings: Settings, store: PostStore) -> None:
     viewer, at = next(viewers), WallClock().now_ms()
     asked = [request(viewer, at=at + age) for age in range(30)]
     ask(settings, *asked)
@@ -395,7 +393,7 @@ def test_requests_of_a_viewer_that_wait_together_are_computed_once(settings: Set
         assert worker.figure("foryou_feeds_total") == 1
 
 
-def test_what_waited_too_long_is_failed_and_what_is_past_its_deadline_expired(
+def test_a_request_that_waited_too_long_is_failed_and_one_past_its_deadline_expired(
     settings: Settings, store: PostStore, client: redis.Redis
 ) -> None:
     late, expired = request(), request(at=WallClock().now_ms() - 5_000, deadline_ms=1_000)
@@ -410,7 +408,7 @@ def test_what_waited_too_long_is_failed_and_what_is_past_its_deadline_expired(
     assert feed.degradations[0].startswith("overloaded: waited")
 
 
-def test_under_load_feeds_are_made_from_fewer_candidates_and_say_so(
+def test_under_load_feeds_are_made_from_fewer_candidates_and_are_degraded(
     settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = request()
@@ -442,7 +440,7 @@ def test_a_request_that_was_answered_before_keeps_its_answer(
     assert state.served_ids.tolist() == before.served[0].post_ids
 
 
-def test_workers_that_come_and_go_leave_no_request_without_its_one_status(settings: Settings, store: PostStore) -> None:
+def test_every_request_gets_one_status_while_workers_join_and_leave(settings: Settings, store: PostStore) -> None:
     asked: list[FeedRequest] = []
 
     def ask_more() -> None:
@@ -468,7 +466,7 @@ def test_workers_that_come_and_go_leave_no_request_without_its_one_status(settin
 
 
 class Deaf(QueryHydrator):
-    """What reads from a Redis that is away for two calls."""
+    """A hydrator whose Redis is away for two calls."""
 
     def __init__(self, within: QueryHydrator) -> None:
         self._within, self.calls = within, 0
@@ -480,7 +478,7 @@ class Deaf(QueryHydrator):
         return self._within.hydrate(queries)
 
 
-def test_a_redis_that_is_away_is_waited_for(settings: Settings, store: PostStore, client: redis.Redis) -> None:
+def test_the_worker_waits_while_redis_is_away(settings: Settings, store: PostStore, client: redis.Redis) -> None:
     pipeline = pipeline_on(store, UserStates(client))
     deaf = Deaf(pipeline.query_hydrators[0])
     asked = request()
@@ -490,7 +488,7 @@ def test_a_redis_that_is_away_is_waited_for(settings: Settings, store: PostStore
     assert deaf.calls == 3
 
 
-def test_an_error_that_is_nobodys_request_ends_the_worker_with_its_reason_and_the_next_one_answers(
+def test_a_fatal_error_ends_the_worker_with_its_reason_and_the_next_one_answers(
     settings: Settings, store: PostStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = request()

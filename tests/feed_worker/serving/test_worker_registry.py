@@ -15,7 +15,7 @@ def own(valkey: redis.Redis) -> WorkerRegistry:
     return WorkerRegistry(valkey, Patience(load(), threading.Event()), model_version="m", clock="wall")
 
 
-def test_a_worker_is_ready_from_when_it_says_so_until_it_says_no_more(valkey: redis.Redis, own: WorkerRegistry) -> None:
+def test_a_worker_is_ready_from_its_registration_to_its_end(valkey: redis.Redis, own: WorkerRegistry) -> None:
     own.heartbeat()
     assert ready_workers(valkey) == []
     own.register()
@@ -26,7 +26,7 @@ def test_a_worker_is_ready_from_when_it_says_so_until_it_says_no_more(valkey: re
     assert ready_workers(valkey) == []
 
 
-def test_an_entry_that_is_not_said_again_is_stale_and_the_last_one_goes_by_itself(
+def test_an_entry_without_heartbeat_is_stale_and_the_hash_expires(
     valkey: redis.Redis, own: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     valkey.hset(worker_registry.READY_KEY, "killed", json.dumps({"pid": 1, "said_at": 1}))
@@ -36,7 +36,7 @@ def test_an_entry_that_is_not_said_again_is_stale_and_the_last_one_goes_by_itsel
     assert 0 < valkey.pttl(worker_registry.READY_KEY) <= worker_registry.STALE_MS
 
 
-def test_it_is_said_again_every_few_seconds(
+def test_a_heartbeat_restores_a_lost_entry(
     valkey: redis.Redis, own: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own.register()

@@ -25,7 +25,7 @@ def found(fetched: Fetched) -> list[int]:
 def index_of(
     similarities: dict[int, float], version: str = FixedModel.version, traits: Traits | None = None
 ) -> VectorIndex:
-    """An index in which posts have these similarities to every viewer of the fixed model."""
+    """An index with these similarities of posts to each viewer of the fixed model."""
     index = VectorIndex()
     vectors = np.zeros((len(similarities), NANO.embed_dim), np.float32)
     vectors[:, 0] = list(similarities.values())
@@ -33,14 +33,14 @@ def index_of(
     return index
 
 
-def test_thunder_finds_what_the_viewer_follows_newest_first() -> None:
+def test_thunder_finds_posts_of_followed_accounts_newest_first() -> None:
     store = store_of(*(post(i, FRIEND, created_at=NOW_MS - 10 + i) for i in (1, 2, 3)), post(4, STRANGER))
     (fetched,) = ThunderSource(store).fetch([query(viewer(following=[FRIEND]))])
     assert found(fetched) == [3, 2, 1]
     assert {SOURCES[each] for each in fetched.candidates.source} == {"thunder"}
 
 
-def test_thunder_fetches_nothing_that_is_seen_or_served_and_no_more_than_its_limit() -> None:
+def test_thunder_fetches_no_seen_or_served_posts_and_at_most_its_limit() -> None:
     store = store_of(*(post(i, FRIEND, created_at=NOW_MS - 10 + i) for i in range(1, 8)))
     asked = query(viewer(following=[FRIEND], seen=[7]), parameters=replace(FORYOU, in_network_max=3))
     asked.served = ids(5)
@@ -56,14 +56,14 @@ def test_retrieval_finds_the_most_similar_posts_with_their_similarity() -> None:
     assert fetched.candidates.retrieval_score == pytest.approx([0.9, 0.5, 0.1])
 
 
-def test_retrieval_finds_nothing_that_is_seen_or_no_longer_stored() -> None:
+def test_retrieval_finds_no_seen_posts_and_no_posts_that_have_left_the_store() -> None:
     store = store_of(post(1), post(2))
     source = PhoenixRetrievalSource(store, index_of({1: 0.1, 2: 0.9, 3: 0.5}), FixedModel())
     (fetched,) = source.fetch([query(viewer(liked=[2], seen=[2]))])
     assert found(fetched) == [1]
 
 
-def test_what_the_viewer_may_not_see_takes_no_other_posts_place() -> None:
+def test_hidden_posts_take_no_place_of_other_posts_in_retrieval() -> None:
     store = store_of(*(post(i) for i in range(1, 9)))
     unsafe, for_followers = store.label_mask({"spam"}), store.label_mask({"adult"})
     traits = Traits(
@@ -81,7 +81,7 @@ def test_what_the_viewer_may_not_see_takes_no_other_posts_place() -> None:
     assert found(fetched) == [1, 2, 3, 7]
 
 
-def test_retrieval_never_compares_vectors_of_another_version_and_says_that_its_own_are_missing() -> None:
+def test_retrieval_uses_one_model_version_and_reports_missing_vectors() -> None:
     store = store_of(post(1))
     source = PhoenixRetrievalSource(store, index_of({1: 0.9}, "another"), FixedModel())
     (fetched,) = source.fetch([query(viewer(liked=[2]))])
@@ -96,14 +96,14 @@ def test_retrieval_answers_each_query_of_a_batch_within_its_own_limit() -> None:
     assert [found(each) for each in source.fetch([few, query(viewer(liked=[9]))])] == [[5, 4], [5, 4, 3, 2, 1]]
 
 
-def test_retrieval_is_for_viewers_with_a_history_who_want_more_than_the_network() -> None:
+def test_retrieval_needs_history_and_skips_in_network_requests() -> None:
     source = PhoenixRetrievalSource(store_of(), index_of({}), FixedModel())
     assert source.enable(query(viewer(liked=[1])))
     assert not source.enable(query(viewer()))
     assert not source.enable(query(viewer(liked=[1]), in_network_only=True))
 
 
-def test_popular_posts_are_for_unknown_viewers_and_for_those_with_few_candidates() -> None:
+def test_popular_posts_are_for_viewers_without_history_or_with_few_candidates() -> None:
     source = PopularSource(store_of())
     known, unknown = query(viewer(liked=[1])), query()
     assert source.enable(known)
@@ -113,7 +113,7 @@ def test_popular_posts_are_for_unknown_viewers_and_for_those_with_few_candidates
     assert not source.enable(query(in_network_only=True))
 
 
-def test_popular_posts_are_originals_and_quotes_that_the_viewer_does_not_know() -> None:
+def test_popular_posts_are_unseen_originals_and_quotes() -> None:
     store = store_of(*(post(i) for i in (1, 2, 3)), post(4, FRIEND, "repost", source_post_id=1))
     some, all_ = PopularSource(store).fetch([query(viewer(seen=[1])), query()])
     assert sorted(found(some)) == [2, 3]
@@ -127,7 +127,7 @@ def test_a_viewer_who_has_seen_the_most_popular_posts_gets_the_next() -> None:
     assert found(fetched) == [4, 5]
 
 
-def test_a_batch_of_viewers_is_read_at_once() -> None:
+def test_the_viewers_of_a_batch_are_read_in_one_call() -> None:
     users = KnownUsers({"1": viewer(following=[5], seen=[3])})
     one, two = query(seen_ids=[9]), query(user_id=2)
     known_of_one, known_of_two = UserStateHydrator(users).hydrate([one, two])
@@ -136,7 +136,7 @@ def test_a_batch_of_viewers_is_read_at_once() -> None:
     assert not known_of_two["user"].is_known
 
 
-def test_what_earlier_requests_served_within_ten_minutes_counts_as_served() -> None:
+def test_posts_served_to_earlier_requests_within_ten_minutes_count_as_served() -> None:
     served = [(1, NOW_MS - 11 * MINUTE_MS), (2, NOW_MS - 10 * MINUTE_MS), (3, NOW_MS - 1), (4, NOW_MS), (5, NOW_MS + 1)]
     (known,) = UserStateHydrator(KnownUsers({"1": viewer(served=served)})).hydrate([query()])
     assert known["served"].tolist() == [2, 3]
@@ -148,14 +148,14 @@ def test_only_the_newest_hundred_served_posts_count() -> None:
     assert known["served"].tolist() == list(range(51, 151))
 
 
-def test_no_component_may_act_as_if_a_viewer_that_was_not_read_blocked_nobody() -> None:
+def test_a_viewer_that_was_not_read_is_an_error_not_a_viewer_without_blocks() -> None:
     asked = query()
     asked.user = None
     with pytest.raises(LookupError):
         _ = asked.viewer
 
 
-def test_a_query_of_low_quality_asks_each_source_for_fewer_candidates_but_for_enough() -> None:
+def test_low_quality_fetches_fewer_candidates_from_each_source_but_enough_for_a_feed() -> None:
     store = store_of(*(post(i, FRIEND + i % 5, created_at=NOW_MS - i) for i in range(1, 201)))
     index = index_of({i: 1 / i for i in range(1, 201)})
     parameters = replace(FORYOU, in_network_max=160, retrieval_max=120, popular_max=40)
