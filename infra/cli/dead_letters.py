@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.cli.options import AsJson, duration_ms, print_json
+from infra.cli.options import AsJson, duration_ms, fail, print_json, print_result
 
 if TYPE_CHECKING:
-    from infra.ops.dead_letter_query import Selection
+    from infra.ops.dead_letter_query import LetterFilter
 
 SELECT, REPUBLISH = "Select", "Republish"
 LISTED = 20
@@ -66,7 +66,7 @@ def dead_letters(
     as_json: AsJson = False,
 ) -> None:
     """List refused messages with their reasons, or publish them again."""
-    from infra.ops.dead_letter_query import Selection
+    from infra.ops.dead_letter_query import LetterFilter
     from infra.ports.topics import INPUTS
 
     if topic not in (None, *INPUTS):
@@ -76,82 +76,80 @@ def dead_letters(
     if not republish and (changes or again or yes):
         raise typer.BadParameter("--set, --again and --yes need --republish")
     since_ms = None if since is None else time.time_ns() // 1_000_000 - since
-    selection = Selection(topic, reason, since_ms, partition, offset)
+    wanted = LetterFilter(topic, reason, since_ms, partition, offset)
     if republish:
-        _republish(selection, limit, changes or [], again=again, yes=yes, as_json=as_json)
+        _republish(wanted, limit, changes or [], again=again, yes=yes, as_json=as_json)
     elif summary:
-        _summarise(selection, as_json=as_json)
+        _count_reasons(wanted, as_json=as_json)
     elif show:
-        _show_letter(selection, as_json=as_json)
+        _show_letter(wanted, as_json=as_json)
     else:
-        _list_letters(selection, limit or LISTED, as_json=as_json)
+        _list_letters(wanted, limit or LISTED, as_json=as_json)
 
 
-def _list_letters(selection: "Selection", limit: int, *, as_json: bool) -> None:
-    from infra.ops import dead_letter_query as command
+def _list_letters(wanted: "LetterFilter", limit: int, *, as_json: bool) -> None:
+    from infra.ops import dead_letter_query as query
+    from infra.ports.settings import load
+    from infra.terminal.dead_letters import letters_table
+    from infra.terminal.tables import console
+
+    letters, total = query.list_newest(load(), wanted, limit, console(stderr=True))
+    print_result([query.as_json(letter) for letter in letters], letters_table(letters, total), as_json=as_json)
+
+
+def _count_reasons(wanted: "LetterFilter", *, as_json: bool) -> None:
+    from infra.ops import dead_letter_query as query
+    from infra.ports.settings import load
+    from infra.terminal.dead_letters import reasons_table
+    from infra.terminal.tables import console
+
+    counts = query.count_reasons(load(), wanted, console(stderr=True))
+    print_result(counts, reasons_table(counts), as_json=as_json)
+
+
+def _show_letter(wanted: "LetterFilter", *, as_json: bool) -> None:
+    from infra.ops import dead_letter_query as query
     from infra.ports.settings import load
     from infra.terminal.tables import console
 
-    letters, meant = command.listed(load(), selection, limit, console(stderr=True))
+    letters, total = query.list_newest(load(), wanted, 1, console(stderr=True))
+    if not letters:
+        fail("no dead letter matches")
+    if total > 1:
+        fail(f"{total:,} dead letters match; select one with --topic, --partition and --offset", code=2)
     if as_json:
-        print_json([command.as_json(letter) for letter in letters])
-    else:
-        console().print(command.table(letters, meant))
-
-
-def _summarise(selection: "Selection", *, as_json: bool) -> None:
-    from infra.ops import dead_letter_query as command
-    from infra.ports.settings import load
-    from infra.terminal.tables import console
-
-    sums = command.summed(load(), selection, console(stderr=True))
-    if as_json:
-        print_json(sums)
-    else:
-        console().print(command.summary_table(sums))
-
-
-def _show_letter(selection: "Selection", *, as_json: bool) -> None:
-    from infra.ops import dead_letter_query as command
-    from infra.ports.settings import load
-    from infra.terminal.tables import console
-
-    letters, meant = command.listed(load(), selection, 1, console(stderr=True))
-    if meant != 1:
-        narrow = "; name one with --topic, --partition and --offset" if meant else ""
-        sys.stderr.write(f"foryou: {meant or 'no'} dead letters are meant{narrow}\n")
-        raise typer.Exit(2 if meant else 1)
-    if as_json:
-        print_json(command.as_json(letters[0]))
+        print_json(query.as_json(letters[0]))
     else:
         sys.stdout.buffer.write((letters[0].value or b"") + (b"\n" if sys.stdout.isatty() else b""))
         sys.stdout.flush()
 
 
 def _republish(
-    selection: "Selection", limit: int | None, changes: list[str], *, again: bool, yes: bool, as_json: bool
+    wanted: "LetterFilter", limit: int | None, changes: list[str], *, again: bool, yes: bool, as_json: bool
 ) -> None:
-    from infra.ops import republish as command
+    from infra.ops import republish
     from infra.ops.message_fix import Fix
     from infra.ports.settings import load
+    from infra.terminal.dead_letters import reasons_table, republished
     from infra.terminal.tables import console
 
     if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter("--republish asks first, and here nobody can answer; say --yes")
+        raise typer.BadParameter("--republish asks for confirmation, and stdin is not a terminal; add --yes")
     try:
         fix = Fix.parse(changes)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     err = console(stderr=True)
 
-    def confirm(chosen: command.Chosen) -> bool:
-        return yes or typer.confirm(command.question(chosen, err), err=True)
+    def confirm(plan: republish.RepublishPlan) -> bool:
+        if yes:
+            return True
+        err.print(reasons_table(plan.reasons))
+        before = f"; {plan.delivered_before:,} delivered before are left out" if plan.delivered_before else ""
+        return typer.confirm(f"Publish these {len(plan.marks):,} messages again{before}?", err=True)
 
-    answer = command.run(load(), selection, limit=limit, fix=fix, again=again, confirm=confirm, err=err)
-    if answer is None:
+    result = republish.run(load(), wanted, limit=limit, fix=fix, again=again, confirm=confirm, err=err)
+    if result is None:
         raise typer.Exit(1)
-    if as_json:
-        print_json(answer)
-    else:
-        console().print(command.view(answer))
-    raise typer.Exit(0 if answer.is_whole else 1)
+    print_result(result, republished(result), as_json=as_json)
+    raise typer.Exit(0 if result.is_whole else 1)

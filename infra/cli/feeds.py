@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.options import AsJson, MaxPostAge, User, given, print_json, published_id, show
+from infra.cli.options import AsJson, MaxPostAge, User, given, print_json, print_result, published_id
 
 
 def speed_factor(text: str) -> float:
@@ -51,19 +51,20 @@ def feed(
 ) -> None:
     """Request a feed, wait for it and print it."""
     from feed_worker.client import Client
-    from infra.ops.explain import Explained
+    from infra.ops.explain import ExplainedFeed
     from infra.ports.settings import load
     from infra.terminal import explanation as explain_view
-    from infra.terminal.tables import console, feed_table
+    from infra.terminal.feeds import feed_table
+    from infra.terminal.tables import console
 
     flags = {"in_network_only": in_network_only, "exclude_videos": exclude_videos, "explain": explain}
     options = given(size=size, langs=lang or None) | {name: True for name, wanted in flags.items() if wanted}
     with Client(load()) as client:
         answer = client.wait(user, client.request_feed(user, at=at, **options), timeout)
         explanation = client.explain(user) if explain and not as_json else None
-    show(answer, feed_table(answer), as_json=as_json)
+    print_result(answer, feed_table(answer), as_json=as_json)
     if explanation:
-        console().print(explain_view.view(Explained(explanation, answer)), highlight=False)
+        console().print(explain_view.view(ExplainedFeed(explanation, answer)), highlight=False)
 
 
 def explain(
@@ -94,12 +95,12 @@ def explain(
         explained = command.explained(client, user, ask=ask, timeout_s=timeout, err=console(stderr=True))
     explanation = explained.explanation
     if post is not None:
-        fate = command.fate_of(explanation, post)
-        show(fate.as_json(), explain_view.fate_view(fate), as_json=as_json)
+        outcome = command.outcome_of(explanation, post)
+        print_result(outcome.as_json(), explain_view.outcome_view(outcome), as_json=as_json)
     elif item is None:
-        show(explanation, explain_view.view(explained), as_json=as_json)
+        print_result(explanation, explain_view.view(explained), as_json=as_json)
     elif item <= len(explanation.items):
-        show(explanation.items[item - 1], explain_view.item_view(explanation.items[item - 1]), as_json=as_json)
+        print_result(explanation.items[item - 1], explain_view.item_view(explanation.items[item - 1]), as_json=as_json)
     else:
         raise typer.BadParameter(f"--item {item}: the feed has {len(explanation.items)} items")
 
@@ -138,7 +139,7 @@ def replay(
     """Publish event logs in event-time order, count every line, request feeds."""
     from infra.ops.replay import command as command
     from infra.ports.settings import load
-    from infra.terminal.replay_view import Gallery, account_table
+    from infra.terminal.replay import FeedPrinter, line_counts_table
     from infra.terminal.tables import console
 
     if max_post_age is not None and not embedded:
@@ -147,9 +148,9 @@ def replay(
         )
     settings = load(**given(max_post_age_ms=max_post_age), clock="log") if embedded else load()
     err = console(stderr=True)
-    gallery = Gallery(err if as_json else console(), show)
-    account = command.run(command.Replay(directory, embedded, speed, feeds, strict), settings, err, gallery)
+    printer = FeedPrinter(err if as_json else console(), show)
+    counts = command.run(command.Replay(directory, embedded, speed, feeds, strict), settings, err, printer)
     if as_json:
-        sys.stdout.write(json.dumps(account.as_json()) + "\n")
+        sys.stdout.write(json.dumps(counts.as_json()) + "\n")
     else:
-        console().print(account_table(account))
+        console().print(line_counts_table(counts))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.options import AsJson, show
+from infra.cli.options import AsJson, print_result
 
 models_app = typer.Typer(help="Show the current model, or change it.", invoke_without_command=True)
 
@@ -15,10 +15,11 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the current model, or announce another one."""
     from infra.ops import model_command as command
     from infra.ports.settings import load
+    from infra.terminal.models import model_table
 
     if context.invoked_subcommand is None:
         model = command.current(load())
-        show(model, command.table(model), as_json=as_json)
+        print_result(model, model_table(model), as_json=as_json)
 
 
 @models_app.command("use")
@@ -29,6 +30,7 @@ def models_use(
     """Announce a checkpoint; flows and workers switch without a pause."""
     from infra.ops import model_command as command
     from infra.ports.settings import load
+    from infra.terminal.models import model_table
 
     model = command.use(load(), checkpoint)
-    show(model, command.table(model), as_json=as_json)
+    print_result(model, model_table(model), as_json=as_json)

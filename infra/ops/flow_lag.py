@@ -1,4 +1,4 @@
-"""Waiting until the flows have finished what was published."""
+"""Wait until the flows have processed all published messages."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,18 +15,18 @@ POLL_S = 0.2
 def wait_for_flows(
     settings: Settings, delivered: Mapping[tuple[str, int], int], report: Report, check: Callable[[], None]
 ) -> None:
-    """Wait until every flow is past what apps published, and what the flows in turn wrote because of it.
+    """Wait until every flow has processed the published messages, and the messages that other flows derive from them.
 
     Args:
-        settings: where Kafka is.
-        delivered: for each topic and partition the offset after the last message, as the producer was told.
-        report: shows how far each flow is.
-        check: called all the while; raises what should end the wait.
+        settings: address of Kafka.
+        delivered: the offset after the last published message, by topic and partition.
+        report: shows the progress of each flow.
+        check: called several times a second; an exception that it raises ends the wait.
 
     """
     client = admin(settings)
     for flow, topics in FLOW_GROUPS.items():
-        with report.step(f"{flow} catches up") as advance:
+        with report.step(f"wait for {flow}") as advance:
             ends = {part: end for part, end in delivered.items() if part[0] in topics}
             ends |= ends_of(settings, [topic for topic in topics if topic not in INPUTS])
             behind = at_first = lag(client, settings, flow, ends)

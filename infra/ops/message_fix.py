@@ -1,4 +1,4 @@
-"""`--set FIELD=JSON`: a field of refused messages replaced before they are published again."""
+"""Replace fields of refused messages before they are published again (`--set FIELD=JSON`)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,31 +15,31 @@ KEYING = {"author_id", "user_id"}
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """Top-level fields of a JSON object, and what they are to be."""
+    """New values of top-level fields of a JSON object."""
 
     fields: dict[str, msgspec.Raw] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Self:
-        """From `FIELD=JSON` each.
+        """Parse one `FIELD=JSON` each.
 
         Raises:
-            ValueError: naming the one that is not of that form.
+            ValueError: a text does not have that form.
 
         """
         return cls(dict(map(_field, texts)))
 
     def apply(self, letter: DeadLetter, latest_ms: int) -> tuple[bytes | None, bytes | None]:
-        """The key and the value to publish: the raw bytes where there is nothing to change.
+        """The key and the value to publish; without fields these are the raw bytes.
 
-        A message that another user or author is set in gets the key of that one.
+        A new user or author in the message also becomes its key.
 
         Raises:
-            Refused: the message could not be used after that either, or came from no topic that apps write.
+            Refused: the changed message is still invalid, or its topic is not an input topic.
 
         """
         if letter.topic not in INPUTS:
-            raise Refused(f"{letter.topic!r} is not a topic that apps write")
+            raise Refused(f"{letter.topic!r} is not an input topic")
         if not self.fields:
             return letter.key, letter.value
         value = self._changed(letter)
@@ -51,10 +51,10 @@ class Fix:
 
     def _changed(self, letter: DeadLetter) -> bytes:
         try:
-            # the other fields keep their bytes
+            # decoding to raw values keeps the bytes of the other fields
             known = msgspec.json.decode(letter.value or b"null", type=dict[str, msgspec.Raw])
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise Refused(f"no field can be set: {error}") from None
+            raise Refused(f"cannot set a field: {error}") from None
         return msgspec.json.encode(known | self.fields)
 
 

@@ -1,21 +1,19 @@
-"""`foryou models`: which model is current, and making another one so."""
+"""Read the current model, or announce another one."""
 
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from rich.table import Table
 
 from infra.ports.settings import Settings
-from infra.terminal.tables import counts_table, moment
 from phoenix.serving.model_topic import announce, announced
 from thunder_ingest.events import ModelPointer
 
 
 class CurrentModel(msgspec.Struct):
-    """The model that flows and workers go over to, or begin with.
+    """The model that running flows and workers switch to, and that new ones load.
 
-    Of what the settings name, nobody has computed the version before it is loaded.
+    `version` is None for a model of the settings: only a process that loads the model computes its version.
     """
 
     source: Literal["announced", "settings"]
@@ -25,7 +23,12 @@ class CurrentModel(msgspec.Struct):
 
 
 def current(settings: Settings) -> CurrentModel:
-    """The one that was announced last, else that of the settings; raises BrokerUnreachable, TopicMissing."""
+    """The model that was announced last, otherwise the model of the settings.
+
+    Raises:
+        BrokerUnreachable, TopicMissing: as `announced`.
+
+    """
     for pointer in announced(settings):
         return _of(pointer)
     seeded = f"seeded: {settings.model}, seed {settings.model_seed}"
@@ -33,11 +36,11 @@ def current(settings: Settings) -> CurrentModel:
 
 
 def use(settings: Settings, directory: Path) -> CurrentModel:
-    """Announce a checkpoint, or the newest in a directory, once it has been read whole.
+    """Announce a checkpoint, or the newest one of a directory, after reading all of it.
 
     Raises:
-        CheckpointError: it cannot be served.
-        BrokerUnreachable, TopicMissing, DeliveryFailed: like `announce`.
+        CheckpointError: the checkpoint cannot be served.
+        BrokerUnreachable, TopicMissing, DeliveryFailed: as `announce`.
 
     """
     from phoenix.training.checkpoints import newest, phoenix_of
@@ -45,16 +48,8 @@ def use(settings: Settings, directory: Path) -> CurrentModel:
 
     checkpoint = newest(directory)
     if checkpoint is None:
-        raise CheckpointError(f"{directory} holds no checkpoint")
+        raise CheckpointError(f"{directory} contains no checkpoint; `foryou train --out {directory}` writes one")
     return _of(announce(settings, phoenix_of(checkpoint).version, str(checkpoint.resolve())))
-
-
-def table(model: CurrentModel) -> Table:
-    """The model on a terminal."""
-    since = "whenever a process starts" if model.at is None else moment(model.at)
-    version = model.version or "told by workers that serve it (`foryou doctor`)"
-    facts: dict[str, int | str] = {"version": version, "from": model.location, "since": since}
-    return counts_table(f"the current model, {model.source}", facts)
 
 
 def _of(pointer: ModelPointer) -> CurrentModel:

@@ -1,8 +1,8 @@
-"""`foryou rebuild users`: the state of users in Redis, again from the log.
+"""Rebuild the users' state in Redis from the log.
 
-Nothing is deleted, and what is written joins with what stands there: the result is the same whether Redis was emptied
-or not, whether the flows run meanwhile or not, and whether this was stopped and begun again. What the log no longer
-holds cannot come back, nor can what was served, which stands in neither topic.
+The rebuild deletes nothing and joins its writes with the stored state. So the result is the same if Redis was empty, if
+the flows run at the same time, and if a rebuild was interrupted and started again. Two things do not come back: events
+that the log no longer holds, and served posts, which neither topic has.
 """
 
 import logging
@@ -20,72 +20,71 @@ from infra.ports.redis import Patience, connect
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.terminal.progress import Report
-from infra.terminal.tables import moment
 from thunder_ingest.events import EngagementEvent, GraphEvent, Refused, decode
 from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
 
 TOPICS = ("social-graph", "engagements")
-"""The graph first, so that a block holds before there is a history to recommend from."""
+"""The graph comes first, so that blocks apply before a history exists."""
 
 
-class Rebuilt(msgspec.Struct):
-    """What was read and written: `read` = `used` + `refused`."""
+class RebuildResult(msgspec.Struct):
+    """Counts of messages and users: `read` = `used` + `refused`."""
 
     read: int = 0
     used: int = 0
     refused: int = 0
     users: int = 0
     oldest_engagement_at: int | None = None
-    """How far back the history reaches, epoch ms; None where no engagement is kept."""
+    """Time of the oldest engagement in the log, epoch ms; None if the log has none."""
     cut: list[str] = msgspec.field(default_factory=list)
-    """The topics whose first messages the log has let go of: what they said stands in Redis or nowhere."""
+    """The topics whose first messages have expired from the log."""
     seconds: float = 0.0
 
 
-def run(settings: Settings, err: Console) -> Rebuilt:
-    """Read both topics from the beginning to the end that they have now, and write the users' state.
+def run(settings: Settings, err: Console) -> RebuildResult:
+    """Read both topics from the beginning to their current end, and write the users' state.
 
     Args:
-        settings: where Kafka and Redis are.
-        err: takes the progress.
+        settings: addresses of Kafka and Redis.
+        err: console for the progress.
 
     Raises:
-        BrokerUnreachable, TopicMissing, RedisUnreachable: before anything is written; a server that goes away later is
-            waited for, Kafka not longer than half a minute.
+        BrokerUnreachable, TopicMissing, RedisUnreachable: before the first write. During a later outage the call waits:
+            for Redis without limit, for Kafka at most 30 seconds.
 
     """
     began = time.monotonic()
     partitions_of(settings, TOPICS)
     client = connect(settings)
-    logging.getLogger("infra").setLevel(logging.WARNING)  # from here on a server that goes away is waited for
+    logging.getLogger("infra").setLevel(logging.WARNING)  # an outage from here on is waited for, and logged
     try:
-        rebuilding = _Rebuilding(settings, UserStates(client))
+        rebuild = _Rebuild(settings, UserStates(client))
         with Report(err) as report:
             for topic in TOPICS:
-                with report.step(f"{topic} is read and written to users") as advance:
+                with report.step(f"read {topic}, write users") as advance:
                     for messages in scan(settings, [topic], advance):
-                        rebuilding.take(messages)
+                        rebuild.take(messages)
     finally:
         client.close()
-    return rebuilding.rebuilt(time.monotonic() - began)
+    return rebuild.result(time.monotonic() - began)
 
 
-class _Rebuilding:
+class _Rebuild:
     def __init__(self, settings: Settings, users: UserStates) -> None:
         self._users, self._tolerance_ms = users, settings.future_tolerance_ms
         self._patience = Patience(settings, threading.Event())
-        self._counted = Rebuilt()
+        self._counted = RebuildResult()
         self._written = set[str]()
-        self._begun = set[tuple[str, int]]()
+        self._started = set[tuple[str, int]]()
 
     def take(self, messages: list[Message]) -> None:
-        """Write what a batch adds, for each partition on its own: only so does its name tell what is in it."""
+        """Write a batch, each partition on its own: the name of a write is its partition and offsets."""
         for _, part in groupby(sorted(messages, key=_partition), _partition):
             self._write(batch := list(part))
-            self._look_for_a_cut(batch[0])
+            self._note_start(batch[0])
 
-    def rebuilt(self, seconds: float) -> Rebuilt:
+    def result(self, seconds: float) -> RebuildResult:
         return msgspec.structs.replace(self._counted, users=len(self._written), seconds=round(seconds, 3))
 
     def _write(self, messages: list[Message]) -> None:
@@ -95,10 +94,10 @@ class _Rebuilding:
         self._patience.run(lambda: self._users.append(updates, suffix))
         self._written.update(update.user for update in updates)
 
-    def _look_for_a_cut(self, first: Message) -> None:
+    def _note_start(self, first: Message) -> None:
         topic = first.topic() or ""
-        if (part := (topic, _partition(first))) not in self._begun:
-            self._begun.add(part)
+        if (part := (topic, _partition(first))) not in self._started:
+            self._started.add(part)
             if first.offset() and topic not in self._counted.cut:
                 self._counted.cut.append(topic)
 
@@ -108,8 +107,8 @@ class _Rebuilding:
             try:
                 event = decode(message.topic() or "", message.value())
                 if event.at > _arrived_ms(message) + self._tolerance_ms:
-                    raise Refused("too far in the future when it came")
-            except Refused:  # the flow has made a dead letter of it
+                    raise Refused("too far in the future at its arrival")
+            except Refused:  # the flow has written a dead letter for it
                 self._counted.refused += 1
             else:
                 self._note(event)
@@ -127,17 +126,6 @@ def _partition(message: Message) -> int:
 
 
 def _arrived_ms(message: Message) -> int:
-    """When a message came, by the broker's word; what a producer says of itself is not asked."""
+    """Arrival time by the broker's clock; a producer's own timestamp is not used."""
     kind, at_ms = message.timestamp()
     return at_ms if kind == TIMESTAMP_LOG_APPEND_TIME else time.time_ns() // 1_000_000
-
-
-def told(rebuilt: Rebuilt) -> str:
-    """What was done, in words."""
-    refused = f", {rebuilt.refused:,} refused" if rebuilt.refused else ""
-    oldest = rebuilt.oldest_engagement_at
-    reach = "the log holds no engagement" if oldest is None else f"the history reaches back to {moment(oldest)}"
-    lost = ", what was before is no longer in the log"
-    history, graph = (lost if topic in rebuilt.cut else "" for topic in ("engagements", "social-graph"))
-    whole = f"{rebuilt.users:,} users written from {rebuilt.used:,} events{refused}; {reach}{history}"
-    return f"{whole}; the graph is {'not whole' + graph if graph else 'whole'}"

@@ -1,7 +1,7 @@
-"""`foryou dead-letters --republish`: refused messages once more to the topics they came from, as they are or mended.
+"""Publish the messages in dead letters to their topics again, unchanged or with replaced fields.
 
-A dead letter stays where it is, whatever becomes of its message; so which ones were delivered is remembered in Redis,
-since an engagement that is published twice is counted twice.
+A dead letter stays in its topic. A ledger in Redis holds the ones whose messages were delivered again, because an
+engagement that is published twice counts twice.
 """
 
 import logging
@@ -15,9 +15,9 @@ from typing import cast
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from rich.console import Console, Group
+from rich.console import Console
 
-from infra.ops.dead_letter_query import Selection, Sum, identity, newest, select, summary, summary_table
+from infra.ops.dead_letter_query import LetterFilter, ReasonCount, identity, newest, reason_counts, select
 from infra.ops.message_fix import Fix
 from infra.ops.replay.raw_producer import STALLED_S
 from infra.ports.kafka import partitions_of, producer_config
@@ -26,27 +26,25 @@ from infra.ports.redis import Client, Patience, connect
 from infra.ports.settings import Settings
 from infra.ports.topics import DAY_MS, INPUTS
 from infra.terminal.progress import Report
-from infra.terminal.tables import counts_table, plain
 from thunder_ingest.events import DeadLetter, Refused
 
 LEDGER = "foryou:republished"
 KEPT_MS = 30 * DAY_MS
-"""As long as dead letters are."""
+"""Retention of the topic dead-letters."""
 CHUNK = 1_000
-NAMED = 20
 
 
 @dataclass(slots=True)
-class Chosen:
-    """What is to be republished; `marks` are the `identity` of each."""
+class RepublishPlan:
+    """The messages to republish; `marks` has the `identity` of each dead letter."""
 
     marks: set[bytes] = field(default_factory=set)
     delivered_before: int = 0
-    sums: list[Sum] = field(default_factory=list)
+    reasons: list[ReasonCount] = field(default_factory=list)
 
 
-class Unusable(msgspec.Struct):
-    """A message that was not published, and why."""
+class UnusableMessage(msgspec.Struct):
+    """A message that was not published, and the reason."""
 
     topic: str
     partition: int
@@ -54,37 +52,37 @@ class Unusable(msgspec.Struct):
     reason: str
 
 
-class Republished(msgspec.Struct):
-    """What became of them: `selected` = `delivered` + `unusable` + `unpublished` + `gone`."""
+class RepublishResult(msgspec.Struct):
+    """The result: `selected` = `delivered` + `unusable` + `unpublished` + `gone`."""
 
     selected: int
     delivered_before: int
-    """Left out, and not among the selected."""
+    """Left out; not part of `selected`."""
     delivered: int = 0
-    unusable: list[Unusable] = []
+    unusable: list[UnusableMessage] = []
     unpublished: dict[str, int] = {}
-    """Messages that Kafka itself would not take, by reason."""
+    """Messages that Kafka refused, by reason."""
     gone: int = 0
-    """Dead letters that the topic let go of meanwhile."""
+    """Dead letters that expired from the topic during the run."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether every message that was selected is delivered."""
+        """True if every selected message was delivered."""
         return self.delivered == self.selected
 
 
 class Ledger:
-    """Which dead letters were delivered once more, in Redis, for as long as there are any."""
+    """The set of dead letters whose messages were delivered again; stored in Redis for 30 days."""
 
     def __init__(self, settings: Settings, client: Client) -> None:
         self._client, self._patience = client, Patience(settings, threading.Event())
 
     def delivered(self) -> set[bytes]:
-        """The `identity` of each dead letter whose message was delivered again."""
+        """The `identity` of each dead letter in the ledger."""
         return set(cast(Iterable[bytes], self._client.zrange(LEDGER, 0, -1)))
 
     def add(self, marks: Iterable[bytes]) -> None:
-        """Remember messages as delivered."""
+        """Add delivered messages; waits while Redis is away."""
         now_ms = time.time_ns() // 1_000_000
         if added := dict.fromkeys(marks, now_ms):
             self._patience.run(lambda: self._client.zadd(LEDGER, added))
@@ -93,71 +91,71 @@ class Ledger:
 
 def run(
     settings: Settings,
-    selection: Selection,
+    wanted: LetterFilter,
     *,
     limit: int | None,
     fix: Fix,
     again: bool,
-    confirm: Callable[[Chosen], bool],
+    confirm: Callable[[RepublishPlan], bool],
     err: Console,
-) -> Republished | None:
-    """Choose dead letters, ask, and publish what is in them.
+) -> RepublishResult | None:
+    """Select dead letters, confirm, and publish their messages.
 
     Args:
-        settings: where Kafka and Redis are.
-        selection: which are meant.
-        limit: of these the newest so many; None: all.
-        fix: what is changed in each.
-        again: those delivered before as well.
-        confirm: is told what was chosen; nothing is published where it says no, and then there is no result.
-        err: takes the progress.
+        settings: addresses of Kafka and Redis.
+        wanted: conditions on the dead letters.
+        limit: maximum number of messages, the newest; None: no limit.
+        fix: replaced fields of each message.
+        again: include messages that were delivered before.
+        confirm: receives the plan; if it returns False, nothing is published and the result is None.
+        err: console for the progress.
 
     Raises:
-        BrokerUnreachable, TopicMissing, RedisUnreachable: before anything is published; a server that goes away later
-            is waited for.
+        BrokerUnreachable, TopicMissing, RedisUnreachable: before the first message is published. Later the call waits
+            until the server is back.
 
     """
     partitions_of(settings, INPUTS)
     client = connect(settings)
     try:
         ledger = Ledger(settings, client)
-        with Report(err) as report, report.step("dead-letters is read") as advance:
-            letters = select(settings, selection, advance)
-            chosen = _choose(letters, limit, set() if again else ledger.delivered())
-        if not chosen.marks or not confirm(chosen):
-            return None if chosen.marks else Republished(0, chosen.delivered_before)
-        logging.getLogger("infra").setLevel(logging.WARNING)  # from here on a server that goes away is waited for
-        with Report(err) as report, report.step("messages are published") as advance:
-            return _publish(settings, chosen, select(settings, selection, advance), fix, ledger)
+        with Report(err) as report, report.step("read dead-letters") as advance:
+            letters = select(settings, wanted, advance)
+            plan = _plan(letters, limit, set() if again else ledger.delivered())
+        if not plan.marks or not confirm(plan):
+            return None if plan.marks else RepublishResult(0, plan.delivered_before)
+        logging.getLogger("infra").setLevel(logging.WARNING)  # an outage from here on is waited for, and logged
+        with Report(err) as report, report.step("publish messages") as advance:
+            return _publish(settings, plan, select(settings, wanted, advance), fix, ledger)
     finally:
         client.close()
 
 
-def _choose(letters: Iterable[DeadLetter], limit: int | None, delivered: set[bytes]) -> Chosen:
-    chosen = Chosen()
+def _plan(letters: Iterable[DeadLetter], limit: int | None, delivered: set[bytes]) -> RepublishPlan:
+    plan = RepublishPlan()
 
-    def fresh() -> Iterator[DeadLetter]:
+    def undelivered() -> Iterator[DeadLetter]:
         for letter in letters:
             if identity(letter) in delivered:
-                chosen.delivered_before += 1
+                plan.delivered_before += 1
             else:
                 yield letter
 
-    def noted(meant: Iterable[DeadLetter]) -> Iterator[DeadLetter]:
-        for letter in meant:
-            chosen.marks.add(identity(letter))
+    def marked(selected: Iterable[DeadLetter]) -> Iterator[DeadLetter]:
+        for letter in selected:
+            plan.marks.add(identity(letter))
             yield letter
 
-    chosen.sums = summary(noted(fresh() if limit is None else newest(fresh(), limit)))
-    return chosen
+    plan.reasons = reason_counts(marked(undelivered() if limit is None else newest(undelivered(), limit)))
+    return plan
 
 
 def _publish(
-    settings: Settings, chosen: Chosen, letters: Iterable[DeadLetter], fix: Fix, ledger: Ledger
-) -> Republished:
-    """Publish what was chosen, and only that: what is refused once more meanwhile is not taken up."""
+    settings: Settings, plan: RepublishPlan, letters: Iterable[DeadLetter], fix: Fix, ledger: Ledger
+) -> RepublishResult:
+    """Publish the messages of the plan only; messages that are refused during the run are not added."""
     latest_ms = time.time_ns() // 1_000_000 + settings.future_tolerance_ms
-    courier, unusable, left = _Courier(settings, ledger), list[Unusable](), set(chosen.marks)
+    courier, unusable, left = _Courier(settings, ledger), list[UnusableMessage](), set(plan.marks)
     for letter in letters:
         if (mark := identity(letter)) not in left:
             continue
@@ -165,11 +163,11 @@ def _publish(
         try:
             courier.send(mark, letter.topic, *fix.apply(letter, latest_ms))
         except Refused as reason:
-            unusable.append(Unusable(letter.topic, letter.partition, letter.offset, str(reason)))
+            unusable.append(UnusableMessage(letter.topic, letter.partition, letter.offset, str(reason)))
     courier.settle()
-    return Republished(
-        selected=len(chosen.marks),
-        delivered_before=chosen.delivered_before,
+    return RepublishResult(
+        selected=len(plan.marks),
+        delivered_before=plan.delivered_before,
         delivered=courier.delivered,
         unusable=unusable,
         unpublished=dict(courier.unpublished),
@@ -210,27 +208,3 @@ class _Courier:
             self._taken.append(mark)
         else:
             self.unpublished[f"{message.topic()}: {error.str()}"] += 1
-
-
-def question(chosen: Chosen, err: Console) -> str:
-    """What to ask, once `err` shows what it is about."""
-    err.print(summary_table(chosen.sums))
-    before = f" ({chosen.delivered_before:,} were delivered before and are left out)" if chosen.delivered_before else ""
-    return f"Publish these {len(chosen.marks):,} messages again{before}?"
-
-
-def view(answer: Republished) -> Group:
-    """What became of them, on a terminal."""
-    counts = {
-        "selected": answer.selected,
-        "delivered": answer.delivered,
-        "unusable": len(answer.unusable),
-        "not taken by Kafka": sum(answer.unpublished.values()),
-        "no longer there": answer.gone,
-        "left out, delivered before": answer.delivered_before,
-    }
-    rows = [
-        f"{each.topic}[{each.partition}] at offset {each.offset}: {each.reason}" for each in answer.unusable[:NAMED]
-    ]
-    rows += [f"{reason}: {count:,}" for reason, count in answer.unpublished.items()]
-    return Group(counts_table("messages", counts), *map(plain, rows))

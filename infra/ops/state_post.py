@@ -1,7 +1,7 @@
-"""`foryou state post`: what the system knows of a post, as it stands in the compacted topics.
+"""Read the stored state of a post from the compacted topics.
 
-Which partition has a key cannot be known from outside: the clients that write may partition differently. So every
-partition is read, and the newest record of the key counts.
+Clients that write may partition differently, so a key may be in any partition. The command reads every partition and
+takes the newest record of the key.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,12 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 from confluent_kafka import Message
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 
 from infra.ports.errors import StateUnreadable
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.terminal.progress import Report
-from infra.terminal.tables import counts_table, moment, plain
 from thunder_ingest.events import ACTIONS, KINDS, Post, key_of_id, unpack_counts, unpack_embedding, unpack_post
 from thunder_ingest.events.ids import id64, published_form
 from thunder_ingest.posts.table import STATE_HEADER
@@ -25,25 +23,25 @@ TOPICS = ("thunder-posts", "post-counts", "post-embeddings")
 VECTOR_BYTES = 4  # a dimension
 T = TypeVar("T")
 
-State = Literal["live", "deleted", "not created", "forgotten", "not there"]
-EXPLAINED: dict[State, str] = {
-    "live": "a candidate for feeds while it is young enough",
-    "deleted": "a tombstone; the topic remembers when it was deleted",
-    "not created": "labels are known, a post_created is not",
-    "forgotten": "a tombstone without a state: the post became too old",
-    "not there": "thunder-posts has no record of it: never published, refused, or forgotten long ago",
+PostState = Literal["live", "deleted", "not created", "forgotten", "not there"]
+EXPLAINED: dict[PostState, str] = {
+    "live": "a candidate for feeds until the maximum age",
+    "deleted": "a tombstone with the time of the deletion",
+    "not created": "labels arrived, but no post_created",
+    "forgotten": "a tombstone without a state: the post exceeded the maximum age",
+    "not there": "no record in thunder-posts: never published, refused, or forgotten",
 }
 
 
-class Place(msgspec.Struct):
-    """Where a record stands, and when it was written."""
+class RecordLocation(msgspec.Struct):
+    """The partition, the offset and the time of a record."""
 
     partition: int
     offset: int
     at: int
 
 
-class Content(msgspec.Struct):
+class PostContent(msgspec.Struct):
     """A post as served, its kind by name; ids are int64 as text, "0" for none."""
 
     author_id: str
@@ -62,57 +60,57 @@ class Content(msgspec.Struct):
     video_ms: int
     subscriber_only: bool
     labels: dict[str, int]
-    """The time a label was put on; negative: taken off at that time."""
+    """The time of each label in epoch ms; negative if the label was removed at that time."""
     tokens: int
-    """How many."""
+    """Number of tokens."""
 
 
-class Counts(msgspec.Struct):
+class PostCountsRecord(msgspec.Struct):
     """Running totals by action, and of impressions."""
 
     at: int
     totals: dict[str, int]
-    record: Place
+    record: RecordLocation
 
 
-class Embedding(msgspec.Struct):
-    """Which model made the vector."""
+class VectorRecord(msgspec.Struct):
+    """The model and the size of the stored vector."""
 
     model_version: str
     dimensions: int
-    record: Place
+    record: RecordLocation
 
 
 class PostDocument(msgspec.Struct):
-    """What is known of a post."""
+    """The stored state of a post."""
 
     post_id: str
     number: str
-    state: State
-    content: Content | None
-    record: Place | None
-    counts: Counts | None
-    embedding: Embedding | None
+    state: PostState
+    content: PostContent | None
+    record: RecordLocation | None
+    counts: PostCountsRecord | None
+    embedding: VectorRecord | None
 
 
 def read(settings: Settings, post: str, err: Console) -> PostDocument | None:
-    """What is known of a post, None where nothing is.
+    """The stored state of a post; None if no topic has a record of it.
 
     Args:
-        settings: where Kafka is.
+        settings: address of Kafka.
         post: any published form of the id.
-        err: takes the progress.
+        err: console for the progress.
 
     Raises:
-        BrokerUnreachable, TopicMissing: like `scan`.
-        StateUnreadable: where a record cannot be read.
+        BrokerUnreachable, TopicMissing: as `scan`.
+        StateUnreadable: a record cannot be decoded.
 
     """
     key, last = key_of_id(id64(post)), dict[tuple[str | None, int | None], Message]()
-    with Report(err) as report, report.step(f"{', '.join(TOPICS)} are read") as advance:
+    with Report(err) as report, report.step(f"read {', '.join(TOPICS)}") as advance:
         for messages in scan(settings, TOPICS, advance):
             last |= {(each.topic(), each.partition()): each for each in messages if _key(each) == key}
-    # within a partition the later is the newer, between partitions only the time can tell
+    # within a partition the order decides, between partitions the time
     newest = {each.topic() or "": each for each in sorted(last.values(), key=_written_at)}
     return _document(published_form(post), newest) if newest else None
 
@@ -154,7 +152,7 @@ def _packed_post(message: Message) -> bytes | None:
 def _unpacked(
     message: Message | None, unpack: Callable[[bytes], T], packed: Callable[[Message], bytes | None] = _value
 ) -> T | None:
-    raw = None if message is None else packed(message)  # a message without a value is false, hence `is None`
+    raw = None if message is None else packed(message)  # `is None`: a message without a value is false
     if message is None or raw is None:
         return None
     try:
@@ -164,7 +162,7 @@ def _unpacked(
         raise StateUnreadable(f"the record in {where} cannot be read: {error}") from error
 
 
-def _state(message: Message | None, post: Post | None) -> State:
+def _state(message: Message | None, post: Post | None) -> PostState:
     if message is None:
         return "not there"
     if post is None:
@@ -174,13 +172,13 @@ def _state(message: Message | None, post: Post | None) -> State:
     return "deleted" if post.deleted_at else "not created"
 
 
-def _place(message: Message) -> Place:
-    return Place(message.partition() or 0, message.offset() or 0, _written_at(message))
+def _place(message: Message) -> RecordLocation:
+    return RecordLocation(message.partition() or 0, message.offset() or 0, _written_at(message))
 
 
-def _content(post: Post) -> Content:
+def _content(post: Post) -> PostContent:
     ids = ("conversation_id", "in_reply_to_post_id", "in_reply_to_author_id", "source_post_id", "source_author_id")
-    return Content(
+    return PostContent(
         author_id=post.author_form or str(post.author_id),
         created_at=post.created_at,
         at=post.at,
@@ -197,62 +195,16 @@ def _content(post: Post) -> Content:
     )
 
 
-def _counts(message: Message | None) -> Counts | None:
+def _counts(message: Message | None) -> PostCountsRecord | None:
     counts = _unpacked(message, unpack_counts)
     if message is None or counts is None:
         return None
     names = (*ACTIONS, "impressions")
-    return Counts(counts.at, dict(zip(names, counts.totals, strict=False)), _place(message))
+    return PostCountsRecord(counts.at, dict(zip(names, counts.totals, strict=False)), _place(message))
 
 
-def _embedding(message: Message | None) -> Embedding | None:
+def _embedding(message: Message | None) -> VectorRecord | None:
     embedding = _unpacked(message, unpack_embedding)
     if message is None or embedding is None:
         return None
-    return Embedding(embedding.model_version, len(embedding.vector) // VECTOR_BYTES, _place(message))
-
-
-def view(document: PostDocument) -> Group:
-    """What is known of a post, on a terminal."""
-    number = "" if document.number == document.post_id else f" ({document.number})"
-    facts: dict[str, int | str] = {"state": f"{document.state}: {EXPLAINED[document.state]}"}
-    if document.content:
-        facts |= _facts(document.content)
-    if document.record:
-        facts["record"] = _where(document.record)
-    facts |= _derived(document)
-    table = Table(title=f"post {plain(document.post_id)}{number}", title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(name, plain(str(value)))
-    totals = {name: total for name, total in document.counts.totals.items() if total} if document.counts else {}
-    return Group(table, counts_table("counts", totals)) if totals else Group(table)
-
-
-def _facts(content: Content) -> dict[str, int | str]:
-    """The fields that say something, times as readers like them."""
-    fields = {name: getattr(content, name) for name in Content.__struct_fields__}
-    told = {name: value for name, value in fields.items() if value not in (0, "", "0", False) and value != {}}
-    told |= {name: moment(fields[name]) for name in ("created_at", "at", "deleted_at") if fields[name]}
-    if content.labels:
-        told["labels"] = ", ".join(f"{name} {_put(at)} {moment(abs(at))}" for name, at in content.labels.items())
-    return told
-
-
-def _put(at: int) -> str:
-    return "since" if at > 0 else "taken off"
-
-
-def _derived(document: PostDocument) -> dict[str, int | str]:
-    counts, vector = document.counts, document.embedding
-    return {
-        "counts": f"{_where(counts.record)}; newest engagement {moment(counts.at)}" if counts else "none",
-        "vector": f"model {vector.model_version}, {vector.dimensions} dimensions, {_where(vector.record)}"
-        if vector
-        else "none",
-    }
-
-
-def _where(place: Place) -> str:
-    return f"partition {place.partition}, offset {place.offset}, written {moment(place.at)}"
+    return VectorRecord(embedding.model_version, len(embedding.vector) // VECTOR_BYTES, _place(message))

@@ -8,14 +8,15 @@ from rich.console import Console
 
 from feed_worker.client import Client
 from feed_worker.documents.feed import Feed
-from infra.ops.explain import Explained
+from infra.ops.explain import ExplainedFeed
 from infra.ops.flow_lag import wait_for_flows
 from infra.ports.kafka_admin import Offsets
 from infra.ports.settings import Settings
 from infra.stack.stack import Stack, scratch_directory
 from infra.terminal.explanation import view
+from infra.terminal.feeds import feed_table
 from infra.terminal.progress import Report
-from infra.terminal.tables import counts_table, feed_table
+from infra.terminal.tables import counts_table
 from infra.world import World, WorldConfig, generate
 
 VIEWERS = 4
@@ -100,7 +101,7 @@ def _introduced(world: World, viewer: int) -> str:
 def _explain(client: Client, viewer: int, out: Console) -> None:
     explanation = client.explain(viewer)
     if explanation is not None:
-        out.print(view(Explained(explanation, client.feed(viewer)), EXPLAINED_ITEMS))
+        out.print(view(ExplainedFeed(explanation, client.feed(viewer)), EXPLAINED_ITEMS))
 
 
 def _summary(world: World, delivered: Offsets, took_ms: list[float], seconds: float) -> dict[str, int | str]:

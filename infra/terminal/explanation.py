@@ -1,4 +1,4 @@
-"""How an explanation looks on a terminal of 100 columns."""
+"""Views of an explanation, for a terminal of 80 columns or more."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,15 +7,15 @@ from rich.table import Table
 from rich.text import Text
 
 from feed_worker.documents.explanation import ExplainedItem, Explanation, FunnelStep
-from infra.ops.explain import DROPPED_BY, NEVER_A_CANDIDATE, Explained, Fate, dropped_counts
-from infra.terminal.tables import moment, plain
+from infra.ops.explain import DROPPED_BY, NEVER_A_CANDIDATE, ExplainedFeed, PostOutcome, dropped_counts
+from infra.terminal.tables import moment, plain, stripped
 
 BAR = 30
 LARGEST = 3
 
 
-def view(explained: Explained, items: int | None = None) -> Group:
-    """An explanation whole; of its items, if a number is given, the first so many."""
+def view(explained: ExplainedFeed, items: int | None = None) -> Group:
+    """The whole explanation; `items` limits the number of items."""
     explanation = explained.explanation
     return Group(
         header(explained),
@@ -30,8 +30,8 @@ def view(explained: Explained, items: int | None = None) -> Group:
     )
 
 
-def header(explained: Explained) -> RenderableType:
-    """Which feed is explained, and how it was made."""
+def header(explained: ExplainedFeed) -> RenderableType:
+    """The request, the model, the parameters and the time of the explained feed."""
     explanation, feed = explained
     experiments = ", ".join(f"{name}={variant}" for name, variant in explanation.experiments.items())
     model = explanation.model_version or (feed.model_version if feed and explained.is_of_the_feed else "")
@@ -44,7 +44,7 @@ def header(explained: Explained) -> RenderableType:
         "time": _took(explained),
     }
     if not explained.is_of_the_feed:
-        facts["note"] = "the feed that is there now is another, not explained; --ask for a new one"
+        facts["note"] = "the current feed is a later one without explanation; use --ask for a new one"
     lines = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
         lines.add_row(name, plain(fact))
@@ -52,7 +52,7 @@ def header(explained: Explained) -> RenderableType:
     return Group(Text(title, style="bold"), lines)
 
 
-def _took(explained: Explained) -> str:
+def _took(explained: ExplainedFeed) -> str:
     explanation, feed = explained
     stages = sum(explanation.stages_ms.values()) or sum(explanation.timings_ms.values())
     whole = f", {feed.generated_at - feed.at} ms from request to feed" if feed and explained.is_of_the_feed else ""
@@ -60,7 +60,7 @@ def _took(explained: Explained) -> str:
 
 
 def funnel(explanation: Explanation) -> RenderableType:
-    """Where candidates came from and went, a row a component in the order of the pipeline; of the others the time."""
+    """The number of candidates before and after each component, in pipeline order, and the times."""
     stages = ", ".join(f"{stage} {took:.1f}" for stage, took in explanation.stages_ms.items())
     return Group(_steps(explanation), Text(f"ms by stage: {stages}", style="dim") if stages else Text())
 
@@ -83,11 +83,11 @@ def _steps(explanation: Explanation) -> Table:
 
 
 def _rows(explanation: Explanation) -> Iterator[tuple[str, FunnelStep | None]]:
-    """Components in the order in which they began, those of the funnel with their step."""
+    """Components in the order of their start; those of the funnel with their step."""
     steps = {step.name: step for step in explanation.funnel}
     for name in explanation.timings_ms:
         yield name, steps.pop(name, None)
-    yield from steps.items()  # such as the size: nobody takes its time
+    yield from steps.items()  # steps without a time, such as the size
 
 
 def _bar(count: int, widest: int) -> str:
@@ -95,7 +95,7 @@ def _bar(count: int, widest: int) -> str:
 
 
 def summary(items: Iterable[ExplainedItem]) -> Table:
-    """The items, a row each."""
+    """The items, one a row."""
     table = _table(right=("#",))
     for column, ratio in (("post", 3), ("author", 3)):
         table.add_column(column, no_wrap=True, overflow="ellipsis", ratio=ratio)
@@ -110,7 +110,7 @@ def summary(items: Iterable[ExplainedItem]) -> Table:
 
 
 def arithmetic(items: Iterable[ExplainedItem]) -> Group:
-    """How each score comes about, and the terms that count most in it."""
+    """The arithmetic of each score, and its largest terms."""
     lines: list[RenderableType] = [Text("score = (terms + offset + boost) × multipliers; those of 1 are left out")]
     for item in items:
         lines.append(Text(f"{item.rank:>3}  {sum_of(item)}", no_wrap=True, overflow="ellipsis"))
@@ -139,47 +139,47 @@ def _largest(item: ExplainedItem) -> str:
 
 
 def dropped(explanation: Explanation) -> RenderableType:
-    """How many candidates each component dropped, and what that means."""
+    """The number of candidates that each component dropped, and the reason."""
     counts = dropped_counts(explanation)
     if not counts:
-        return Text("no candidate was dropped")
+        return Text("no component dropped a candidate")
     table = _table("dropped by", right=("posts",))
-    table.add_column("because")
+    table.add_column("reason")
     for name, count in counts:
         table.add_row(name, f"{count:,}", DROPPED_BY.get(name, ""))
     return table
 
 
 def item_view(item: ExplainedItem) -> Group:
-    """One item: all that was predicted of it, and what each prediction adds."""
+    """One item: its predictions, and the term of each in the score."""
     table = _table("action", right=("predicted", "term"))
     for action, predicted in item.predictions.items():
         value = f"{predicted / 1000:.2f} s" if action == "dwell_time" else f"{predicted:.4%}"
         table.add_row(action, value, f"{item.terms[action]:+.6f}")
     table.add_row("sum", "", f"{item.combined:+.6f}", style="bold")
-    where = "in the network" if item.in_network else "out of network"
-    near = "" if item.retrieval_score is None else f", nearness to the viewer {item.retrieval_score:.3f}"
+    where = "in network" if item.in_network else "out of network"
+    near = "" if item.retrieval_score is None else f", similarity to the viewer {item.retrieval_score:.3f}"
     facts = f"{item.kind} by {item.author_id}, {moment(item.created_at)}; from {item.source}{near}, {where}"
-    title = Text(f"post {plain(item.post_id)}: shown at rank {item.rank}", style="bold")
-    return Group(title, Text(plain(facts)), Text(sum_of(item)), table if item.scored else Text())
+    title = Text(f"post {stripped(item.post_id)}: shown at rank {item.rank}", style="bold")
+    return Group(title, Text(stripped(facts)), Text(sum_of(item)), table if item.scored else Text())
 
 
-def fate_view(fate: Fate) -> RenderableType:
-    """What became of one post."""
-    told = [] if fate.item is None else [item_view(fate.item)]
-    title = f"post {plain(fate.post_id)}: "
-    told += [
+def outcome_view(outcome: PostOutcome) -> RenderableType:
+    """The outcome of one post."""
+    parts = [] if outcome.item is None else [item_view(outcome.item)]
+    title = f"post {stripped(outcome.post_id)}: "
+    parts += [
         Group(
             Text(f"{title}dropped by {each.filter}{_placed(each.rank, each.score)}", style="bold"),
             Text(DROPPED_BY.get(each.filter, "")),
         )
-        for each in fate.dropped
+        for each in outcome.dropped
     ]
-    return Group(*told) if told else Group(Text(f"{title}never a candidate", style="bold"), Text(NEVER_A_CANDIDATE))
+    return Group(*parts) if parts else Group(Text(f"{title}never a candidate", style="bold"), Text(NEVER_A_CANDIDATE))
 
 
 def _placed(rank: int | None, score: float | None) -> str:
-    return "" if rank is None or score is None else f", at rank {rank} of those scored, with {score:.4f}"
+    return "" if rank is None or score is None else f", at rank {rank} by score, {score:.4f}"
 
 
 def _table(*left: str, right: tuple[str, ...] = ()) -> Table:

@@ -1,4 +1,4 @@
-"""`foryou replay DIR`: a directory of event logs through Kafka, every line accounted for, then feeds."""
+"""Replay a directory of event logs through Kafka, count every line, then request feeds."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from feed_worker.client import Client, FeedTimeout, NoFeed
 from feed_worker.documents.feed import Feed
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ops.flow_lag import wait_for_flows
-from infra.ops.replay.line_counts import Account
+from infra.ops.replay.line_counts import LineCounts
 from infra.ops.replay.log_reader import Line, LogReader
 from infra.ops.replay.raw_producer import RawProducer
 from infra.ports.errors import ForYouError
@@ -33,36 +33,37 @@ FEED_TIMEOUT_S = 30.0
 
 
 class ReplayAborted(ForYouError, ValueError):
-    """`--strict` and a line that cannot be used; the text names the line and the reason."""
+    """A strict replay met an unusable line; the text has the line and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What to replay, and how."""
+    """The log to replay, and the options."""
 
     directory: Path
     embedded: bool = False
     speed: float | None = None
-    """How many seconds of the log pass in one; None: as fast as the broker takes it."""
+    """Seconds of the log per second; None: as fast as the broker accepts messages."""
     feeds: int = 0
     strict: bool = False
 
 
 Show = Callable[[Feed, float], None]
-"""Called with each feed and the milliseconds from its request to its being read."""
+"""Called with each feed and the milliseconds from its request to its read."""
 
 
-def run(replay: Replay, settings: Settings, err: Console, show: Show) -> Account:
+def run(replay: Replay, settings: Settings, err: Console, show: Show) -> LineCounts:
     """Replay a log.
 
     Args:
-        replay: what, and how.
-        settings: of the running system; of the one to run, where it is to be embedded.
-        err: takes the progress.
-        show: is handed the feeds.
+        replay: the log and the options.
+        settings: of the running system, or of the embedded one.
+        err: console for the progress.
+        show: receives each feed.
 
     Raises:
-        LogError, ReplayAborted: for the log; else what `Stack` and `Client` raise.
+        LogError, ReplayAborted: the log cannot be read, or a strict replay met an unusable line.
+        ForYouError: as `Stack` and `Client`.
 
     """
     reader = LogReader(replay.directory)
@@ -72,21 +73,21 @@ def run(replay: Replay, settings: Settings, err: Console, show: Show) -> Account
         if replay.embedded:
             directory = exits.enter_context(scratch_directory())
             stack = exits.enter_context(Stack(settings, directory, say=report.say))
-        running = _Running(replay, settings, report, stack)
-        running.publish(reader)
-        running.settle()
+        run = _ReplayRun(replay, settings, report, stack)
+        run.publish(reader)
+        run.settle()
         if replay.feeds:
-            running.ask(show)
-        return running.account
+            run.request_feeds(show)
+        return run.counts
 
 
-class _Running:
+class _ReplayRun:
     def __init__(self, replay: Replay, settings: Settings, report: Report, stack: Stack | None) -> None:
-        self.account = Account()
+        self.counts = LineCounts()
         self._replay, self._report, self._stack = replay, report, stack
         self._settings = stack.settings if stack else settings
         partitions_of(self._settings, INPUTS)
-        # from here on a broker that goes away is waited for
+        # an outage from here on is waited for, and logged
         logging.getLogger("infra").setLevel(logging.WARNING)
         self._producer = RawProducer(self._settings, self._check)
         self._pace = Pace(replay.speed, self._sleep)
@@ -94,28 +95,28 @@ class _Running:
         self._began = time.monotonic()
 
     def publish(self, reader: LogReader) -> None:
-        with self._report.step(f"{self._replay.directory} is published") as advance:
+        with self._report.step(f"publish {self._replay.directory}") as advance:
             for read, line in enumerate(reader.lines(), 1):
                 self._send(line)
                 if read % LINES_BETWEEN_CHECKS == 0:
                     self._sleep(0)
                     advance(reader.bytes_read, reader.total_bytes)
             self._producer.flush()
-        self.account.publish_seconds = time.monotonic() - self._began
+        self.counts.publish_seconds = time.monotonic() - self._began
 
     def settle(self) -> None:
         wait_for_flows(self._settings, self._producer.ends, self._report, self._check)
-        self.account.seconds = time.monotonic() - self._began
-        self.account.delivered, self.account.unpublished = self._producer.delivered, self._producer.refused
-        with self._report.step("dead letters are counted"):
-            self.account.dead_letters = _dead_letters(self._settings, self._producer)
+        self.counts.seconds = time.monotonic() - self._began
+        self.counts.delivered, self.counts.unpublished = self._producer.delivered, self._producer.refused
+        with self._report.step("count dead letters"):
+            self.counts.dead_letters = _dead_letters(self._settings, self._producer)
 
-    def ask(self, show: Show) -> None:
+    def request_feeds(self, show: Show) -> None:
         if self._stack:
-            with self._report.step("the worker is ready"):
+            with self._report.step("wait for the worker"):
                 self._stack.wait_ready()
-        with self._report.step(f"{self._replay.feeds} feeds are requested and read"):
-            _ask(self.account, self._replay.feeds, self._settings, show)
+        with self._report.step(f"request {self._replay.feeds} feeds"):
+            _request_feeds(self.counts, self._replay.feeds, self._settings, show)
 
     def _check(self) -> None:
         if self._stack:
@@ -129,7 +130,7 @@ class _Running:
         reason = _reason(line, self._replay.strict)
         if reason and self._replay.strict:
             self._producer.flush()
-            before = f"{self.account.read.total():,} lines were published before it"
+            before = f"{self.counts.read.total():,} lines were published before it"
             raise ReplayAborted(f"{line.file} line {line.number}: {reason}; {before}")
         self._count(line)
         if line.at is not None:
@@ -137,23 +138,23 @@ class _Running:
         self._producer.send(line.topic, line.key, line.raw)
 
     def _count(self, line: Line) -> None:
-        account = self.account
-        account.read[line.topic] += 1
+        counts = self.counts
+        counts.read[line.topic] += 1
         if line.problem:
-            account.broken += 1
-            if account.broken <= NAMED_PROBLEMS:
+            counts.broken += 1
+            if counts.broken <= NAMED_PROBLEMS:
                 self._report.say(f"{line.file} line {line.number}: {line.problem}")
-            if account.broken == NAMED_PROBLEMS:
-                self._report.say("further broken lines are only counted")
-        # a time that the flows will refuse must not become the time of the feed requests
-        if line.at is not None and account.newest_at < line.at <= self._latest_ms:
-            account.newest_at = line.at
+            if counts.broken == NAMED_PROBLEMS:
+                self._report.say("further broken lines are counted, not listed")
+        # the newest time becomes the time of the feed requests; the flows refuse later ones
+        if line.at is not None and counts.newest_at < line.at <= self._latest_ms:
+            counts.newest_at = line.at
         if line.key is not None and line.topic != "posts":
-            account.active[line.key] += 1
+            counts.active[line.key] += 1
 
 
 def _reason(line: Line, strict: bool) -> str | None:
-    """Why a line cannot be used; without `strict` only what shows before it is decoded whole."""
+    """The reason why a line is unusable; only a strict replay decodes the whole line."""
     if line.problem or not strict:
         return line.problem
     try:
@@ -164,7 +165,7 @@ def _reason(line: Line, strict: bool) -> str | None:
 
 
 class Pace:
-    """Lets the log's time pass `speed` times as fast as the clock on the wall; not at all slowed down without one."""
+    """Delays events so that the log's time passes `speed` times as fast as real time; None: no delay."""
 
     def __init__(self, speed: float | None, sleep: Callable[[float], None]) -> None:
         self._speed, self._sleep = speed, sleep
@@ -183,7 +184,7 @@ class Pace:
 
 
 def _dead_letters(settings: Settings, producer: RawProducer) -> Counter[str]:
-    """The lines of this replay that were refused, by reason; each once, however often a flow had to start over."""
+    """Refused lines of this replay by reason; a line counts once, also if a flow refused it again after a restart."""
     reasons: dict[tuple[str, int, int], str] = {}
     for messages in scan(settings, ["dead-letters"]):
         for message in messages:
@@ -193,31 +194,31 @@ def _dead_letters(settings: Settings, producer: RawProducer) -> Counter[str]:
     return Counter(reasons.values())
 
 
-def _ask(account: Account, users: int, settings: Settings, show: Show) -> None:
+def _request_feeds(counts: LineCounts, users: int, settings: Settings, show: Show) -> None:
     with Client(settings) as client:
-        at = account.newest_at if _runs_on_log_clock(settings) else None
-        forms = [key.decode() for key, _ in account.active.most_common(users)]
-        for first in range(0, len(forms), settings.max_batch):  # more at once would only be made to wait
+        at = counts.newest_at if _runs_on_log_clock(settings) else None
+        forms = [key.decode() for key, _ in counts.active.most_common(users)]
+        for first in range(0, len(forms), settings.max_batch):  # a worker computes at most this many at once
             some = forms[first : first + settings.max_batch]
-            asked = [(form, client.request_feed(form, at=at), time.perf_counter()) for form in some]
-            for each in asked:
-                _await(account, client, *each, show)
+            requested = [(form, client.request_feed(form, at=at), time.perf_counter()) for form in some]
+            for each in requested:
+                _await_feed(counts, client, *each, show)
 
 
-def _await(account: Account, client: Client, form: str, request: str, began: float, show: Show) -> None:
+def _await_feed(counts: LineCounts, client: Client, form: str, request: str, began: float, show: Show) -> None:
     try:
         feed = client.wait(form, request, FEED_TIMEOUT_S)
     except FeedTimeout:
-        account.feeds["timeout"] += 1
+        counts.feeds["timeout"] += 1
     except NoFeed as none:
-        account.feeds[none.status] += 1
+        counts.feeds[none.status] += 1
     else:
-        account.feeds[feed.status] += 1
+        counts.feeds[feed.status] += 1
         show(feed, 1000 * (time.perf_counter() - began))
 
 
 def _runs_on_log_clock(settings: Settings) -> bool:
-    """What the workers say; those that do not tell run on the clock of our own settings."""
+    """True if a worker uses the log's clock; the settings decide if the workers report no clock."""
     client = connect(settings)
     try:
         clocks = {ready.get("clock", settings.clock) for ready in ready_workers(client)}

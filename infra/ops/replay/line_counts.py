@@ -1,4 +1,4 @@
-"""What became of the lines of a replay."""
+"""Counts of the lines of a replay."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,38 +6,39 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class Account:
-    """What became of the lines: `read` = `accepted` + `dead_lettered` + `unpublished`."""
+class LineCounts:
+    """Counts of lines and feeds: `read` = `accepted` + `dead_lettered` + `unpublished`."""
 
     read: Counter[str] = field(default_factory=Counter)
-    """Lines that are not blank, by topic."""
+    """Lines by topic, without blank ones."""
     broken: int = 0
-    """Those of them that are not JSON or have no time; they are published too, for the flow to refuse."""
+    """Lines that are not JSON or have no time. They are published too; the flow refuses them."""
     delivered: int = 0
     unpublished: Counter[str] = field(default_factory=Counter)
-    """Messages that Kafka itself would not take, by reason."""
+    """Messages that Kafka refused, by reason."""
     dead_letters: Counter[str] = field(default_factory=Counter)
-    """By reason."""
+    """Dead letters by reason."""
     publish_seconds: float = 0.0
     seconds: float = 0.0
     newest_at: int = 0
+    """Newest event time, epoch ms."""
     active: Counter[bytes] = field(default_factory=Counter)
-    """Lines by the user who acted."""
+    """Lines of engagements and social-graph by user."""
     feeds: Counter[str] = field(default_factory=Counter)
-    """By status; `timeout` where no answer came."""
+    """Feeds by status; `timeout` for a request without an answer."""
 
     @property
     def accepted(self) -> int:
-        """How many lines the flows took."""
+        """Number of lines that the flows accepted."""
         return self.delivered - self.dead_lettered
 
     @property
     def dead_lettered(self) -> int:
-        """How many lines the flows refused."""
+        """Number of lines that the flows refused."""
         return self.dead_letters.total()
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """The document for `--json`."""
         return {
             "read": self.read.total(),
             "read_by_topic": dict(self.read),

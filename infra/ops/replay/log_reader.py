@@ -1,11 +1,11 @@
-"""Reads a log directory: the messages of the input topics as JSON lines, merged in event-time order.
+"""Read a log directory: messages of the input topics as JSON lines, merged in event-time order.
 
-A log is a directory with `posts.jsonl`, `engagements.jsonl` and `social-graph.jsonl`, each as it is or compressed
-(`.gz`, `.zst`), each in event-time order, none of them required. What stands in a line is passed on untouched: only its
-time and the id that keys it are looked at here, whether it is a good event is for the flow to say.
+A log is a directory with `posts.jsonl`, `engagements.jsonl` and `social-graph.jsonl`. Each file is plain or compressed
+(`.gz`, `.zst`), is in event-time order, and may be missing. The reader decodes only the time and the key of a line, and
+passes its bytes on unchanged. The flows validate events.
 
-Files are read in blocks and merged block by block, with one sort for some ten thousand lines: merging line by line
-would cost more than everything else together.
+Files are read and merged in blocks, with one sort for some ten thousand lines. A merge line by line would cost more
+than all other work together.
 """
 
 import gzip
@@ -26,71 +26,71 @@ from thunder_ingest.events import Time
 from thunder_ingest.events.ids import published_form
 
 LOG_TOPICS: Final = tuple(topic for topic in INPUTS if topic != "feed-requests")
-"""The topics that a log may hold; where times are equal, lines are merged in this order."""
+"""The topics of a log; lines with equal times are merged in this order."""
 FORMS: Final = ("", ".gz", ".zst")
 MAX_LINE_BYTES: Final = 64 << 20
 
 _CHUNK_BYTES: Final = 1 << 20
-_ZSTD_CHUNK_BYTES: Final = 1 << 16  # what is read, not what comes out: JSON lines shrink ten times and more
+_ZSTD_CHUNK_BYTES: Final = 1 << 16  # compressed bytes: JSON lines compress by a factor of ten and more
 _ZSTD_WINDOW_BYTES: Final = 1 << 31  # logs are often packed with `zstd --long=31`
 
 
 class LogError(UsageError, ValueError):
-    """A log cannot be read; the text is one line that says which file and why."""
+    """A log cannot be read; the text is one line with the file and the reason."""
 
 
 class Line(Struct, frozen=True, gc=False):
-    """One line of a log, as it goes to its topic."""
+    """One line of a log: a message of its topic."""
 
     topic: str
     number: int
-    """Of the line in its file, from 1; blank lines have numbers too."""
+    """Line number in the file, from 1; blank lines count."""
     file: str
     raw: bytes
     at: int | None
-    """Event time in epoch milliseconds; None exactly where there is a `problem`."""
+    """Event time, epoch ms; None if the line has a `problem`."""
     key: bytes | None
-    """The Kafka key: the published form of the author's id (posts) or the user's; None where there is no such id."""
+    """The Kafka key: the published form of the author's id (posts) or of the user's id; None without one."""
     problem: str | None = None
-    """Why the line has no place in time (not JSON, no usable `at`); None for a line that has one."""
+    """The reason why the line has no time (not JSON, no valid `at`); None for a line with a time."""
 
 
 class LogReader:
     """A log directory.
 
     Args:
-        directory: what holds the files.
+        directory: contains the files.
 
     Raises:
-        LogError: no such directory, no file of a log in it, or one file in two forms.
+        LogError: the directory does not exist, has no file of a log, or has one file in two forms.
 
     """
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
-            raise LogError(f"{directory} is not a directory; a log is a directory with {_names()}")
+            raise LogError(f"{directory} is not a directory; give a directory with {_names()}")
         try:
             self.files = {topic: path for topic in LOG_TOPICS if (path := _find(directory, topic))}
             self.total_bytes = sum(path.stat().st_size for path in self.files.values())
         except OSError as error:
             raise LogError(f"{directory} cannot be read: {error.strerror}") from None
         if not self.files:
-            raise LogError(f"{directory} holds no log: none of {_names()}, nor one of them as .gz or .zst")
+            raise LogError(f"{directory} has no log; a log has one or more of {_names()}, plain, .gz or .zst")
         self._sources: list[_Source] = []
 
     @property
     def bytes_read(self) -> int:
-        """How much of `total_bytes` the running `lines` has taken from the files, as they are on disk."""
+        """Bytes of `total_bytes` (sizes on disk) that the current `lines` has read."""
         return sum(source.bytes_read for source in self._sources)
 
     def lines(self) -> Iterator[Line]:
         """Every line that is not blank, in event-time order across files.
 
-        A line that is earlier than one before it in its file comes as early as its file lets it; a line without a time
-        comes right after the line before it in its file.
+        The order within a file is kept. So a late line sorts with the newest line before it, and a line without a time
+        comes directly after the line before it.
 
         Raises:
-            LogError: a file is damaged, cannot be opened, or has a line of more than `MAX_LINE_BYTES`.
+            LogError: a file is damaged, cannot be opened, or has a line longer than `MAX_LINE_BYTES`.
 
         """
         self._sources = [_Source(topic, path) for topic, path in self.files.items()]
@@ -102,7 +102,7 @@ class LogReader:
 
 
 class _Source:
-    """One file: the block of lines that waits to be merged, and the times by which it is merged."""
+    """One file: the block of lines to merge next, and their sort keys."""
 
     def __init__(self, topic: str, path: Path) -> None:
         self.bytes_read = 0
@@ -116,7 +116,7 @@ class _Source:
         self._blocks = self._read()
 
     def fill(self) -> bool:
-        """Have lines at hand, reading on where none is left; False at the end of the file."""
+        """Read the next block if the current one is used up; False at the end of the file."""
         while self._next == len(self._lines):
             rows = next(self._blocks, None)
             if rows is None:
@@ -125,7 +125,7 @@ class _Source:
         return True
 
     def take(self, until_ms: int, *, inclusive: bool) -> tuple[list[Line], NDArray[np.int64]]:
-        """Remove the lines before `until_ms` (or also those at it) from the block."""
+        """Remove the lines before `until_ms`, or up to it if `inclusive`, from the block."""
         end = int(self.times.searchsorted(until_ms, "right" if inclusive else "left"))
         taken = self._lines[self._next : end], self.times[self._next : end]
         self._next = max(self._next, end)
@@ -152,7 +152,7 @@ class _Source:
         self._sort_keys(times)
 
     def _sort_keys(self, times: list[int]) -> None:
-        """A file is never reordered: a late line sorts with the newest one before it."""
+        """Sort keys never decrease within a file: a late line sorts with the newest line before it."""
         self.times = np.maximum.accumulate(np.maximum(np.array(times, np.int64), self._newest_ms))
         if times:
             self._newest_ms = int(self.times[-1])
@@ -169,17 +169,17 @@ class _Source:
                     yield rows
                 yield [rest]
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-            raise LogError(f"{self._path} cannot be read beyond line {self._number}: {error}") from None
+            raise LogError(f"{self._path} cannot be read after line {self._number}: {error}") from None
 
     def _check_length(self, rest: bytes, complete_rows: int) -> None:
         if len(rest) > MAX_LINE_BYTES:
             number = self._number + complete_rows + 1
-            raise LogError(f"{self._path}: line {number} has more than {MAX_LINE_BYTES >> 20} MiB; is this JSON lines?")
+            raise LogError(f"{self._path}: line {number} has more than {MAX_LINE_BYTES >> 20} MiB; expected JSON lines")
 
 
 def _merge(sources: list[_Source]) -> Iterator[Line]:
-    """The lines that nothing still unread can come before; the block that ends first is used up."""
-    # of two blocks that end at one time, the first in the order of topics goes out whole: the other waits for it
+    """The lines that precede all unread ones; this uses up the block that ends first."""
+    # of two blocks that end at the same time, the first in topic order is used up
     until_ms, last = min((int(source.times[-1]), position) for position, source in enumerate(sources))
     taken = [source.take(until_ms, inclusive=position <= last) for position, source in enumerate(sources)]
     blocks = [block for block in taken if block[0]]
@@ -219,7 +219,7 @@ def _key(published: int | str | None) -> bytes | None:
 
 
 def _odd_line(topic: str, number: int, file: str, raw: bytes) -> Line:
-    """A line whose key, or whose time, cannot be told."""
+    """A line without a usable key or time."""
     try:
         return Line(topic, number, file, raw, msgspec.json.decode(raw, type=_TimeOnly).at, None)
     except msgspec.ValidationError as error:
@@ -231,7 +231,7 @@ def _odd_line(topic: str, number: int, file: str, raw: bytes) -> Line:
 def _find(directory: Path, topic: str) -> Path | None:
     paths = [path for form in FORMS if (path := directory / f"{topic}.jsonl{form}").is_file()]
     if len(paths) > 1:
-        raise LogError(f"{directory} holds {' and '.join(path.name for path in paths)}; only one of them can be meant")
+        raise LogError(f"{directory} holds {' and '.join(path.name for path in paths)}; keep one of them")
     return paths[0] if paths else None
 
 
@@ -249,7 +249,7 @@ def _gzip(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _zstd(file: IO[bytes]) -> Iterator[bytes]:
-    """Frame by frame: the library's own stream reader takes a file cut off in the middle for a whole one."""
+    """Decompress frame by frame: the library's stream reader accepts a truncated file as complete."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
     frame = decompressor.decompressobj()
     inside = False

@@ -25,36 +25,36 @@ def foryou(
     return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
 
 
-def test_a_wrong_setting_gets_one_line_and_exit_code_2() -> None:
+def test_a_wrong_setting_is_reported_in_one_line_with_exit_code_2() -> None:
     done = foryou("topics", FORYOU_PARTITIONS="many")
     assert done.returncode == 2
-    (told,) = done.stderr.decode().splitlines()
-    assert told.startswith("foryou: FORYOU_PARTITIONS (partitions of topics that are created): ")
+    (message,) = done.stderr.decode().splitlines()
+    assert message.startswith("foryou: FORYOU_PARTITIONS (partitions of topics that are created): ")
 
 
-def test_a_broker_that_is_away_gets_one_line_and_exit_code_1() -> None:
+def test_an_unreachable_broker_is_reported_in_one_line_with_exit_code_1() -> None:
     done = foryou("feed", "42", FORYOU_KAFKA="127.0.0.1:1")
     assert done.returncode == 1
-    (told,) = done.stderr.decode().splitlines()
-    assert told.startswith("foryou: no Kafka broker answers at 127.0.0.1:1 ")
+    (message,) = done.stderr.decode().splitlines()
+    assert message.startswith("foryou: no Kafka broker answers at 127.0.0.1:1 ")
 
 
 @pytest.mark.embedded
-def test_a_redis_that_is_away_gets_one_line_and_exit_code_1(servers: Settings) -> None:
+def test_an_unreachable_redis_is_reported_in_one_line_with_exit_code_1(servers: Settings) -> None:
     done = foryou("explain", "42", settings=servers.model_copy(update={"redis": "redis://127.0.0.1:1/0"}))
     assert done.returncode == 1
-    (told,) = done.stderr.decode().splitlines()
-    assert told.startswith("foryou: no Redis answers at redis://127.0.0.1:1/0 ")
+    (message,) = done.stderr.decode().splitlines()
+    assert message.startswith("foryou: no Redis answers at redis://127.0.0.1:1/0 ")
 
 
-def test_a_directory_without_a_log_gets_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_a_directory_without_a_log_is_reported_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
     done = foryou("replay", str(tmp_path), "--embedded")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.embedded
-def test_events_are_published_line_by_line_and_refused_lines_are_named(servers: Settings) -> None:
+def test_each_refused_line_is_reported_and_the_others_are_published(servers: Settings) -> None:
     done = foryou("publish", "-", settings=servers, stdin=EVENTS)
     assert done.returncode == 1
     first, second, total = done.stderr.decode().splitlines()
@@ -73,22 +73,22 @@ def test_strict_publishing_stops_at_the_first_refused_line(servers: Settings, tm
 
 
 @pytest.mark.embedded
-def test_a_feed_that_nobody_answers_is_given_up_with_what_to_look_at(servers: Settings) -> None:
+def test_a_feed_request_without_an_answer_ends_with_a_remedy(servers: Settings) -> None:
     done = foryou("feed", "42", "--timeout", "0.1", settings=servers)
     assert done.returncode == 1
-    (told,) = done.stderr.decode().splitlines()
-    assert "`foryou doctor`" in told
+    (message,) = done.stderr.decode().splitlines()
+    assert "`foryou doctor`" in message
 
 
 @pytest.mark.embedded
-def test_topics_are_told_as_json(servers: Settings) -> None:
+def test_topics_are_printed_as_json(servers: Settings) -> None:
     done = foryou("topics", "--json", settings=servers)
     assert done.returncode == 0, done.stderr
     assert {topic["problem"] for topic in json.loads(done.stdout)} == {""}
 
 
 @pytest.mark.embedded
-def test_the_doctor_finds_that_no_worker_runs(servers: Settings) -> None:
+def test_the_doctor_reports_that_no_worker_runs(servers: Settings) -> None:
     done = foryou("doctor", "--json", settings=servers)
     assert done.returncode == 1
     states = {check["name"]: check["state"] for check in json.loads(done.stdout)}
@@ -96,13 +96,13 @@ def test_the_doctor_finds_that_no_worker_runs(servers: Settings) -> None:
     assert states["workers"] == "fail"
 
 
-def test_the_doctor_says_what_is_wrong_with_everything_at_once() -> None:
+def test_the_doctor_reports_all_failures_at_once() -> None:
     done = foryou("doctor", "--json", FORYOU_KAFKA="127.0.0.1:1", FORYOU_REDIS="redis://127.0.0.1:1/0")
     assert done.returncode == 1
     assert [check["name"] for check in json.loads(done.stdout) if check["state"] == "fail"] == ["Kafka", "Redis"]
 
 
-def test_schemas_are_printed_whole_or_one_by_one() -> None:
+def test_one_schema_or_all_are_printed() -> None:
     everything = json.loads(foryou("schemas").stdout)
     assert {"posts", "engagements", "social-graph", "feed-requests", "feed", "explain"} <= set(everything)
     assert json.loads(foryou("schemas", "feed").stdout) == everything["feed"]

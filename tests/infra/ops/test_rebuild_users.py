@@ -11,13 +11,14 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Me
 from rich.console import Console
 
 from infra.ops import rebuild_users as rebuild
-from infra.ops.rebuild_users import Rebuilt
+from infra.ops.rebuild_users import RebuildResult
 from infra.ports.kafka import Record
 from infra.ports.kafka_admin import create_topics
 from infra.ports.settings import Settings, load
 from infra.ports.topic_reader import scan
 from infra.stack.embedded import EmbeddedKafka
 from infra.terminal.progress import Advance
+from infra.terminal.state import rebuild_summary
 from tests.infra.cli.foryou import foryou, write
 from thunder_ingest.events import (
     Block,
@@ -56,7 +57,7 @@ def record(event: EngagementEvent | GraphEvent) -> Record:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings that name a Kafka with a log of its own: other tests publish to the shared one."""
+    """Settings of a Kafka with a log of its own: other tests publish to the shared one."""
     directory: Path = tmp_path_factory.mktemp("kafka")
     with EmbeddedKafka(directory) as kafka:
         settings = load(kafka=kafka.address, partitions=2)
@@ -69,11 +70,11 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 @pytest.fixture
 def settings(log: Settings, valkey: redis.Redis, valkey_url: str) -> Settings:
-    """With an emptied Redis."""
+    """The log, with an empty Redis."""
     return log.model_copy(update={"redis": valkey_url})
 
 
-def run(settings: Settings) -> Rebuilt:
+def run(settings: Settings) -> RebuildResult:
     return rebuild.run(settings, Console(file=sys.stderr))
 
 
@@ -84,31 +85,31 @@ def states(client: redis.Redis) -> list[dict[str, object]]:
 
 
 def expected(valkey: redis.Redis) -> list[dict[str, object]]:
-    """What the flows would have written, in one go."""
+    """The state that the flows would have written."""
     UserStates(valkey).append([update for event in EVENTS for update in updates_of(event)], "0-0-0")
     whole = states(valkey)
     valkey.flushall()
     return whole
 
 
-def test_an_emptied_redis_has_the_state_of_every_user_again(settings: Settings, valkey: redis.Redis) -> None:
+def test_a_rebuild_restores_every_user_of_an_emptied_redis(settings: Settings, valkey: redis.Redis) -> None:
     whole = expected(valkey)
     rebuilt = run(settings)
     assert states(valkey) == whole
     assert (rebuilt.read, rebuilt.used, rebuilt.refused) == (len(EVENTS) + 3, len(EVENTS), 3)
-    assert rebuilt.users == 4  # the one who is blocked too
+    assert rebuilt.users == 4  # including the blocked user
 
 
-def test_the_time_of_the_oldest_engagement_is_told(settings: Settings) -> None:
+def test_the_result_has_the_time_of_the_oldest_engagement(settings: Settings) -> None:
     rebuilt = run(settings)
     assert rebuilt.oldest_engagement_at == OLDEST
-    told = rebuild.told(rebuilt)
-    assert told.startswith("4 users written from 304 events, 3 refused; the history reaches back to 20")
-    assert told.endswith("; the graph is whole")
-    assert "no engagement" in rebuild.told(Rebuilt())
+    summary = rebuild_summary(rebuilt)
+    assert summary.startswith("4 users written from 304 events, 3 refused; the history begins at 20")
+    assert summary.endswith("; the graph is complete")
+    assert "no engagement" in rebuild_summary(RebuildResult())
 
 
-def test_doing_it_twice_or_half_changes_nothing(settings: Settings, valkey: redis.Redis) -> None:
+def test_a_repeated_or_interrupted_rebuild_gives_the_same_state(settings: Settings, valkey: redis.Redis) -> None:
     run(settings)
     whole = states(valkey)
     valkey.delete(user_key("1"))
@@ -117,7 +118,7 @@ def test_doing_it_twice_or_half_changes_nothing(settings: Settings, valkey: redi
     assert states(valkey) == whole
 
 
-def test_what_stands_in_redis_already_is_joined_never_replaced(settings: Settings, valkey: redis.Redis) -> None:
+def test_a_rebuild_joins_the_stored_state_and_replaces_nothing(settings: Settings, valkey: redis.Redis) -> None:
     users = UserStates(valkey)
     older = Engagement(user_id=1, post_id=999, author_id=7, action="reply", at=OLDEST - 1)
     users.append(updates_of(older), "e0-1-1")
@@ -129,7 +130,7 @@ def test_what_stands_in_redis_already_is_joined_never_replaced(settings: Setting
     assert state.served_ids.tolist() == [5]
 
 
-def test_flows_that_write_meanwhile_lose_nothing(settings: Settings, valkey: redis.Redis) -> None:
+def test_a_flow_that_writes_during_a_rebuild_loses_nothing(settings: Settings, valkey: redis.Redis) -> None:
     done = threading.Event()
     written = list[int]()
 
@@ -154,9 +155,7 @@ def test_flows_that_write_meanwhile_lose_nothing(settings: Settings, valkey: red
         assert set(range(1, 300)) <= kept
 
 
-def test_a_log_that_grows_meanwhile_does_not_keep_it_from_ending(
-    servers: Settings, valkey_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rebuild_of_a_growing_log_ends(servers: Settings, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     growing = servers.model_copy(update={"redis": valkey_url})
     write(growing, record(Follow(user_id=70, target_id=71, at=NOW)))
     monkeypatch.setattr("infra.ports.topic_reader.IDLE_S", 0.05)
@@ -176,7 +175,7 @@ def test_a_log_that_grows_meanwhile_does_not_keep_it_from_ending(
         running.join()
 
 
-def test_what_the_log_has_let_go_of_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_start_of_the_log_is_reported(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_the_first(settings: Settings, topics: Sequence[str], advance: Advance) -> Iterator[list[Message]]:
         # the embedded broker does not delete records when asked to
         for messages in scan(settings, topics, advance):
@@ -185,7 +184,7 @@ def test_what_the_log_has_let_go_of_is_told(settings: Settings, monkeypatch: pyt
     monkeypatch.setattr(rebuild, "scan", without_the_first)
     rebuilt = run(settings)
     assert rebuilt.cut == ["social-graph"]
-    assert rebuild.told(rebuilt).endswith("; the graph is not whole, what was before is no longer in the log")
+    assert rebuild_summary(rebuilt).endswith("; the graph is incomplete, earlier events have expired from the log")
 
 
 class Arrived:
@@ -196,19 +195,19 @@ class Arrived:
         return self._timestamp
 
 
-def test_when_a_message_came_is_the_brokers_word_never_a_producers() -> None:
+def test_the_arrival_time_is_the_brokers_not_the_producers() -> None:
     assert rebuild._arrived_ms(Arrived(TIMESTAMP_LOG_APPEND_TIME, 5)) == 5  # type: ignore[arg-type]
     assert rebuild._arrived_ms(Arrived(TIMESTAMP_CREATE_TIME, 5)) >= NOW  # type: ignore[arg-type]
 
 
-def test_the_command_prints_what_it_did(settings: Settings) -> None:
+def test_the_command_prints_the_result_as_json(settings: Settings) -> None:
     done = foryou("rebuild", "users", "--json", settings=settings)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["oldest_engagement_at"] == OLDEST
-    assert "✓ engagements is read" in done.stderr.decode()
+    assert "✓ read engagements" in done.stderr.decode()
 
 
-def test_a_server_that_is_away_gets_one_line(settings: Settings) -> None:
+def test_an_unreachable_server_is_reported_in_one_line(settings: Settings) -> None:
     for away in ({"kafka": "127.0.0.1:1"}, {"redis": "redis://127.0.0.1:1/0"}):
         done = foryou("rebuild", "users", settings=settings.model_copy(update=away))
         assert (done.returncode, done.stdout) == (1, b"")

@@ -8,9 +8,9 @@ from confluent_kafka import Message
 from rich.console import Console
 
 from infra.ops import republish
-from infra.ops.dead_letter_query import Selection, identity
+from infra.ops.dead_letter_query import LetterFilter, identity
 from infra.ops.message_fix import Fix
-from infra.ops.republish import LEDGER, Chosen, Republished
+from infra.ops.republish import LEDGER, RepublishPlan, RepublishResult
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from tests.infra.cli.foryou import foryou, letters, unique
@@ -32,17 +32,17 @@ def run(
     limit: int | None = None,
     again: bool = False,
     answer: bool = True,
-    asked: list[Chosen] | None = None,
-) -> Republished | None:
-    def confirm(chosen: Chosen) -> bool:
+    asked: list[RepublishPlan] | None = None,
+) -> RepublishResult | None:
+    def confirm(plan: RepublishPlan) -> bool:
         if asked is not None:
-            asked.append(chosen)
+            asked.append(plan)
         return answer
 
     err = Console(file=sys.stderr)
     fix = Fix.parse(changes)
     return republish.run(
-        settings, Selection(reason=reason), limit=limit, fix=fix, again=again, confirm=confirm, err=err
+        settings, LetterFilter(reason=reason), limit=limit, fix=fix, again=again, confirm=confirm, err=err
     )
 
 
@@ -55,7 +55,7 @@ def post(mark: str, **fields: object) -> bytes:
     return json.dumps({"type": "post_created", "post_id": mark, "author_id": 7, "at": NOW, **fields}).encode()
 
 
-def test_the_raw_bytes_go_to_where_they_came_from_under_their_key(servers: Settings) -> None:
+def test_raw_bytes_return_to_their_topic_under_their_key(servers: Settings) -> None:
     mark = unique("raw")
     letters(
         servers,
@@ -71,7 +71,7 @@ def test_the_raw_bytes_go_to_where_they_came_from_under_their_key(servers: Setti
     assert message.key() is None
 
 
-def test_a_mended_field_is_published_and_what_stays_unusable_is_named(servers: Settings) -> None:
+def test_a_fixed_message_is_published_and_an_unusable_one_is_listed(servers: Settings) -> None:
     mark = unique("mended")
     letters(servers, letter(mark, 1, post(mark, kind="story")), letter(mark, 2, f"nonsense {mark}".encode()))
     answer = run(servers, mark, 'kind="original"')
@@ -79,21 +79,21 @@ def test_a_mended_field_is_published_and_what_stays_unusable_is_named(servers: S
     assert (answer.selected, answer.delivered, answer.is_whole) == (2, 1, False)
     (unusable,) = answer.unusable
     assert (unusable.topic, unusable.offset) == ("posts", 2)
-    assert unusable.reason.startswith("no field can be set")
+    assert unusable.reason.startswith("cannot set a field")
     (message,) = published(servers, "posts", mark)
     assert json.loads(message.value() or b"")["kind"] == "original"
 
 
-def test_nothing_is_published_where_the_answer_is_no(servers: Settings) -> None:
-    mark, asked = unique("no"), list[Chosen]()
+def test_nothing_is_published_without_confirmation(servers: Settings) -> None:
+    mark, asked = unique("no"), list[RepublishPlan]()
     letters(servers, letter(mark, 1, mark.encode()))
     assert run(servers, mark, answer=False, asked=asked) is None
-    assert [each.count for each in asked[0].sums] == [1]
+    assert [each.count for each in asked[0].reasons] == [1]
     assert published(servers, "posts", mark) == []
 
 
-def test_what_was_delivered_before_is_left_out_unless_it_is_wanted_again(servers: Settings) -> None:
-    mark, asked = unique("again"), list[Chosen]()
+def test_messages_delivered_before_are_left_out_unless_again_is_given(servers: Settings) -> None:
+    mark, asked = unique("again"), list[RepublishPlan]()
     letters(servers, letter(mark, 1, mark.encode()))
     run(servers, mark)
     letters(servers, letter(mark, 1, mark.encode()), letter(mark, 2, mark.encode()))
@@ -101,7 +101,7 @@ def test_what_was_delivered_before_is_left_out_unless_it_is_wanted_again(servers
     assert answer is not None
     assert (answer.selected, answer.delivered_before, answer.delivered) == (1, 1, 1)
     answer = run(servers, mark, asked=asked)
-    assert answer == Republished(selected=0, delivered_before=2)
+    assert answer == RepublishResult(selected=0, delivered_before=2)
     assert asked == []
     answer = run(servers, mark, again=True)
     assert answer is not None
@@ -109,7 +109,7 @@ def test_what_was_delivered_before_is_left_out_unless_it_is_wanted_again(servers
     assert len(published(servers, "posts", mark)) == 4
 
 
-def test_what_stays_unusable_is_not_remembered_as_delivered(servers: Settings) -> None:
+def test_an_unusable_message_is_not_stored_as_delivered(servers: Settings) -> None:
     mark = unique("later")
     letters(servers, letter(mark, 1, post(mark, kind="story")))
     run(servers, mark, "photos=1")
@@ -118,7 +118,7 @@ def test_what_stays_unusable_is_not_remembered_as_delivered(servers: Settings) -
     assert (answer.delivered_before, answer.delivered) == (0, 1)
 
 
-def test_a_limit_takes_the_newest(servers: Settings) -> None:
+def test_a_limit_selects_the_newest_messages(servers: Settings) -> None:
     mark = unique("limit")
     old = letter(mark, 1, f"old {mark}".encode())
     old.at -= 1
@@ -129,7 +129,7 @@ def test_a_limit_takes_the_newest(servers: Settings) -> None:
     assert [each.value() for each in published(servers, "posts", mark)] == [f"new {mark}".encode()]
 
 
-def test_more_than_a_chunk_is_delivered_whole_and_remembered(
+def test_more_messages_than_a_chunk_are_all_delivered_and_stored(
     servers: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(republish, "CHUNK", 10)
@@ -144,25 +144,25 @@ def test_more_than_a_chunk_is_delivered_whole_and_remembered(
     assert len({each.value() for each in published(servers, "posts", mark)}) == 95
 
 
-def test_a_message_that_kafka_does_not_take_is_counted(servers: Settings) -> None:
+def test_a_message_that_kafka_refuses_is_counted(servers: Settings) -> None:
     mark = unique("large")
     found = [letter(mark, 1, b"x" * 4_100_000), letter(mark, 2, mark.encode())]
-    chosen = Chosen(marks={identity(each) for each in found})
+    plan = RepublishPlan(marks={identity(each) for each in found})
     with redis.Redis.from_url(servers.redis) as client:
-        answer = republish._publish(servers, chosen, found, Fix(), republish.Ledger(servers, client))
+        answer = republish._publish(servers, plan, found, Fix(), republish.Ledger(servers, client))
     assert (answer.selected, answer.delivered, sum(answer.unpublished.values())) == (2, 1, 1)
     assert not answer.is_whole
 
 
-def test_a_letter_that_the_topic_let_go_of_meanwhile_is_counted(servers: Settings) -> None:
+def test_a_letter_that_expires_during_the_run_is_counted(servers: Settings) -> None:
     mark = unique("gone")
-    chosen = Chosen(marks={identity(letter(mark, 1, mark.encode()))})
+    plan = RepublishPlan(marks={identity(letter(mark, 1, mark.encode()))})
     with redis.Redis.from_url(servers.redis) as client:
-        answer = republish._publish(servers, chosen, [], Fix(), republish.Ledger(servers, client))
+        answer = republish._publish(servers, plan, [], Fix(), republish.Ledger(servers, client))
     assert (answer.selected, answer.delivered, answer.gone, answer.is_whole) == (1, 0, 1, False)
 
 
-def test_the_command_accounts_for_every_message(servers: Settings) -> None:
+def test_the_command_counts_every_message(servers: Settings) -> None:
     mark = unique("command")
     letters(servers, letter(mark, 1, post(mark, kind="story")), letter(mark, 2, mark.encode()))
     done = foryou("dead-letters", "--republish", "--reason", mark, settings=servers)

@@ -9,6 +9,7 @@ from infra.ops.state_post import PostDocument
 from infra.ports.errors import StateUnreadable
 from infra.ports.kafka import Record
 from infra.ports.settings import Settings
+from infra.terminal.state import post_view
 from tests.infra.cli.foryou import foryou, unique, write, write_to
 from thunder_ingest.events import (
     ACTION_INDEX,
@@ -49,11 +50,11 @@ def read(settings: Settings, post: str) -> PostDocument | None:
 
 def shown(document: PostDocument) -> str:
     console = Console(width=200, record=True, file=sys.stderr)
-    console.print(state_post.view(document))
+    console.print(post_view(document))
     return console.export_text()
 
 
-def test_a_post_is_shown_as_served_with_its_counts_and_its_model(servers: Settings) -> None:
+def test_a_post_is_read_with_its_counts_and_its_vector(servers: Settings) -> None:
     post = unique("at://post")
     totals = [0] * (len(ACTIONS) + 1)
     totals[ACTION_INDEX["favorite"]], totals[IMPRESSION] = 3, 40
@@ -88,7 +89,7 @@ def test_any_form_of_an_id_finds_the_post(servers: Settings) -> None:
     assert document.post_id == post
 
 
-def test_the_last_record_counts_whatever_partition_it_is_in(servers: Settings) -> None:
+def test_the_newest_record_of_all_partitions_is_used(servers: Settings) -> None:
     post = unique("at://post")
     for partition, text in ((0, "first"), (1, "second"), (0, "third")):
         key, value, _ = changelog(from_event(created(post, text)))
@@ -100,7 +101,7 @@ def test_the_last_record_counts_whatever_partition_it_is_in(servers: Settings) -
     assert (document.content.text, document.record.partition) == ("third", 0)
 
 
-def test_a_deleted_post_says_when_it_was_deleted(servers: Settings) -> None:
+def test_a_deleted_post_has_the_time_of_its_deletion(servers: Settings) -> None:
     post = unique("at://post")
     deleted = PostDeleted(post_id=post, author_id="did:plc:ana", at=T0 + 7)
     write(servers, record(created(post)), record(created(post), deleted))
@@ -112,7 +113,7 @@ def test_a_deleted_post_says_when_it_was_deleted(servers: Settings) -> None:
     assert "2023-11-14 22:13:20.007Z" in shown(document)
 
 
-def test_a_post_that_became_too_old_or_was_only_labelled_says_so(servers: Settings) -> None:
+def test_a_forgotten_post_and_a_post_with_labels_only_are_marked(servers: Settings) -> None:
     old, labelled = unique("at://old"), unique("at://labelled")
     label = PostLabeled(post_id=labelled, author_id=7, label="spam", at=T0, removed=True)
     write(servers, record(created(old)), Record("thunder-posts", key_of_id(id64(old)), None), record(label))
@@ -121,10 +122,10 @@ def test_a_post_that_became_too_old_or_was_only_labelled_says_so(servers: Settin
     assert (forgotten.state, forgotten.content) == ("forgotten", None)
     assert pending is not None
     assert pending.state == "not created"
-    assert "spam taken off 2023" in shown(pending)
+    assert "spam removed 2023" in shown(pending)
 
 
-def test_a_post_that_only_has_counts_is_shown_with_them(servers: Settings) -> None:
+def test_a_post_with_counts_only_is_shown(servers: Settings) -> None:
     post = unique("at://never-published")
     write(servers, Record("post-counts", key_of_id(id64(post)), pack(PostCounts(post_id=1, at=T0, totals=[1] * 20))))
     document = read(servers, post)
@@ -133,14 +134,14 @@ def test_a_post_that_only_has_counts_is_shown_with_them(servers: Settings) -> No
     assert "favorite" in shown(document)
 
 
-def test_a_record_that_cannot_be_read_is_named(servers: Settings) -> None:
+def test_an_unreadable_record_is_reported_with_its_place(servers: Settings) -> None:
     post = unique("at://broken")
     write(servers, Record("thunder-posts", key_of_id(id64(post)), b"nonsense"))
     with pytest.raises(StateUnreadable, match=r"the record in thunder-posts\[\d\] at offset \d+ cannot be read"):
         read(servers, post)
 
 
-def test_the_command_prints_json_and_gives_an_unknown_post_one_line(servers: Settings) -> None:
+def test_the_command_prints_json_and_fails_for_an_unknown_post_in_one_line(servers: Settings) -> None:
     post = unique("at://post")
     write(servers, record(created(post)))
     done = foryou("state", "post", post, "--json", settings=servers)
@@ -148,10 +149,10 @@ def test_the_command_prints_json_and_gives_an_unknown_post_one_line(servers: Set
     assert json.loads(done.stdout)["content"]["text"] == "Sailing across the bay"
     done = foryou("state", "post", unique("at://nowhere"), settings=servers)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.decode().splitlines()[-1].startswith("foryou: nothing is known of post at://nowhere")
+    assert done.stderr.decode().splitlines()[-1].startswith("foryou: no state of post at://nowhere")
 
 
-def test_a_broker_that_is_away_gets_one_line() -> None:
+def test_an_unreachable_broker_is_reported_in_one_line() -> None:
     done = foryou("state", "post", "42", FORYOU_KAFKA="127.0.0.1:1")
     assert done.returncode == 1
     assert done.stderr.decode().splitlines()[-1].startswith("foryou: no Kafka broker answers at 127.0.0.1:1 ")

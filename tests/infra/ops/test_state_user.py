@@ -10,6 +10,7 @@ from infra.cli.app import app
 from infra.ops import state_user
 from infra.ports.errors import StateUnreadable
 from infra.ports.settings import Settings, load
+from infra.terminal.state import user_view
 from tests.infra.cli.foryou import foryou
 from thunder_ingest.events import (
     Block,
@@ -35,7 +36,7 @@ ANA = "did:plc:ana"
 
 @pytest.fixture
 def stored(valkey: redis.Redis, valkey_url: str) -> Settings:
-    """Settings that name a Redis where something is known of did:plc:ana."""
+    """Settings of a Redis with a state of did:plc:ana."""
     events: list[EngagementEvent | GraphEvent] = [
         Engagement(user_id=ANA, post_id=10, author_id=7, action="favorite", at=T0),
         Engagement(user_id=ANA, post_id=10, author_id=7, action="dwell_time", dwell_ms=2_500, at=T0 + 1_000),
@@ -55,7 +56,7 @@ def stored(valkey: redis.Redis, valkey_url: str) -> Settings:
     return load(redis=valkey_url)
 
 
-def test_a_user_is_shown_with_everything_that_is_known(stored: Settings) -> None:
+def test_the_document_of_a_user_has_all_parts_of_the_state(stored: Settings) -> None:
     document = state_user.read(stored, ANA, 20)
     assert document is not None
     assert (document.user_id, document.number, document.is_known) == (ANA, str(id64(ANA)), True)
@@ -70,7 +71,7 @@ def test_a_user_is_shown_with_everything_that_is_known(stored: Settings) -> None
     assert set(document.seen) == {"10", str(id64("at://seen"))}
 
 
-def test_history_comes_newest_first_with_actions_by_name(stored: Settings) -> None:
+def test_the_history_is_newest_first_with_action_names(stored: Settings) -> None:
     document = state_user.read(stored, ANA, 20)
     assert document is not None
     seen, liked = document.history
@@ -78,7 +79,7 @@ def test_history_comes_newest_first_with_actions_by_name(stored: Settings) -> No
     assert (liked.post_id, liked.actions, liked.dwell_ms) == ("10", ["favorite", "dwell_time"], 2_500)
 
 
-def test_the_limit_leaves_the_counts_whole_and_the_newest_shown(stored: Settings) -> None:
+def test_the_limit_keeps_the_newest_entries_and_the_full_counts(stored: Settings) -> None:
     document = state_user.read(stored, ANA, 1)
     assert document is not None
     assert [each.at for each in document.history] == [T0 + HOUR]
@@ -88,11 +89,11 @@ def test_the_limit_leaves_the_counts_whole_and_the_newest_shown(stored: Settings
     assert (counts["history"], counts["served"], counts["following"], counts["seen"]) == (2, 3, 2, 2)
 
 
-def test_a_user_reads_well_on_a_terminal(stored: Settings) -> None:
+def test_the_view_shows_history_lists_and_markup_literally(stored: Settings) -> None:
     document = state_user.read(stored, ANA, 1)
     assert document is not None
     console = Console(width=160, record=True, file=sys.stderr)
-    console.print(state_user.view(document))
+    console.print(user_view(document))
     shown = console.export_text()
     assert "seen, passed over" in shown
     assert "5 … and 1 more" in shown
@@ -100,34 +101,34 @@ def test_a_user_reads_well_on_a_terminal(stored: Settings) -> None:
     assert "2023-11-14 23:13:20.000Z" in shown
 
 
-def test_a_user_who_was_only_served_is_shown_and_said_to_be_unknown(valkey: redis.Redis, valkey_url: str) -> None:
+def test_a_user_with_served_posts_only_is_shown_as_unknown(valkey: redis.Redis, valkey_url: str) -> None:
     UserStates(valkey).add_served("9", [1], T0, "a")
     document = state_user.read(load(redis=valkey_url), "9", 20)
     assert document is not None
     assert (document.is_known, document.number, document.counts["served"]) == (False, "9", 1)
 
 
-def test_of_an_unknown_user_there_is_nothing_to_show(stored: Settings) -> None:
-    assert state_user.read(stored, "nobody", 20) is None
+def test_an_unknown_user_has_no_document(stored: Settings) -> None:
+    assert state_user.read(stored, "unknown", 20) is None
 
 
-def test_a_state_that_cannot_be_read_names_the_user_and_the_reason(stored: Settings, valkey: redis.Redis) -> None:
+def test_an_unreadable_state_is_reported_with_user_and_reason(stored: Settings, valkey: redis.Redis) -> None:
     valkey.hset(user_key(ANA), "seen", b"\xffnonsense")
     with pytest.raises(StateUnreadable, match=r"user:\{did:plc:ana\} in Redis cannot be read: .*version 255"):
         state_user.read(stored, ANA, 20)
 
 
-def test_the_command_prints_json_and_gives_an_unknown_user_one_line(stored: Settings) -> None:
+def test_the_command_prints_json_and_fails_for_an_unknown_user_in_one_line(stored: Settings) -> None:
     done = foryou("state", "user", ANA, "--json", "--limit", "2", settings=stored)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["user_id"] == ANA
     done = foryou("state", "user", "42", settings=stored)
     assert (done.returncode, done.stdout) == (1, b"")
-    (told,) = done.stderr.decode().splitlines()
-    assert told.startswith("foryou: nothing is known of user 42: ")
+    (message,) = done.stderr.decode().splitlines()
+    assert message.startswith("foryou: no state of user 42: ")
 
 
-def test_a_redis_that_is_away_gets_one_line(stored: Settings) -> None:
+def test_an_unreachable_redis_is_reported_in_one_line(stored: Settings) -> None:
     done = foryou("state", "user", "42", FORYOU_REDIS="redis://127.0.0.1:1/0")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -135,7 +136,7 @@ def test_a_redis_that_is_away_gets_one_line(stored: Settings) -> None:
 
 @pytest.mark.parametrize("command", ["user", "post"])
 @pytest.mark.parametrize("published", ["", "0", "a b", "{x}", "x" * 300, str(2**63)])
-def test_what_cannot_be_an_id_is_refused(command: str, published: str) -> None:
+def test_a_text_that_cannot_be_an_id_is_refused(command: str, published: str) -> None:
     done = CliRunner().invoke(app, ["state", command, published])
     assert done.exit_code == 2
-    assert "cannot be an id" in done.output
+    assert "is not an id" in done.output

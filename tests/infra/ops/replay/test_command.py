@@ -9,7 +9,7 @@ from rich.console import Console
 
 from feed_worker.documents.feed import Feed
 from infra.ops.replay.command import Pace, Replay, ReplayAborted, run
-from infra.ops.replay.line_counts import Account
+from infra.ops.replay.line_counts import LineCounts
 from infra.ops.replay.log_reader import LogError
 from infra.ports.settings import Settings, load
 
@@ -38,7 +38,7 @@ def write(directory: Path, name: str, *lines: bytes) -> None:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """An old log: 8 lines that the flows accept and 5 that they refuse, two of them broken."""
+    """An old log: the flows accept 8 lines and refuse 5, two of these are broken."""
     viewer = "did:plc:viewer"
     write(
         tmp_path,
@@ -66,46 +66,46 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.mark.embedded
-def test_every_line_is_accounted_for_and_an_old_log_is_fresh_on_its_own_clock(log: Path) -> None:
+def test_every_line_is_counted_and_an_old_log_is_fresh_on_its_own_clock(log: Path) -> None:
     feeds: list[Feed] = []
     replay = Replay(log, embedded=True, feeds=2)
-    account = run(replay, load(clock="log"), QUIET, lambda feed, took_ms: feeds.append(feed))
-    assert account.read == {"posts": 7, "engagements": 4, "social-graph": 2}
-    assert (account.accepted, account.dead_lettered, account.unpublished.total()) == (8, 5, 0)
-    assert account.dead_lettered == account.dead_letters.total()
-    assert account.broken == 2
-    assert account.newest_at == START_MS + 12_000
-    assert account.active == {b"2": 2, b"did:plc:viewer": 2, b"3": 1}
+    counts = run(replay, load(clock="log"), QUIET, lambda feed, took_ms: feeds.append(feed))
+    assert counts.read == {"posts": 7, "engagements": 4, "social-graph": 2}
+    assert (counts.accepted, counts.dead_lettered, counts.unpublished.total()) == (8, 5, 0)
+    assert counts.dead_lettered == counts.dead_letters.total()
+    assert counts.broken == 2
+    assert counts.newest_at == START_MS + 12_000
+    assert counts.active == {b"2": 2, b"did:plc:viewer": 2, b"3": 1}
     assert [feed.user_id for feed in feeds] == ["2", "did:plc:viewer"]
-    assert account.feeds == Counter(feed.status for feed in feeds) == {"ok": 2}
+    assert counts.feeds == Counter(feed.status for feed in feeds) == {"ok": 2}
     shown = {feed.user_id: {item.post_id for item in feed.items} for feed in feeds}
     assert "3" in shown["2"]
     assert shown["did:plc:viewer"] == {"3", "4", "5"}
 
 
-def test_a_strict_replay_stops_at_the_first_line_that_cannot_be_used(log: Path, servers: Settings) -> None:
+def test_a_strict_replay_stops_at_the_first_unusable_line(log: Path, servers: Settings) -> None:
     with pytest.raises(ReplayAborted, match=r"posts\.jsonl\.gz line 6: not JSON.*; 5 lines were published before it"):
         run(Replay(log, strict=True), servers, QUIET, _ignore)
 
 
-def test_a_strict_replay_stops_at_a_line_that_only_a_flow_would_refuse(tmp_path: Path, servers: Settings) -> None:
+def test_a_strict_replay_stops_at_an_invalid_event(tmp_path: Path, servers: Settings) -> None:
     write(tmp_path, "posts.jsonl", post(1, START_MS), line(type="post_created", post_id=2, author_id=0, at=START_MS))
     with pytest.raises(ReplayAborted, match=r"posts\.jsonl line 2: .*author_id.*; 1 lines were published before it"):
         run(Replay(tmp_path, strict=True), servers, QUIET, _ignore)
 
 
 def test_a_directory_without_a_log_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match="holds no log"):
+    with pytest.raises(LogError, match="has no log"):
         run(Replay(tmp_path, embedded=True), load(), QUIET, _ignore)
 
 
-def test_the_account_as_json_adds_up() -> None:
-    account = Account(delivered=90)
-    account.read.update({"posts": 60, "engagements": 40})
-    account.unpublished["posts: too large"] = 10
-    account.dead_letters["no"] = 15
-    told = account.as_json()
-    assert told["read"] == told["accepted"] + told["dead_lettered"] + told["unpublished"]
+def test_the_counts_as_json_add_up() -> None:
+    counts = LineCounts(delivered=90)
+    counts.read.update({"posts": 60, "engagements": 40})
+    counts.unpublished["posts: too large"] = 10
+    counts.dead_letters["no"] = 15
+    document = counts.as_json()
+    assert document["read"] == document["accepted"] + document["dead_lettered"] + document["unpublished"]
 
 
 def test_a_paced_replay_sleeps_until_each_event_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +128,8 @@ def test_an_unpaced_replay_never_sleeps() -> None:
 
 
 def _never(_seconds: float) -> None:
-    raise AssertionError("it slept")
+    raise AssertionError("the replay slept")
 
 
 def _ignore(_feed: Feed, _took_ms: float) -> None:
-    raise AssertionError("no feed was asked for")
+    raise AssertionError("no feed was requested")

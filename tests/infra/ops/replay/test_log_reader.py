@@ -66,14 +66,14 @@ def test_a_last_line_without_its_line_end_is_read(tmp_path: Path) -> None:
     assert order(tmp_path) == [("posts", 10)]
 
 
-def test_a_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match=r"^.*nowhere is not a directory; a log is a directory with posts\.jsonl, .*$"):
+def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"^.*nowhere is not a directory; give a directory with posts\.jsonl, .*$"):
         LogReader(tmp_path / "nowhere")
 
 
-def test_a_directory_without_a_log_is_one_line(tmp_path: Path) -> None:
+def test_a_directory_without_a_log_is_reported(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(LogError, match=r"holds no log: none of posts\.jsonl, engagements\.jsonl, social-graph\.jsonl"):
+    with pytest.raises(LogError, match=r"has no log; .*posts\.jsonl, engagements\.jsonl, social-graph\.jsonl"):
         LogReader(tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_files_are_merged_in_event_time_order_and_ties_go_by_topic(tmp_path: Pat
     assert tied_at_30 == [(topic, 30) for topic in topics]
 
 
-def test_a_late_line_comes_as_early_as_its_file_lets_it(tmp_path: Path) -> None:
+def test_a_late_line_sorts_with_the_newest_line_before_it(tmp_path: Path) -> None:
     write(tmp_path, "posts", [post(10), post(2), post(40)])
     write(tmp_path, "engagements", [impression(5), impression(11)])
     assert [at for _, at in order(tmp_path)] == [5, 10, 2, 11, 40]
@@ -123,7 +123,7 @@ def slow_merge(logs: dict[str, list[int]]) -> list[tuple[str, int]]:
     chunk=st.integers(20, 400),
     form=st.sampled_from(list(PACK)),
 )
-def test_any_log_merges_as_the_slow_way_does_whatever_the_blocks(
+def test_a_merge_in_blocks_equals_a_merge_line_by_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs: dict[str, list[int]], chunk: int, form: str
 ) -> None:
     monkeypatch.setattr(replay_log, "_CHUNK_BYTES", chunk)
@@ -145,7 +145,7 @@ def test_a_log_can_be_read_again(tmp_path: Path) -> None:
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_post_is_keyed_by_its_author_and_everything_else_by_its_user(tmp_path: Path) -> None:
+def test_a_post_has_its_author_as_key_and_another_event_its_user(tmp_path: Path) -> None:
     write(tmp_path, "posts", [post(1, author=7)])
     write(tmp_path, "engagements", [impression(2, user=8)])
     write(tmp_path, "social-graph", [follow(3, user=9)])
@@ -197,7 +197,7 @@ def test_a_line_without_a_usable_id_keeps_its_place_and_has_no_key(tmp_path: Pat
         (b'{"at":999999999999999999}', "<= 253402300799999"),
     ],
 )
-def test_a_broken_line_says_why_and_is_passed_on_whole(tmp_path: Path, raw: bytes, reason: str) -> None:
+def test_a_broken_line_has_a_reason_and_keeps_its_bytes(tmp_path: Path, raw: bytes, reason: str) -> None:
     write(tmp_path, "engagements", [raw])
     (line,) = LogReader(tmp_path).lines()
     assert line.problem is not None
@@ -205,7 +205,7 @@ def test_a_broken_line_says_why_and_is_passed_on_whole(tmp_path: Path, raw: byte
     assert (line.raw, line.number, line.at, line.key) == (raw, 1, None, None)
 
 
-def test_a_broken_line_comes_right_after_the_line_before_it_in_its_file(tmp_path: Path) -> None:
+def test_a_broken_line_comes_directly_after_the_line_before_it(tmp_path: Path) -> None:
     write(tmp_path, "posts", [b"broken", post(10), b"broken", b"broken", post(30)])
     write(tmp_path, "engagements", [impression(5), impression(10), impression(20)])
     engagements = "engagements"
@@ -221,7 +221,7 @@ def test_a_broken_line_comes_right_after_the_line_before_it_in_its_file(tmp_path
     ]
 
 
-def test_blank_lines_are_no_lines_but_have_numbers(tmp_path: Path) -> None:
+def test_blank_lines_are_skipped_and_counted_in_line_numbers(tmp_path: Path) -> None:
     write(tmp_path, "posts", [b"", post(10), b"  \r", b"broken"])
     assert [line.number for line in LogReader(tmp_path).lines()] == [2, 4]
 
@@ -235,28 +235,28 @@ def test_windows_line_ends_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [".gz", ".zst"])
-def test_a_file_that_is_cut_off_is_an_error_that_names_it(tmp_path: Path, form: str) -> None:
+def test_a_truncated_file_is_reported_with_its_name(tmp_path: Path, form: str) -> None:
     path = write(tmp_path, "posts", [post(at) for at in range(1, 500)], form)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(LogError, match=rf"posts\.jsonl\{form} cannot be read beyond line \d+: "):
+    with pytest.raises(LogError, match=rf"posts\.jsonl\{form} cannot be read after line \d+: "):
         list(LogReader(tmp_path).lines())
 
 
 @pytest.mark.parametrize("form", [".gz", ".zst"])
-def test_a_file_that_is_not_what_its_name_says_is_an_error_that_names_it(tmp_path: Path, form: str) -> None:
+def test_a_file_in_another_form_than_its_suffix_is_reported_with_its_name(tmp_path: Path, form: str) -> None:
     (tmp_path / f"posts.jsonl{form}").write_bytes(b'{"at":1}\n')
-    with pytest.raises(LogError, match=rf"posts\.jsonl\{form} cannot be read beyond line 0: "):
+    with pytest.raises(LogError, match=rf"posts\.jsonl\{form} cannot be read after line 0: "):
         list(LogReader(tmp_path).lines())
 
 
 @pytest.mark.parametrize("form", [".gz", ".zst"])
-def test_a_file_of_several_packed_parts_is_read_whole(tmp_path: Path, form: str) -> None:
+def test_a_file_of_several_compressed_parts_is_read_to_its_end(tmp_path: Path, form: str) -> None:
     parts = [PACK[form](json.dumps(post(at)).encode() + b"\n") for at in (10, 20, 30)]
     (tmp_path / f"posts.jsonl{form}").write_bytes(b"".join(parts))
     assert [at for _, at in order(tmp_path)] == [10, 20, 30]
 
 
-def test_a_line_without_end_is_an_error_before_it_fills_the_memory(
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay_log, "_CHUNK_BYTES", 100)
