@@ -1,8 +1,11 @@
-"""The app's side: publish events, ask for feeds and read them, with threads or with asyncio."""
+"""The client of an app: publish events, request feeds and read them, with threads or with asyncio.
 
-from feed_worker.client.answer_lookup import FeedTimeout, Fresh, NoFeed
+This package needs the plain installation only, and its import loads neither NumPy nor a Kafka or Redis library.
+"""
+
 from feed_worker.client.async_client import AsyncClient
 from feed_worker.client.client import Client
-from feed_worker.client.outbox import Undelivered
+from feed_worker.client.errors import FeedTimeout, NoFeed, Undelivered
+from feed_worker.client.refresh import Fresh
 
 __all__ = ["AsyncClient", "Client", "FeedTimeout", "Fresh", "NoFeed", "Undelivered"]

@@ -1,68 +1,63 @@
-"""The app's side for asyncio: the verbs of `feed_worker.client.Client`, and no thread for any of them.
+"""The client for apps with asyncio: the methods of `feed_worker.client.Client`.
 
 async with AsyncClient() as foryou:
     await foryou.publish({"type": "follow", "user_id": 1, "target_id": 2, "at": 1700000000000})
     feed = await foryou.wait(1, await foryou.request_feed(1))
 
-Any number of coroutines may wait at once; they share one subscription.
+Any number of coroutines may wait at the same time; they share one subscription and use no thread.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final, Self, cast
-
-import redis
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from feed_worker.client.answer_lookup import (
     LOOK_AGAIN_S,
-    FeedTimeout,
-    Fresh,
-    Held,
-    NoFeed,
-    Refreshes,
+    REDIS_HANGS,
+    answer_commands,
     answer_to,
     decode_explanation,
     decode_feed,
-    held,
-    reads_of,
+    not_sent,
     timed_out,
 )
-from feed_worker.client.outbox import Outbox, Outgoing, Undelivered, checked, feed_request
-from feed_worker.client.ready_subscription import Announcements, Undisturbed
+from feed_worker.client.errors import Undelivered
+from feed_worker.client.messages import OutgoingMessage, feed_request, messages_of
+from feed_worker.client.refresh import STORED_FEED_S, Fresh, PendingRequests, Refresh, stored_feed, stored_feed_commands
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
-from infra.ports.kafka import partitions_of
-from infra.ports.redis import connect_async, listening, unreachable
-from infra.ports.settings import Settings, load
 from infra.ports.topics import INPUTS
-from thunder_ingest.events import Event
+from thunder_ingest.events import Event, FeedRequest
 from thunder_ingest.events.ids import PublishedId, published_form
 from thunder_ingest.events.redis_keys import explain_key, feed_key, ready_channel
 
-__all__ = ["AsyncClient", "FeedTimeout", "Fresh", "NoFeed", "Undelivered"]
+if TYPE_CHECKING:
+    from infra.ports.settings import Settings
 
-_SERVES_S: Final = 0.005
-
-_READS: Final = 16
-"""Reads at once, each over a connection of its own: a thousand that wait must not open a thousand."""
+_POLL_S: Final = 0.005
 
 
 class AsyncClient:
-    """Like `Client`, with which it shares names, arguments and errors; connects on `async with`."""
+    """Like `Client`, with the same methods, arguments and errors; connects on `async with`. For one event loop."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: "Settings | None" = None) -> None:
+        # redis-py, pydantic and librdkafka take several times as long to import as all else together
+        from feed_worker.client.outbox import Outbox
+        from infra.ports.settings import load
+
         self._settings = settings or load()
         self._outbox = Outbox(self._settings)
-        self._refreshes = Refreshes()
-        self._reading = asyncio.Semaphore(_READS)
-        self._undisturbed = Undisturbed()
+        self._pending = PendingRequests()
 
     async def __aenter__(self) -> Self:
+        from feed_worker.client.redis_reads import AsyncRedisReads
+        from infra.ports.kafka import partitions_of
+
         await asyncio.to_thread(partitions_of, self._settings, INPUTS)  # asks the broker, once
-        self.redis = await connect_async(self._settings)
-        self._announcements = Announcements(listening(self._settings))
+        self._reads = await AsyncRedisReads.connect(self._settings)
+        self.redis = self._reads.redis
         return self
 
     async def __aexit__(
@@ -75,53 +70,45 @@ class AsyncClient:
                 raise
             error.add_note(str(undelivered))  # the block's own error is the one that is raised
         finally:
-            await self._announcements.close()
-            await self._undisturbed.end()
-            await self.redis.aclose()
+            await self._reads.close()
 
     async def publish(self, events: Event | dict[str, Any] | Iterable[Event | dict[str, Any]]) -> None:
         """Check events and hand them to Kafka; see `Client.publish`."""
-        for message in checked(events):
+        for message in messages_of(events):
             await self._send(message)
 
     async def publish_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
         """Hand one message to Kafka as it is; see `Client.publish_raw`."""
-        await self._send(Outgoing(topic, key, value))
-
-    async def _send(self, message: Outgoing) -> None:
-        while not self._outbox.offer(message):
-            self._outbox.serve()
-            await asyncio.sleep(_SERVES_S)
+        await self._send(OutgoingMessage(topic, key, value))
 
     async def flush(self, timeout_s: float = 30.0) -> dict[tuple[str, int], int]:
-        """Wait until Kafka has everything; see `Client.flush`."""
+        """Wait until Kafka has every message; see `Client.flush`."""
         deadline = time.monotonic() + timeout_s
         while self._outbox.waiting and time.monotonic() < deadline:
-            await asyncio.sleep(_SERVES_S)
+            await asyncio.sleep(_POLL_S)
         return self._outbox.delivered(timeout_s)
 
     async def request_feed(self, user: PublishedId, *, at: int | None = None, **options: Any) -> str:
-        """Ask for a feed; see `Client.request_feed`."""
-        request = feed_request(user, at, options)
-        await self.publish(request)
-        return request.request_id
+        """Request a feed; see `Client.request_feed`."""
+        return await self._request(feed_request(user, at, options), None)
 
     async def wait(self, user: PublishedId, request_id: str, timeout_s: float = 10.0) -> Feed:
         """Wait for the answer to a request; see `Client.wait`."""
-        form = published_form(user)
+        form, reason = published_form(user), REDIS_HANGS
+        commands = answer_commands(form, request_id)
         try:
-            async with asyncio.timeout(timeout_s), self._announcements.of(ready_channel(form)) as listener:
+            async with asyncio.timeout(timeout_s), self._reads.listener(ready_channel(form)) as listener:
                 while True:
-                    if feed := answer_to(form, request_id, *await self._read(*reads_of(form, request_id))):
+                    reason = REDIS_HANGS
+                    if feed := answer_to(form, request_id, *await self._reads.execute(commands)):
                         return feed
-                    await listener.heard(LOOK_AGAIN_S)
+                    reason = self._outbox.hint
+                    await listener.wait(LOOK_AGAIN_S)
         except TimeoutError:
-            raise timed_out(form, request_id, timeout_s, self._outbox.waiting, self._settings.kafka) from None
-        except redis.ConnectionError as error:
-            raise unreachable(self._settings, error) from None
+            raise timed_out(form, request_id, timeout_s, reason) from None
 
     async def next_page(self, feed: Feed, *, timeout_s: float = 10.0, at: int | None = None, **options: Any) -> Feed:
-        """Ask for the page after a feed and wait for it; see `Client.next_page`."""
+        """Request the page after a feed and wait for it; see `Client.next_page`."""
         at = at or max(time.time_ns() // 1_000_000, feed.at + 1)
         request_id = await self.request_feed(feed.user_id, at=at, after=feed.request_id, **options)
         return await self.wait(feed.user_id, request_id, timeout_s)
@@ -130,50 +117,40 @@ class AsyncClient:
         self, user: PublishedId, *, max_age_ms: int = 60_000, timeout_s: float = 1.0, **options: Any
     ) -> Fresh:
         """A feed that is young enough, or a new one, or the old one marked as stale; see `Client.fresh`."""
-        form = published_form(user)
-        old = await self._held(form)
-        if old and old.age_ms <= max_age_ms:
-            return Fresh(old.feed, is_stale=False)
-        request_id = self._refreshes.under_way(form)
-        if request_id is None:
-            request_id = await self.request_feed(user, **options)
-            self._refreshes.begins(form, request_id)
-        if old and timeout_s <= 0:
-            return Fresh(old.feed, is_stale=True)
-        try:
-            new = await self.wait(user, request_id, timeout_s)
-        except FeedTimeout:
-            if old is None:
-                raise
-        except NoFeed:
-            self._refreshes.ends(form)
-            if old is None:
-                raise
-        else:
-            self._refreshes.ends(form)
-            return Fresh(new, is_stale=False)
-        return Fresh(old.feed, is_stale=True)
+        form, deadline = published_form(user), time.monotonic() + timeout_s
+        document, left_ms = await self._reads.read(stored_feed_commands(form), max(STORED_FEED_S, timeout_s))
+        old = stored_feed(document, left_ms, self._settings.feed_ttl_s)
+        refresh = Refresh(self._pending, form, old, max_age_ms, deadline)
+        if refresh.is_needed:
+            with refresh.attempt():
+                request_id = refresh.request_id or refresh.requested(
+                    await self._request(feed_request(user, None, options), deadline)
+                )
+                if refresh.waits:
+                    refresh.answered(await self.wait(user, request_id, refresh.left_s))
+        return refresh.result()
 
     async def feed(self, user: PublishedId) -> Feed | None:
         """The newest feed of a user, if there is one."""
-        (document,) = await self._read(("GET", feed_key(published_form(user))))
+        (document,) = await self._reads.read([("GET", feed_key(published_form(user)))])
         return decode_feed(document)
 
     async def explain(self, user: PublishedId) -> Explanation | None:
         """The explanation of the last feed that was requested with `explain=True`, if there is one."""
-        (document,) = await self._read(("GET", explain_key(published_form(user))))
+        (document,) = await self._reads.read([("GET", explain_key(published_form(user)))])
         return None if document is None else decode_explanation(document)
 
-    async def _held(self, form: str) -> Held | None:
-        document, left_ms = await self._read(("GET", feed_key(form)), ("PTTL", feed_key(form)))
-        return held(document, cast(int, left_ms), self._settings.feed_ttl_s)
+    async def _request(self, request: FeedRequest, deadline: float | None) -> str:
+        for message in messages_of(request):
+            if not await self._send(message, deadline):
+                raise not_sent(published_form(request.user_id), request.request_id, self._settings.kafka)
+        return request.request_id
 
-    async def _read(self, *commands: tuple[str, ...]) -> list[bytes | None]:
-        return await self._undisturbed.run(self._executed(commands))
-
-    async def _executed(self, commands: Sequence[tuple[str, ...]]) -> list[bytes | None]:
-        async with self._reading, self.redis.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            replies: list[bytes | None] = await pipe.execute()
-        return replies
+    async def _send(self, message: OutgoingMessage, deadline: float | None = None) -> bool:
+        """False if the producer's queue is full until the deadline."""
+        while not self._outbox.offer(message):
+            self._outbox.serve()
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True

@@ -1,63 +1,66 @@
-"""The app's side: publish events, ask for a feed, wait for it, read on.
+"""The client for apps with threads: publish events, request a feed, wait for it, read on.
 
 with Client() as foryou:
     foryou.publish({"type": "follow", "user_id": 1, "target_id": 2, "at": 1700000000000})
     feed = foryou.wait(1, foryou.request_feed(1))
     more = foryou.next_page(feed)
 
-`feed_worker.client.AsyncClient` has the same verbs for asyncio. Keep a client open: the first message of a new one
+`feed_worker.client.AsyncClient` has the same methods for asyncio. Keep a client open: the first message of a new one
 takes about a second, for its connection and its producer id.
 """
 
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self, cast
-
-import redis
+from typing import TYPE_CHECKING, Any, Self
 
 from feed_worker.client.answer_lookup import (
     LOOK_AGAIN_S,
-    FeedTimeout,
-    Fresh,
-    Held,
-    NoFeed,
-    Refreshes,
+    REDIS_HANGS,
+    answer_commands,
     answer_to,
     decode_explanation,
     decode_feed,
-    held,
-    reads_of,
+    not_sent,
     timed_out,
 )
-from feed_worker.client.outbox import Outbox, Outgoing, Undelivered, checked, feed_request
+from feed_worker.client.errors import FeedTimeout, Undelivered
+from feed_worker.client.messages import OutgoingMessage, feed_request, messages_of
+from feed_worker.client.refresh import STORED_FEED_S, Fresh, PendingRequests, Refresh, stored_feed, stored_feed_commands
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
-from infra.ports.kafka import partitions_of
-from infra.ports.redis import connect, subscription, unreachable
-from infra.ports.settings import Settings, load
 from infra.ports.topics import INPUTS
-from thunder_ingest.events import Event
+from thunder_ingest.events import Event, FeedRequest
 from thunder_ingest.events.ids import PublishedId, published_form
 from thunder_ingest.events.redis_keys import explain_key, feed_key, ready_channel
 
-__all__ = ["Client", "FeedTimeout", "Fresh", "NoFeed", "Undelivered"]
+if TYPE_CHECKING:
+    from infra.ports.settings import Settings
 
 
 class Client:
-    """Publishes to Kafka and reads from Redis; a context manager that delivers everything before it closes.
+    """Publishes to Kafka and reads from Redis; any thread may call.
+
+    A context manager: it delivers every message before it closes, also if its block raises.
 
     Raises:
-        BrokerUnreachable, TopicMissing, RedisUnreachable: when it is made, with the address and what to do.
+        BrokerUnreachable, TopicMissing, RedisUnreachable: from the constructor, with the address and the remedy.
 
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: "Settings | None" = None) -> None:
+        # redis-py, pydantic and librdkafka take several times as long to import as all else together
+        from feed_worker.client.outbox import Outbox
+        from feed_worker.client.redis_reads import RedisReads
+        from infra.ports.kafka import partitions_of
+        from infra.ports.settings import load
+
         self._settings = settings or load()
         partitions_of(self._settings, INPUTS)
-        self.redis = connect(self._settings)
+        self._reads = RedisReads(self._settings)
+        self.redis = self._reads.redis
         self._outbox = Outbox(self._settings)
-        self._refreshes = Refreshes()
+        self._pending = PendingRequests()
 
     def __enter__(self) -> Self:
         return self
@@ -75,95 +78,89 @@ class Client:
             self.close()
 
     def publish(self, events: Event | dict[str, Any] | Iterable[Event | dict[str, Any]]) -> None:
-        """Check events and hand them to Kafka, each to the topic of its type.
+        """Check events and hand them to Kafka, each to the topic of its type; wait while the producer's queue is full.
 
         Raises:
-            thunder_ingest.events.Refused: for the first event that the flows would refuse; those before it are sent.
+            thunder_ingest.events.Refused: at the first invalid event; those before it are published.
+            Undelivered: the producer has failed.
 
         """
-        for message in checked(events):
+        for message in messages_of(events):
             self._send(message)
 
     def publish_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
-        """Hand one message to Kafka as it is; waits while the producer's queue is full."""
-        self._send(Outgoing(topic, key, value))
-
-    def _send(self, message: Outgoing) -> None:
-        while not self._outbox.offer(message):
-            self._outbox.serve(0.1)
+        """Hand one message to Kafka as it is; wait while the producer's queue is full."""
+        self._send(OutgoingMessage(topic, key, value))
 
     def flush(self, timeout_s: float = 30.0) -> dict[tuple[str, int], int]:
-        """Wait until Kafka has everything.
+        """Wait until Kafka has every message.
 
         Returns:
             for each topic and partition written to so far, the offset after the last message delivered.
 
         Raises:
-            Undelivered: something is not there after `timeout_s`, or was refused by the broker.
+            Undelivered: a message is not delivered after `timeout_s`, or the broker refused one since the last call.
 
         """
         self._outbox.hurry(timeout_s)
         return self._outbox.delivered(timeout_s)
 
     def request_feed(self, user: PublishedId, *, at: int | None = None, **options: Any) -> str:
-        """Ask for a feed.
+        """Request a feed.
 
         Args:
             user: the viewer's id as published.
-            at: the time of the request, epoch milliseconds; now, if not given.
+            at: time of the request, epoch milliseconds (default: now).
             options: `size`, `surface`, `in_network_only`, `exclude_videos`, `langs`, `seen_ids`, `explain`, `after`
-                (the request id of a page: what this one continues), `deadline_ms`. A deadline counts from `at` by the
-                clock of the workers; the `timeout_s` of those who wait needs no clocks in step.
+                (the request id of the page before), `deadline_ms`. A deadline counts from `at` by the clock of the
+                workers; the `timeout_s` of a wait needs no synchronised clocks.
 
         Returns:
             the request id, for `wait`.
 
         """
-        request = feed_request(user, at, options)
-        self.publish(request)
-        self._outbox.hurry(0.05)
-        return request.request_id
+        return self._request(feed_request(user, at, options), None)
 
     def wait(self, user: PublishedId, request_id: str, timeout_s: float = 10.0) -> Feed:
         """Wait for the answer to a request of the last hour.
 
         Returns:
-            the feed that answers it, or that of a later request where one has replaced it.
+            the feed that answers the request, or that of a later request, if it has replaced it.
 
         Raises:
-            NoFeed: the request failed or expired; what the user had before is still there for `feed`.
-            FeedTimeout: saying what to look at.
-            infra.ports.redis.RedisUnreachable: naming the address.
+            NoFeed: the request failed or expired; `feed` still returns the feed that the user had before.
+            FeedTimeout: no answer came within `timeout_s`, also if Redis hangs; the text names the next step.
+            infra.ports.redis.RedisUnreachable: Redis refuses or closes connections; the text has the address.
 
         """
+        form, deadline = published_form(user), time.monotonic() + timeout_s
+        commands = answer_commands(form, request_id)
         try:
-            return self._awaited(published_form(user), request_id, timeout_s)
-        except redis.ConnectionError as error:
-            raise unreachable(self._settings, error) from None
-
-    def _awaited(self, form: str, request_id: str, timeout_s: float) -> Feed:
-        deadline = time.monotonic() + timeout_s
-        with subscription(self.redis) as announced:
-            announced.subscribe(ready_channel(form))
-            announced.get_message(timeout=timeout_s)  # the confirmation: from now on no announcement is missed
-            while True:
-                if feed := answer_to(form, request_id, *self._read(*reads_of(form, request_id))):
-                    return feed
-                if (left := deadline - time.monotonic()) <= 0:
-                    raise timed_out(form, request_id, timeout_s, self._outbox.waiting, self._settings.kafka)
-                announced.get_message(timeout=min(left, LOOK_AGAIN_S))
+            if feed := answer_to(form, request_id, *self._reads.execute(commands, deadline)):
+                return feed
+            with self._reads.subscription(ready_channel(form), deadline) as announcements:
+                while True:
+                    if feed := answer_to(form, request_id, *self._reads.execute(commands, deadline)):
+                        return feed
+                    if (left_s := deadline - time.monotonic()) <= 0:
+                        raise timed_out(form, request_id, timeout_s, self._outbox.hint)
+                    announcements.get_message(timeout=min(left_s, LOOK_AGAIN_S))
+        except FeedTimeout:
+            raise
+        except TimeoutError:
+            raise timed_out(form, request_id, timeout_s, REDIS_HANGS) from None
 
     def next_page(self, feed: Feed, *, timeout_s: float = 10.0, at: int | None = None, **options: Any) -> Feed:
-        """Ask for the page after a feed and wait for it: none of its posts was on an earlier page.
+        """Request the page after a feed and wait for it: it repeats no post of an earlier page.
 
-        After the last page comes a feed of status `empty`. How far back pages are remembered: the viewer's last 500
-        posts served.
+        After the last page comes a feed of status `empty`. Pages reach back over the viewer's last 500 served posts.
 
         Args:
             feed: the page before.
-            timeout_s: as for `wait`, which also says what is raised.
-            at: as for `request_feed`; later than that of the page before, even where another machine asked for it.
-            options: as for `request_feed`; those of the first page are not remembered.
+            timeout_s: as for `wait`, which also lists the errors.
+            at: as for `request_feed`; by default later than that of the page before, even if another machine
+                requested it.
+            options: as for `request_feed`; those of the first page are not repeated.
 
         """
         at = at or max(time.time_ns() // 1_000_000, feed.at + 1)
@@ -171,67 +168,61 @@ class Client:
         return self.wait(feed.user_id, request_id, timeout_s)
 
     def fresh(self, user: PublishedId, *, max_age_ms: int = 60_000, timeout_s: float = 1.0, **options: Any) -> Fresh:
-        """A feed that is young enough, at once where there is one; else a new one, if it comes in time; else the old.
+        """A feed that is young enough, at once if there is one; else a new one, if it comes in time; else the old one.
 
-        Age is counted by Redis, from the time to live that the workers give a feed: `feed_ttl_s` must be theirs.
-        Where a feed is asked for already, by this client and for `fresh`, that one is waited for.
+        Redis counts the age, from the time to live that the workers give a feed: the setting `feed_ttl_s` must be
+        theirs. A request of `fresh` that this client has published already is waited for instead of a new one.
 
         Args:
             user: the viewer's id as published.
-            max_age_ms: a feed is young enough up to here.
-            timeout_s: how long a new one may take. With 0 the old one is returned at once, and the new one is there
-                for whoever asks a moment later.
+            max_age_ms: greatest age that is young enough.
+            timeout_s: time for a new feed. With 0 the old one is returned at once, and a call a moment later finds
+                the new one.
             options: of the request, as for `request_feed`.
 
         Raises:
-            NoFeed, FeedTimeout: as `wait`, where there is no old one either.
+            NoFeed, FeedTimeout: as `wait`, if there is no old feed.
+            infra.ports.redis.RedisUnreachable: Redis does not answer; a Redis that hangs is given two seconds at least.
 
         """
-        form = published_form(user)
-        old = self._held(form)
-        if old and old.age_ms <= max_age_ms:
-            return Fresh(old.feed, is_stale=False)
-        request_id = self._refreshes.under_way(form)
-        if request_id is None:
-            request_id = self.request_feed(user, **options)
-            self._refreshes.begins(form, request_id)
-        if old and timeout_s <= 0:
-            return Fresh(old.feed, is_stale=True)
-        try:
-            new = self.wait(user, request_id, timeout_s)
-        except FeedTimeout:
-            if old is None:
-                raise
-        except NoFeed:
-            self._refreshes.ends(form)
-            if old is None:
-                raise
-        else:
-            self._refreshes.ends(form)
-            return Fresh(new, is_stale=False)
-        return Fresh(old.feed, is_stale=True)
+        form, deadline = published_form(user), time.monotonic() + timeout_s
+        document, left_ms = self._reads.read(stored_feed_commands(form), max(STORED_FEED_S, timeout_s))
+        old = stored_feed(document, left_ms, self._settings.feed_ttl_s)
+        refresh = Refresh(self._pending, form, old, max_age_ms, deadline)
+        if refresh.is_needed:
+            with refresh.attempt():
+                request_id = refresh.request_id or refresh.requested(
+                    self._request(feed_request(user, None, options), deadline)
+                )
+                if refresh.waits:
+                    refresh.answered(self.wait(user, request_id, refresh.left_s))
+        return refresh.result()
 
     def feed(self, user: PublishedId) -> Feed | None:
-        """The newest feed of a user, if there is one."""
-        (document,) = self._read(("GET", feed_key(published_form(user))))
+        """The newest feed of a user, if there is one; raises RedisUnreachable."""
+        (document,) = self._reads.read([("GET", feed_key(published_form(user)))])
         return decode_feed(document)
 
     def explain(self, user: PublishedId) -> Explanation | None:
-        """The explanation of the last feed that was requested with `explain=True`, if there is one."""
-        (document,) = self._read(("GET", explain_key(published_form(user))))
+        """The explanation of the last feed requested with `explain=True`, if there is one; raises RedisUnreachable."""
+        (document,) = self._reads.read([("GET", explain_key(published_form(user)))])
         return None if document is None else decode_explanation(document)
 
     def close(self) -> None:
-        """Let go of the connections; `flush` first what must arrive."""
-        self.redis.close()
+        """Close the connections; call `flush` first to deliver every message."""
+        self._reads.close()
 
-    def _held(self, form: str) -> Held | None:
-        document, left_ms = self._read(("GET", feed_key(form)), ("PTTL", feed_key(form)))
-        return held(document, cast(int, left_ms), self._settings.feed_ttl_s)
+    def _request(self, request: FeedRequest, deadline: float | None) -> str:
+        for message in messages_of(request):
+            if not self._send(message, deadline):
+                raise not_sent(published_form(request.user_id), request.request_id, self._settings.kafka)
+        self._outbox.hurry(0.05)
+        return request.request_id
 
-    def _read(self, *commands: tuple[str, ...]) -> list[bytes | None]:
-        with self.redis.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            replies: list[bytes | None] = pipe.execute()
-        return replies
+    def _send(self, message: OutgoingMessage, deadline: float | None = None) -> bool:
+        """False if the producer's queue is full until the deadline."""
+        while not self._outbox.offer(message):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            self._outbox.serve(0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic())))
+        return True

@@ -1,49 +1,18 @@
-"""Messages of an app on their way to Kafka, and what became of them."""
+"""The producer of a client, with the offsets of the messages that it has delivered."""
 
-import time
-import uuid
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
-
-import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from infra.ports.errors import ForYouError
+from feed_worker.client.errors import Undelivered
+from feed_worker.client.messages import OutgoingMessage
 from infra.ports.kafka import producer_config
 from infra.ports.settings import Settings
-from thunder_ingest.events import Event, FeedRequest, Refused, decode_any, encode, key_of, topic_of
-from thunder_ingest.events.ids import PublishedId, published_form
-
-
-class Undelivered(ForYouError, RuntimeError):
-    """The broker did not take every message."""
-
-
-class Outgoing(NamedTuple):
-    """A message to be published."""
-
-    topic: str
-    key: bytes | None
-    value: bytes
-
-
-def checked(events: Event | dict[str, Any] | Iterable[Event | dict[str, Any]]) -> Iterator[Outgoing]:
-    """The messages of events, each for the topic of its type; raises `Refused` at the first that flows would refuse."""
-    for event in [events] if isinstance(events, dict | msgspec.Struct) else events:
-        valid = decode_any(msgspec.json.encode(event))
-        yield Outgoing(topic_of(valid), published_form(key_of(valid)).encode(), encode(valid))
-
-
-def feed_request(user: PublishedId, at: int | None, options: dict[str, Any]) -> FeedRequest:
-    """A request under an id of its own, of now unless a time is given."""
-    at = at or time.time_ns() // 1_000_000
-    return FeedRequest(request_id=uuid.uuid4().hex, user_id=user, at=at, **options)
+from thunder_ingest.events import Refused
 
 
 class Outbox:
-    """A producer that never waits, so that threads and event loops can each wait in their own way.
+    """A producer that never waits, so that threads and event loops can each wait in their own way; any thread may call.
 
-    librdkafka sends from threads of its own; `serve` only hears what became of what was sent.
+    librdkafka sends from threads of its own; `serve` only runs the callbacks of delivery reports.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,11 +23,16 @@ class Outbox:
 
     @property
     def waiting(self) -> int:
-        """How many messages Kafka has not taken, as far as is known."""
+        """The number of messages without a delivery report."""
         self.serve()
         return len(self._producer)
 
-    def offer(self, message: Outgoing) -> bool:
+    @property
+    def hint(self) -> str:
+        """The likely reason of a missing answer."""
+        return f"Kafka at {self._kafka} has not taken it yet" if self.waiting else "is a worker running?"
+
+    def offer(self, message: OutgoingMessage) -> bool:
         """Hand a message over; False while the producer's queue is full.
 
         Raises:
@@ -78,18 +52,18 @@ class Outbox:
         return True
 
     def serve(self, timeout_s: float = 0.0) -> None:
-        """Hear of deliveries, waiting for the first as long as that."""
+        """Run the callbacks of delivery reports; wait at most `timeout_s` for the first report."""
         self._producer.poll(timeout_s)
 
     def hurry(self, timeout_s: float) -> None:
-        """Send without lingering, and wait at most so long for all to be taken."""
+        """Send without linger, and wait at most `timeout_s` for all deliveries."""
         self._producer.flush(timeout_s)
 
     def delivered(self, timeout_s: float) -> dict[tuple[str, int], int]:
         """The offset after the last message delivered so far, by topic and partition.
 
         Raises:
-            Undelivered: something is not there after `timeout_s`, which have passed, or was refused by the broker.
+            Undelivered: a message is not delivered though `timeout_s` have passed, or the broker refused it.
 
         """
         if self.waiting:

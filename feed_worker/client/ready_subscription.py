@@ -1,59 +1,71 @@
-"""The announcements of answers, for any number of coroutines that wait, over one connection."""
+"""The announcements of answers, for any number of coroutines, over one connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import redis.asyncio
 
 T = TypeVar("T")
 
+CLOSE_S: Final = 1.0
+"""Time for running commands to end when a client closes."""
 
-class Undisturbed:
-    """Brings commands to their end, though whoever asked may give up.
 
-    A connection that is left in the middle of a command, or while it connects, is good for nothing any more.
+class ShieldedTasks:
+    """Runs commands to their end even if the caller is cancelled.
+
+    A connection whose command, or whose handshake, is cut off is unusable.
     """
 
     def __init__(self) -> None:
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     async def run(self, command: Coroutine[Any, Any, T]) -> T:
-        """What the command returns; raises what it raises."""
+        """The command's result; raises the command's error, and redis.ConnectionError after `close`."""
+        if self._closed:
+            command.close()
+            raise redis.ConnectionError("the client is closed")
         task = asyncio.create_task(command)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def end(self) -> None:
-        """Wait for all that is under way."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+    async def close(self) -> None:
+        """Start no more commands; wait for those that are running, and cancel them after CLOSE_S."""
+        self._closed = True
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 class Listener:
-    """One who waits for announcements on a channel."""
+    """One coroutine that waits for the announcements of a channel."""
 
     def __init__(self) -> None:
-        self._heard = asyncio.Event()
+        self._woken = asyncio.Event()
         self._error: Exception | None = None
 
-    async def heard(self, timeout_s: float) -> None:
-        """Wait until something is announced, at most so long; raises what ended the subscription, if it has ended."""
+    async def wait(self, timeout_s: float) -> None:
+        """Wait for an announcement, at most `timeout_s`; raises the error that ended the subscription."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._heard.wait(), timeout_s)
-        self._heard.clear()
+            await asyncio.wait_for(self._woken.wait(), timeout_s)
+        self._woken.clear()
         if self._error is not None:
             raise self._error
 
     def wake(self, error: Exception | None = None) -> None:
-        """Tell that something was announced, or that nothing will be any more."""
+        """End the wait: for an announcement, or for an error after which none will come."""
         self._error = error
-        self._heard.set()
+        self._woken.set()
 
 
 class _Channel:
-    """Those who listen to one channel; `confirmed` once nothing that is published there is missed."""
+    """The listeners of one channel; `confirmed` is set once no announcement can be missed."""
 
     def __init__(self) -> None:
         self.confirmed = asyncio.Event()
@@ -65,23 +77,23 @@ class _Channel:
             listener.wake(error)
 
 
-class Announcements:
-    """One subscription that is shared: to each channel that somebody listens to, and to nothing else."""
+class ReadySubscription:
+    """One shared subscription, to the channels that have listeners."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
         self._pubsub: Any = client.pubsub()  # not typed by redis-py
         self._channels: dict[str, _Channel] = {}
-        self._undisturbed = Undisturbed()
-        self._sending = asyncio.Lock()  # two commands of one connection must not meet, least of all while it connects
+        self._tasks = ShieldedTasks()
+        self._sending = asyncio.Lock()  # two commands must not overlap on one connection, nor while it connects
         self._reader: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def of(self, name: str) -> AsyncIterator[Listener]:
-        """A listener to a channel, who misses nothing from here on.
+    async def listener(self, name: str) -> AsyncIterator[Listener]:
+        """A listener to a channel, which misses no announcement from now on.
 
         Raises:
-            redis.RedisError: where Redis does not answer.
+            redis.RedisError: Redis does not answer.
 
         """
         listener, channel = Listener(), self._channels.get(name)
@@ -91,7 +103,7 @@ class Announcements:
         channel.listeners.add(listener)
         try:
             if is_new:
-                await self._undisturbed.run(self._subscribe(name))
+                await self._tasks.run(self._subscribe(name))
             await channel.confirmed.wait()
             yield listener
         finally:
@@ -99,33 +111,39 @@ class Announcements:
             await self._leave(name, channel)
 
     async def close(self) -> None:
-        """Listen no more."""
-        await self._undisturbed.end()
+        """Wait for the commands that are running, stop the reader and close the connection.
+
+        In this order, and with no command afterwards: a command on a closed subscription would open a connection that
+        no code closes.
+        """
+        await self._tasks.close()
         if self._reader is not None:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
                 await self._reader
         await self._pubsub.aclose()
         await self._client.aclose()
+        for channel in self._channels.values():
+            channel.wake(redis.ConnectionError("the client is closed"))
 
     async def _subscribe(self, name: str) -> None:
         try:
             await self._send(self._pubsub.subscribe, name)
         except redis.RedisError as error:
-            await self._break(error)
+            await self._reset(error)
             raise
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
 
     async def _leave(self, name: str, channel: _Channel) -> None:
-        """Unsubscribe from what nobody listens to.
+        """Unsubscribe from a channel without listeners.
 
-        Not before it is confirmed: the late confirmation would pass for that of whoever subscribes next.
+        Only after its confirmation: a late one would pass for that of the next subscription to the channel.
         """
         if not channel.listeners and channel.confirmed.is_set() and self._channels.get(name) is channel:
             del self._channels[name]
-            with suppress(redis.RedisError):  # the reader hears of it too, and tells everybody
-                await self._undisturbed.run(self._send(self._pubsub.unsubscribe, name))
+            with suppress(redis.RedisError):  # the reader meets the same error, and wakes all listeners
+                await self._tasks.run(self._send(self._pubsub.unsubscribe, name))
 
     async def _send(self, command: Callable[[str], Awaitable[None]], name: str) -> None:
         async with self._sending:
@@ -134,21 +152,26 @@ class Announcements:
     async def _read(self) -> None:
         try:
             while True:
-                message = await self._pubsub.get_message(timeout=None)
+                if (message := await self._pubsub.get_message(timeout=None)) is None:
+                    continue  # the reply to a health check
                 name = message["channel"].decode()
                 if channel := self._channels.get(name):
-                    # a confirmation is news as well: after a reconnection, something may have been missed
+                    # a confirmation wakes as well: a reconnection may have missed an announcement
                     if message["type"] != "unsubscribe":
                         channel.wake()
                     await self._leave(name, channel)
-        except Exception as error:  # whatever it is, those who wait must not wait in vain
+        except Exception as error:  # of any kind: the listeners must not wait without a reader
             self._reader = None
-            await self._break(error)
+            # shielded: a close that cancels the reader must not leave the lost connection open
+            with suppress(redis.ConnectionError):
+                await self._tasks.run(self._reset(error))
 
-    async def _break(self, error: Exception) -> None:
-        """Tell everybody that the connection is lost, and begin anew with whoever comes next."""
+    async def _reset(self, error: Exception) -> None:
+        """Close the lost connection, wake all listeners with the error, and start over at the next subscription."""
         channels, self._channels = self._channels, {}
         lost, self._pubsub = self._pubsub, self._client.pubsub()
-        await lost.aclose()
-        for channel in channels.values():
-            channel.wake(error)
+        try:
+            await lost.aclose()
+        finally:
+            for channel in channels.values():
+                channel.wake(error)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import redis
 
-from feed_worker.client.async_client import AsyncClient, FeedTimeout, NoFeed
+from feed_worker.client import AsyncClient, FeedTimeout, NoFeed
 from feed_worker.documents.feed import Feed
 from infra.ports.kafka import BrokerUnreachable
 from infra.ports.redis import RedisUnreachable, connect
@@ -31,6 +31,12 @@ def subscribers(settings: Settings) -> int:
     return count
 
 
+async def until_subscribed(settings: Settings, connections: int) -> None:
+    async with asyncio.timeout(60):
+        while subscribers(settings) != connections:
+            await asyncio.sleep(0.05)
+
+
 def test_many_waits_at_once_share_one_subscription_and_no_thread(servers: Settings) -> None:
     users = [new_user() for _ in range(300)]
 
@@ -38,20 +44,18 @@ def test_many_waits_at_once_share_one_subscription_and_no_thread(servers: Settin
         requests = {user: await client.request_feed(user) for user in users}
         threads = threading.active_count()
         waits = [asyncio.create_task(client.wait(user, requests[user], 60)) for user in users for _ in (1, 2)]
-        await asyncio.sleep(0.5)
+        await until_subscribed(servers, 1)
         assert threading.active_count() == threads
-        assert subscribers(servers) == 1
         feeds = [feed_of(user, requests[user]) for user in users]
         await asyncio.to_thread(lambda: [answer(servers, feed) for feed in feeds])
         assert await asyncio.gather(*waits) == [feed for feed in feeds for _ in (1, 2)]
-        await asyncio.sleep(0.1)
-        assert client._announcements._channels == {}
-        assert subscribers(servers) == 0
+        await until_subscribed(servers, 0)
+        assert client._reads.ready._channels == {}
 
     with_client(servers, story)
 
 
-def test_a_user_who_is_waited_for_again_and_again_is_answered_each_time(servers: Settings) -> None:
+def test_repeated_waits_for_one_user_are_each_answered(servers: Settings) -> None:
     user = new_user()
 
     async def story(client: AsyncClient) -> None:
@@ -67,7 +71,7 @@ def test_a_user_who_is_waited_for_again_and_again_is_answered_each_time(servers:
     with_client(servers, story)
 
 
-def test_an_announcement_is_heard_at_once(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_announcement_ends_a_wait_before_the_next_read(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("feed_worker.client.async_client.LOOK_AGAIN_S", 1_000.0)
     user = new_user()
 
@@ -80,7 +84,7 @@ def test_an_announcement_is_heard_at_once(servers: Settings, monkeypatch: pytest
     with_client(servers, story)
 
 
-def test_waits_end_in_time_each_with_its_own_error(servers: Settings) -> None:
+def test_each_wait_ends_with_its_own_timeout_error(servers: Settings) -> None:
     users = [new_user() for _ in range(20)]
 
     async def story(client: AsyncClient) -> None:
@@ -92,7 +96,7 @@ def test_waits_end_in_time_each_with_its_own_error(servers: Settings) -> None:
     with_client(servers, story)
 
 
-def test_a_request_that_failed_is_told_to_who_waits(servers: Settings) -> None:
+def test_a_failed_request_ends_its_wait_and_the_old_feed_stays(servers: Settings) -> None:
     user = new_user()
 
     async def story(client: AsyncClient) -> None:
@@ -107,7 +111,7 @@ def test_a_request_that_failed_is_told_to_who_waits(servers: Settings) -> None:
     with_client(servers, story)
 
 
-def test_a_stale_feed_is_given_at_once_and_refreshed_meanwhile_once(servers: Settings) -> None:
+def test_a_stale_feed_is_returned_at_once_and_requested_again_only_once(servers: Settings) -> None:
     user = new_user()
 
     async def story(client: AsyncClient) -> None:
@@ -116,7 +120,7 @@ def test_a_stale_feed_is_given_at_once_and_refreshed_meanwhile_once(servers: Set
         many = await asyncio.gather(*(client.fresh(user, max_age_ms=-1, timeout_s=0) for _ in range(50)))
         assert many == [(old, True)] * 50
         assert len(await client.flush()) == 1
-        request = client._refreshes.under_way(str(user))
+        request = client._pending.of(str(user))
         assert request is not None
         new = await asyncio.to_thread(answer, servers, feed_of(user, request, T0 + 1))
         assert await client.fresh(user, max_age_ms=-1, timeout_s=60) == (new, False)
@@ -147,7 +151,7 @@ def test_a_missing_server_is_named_with_its_address(servers: Settings) -> None:
         with_client(servers.model_copy(update={"redis": "redis://127.0.0.1:1/0"}), nothing)
 
 
-def test_who_waits_survives_a_lost_connection_and_hears_of_a_lost_server(
+def test_a_wait_survives_a_lost_connection_and_ends_with_a_lost_server(
     servers: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     first, second = new_user(), new_user()

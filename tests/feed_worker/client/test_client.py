@@ -28,20 +28,20 @@ def answered_soon(settings: Settings, *feeds: object) -> Iterator[None]:
     timer.join()
 
 
-def test_whoever_waits_gets_the_feed_as_soon_as_it_is_announced(client: Client, servers: Settings) -> None:
+def test_a_wait_returns_the_feed_that_is_announced(client: Client, servers: Settings) -> None:
     user = new_user()
     request = client.request_feed(user)
     with answered_soon(servers, feed := feed_of(user, request)):
         assert client.wait(user, request, timeout_s=30) == feed
 
 
-def test_what_was_answered_before_anybody_waited_is_found(client: Client, servers: Settings) -> None:
+def test_an_answer_from_before_the_wait_is_found(client: Client, servers: Settings) -> None:
     user = new_user()
     feed = answer(servers, feed_of(user, "r"))
     assert client.wait(user, "r", timeout_s=30) == feed
 
 
-def test_a_request_whose_feed_was_replaced_by_a_newer_one_gets_that(client: Client, servers: Settings) -> None:
+def test_a_request_whose_feed_was_replaced_returns_the_newer_feed(client: Client, servers: Settings) -> None:
     user = new_user()
     newer = answer(servers, feed_of(user, "newer", T0 + 1))
     answer(servers, feed_of(user, "older"))
@@ -49,7 +49,7 @@ def test_a_request_whose_feed_was_replaced_by_a_newer_one_gets_that(client: Clie
 
 
 @pytest.mark.parametrize("status", ["failed", "expired"])
-def test_a_request_that_ended_without_a_feed_is_told_and_the_old_feed_stays(
+def test_a_request_without_a_feed_raises_its_status_and_the_old_feed_stays(
     client: Client, servers: Settings, status: str
 ) -> None:
     user = new_user()
@@ -61,14 +61,14 @@ def test_a_request_that_ended_without_a_feed_is_told_and_the_old_feed_stays(
     assert client.feed(user) == old
 
 
-def test_a_first_request_that_failed_is_no_feed_either(client: Client, servers: Settings) -> None:
+def test_a_failed_first_request_raises_no_feed(client: Client, servers: Settings) -> None:
     user = new_user()
     answer(servers, feed_of(user, "r", status="failed"))
     with pytest.raises(NoFeed, match="worker's log"):
         client.wait(user, "r", timeout_s=30)
 
 
-def test_a_wait_in_vain_says_what_to_look_at(client: Client) -> None:
+def test_a_wait_without_an_answer_names_the_next_step(client: Client) -> None:
     user = new_user()
     request = client.request_feed(user)
     client.flush()
@@ -76,7 +76,7 @@ def test_a_wait_in_vain_says_what_to_look_at(client: Client) -> None:
         client.wait(user, request, timeout_s=0.1)
 
 
-def test_a_young_feed_is_given_without_asking_for_another(client: Client, servers: Settings) -> None:
+def test_a_young_feed_is_returned_without_a_request(client: Client, servers: Settings) -> None:
     user = new_user()
     feed = answer(servers, feed_of(user, "r"))
     assert client.fresh(user, max_age_ms=600_000) == (feed, False)
@@ -96,7 +96,9 @@ def test_an_old_feed_is_replaced_if_a_new_one_comes_in_time(client: Client, serv
     assert len(requests_of(servers, user)) == 1  # the one that was under way
 
 
-def test_an_old_feed_is_given_and_marked_where_no_new_one_comes_or_it_fails(client: Client, servers: Settings) -> None:
+def test_an_old_feed_is_returned_as_stale_if_no_new_one_comes_or_the_request_fails(
+    client: Client, servers: Settings
+) -> None:
     user = new_user()
     old = answer(servers, feed_of(user, "old"))
     assert client.fresh(user, max_age_ms=-1, timeout_s=0.1) == (old, True)
@@ -106,7 +108,7 @@ def test_an_old_feed_is_given_and_marked_where_no_new_one_comes_or_it_fails(clie
     assert client.fresh(user, max_age_ms=-1, timeout_s=30) == (old, True)
 
 
-def test_where_there_is_no_old_feed_a_wait_in_vain_is_an_error(client: Client) -> None:
+def test_without_an_old_feed_a_timeout_is_an_error(client: Client) -> None:
     with pytest.raises(FeedTimeout):
         client.fresh(new_user(), timeout_s=0.1)
 

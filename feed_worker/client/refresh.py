@@ -1,0 +1,138 @@
+"""`fresh` of both clients: return a young feed, else request one, else return the old one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from feed_worker.client.answer_lookup import STATUSES_WITHOUT_FEED, Command, decode_feed
+from feed_worker.client.errors import FeedTimeout, NoFeed
+from feed_worker.documents.feed import Feed
+from thunder_ingest.events.redis_keys import feed_key
+
+PENDING_S: Final = 10.0
+"""A request that is younger than this is waited for; another one would not be answered sooner."""
+
+STORED_FEED_S: Final = 2.0
+"""Least time for the read of the stored feed, which comes before any wait: `timeout_s` may be 0."""
+
+
+class Fresh(NamedTuple):
+    """A feed; `is_stale` if it is older than the caller wanted and no newer one came in time."""
+
+    feed: Feed
+    is_stale: bool
+
+
+class StoredFeed(NamedTuple):
+    """The feed that a user has, and its age by the clock of Redis."""
+
+    feed: Feed
+    age_ms: int
+
+
+def stored_feed_commands(user: str) -> tuple[Command, Command]:
+    """The commands that read a user's feed and the rest of its time to live."""
+    return ("GET", feed_key(user)), ("PTTL", feed_key(user))
+
+
+def stored_feed(document: bytes | None, left_ms: int, ttl_s: int) -> StoredFeed | None:
+    """The feed that a user has, None if there is none.
+
+    Args:
+        document: the value of `feed:{user}`.
+        left_ms: the rest of its time to live.
+        ttl_s: the time to live that workers give a feed (setting `feed_ttl_s`).
+
+    """
+    feed = decode_feed(document)
+    if feed is None or feed.status in STATUSES_WITHOUT_FEED:
+        return None
+    age_ms = 1_000 * ttl_s - left_ms
+    # negative if the worker's time to live is longer than ours: the age is unknown and must not pass for young
+    return StoredFeed(feed, age_ms if age_ms >= 0 else 1_000 * ttl_s)
+
+
+class PendingRequests:
+    """The pending requests of `fresh`, so that many readers of one user request one feed."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, tuple[str, float]] = {}
+
+    def of(self, user: str) -> str | None:
+        """The id of the user's pending request."""
+        request_id, began = self._requests.get(user, ("", float("-inf")))
+        return request_id if time.monotonic() - began < PENDING_S else None
+
+    def add(self, user: str, request_id: str) -> None:
+        """Add a request, and remove those that are too old."""
+        now = time.monotonic()
+        while self._requests and now - next(iter(self._requests.values()))[1] >= PENDING_S:
+            del self._requests[next(iter(self._requests))]
+        self._requests.pop(user, None)  # so that the oldest is always first
+        self._requests[user] = (request_id, now)
+
+    def remove(self, user: str) -> None:
+        """Remove the user's request: it was answered."""
+        self._requests.pop(user, None)
+
+
+class Refresh:
+    """One call of `fresh`: the decisions that both clients share.
+
+    Args:
+        pending: the pending requests of the client.
+        user: published form of the id.
+        old: the feed that the user has.
+        max_age_ms: a feed of at most this age is young enough.
+        deadline: the end of the wait for a new feed, by the monotonic clock.
+
+    """
+
+    def __init__(
+        self, pending: PendingRequests, user: str, old: StoredFeed | None, max_age_ms: int, deadline: float
+    ) -> None:
+        self._pending, self._user, self._old, self._deadline = pending, user, old, deadline
+        self._new: Feed | None = None
+        self.is_needed = old is None or old.age_ms > max_age_ms
+        self.request_id = pending.of(user)
+
+    @property
+    def waits(self) -> bool:
+        """True if there is time to wait for the answer, or no old feed to return."""
+        return self._old is None or time.monotonic() < self._deadline
+
+    @property
+    def left_s(self) -> float:
+        """The rest of the time."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def requested(self, request_id: str) -> str:
+        """Keep the request that was published."""
+        self._pending.add(self._user, request_id)
+        return request_id
+
+    def answered(self, feed: Feed) -> None:
+        """Keep the answer."""
+        self._new = feed
+        self._pending.remove(self._user)
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """A block that requests and waits: its FeedTimeout or NoFeed passes only if there is no old feed."""
+        try:
+            yield
+        except FeedTimeout:
+            if self._old is None:
+                raise
+        except NoFeed:
+            self._pending.remove(self._user)
+            if self._old is None:
+                raise
+
+    def result(self) -> Fresh:
+        """The new feed, or the old one, stale if a new one was needed."""
+        if self._new is not None:
+            return Fresh(self._new, is_stale=False)
+        assert self._old is not None, "without an old feed the attempt has returned a new one, or raised"
+        return Fresh(self._old.feed, is_stale=self.is_needed)
