@@ -33,20 +33,27 @@ def up(
     external: Annotated[
         bool, typer.Option("--external", help="Use the Kafka and Redis of the settings, not embedded ones.")
     ] = False,
-    state: Annotated[
-        Path, typer.Option(help="With --external: directory of recovery stores and logs, one per Kafka.")
-    ] = STATE,
+    data: Annotated[
+        Path | None, typer.Option(help="Keep data here (default: .foryou/data; with --external .foryou/external).")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start without data; keep none.")] = False,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C."""
     from infra.ports.settings import UP_KAFKA_PORT, UP_REDIS_PORT, load
     from infra.stack import up as command
     from infra.terminal.tables import console
 
+    if fresh and (external or data):
+        raise typer.BadParameter("--fresh excludes --data and --external")
     settings = load(**given(clock=clock and clock.value, max_post_age_ms=max_post_age))
+    err = console(stderr=True)
+    ports = kafka_port or UP_KAFKA_PORT, redis_port or UP_REDIS_PORT
     if external:
-        command.run_external(settings, state, console(stderr=True))
+        command.run_external(settings, data or STATE / "external", err)
+    elif fresh:
+        command.run_fresh(settings, *ports, err)
     else:
-        command.run(settings, kafka_port or UP_KAFKA_PORT, redis_port or UP_REDIS_PORT, console(stderr=True))
+        command.run(settings, data or STATE / "data", *ports, err)
 
 
 def demo() -> None:

@@ -57,6 +57,14 @@ def admin(settings: Settings) -> AdminClient:
     return AdminClient(options(settings))
 
 
+def cluster_id(settings: Settings) -> str:
+    """The id of the Kafka cluster; raises `BrokerUnreachable`."""
+    try:
+        return str(admin(settings).list_topics(timeout=TIMEOUT_S).cluster_id)
+    except KafkaException as error:
+        raise BrokerUnreachable(f"Kafka at {settings.kafka}: {error.args[0].str()}") from None
+
+
 def ensure_reachable(settings: Settings, timeout_s: float = 5.0) -> None:
     """Raise `BrokerUnreachable`, naming the address and what to do, if no broker answers."""
     partitions_of(settings, (), timeout_s)

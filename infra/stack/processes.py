@@ -76,19 +76,37 @@ class Children:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> Child:
-        """Start a program; `env` is added to this process's own environment."""
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        inherited: Sequence[int] = (),
+        is_tied: bool = True,
+    ) -> Child:
+        """Start a program.
+
+        Args:
+            name: of the process and its log file.
+            command: program and arguments.
+            env: added to the environment of this process.
+            inherited: file descriptors that the program inherits.
+            is_tied: Linux kills the program once this process is gone. Otherwise the program must end by itself.
+
+        """
         self._log_directory.mkdir(parents=True, exist_ok=True)
         log = self._log_directory / f"{name}.log"
         # a signal between start and entry would leave a child that nobody stops
         with log.open("wb") as output, held_back():
             process = subprocess.Popen(
                 # isolated and without site: it only has to exec, and starts in 20 ms
-                [sys.executable, "-I", "-S", str(CHILD), str(os.getpid()), *command],
+                [*([sys.executable, "-I", "-S", str(CHILD), str(os.getpid())] if is_tied else []), *command],
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                pass_fds=inherited,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which stops them in order
             )
             child = Child(name, process, log)

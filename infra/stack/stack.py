@@ -1,4 +1,4 @@
-"""The whole system as child processes: the flows, a worker, and, where asked for, embedded servers under them."""
+"""The whole system as child processes: the flows, a worker and, if wanted, embedded servers."""
 
 import shutil
 import sys
@@ -10,41 +10,44 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bytewax.recovery import init_db_dir
-
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.errors import ForYouError
 from infra.ports.kafka import FLOW_GROUPS
-from infra.ports.kafka_admin import create_topics
+from infra.ports.kafka_admin import cluster_id, create_topics
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
-from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
+from infra.stack.compile_cache import compile_cache
+from infra.stack.data_directory import DataDirectory
+from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis, EmbeddedServer
+from infra.stack.kept_kafka import KeptKafka
 from infra.stack.processes import Child, ChildDied, Children
 from infra.terminal import signals
 
 WORKER = "feed_worker"
 READY_TIMEOUT_S = 180.0
 POLL_S = 0.1
-GRACE_S = 2.0  # whatever is cut short here is done again from the log
+GRACE_S = 2.0  # work that is cut short is done again from the log
 # the embedded broker lets a group wait for half of this before its first assignment
 EMBEDDED_SESSION_TIMEOUT_MS = 3_000
 
 
 class NotReady(ForYouError, TimeoutError):
-    """The worker runs, but did not say in time that it is ready."""
+    """The worker runs, but did not become ready in time."""
 
 
 class Stack:
-    """Servers (if embedded) ▸ topics ▸ flows and a worker; a context manager that stops them in the other order.
+    """Servers (if embedded) ▸ topics ▸ flows and a worker; a context manager that stops them in reverse order.
 
     Args:
-        settings: of the system; with embedded servers their addresses are put in the place of its own.
-        directory: logs, and the flows' recovery stores. One that is used again must be used with the same Kafka.
-        embedded: whether to run the embedded servers, on the ports given or on free ones.
-        say: told what is being done, for who waits.
+        settings: of the system; the addresses of embedded servers replace its own.
+        directory: logs, recovery stores and, with `is_kept`, the data of the embedded servers.
+        embedded: run the embedded servers, on the given ports or on free ones.
+        is_kept: the embedded servers keep their data in `directory`, and continue from it.
+        say: receives a line for each step.
 
     Raises:
-        EmbeddedError, BrokerUnreachable, TopicError, RedisUnreachable: on entering, with nothing left running.
+        DataDirectoryInUse, OtherCluster, EmbeddedError, BrokerUnreachable, TopicError, RedisUnreachable: on entering.
+            Nothing is left running.
 
     """
 
@@ -54,16 +57,16 @@ class Stack:
         directory: Path,
         *,
         embedded: bool = True,
+        is_kept: bool = False,
         kafka_port: int | None = None,
         redis_port: int | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.settings, self.directory = settings, directory
-        self._servers = (
-            [EmbeddedKafka(directory / "kafka", kafka_port), EmbeddedRedis(directory / "redis", redis_port)]
-            if embedded
-            else []
-        )
+        self._data = DataDirectory(directory)
+        self._embedded, self._is_kept = embedded, is_kept
+        self._kafka_port, self._redis_port = kafka_port, redis_port
+        self._servers: list[EmbeddedServer] = []
         self._children = Children(directory / "logs")
         self._say = say
         self._worker: Child | None = None
@@ -87,43 +90,66 @@ class Stack:
         self._stack.close()
 
     def _start(self) -> None:
-        for server in self._servers:
-            signals.check()
-            self._stack.callback(server.stop)
-            server.start()
-            self._say(f"{server.title} at {server.address}")
-        if self._servers:
-            kafka, redis = self._servers
-            addresses = {"kafka": kafka.address, "redis": redis.address}
-            self.settings = self.settings.model_copy(
-                update=addresses | {"session_timeout_ms": EMBEDDED_SESSION_TIMEOUT_MS, "kafka_options": {}}
-            )
-        connect(self.settings).close()
-        created = create_topics(self.settings)
-        self._say(f"{len(created)} topics created")
+        self._stack.enter_context(self._data)
+        kept = self._start_servers() if self._embedded else None
+        if kept is None:
+            connect(self.settings).close()
+            created = create_topics(self.settings)
+            self._say(f"{len(created)} topics created")
+            self._data.bind(cluster_id(self.settings))
         self._stack.callback(self._children.stop, GRACE_S)
         for flow in FLOW_GROUPS:
             self._start_flow(flow)
         self._worker = self._children.start(WORKER, [sys.executable, "-m", WORKER], self._environment())
         self._say(f"{len(FLOW_GROUPS)} flows and a worker started")
+        if kept is not None:  # meanwhile the others import what they need
+            restored = kept.wait_restored(self.check)
+            self._say(
+                f"{restored.records:,} Kafka records ({restored.size_bytes / 1e6:.1f} MB) restored in "
+                f"{restored.seconds:.1f} s"
+            )
+
+    def _start_servers(self) -> KeptKafka | None:
+        """Start the embedded servers, Kafka first, and put their addresses into the settings."""
+        kafka_directory = self.directory / "kafka"
+        kept = None
+        if self._is_kept:
+            kept = KeptKafka(self.settings, kafka_directory, self._kafka_port, lock=self._data.lock)
+            self._check_recovery(kept)
+        kafka = kept or EmbeddedKafka(kafka_directory, self._kafka_port)
+        redis = EmbeddedRedis(self.directory / "redis", self._redis_port, is_kept=self._is_kept)
+        for server in (kafka, redis):
+            signals.check()
+            self._stack.callback(server.stop)
+            self._servers.append(server.start())
+            self._say(f"{server.title} at {server.address}")
+        addresses = {"kafka": kafka.address, "redis": redis.address}
+        self.settings = self.settings.model_copy(
+            update=addresses | {"session_timeout_ms": EMBEDDED_SESSION_TIMEOUT_MS, "kafka_options": {}}
+        )
+        return kept
+
+    def _check_recovery(self, kafka: KeptKafka) -> None:
+        """Discard recovery stores that may be ahead of the log: the flows would skip or double records."""
+        self._data.bind(kafka.cluster_id)
+        if not kafka.is_whole:
+            self._say("the last stop was not clean: the flows derive their state from the log again")
+            self._data.discard_recovery()
+            self._data.bind(kafka.cluster_id)
 
     def _start_flow(self, flow: str) -> None:
-        recovery = self.directory / "recovery" / flow
-        if not recovery.exists():
-            recovery.mkdir(parents=True)
-            init_db_dir(recovery, 1)
         # an epoch a second; no older snapshots are kept, as nothing is backed up
-        command = [sys.executable, "-m", "bytewax.run", flow, "-r", str(recovery), "-s", "1", "-b", "0"]
-        self._children.start(flow, command, self._environment())
+        recovery = ["-r", str(self._data.recovery_of(flow)), "-s", "1", "-b", "0"]
+        self._children.start(flow, [sys.executable, "-m", "bytewax.run", flow, *recovery], self._environment())
 
     def _environment(self) -> dict[str, str]:
-        return {"PYTHONUNBUFFERED": "1"} | self.settings.environment()
+        return {"PYTHONUNBUFFERED": "1"} | compile_cache() | self.settings.environment()
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> dict[str, Any]:
         """Wait until the worker answers requests.
 
         Returns:
-            what it says of itself: `ready_at`, `pid`, `model_version`.
+            the worker's entry in the registry: `ready_at`, `pid`, `model_version`, `clock`.
 
         Raises:
             ChildDied: a process has ended meanwhile.
@@ -143,14 +169,14 @@ class Stack:
         raise NotReady(f"the worker was not ready after {timeout_s:g} s; the end of its log:\n{self._worker.tail()}")
 
     def check(self) -> None:
-        """Raise `ChildDied` if a process of the stack has ended, and what a signal has raised before."""
+        """Raise `ChildDied` if a process of the stack has ended, or again the exception of a signal."""
         signals.check()
         for server in self._servers:
             server.check()
         self._children.check()
 
     def watch(self) -> None:
-        """Wait for ever; raises `ChildDied` as soon as a process has ended."""
+        """Wait without limit; raises `ChildDied` as soon as a process has ended."""
         while True:
             self.check()
             time.sleep(0.5)
@@ -158,7 +184,7 @@ class Stack:
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A directory for the time of a run; it stays, for its logs, where a process of the run failed."""
+    """A directory for the time of a run; it is kept, for its logs, if a process of the run failed."""
     with signals.unwinding():
         path = Path(tempfile.mkdtemp(prefix="foryou-"))
         keep = False

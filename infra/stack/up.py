@@ -9,11 +9,20 @@ from infra.stack.stack import Stack, scratch_directory
 from infra.terminal.progress import Report
 
 
-def run(settings: Settings, kafka_port: int, redis_port: int, err: Console) -> None:
-    """Run on embedded servers until a signal comes or a process dies."""
-    with scratch_directory() as directory, Report(err) as report:
-        stack = Stack(settings, directory, kafka_port=kafka_port, redis_port=redis_port, say=report.say)
-        _serve(stack, report)
+def run(settings: Settings, directory: Path, kafka_port: int, redis_port: int, err: Console) -> None:
+    """Run on embedded servers that keep their data in `directory`, until a signal or until a process ends."""
+    with Report(err) as report:
+        path = directory.absolute()
+        report.say(f"data in {path}; `foryou up --fresh` starts without any, and keeps none")
+        _serve(
+            Stack(settings, path, is_kept=True, kafka_port=kafka_port, redis_port=redis_port, say=report.say), report
+        )
+
+
+def run_fresh(settings: Settings, kafka_port: int, redis_port: int, err: Console) -> None:
+    """Run on embedded servers in a scratch directory."""
+    with scratch_directory() as path, Report(err) as report:
+        _serve(Stack(settings, path, kafka_port=kafka_port, redis_port=redis_port, say=report.say), report)
 
 
 def run_external(settings: Settings, directory: Path, err: Console) -> None:

@@ -39,7 +39,8 @@ infra.stack.stack.FLOW_GROUPS = {}
 infra.stack.stack.WORKER = "worker_that_never_is"
 import infra.cli.app
 from infra.stack.embedded import _free_port
-sys.argv = ["foryou", "up", "--kafka-port", str(_free_port()), "--redis-port", str(_free_port())]
+ports = ["--kafka-port", str(_free_port()), "--redis-port", str(_free_port())]
+sys.argv = ["foryou", "up", *ports, *sys.argv[1:]]
 from infra.cli.__main__ import main
 main()
 """
@@ -47,7 +48,7 @@ main()
 
 @pytest.fixture
 def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Stand-ins for the worker, in place of the flows and a model that has to be compiled; returns a mark on them."""
+    """Replace the worker by stand-ins, and start no flows; returns the mark of these processes."""
     for name, program in WORKERS.items():
         (tmp_path / f"{name}.py").write_text(program)
     mark = uuid.uuid4().hex
@@ -59,7 +60,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where scratch directories are made."""
+    """The parent of all scratch directories."""
     directory = tmp_path / "scratch"
     directory.mkdir()
     monkeypatch.setenv("TMPDIR", str(directory))
@@ -68,7 +69,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def test_a_stack_is_ready_once_its_own_worker_says_so(
+def test_a_stack_is_ready_once_its_own_worker_is_registered(
     workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack_module, "WORKER", "worker_that_is_ready")
@@ -81,7 +82,7 @@ def test_a_stack_is_ready_once_its_own_worker_says_so(
     assert marked(workers) == []
 
 
-def test_a_worker_that_dies_is_told_with_its_last_words_and_its_logs_are_kept(
+def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_the_logs_are_kept(
     workers: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack_module, "WORKER", "worker_that_dies")
@@ -95,7 +96,7 @@ def test_a_worker_that_dies_is_told_with_its_last_words_and_its_logs_are_kept(
     assert marked(workers) == []
 
 
-def test_a_worker_that_is_never_ready_is_told_in_time(
+def test_a_worker_that_is_never_ready_is_reported_after_the_timeout(
     workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack_module, "WORKER", "worker_that_never_is")
@@ -120,7 +121,7 @@ def test_a_stack_that_cannot_start_leaves_nothing_running(workers: str, scratch:
 def test_a_signal_at_any_point_ends_everything_and_cleans_up(
     workers: str, scratch: Path, lines: int, number: signal.Signals
 ) -> None:
-    with subprocess.Popen([sys.executable, "-c", UP], stderr=subprocess.PIPE, text=True) as up:
+    with subprocess.Popen([sys.executable, "-c", UP, "--fresh"], stderr=subprocess.PIPE, text=True) as up:
         assert up.stderr is not None
         read = [up.stderr.readline() for _ in range(lines)]
         eventually(lambda: len(marked(workers)) > 1)
@@ -132,10 +133,48 @@ def test_a_signal_at_any_point_ends_everything_and_cleans_up(
     assert list(scratch.iterdir()) == []
 
 
-def test_nothing_survives_a_stack_that_was_killed(workers: str, scratch: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", UP], stderr=subprocess.PIPE, text=True) as up:
+@pytest.mark.parametrize("option", ["--fresh", "--data=data"])
+def test_no_process_survives_a_stack_that_was_killed(option: str, workers: str, scratch: Path, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", UP, option]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as up:
         assert up.stderr is not None
         while "started" not in up.stderr.readline():
             assert up.poll() is None
         os.kill(up.pid, signal.SIGKILL)
     eventually(lambda: marked(workers) == [])
+
+
+def test_a_second_stack_on_one_directory_is_refused_with_the_process_id_of_the_first(
+    workers: str, tmp_path: Path
+) -> None:
+    program = [sys.executable, "-c", UP, "--data=data"]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as first:
+        assert first.stderr is not None
+        while "started" not in first.stderr.readline():
+            assert first.poll() is None
+        second = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, check=False)
+        first.terminate()
+        first.stderr.read()
+    assert second.returncode == 1
+    assert f"data is in use by `foryou up` with process id {first.pid}" in second.stderr
+
+
+def test_an_unclean_stop_discards_recovery_stores_and_a_clean_one_keeps_them(
+    workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack_module, "WORKER", "worker_that_is_ready")
+    said: list[str] = []
+
+    def start_and_stop() -> Path:
+        with Stack(load(), tmp_path / "data", is_kept=True, say=said.append) as stack:
+            stack.wait_ready()
+            return stack.directory / "recovery" / "flows.posts"
+
+    store = start_and_stop()
+    store.mkdir()
+    start_and_stop()
+    assert store.exists()
+    (tmp_path / "data" / "kafka" / "clean").unlink()
+    start_and_stop()
+    assert not store.exists()
+    assert sum("last stop was not clean" in line for line in said) == 1

@@ -1,0 +1,108 @@
+"""The directory of a stack: one stack at a time, the flows' recovery stores of one Kafka cluster, logs."""
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+import psutil
+from bytewax.recovery import init_db_dir
+
+from infra.ports.errors import ForYouError
+
+RELEASE_TIMEOUT_S: Final = 60.0
+
+
+class DataDirectoryInUse(ForYouError, RuntimeError):
+    """Another stack uses the directory; the text has its process id."""
+
+
+class OtherCluster(ForYouError, RuntimeError):
+    """The recovery stores belong to another Kafka cluster; the text has both ids and the remedy."""
+
+
+class DataDirectory:
+    """A locked directory; a context manager.
+
+    Raises:
+        DataDirectoryInUse: on entering.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._acquire()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        os.truncate(self._lock, 0)
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock. A child that inherits it keeps the directory locked until it ends."""
+        return self._lock
+
+    def recovery_of(self, flow: str) -> Path:
+        """The recovery store of a flow, created if it is missing."""
+        recovery = self._recovery / flow
+        if not recovery.exists():
+            recovery.mkdir(parents=True)
+            init_db_dir(recovery, 1)
+        return recovery
+
+    def discard_recovery(self) -> None:
+        """Remove the recovery stores: the flows derive their state from the log again."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._recovery)
+
+    def bind(self, cluster_id: str) -> None:
+        """Tie the recovery stores to a Kafka cluster.
+
+        Raises:
+            OtherCluster: they hold offsets of another one.
+
+        """
+        path = self._recovery / "cluster_id"
+        bound = path.read_text() if path.exists() else cluster_id
+        if bound != cluster_id:
+            raise OtherCluster(
+                f"{self._recovery} holds offsets of the Kafka cluster {bound}, but the settings name {cluster_id}: "
+                f"choose another directory with --data, or delete {self._recovery} to read that log from its beginning"
+            )
+        self._recovery.mkdir(exist_ok=True)
+        path.write_text(cluster_id)
+
+    @property
+    def _recovery(self) -> Path:
+        return self.path / "recovery"
+
+    def _acquire(self) -> None:
+        deadline = time.monotonic() + RELEASE_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(self._lock, 32, 0).decode()
+                # the log keeper of a stack that was killed ends a moment later
+                if psutil.pid_exists(int(holder or 0)) or time.monotonic() > deadline:
+                    raise DataDirectoryInUse(
+                        f"{self.path} is in use by `foryou up` with process id {holder}: stop it, or choose another "
+                        "directory with --data"
+                    ) from None
+                time.sleep(0.1)
+            else:
+                return

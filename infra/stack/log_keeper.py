@@ -1,0 +1,361 @@
+"""The log keeper: runs the embedded broker, which stores in memory alone, and keeps its log on disk.
+
+`python -m infra.stack.log_keeper OPTIONS`, with `Options` as JSON. Its parent is `foryou up`.
+
+1. Start the broker on a private port and restore topics, records and group offsets from disk. All offsets are as
+   before. The public port is closed to other processes meanwhile: their records would get in between.
+2. Create the topics that are missing, write `status.json` and open the public port.
+3. Follow all topics and append their records to the log file.
+4. On SIGTERM, or once the parent is gone, even by SIGKILL: close the public port, follow to the end of the log, sync,
+   write `clean`, stop the broker. So no record that the broker accepted is lost.
+
+Without `clean` the last records may be missing, for instance after a power cut. State that was derived from them is
+then ahead of the log, and must be derived again.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+# documented there, though its stubs do not export two of them
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
+
+from infra.ports.errors import ForYouError
+from infra.stack.broker_log import BrokerLog, Entry, Record, TopicCreated
+from infra.stack.embedded import EmbeddedKafka
+from infra.stack.port_forwarder import PortForwarder
+
+Part: TypeAlias = tuple[str, int]
+GroupOffsets: TypeAlias = dict[str, list[tuple[str, int, int]]]
+"""The committed offsets of each consumer group: topic, partition, offset."""
+
+BATCH_MESSAGES: Final = 10_000
+POLL_S: Final = 0.1
+FETCH_WAIT_MS: Final = 100
+SYNC_EVERY_S: Final = 0.25
+LOOK_EVERY_S: Final = 1.0
+"""The time between two looks for new topics and committed offsets."""
+TIMEOUT_S: Final = 30.0
+
+
+class RestoreError(ForYouError, RuntimeError):
+    """The broker took a record of the log at another offset, or refused it."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """The arguments of the process."""
+
+    directory: str
+    port: int
+    cluster_id: str
+    topics: list[TopicCreated]
+    """Created if they are missing."""
+    parent: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The result of the restore."""
+
+    records: int
+    size_bytes: int
+    seconds: float
+
+
+def main() -> None:
+    """Keep the log of a broker until SIGTERM, or until the parent is gone."""
+    options = msgspec.json.decode(sys.argv[1], type=Options)
+    stops: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stops.append(number))
+    directory = Path(options.directory)
+    address = f"127.0.0.1:{options.port}"
+    began = time.monotonic()
+    clean_marker(directory).unlink(missing_ok=True)
+    with (
+        BrokerLog(log_path(directory)) as log,
+        EmbeddedKafka(directory, advertised_port=options.port, cluster_id=options.cluster_id) as broker,
+        PortForwarder(options.port, broker.port) as forwarder,
+    ):
+        keeper = LogKeeper(log, address, directory, restore(log, address, directory))
+        keeper.create(options.topics)
+        _replace(status_path(directory), msgspec.json.encode(keeper.status(time.monotonic() - began)))
+        forwarder.open()
+        keeper.follow(lambda: bool(stops) or os.getppid() != options.parent, broker.check)
+        forwarder.close()
+        keeper.finish()
+    clean_marker(directory).touch()
+
+
+def log_path(directory: Path) -> Path:
+    """The log file."""
+    return directory / "records.log"
+
+
+def clean_marker(directory: Path) -> Path:
+    """The file that exists while the log is whole and not in use."""
+    return directory / "clean"
+
+
+def status_path(directory: Path) -> Path:
+    """The file that exists once the broker may be used."""
+    return directory / "status.json"
+
+
+def _groups_path(directory: Path) -> Path:
+    return directory / "groups.json"
+
+
+def restore(log: BrokerLog, address: str, directory: Path) -> dict[Part, int]:
+    """Fill an empty broker from the log and restore the committed offsets.
+
+    Returns:
+        for each partition the offset after its last record.
+
+    Raises:
+        RestoreError: an offset would not be the same as before.
+
+    """
+    restored = _Restore(address)
+    for entries in log.read():
+        restored.take(entries)
+    restored.flush()
+    if _groups_path(directory).exists():
+        restored.commit(msgspec.json.decode(_groups_path(directory).read_bytes(), type=GroupOffsets))
+    return restored.ends
+
+
+class _Restore:
+    def __init__(self, address: str) -> None:
+        self._admin = AdminClient(_common(address))
+        options = {"linger.ms": 5, "compression.type": "lz4", "batch.size": 1_000_000, "batch.num.messages": 10_000}
+        # no second try: it could change the order
+        limits = {"retries": 0, "message.max.bytes": 100_000_000, "queue.buffering.max.kbytes": 65_536}
+        self._producer = Producer(_common(address) | options | limits)
+        self._error = ""
+        self.ends: dict[Part, int] = {}
+
+    def take(self, entries: list[Entry]) -> None:
+        last = {(entry.topic, entry.partition): entry for entry in entries if isinstance(entry, Record)}
+        for entry in entries:
+            if isinstance(entry, Record):
+                part = entry.topic, entry.partition
+                for offset in range(self.ends[part], entry.offset):  # such as the markers of transactions
+                    self._produce(Record(*part, offset, entry.timestamp_ms, None, None))
+                if entry.offset >= self.ends[part]:
+                    self._produce(entry, is_checked=entry is last[part])
+            else:
+                _create(self._admin, [entry])
+                self.ends |= {(entry.topic, part): 0 for part in range(entry.partitions)}
+        if self._error:
+            raise RestoreError(self._error)
+
+    def _produce(self, record: Record, *, is_checked: bool = False) -> None:
+        options: dict[str, Any] = {"headers": record.headers} if record.headers else {}
+        if is_checked:  # the order is kept, so that the last one stands for all; a callback for each is slow
+            options["on_delivery"] = lambda error, message: self._check(record, error, message)
+        while True:
+            try:
+                self._producer.produce(
+                    record.topic, record.value, record.key, record.partition, timestamp=record.timestamp_ms, **options
+                )
+                break
+            except BufferError:
+                self._producer.poll(0.1)
+        self.ends[record.topic, record.partition] = record.offset + 1
+
+    def _check(self, record: Record, error: object, message: Message) -> None:
+        where = f"{record.topic}[{record.partition}] offset {record.offset}"
+        if error is not None:
+            self._error = f"the embedded Kafka refused {where} of the log: {error}"
+        elif message.offset() != record.offset:
+            self._error = f"the embedded Kafka took {where} of the log at offset {message.offset()}"
+
+    def flush(self) -> None:
+        while self._producer.flush(TIMEOUT_S):
+            pass
+        if self._error:
+            raise RestoreError(self._error)
+
+    def commit(self, groups: GroupOffsets) -> None:
+        """Commit offsets, at most up to the end of each partition: a record that was lost is not waited for."""
+        wanted = {
+            name: [
+                TopicPartition(topic, part, min(offset, self.ends[topic, part]))
+                for topic, part, offset in offsets
+                if (topic, part) in self.ends
+            ]
+            for name, offsets in groups.items()
+        }
+        for name, parts in wanted.items():
+            if parts:
+                asked = [ConsumerGroupTopicPartitions(name, parts)]
+                for future in self._admin.alter_consumer_group_offsets(asked, request_timeout=TIMEOUT_S).values():
+                    future.result()
+
+
+class LogKeeper:
+    """Appends to the log what the broker accepts. One thread.
+
+    Args:
+        log: read to its end.
+        address: of the broker.
+        directory: gets the committed offsets.
+        ends: of each partition the offset after the last record that is in the log.
+
+    """
+
+    def __init__(self, log: BrokerLog, address: str, directory: Path, ends: dict[Part, int]) -> None:
+        self._log, self._directory, self._next = log, directory, ends
+        self._admin = AdminClient(_common(address))
+        self._consumer = Consumer(
+            _common(address)
+            | {
+                "group.id": "foryou.log-keeper",  # required, and not used
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": FETCH_WAIT_MS,
+                "fetch.queue.backoff.ms": 5,
+                "queued.max.messages.kbytes": 16_384,
+            }
+        )
+        self._groups: GroupOffsets = {}
+        self._assign(ends)
+
+    def create(self, topics: Iterable[TopicCreated]) -> None:
+        """Create the topics that are missing, and log all that are new."""
+        known = {topic for topic, _ in self._next}
+        missing = {topic.topic: topic for topic in topics if topic.topic not in known}
+        _create(self._admin, [*missing.values()])
+        while missing.keys() - {topic for topic, _ in self._next}:  # the broker's metadata lags behind its answer
+            self._look_at_topics()
+
+    def status(self, seconds: float) -> Status:
+        """The result of a restore that took some seconds."""
+        return Status(sum(self._next.values()), self._log.size_bytes, seconds)
+
+    def follow(self, stopping: Callable[[], bool], check: Callable[[], None]) -> None:
+        """Append until `stopping`; `check` raises once the broker has ended."""
+        synced = looked = time.monotonic()
+        while not stopping():
+            check()
+            self._append(POLL_S)
+            now = time.monotonic()
+            if now - synced > SYNC_EVERY_S:
+                synced = now
+                self._log.sync()
+            if now - looked > LOOK_EVERY_S:
+                looked = now
+                self._look_at_topics()
+                self._look_at_groups()
+
+    def finish(self) -> None:
+        """Append what is left, once all producers are disconnected."""
+        self._look_at_topics()
+        ends = {part: self._consumer.get_watermark_offsets(TopicPartition(*part))[1] for part in self._next}
+        # the broker's watermark is one after the first record of the last batch, and a batch is fetched as a whole
+        while any(self._next[part] < end for part, end in ends.items()):
+            self._append(POLL_S)
+        while self._append(POLL_S):
+            pass
+        self._look_at_groups()
+        self._consumer.close()
+
+    def _append(self, timeout_s: float) -> bool:
+        records: list[Entry] = []
+        for message in self._consumer.consume(BATCH_MESSAGES, timeout_s):
+            error = message.error()
+            if error is None:
+                records.append(record := _record_of(message))
+                self._next[record.topic, record.partition] = record.offset + 1
+            elif not error.retriable():
+                raise KafkaException(error)
+        if records:
+            self._log.append(records)
+        return bool(records)
+
+    def _look_at_topics(self) -> None:
+        found = {
+            name: len(topic.partitions) for name, topic in self._admin.list_topics(timeout=TIMEOUT_S).topics.items()
+        }
+        known = {topic for topic, _ in self._next}
+        if new := {name: partitions for name, partitions in found.items() if name not in known and partitions}:
+            self._log.append(_described(self._admin, new))
+            self._next |= {(name, part): 0 for name, partitions in new.items() for part in range(partitions)}
+            self._assign(self._next)
+
+    def _assign(self, ends: dict[Part, int]) -> None:
+        self._consumer.assign([TopicPartition(*part, next_ or OFFSET_BEGINNING) for part, next_ in ends.items()])
+
+    def _look_at_groups(self) -> None:
+        groups = {
+            each.group_id: _committed(self._admin, each.group_id)
+            for each in self._admin.list_consumer_groups().result().valid
+        }
+        if groups != self._groups:
+            self._groups = groups
+            _replace(_groups_path(self._directory), msgspec.json.encode(groups))
+
+
+def _common(address: str) -> dict[str, Any]:
+    return {"bootstrap.servers": address, "log_level": 2, "reconnect.backoff.max.ms": 200}
+
+
+def _create(admin: AdminClient, topics: list[TopicCreated]) -> None:
+    wanted = [NewTopic(each.topic, num_partitions=each.partitions, config=each.config) for each in topics]
+    for future in admin.create_topics(wanted, request_timeout=TIMEOUT_S).values() if wanted else ():
+        future.result()
+
+
+def _described(admin: AdminClient, topics: dict[str, int]) -> list[TopicCreated]:
+    asked = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name) for name in topics])
+    configs = {
+        each.name: {entry.name: entry.value for entry in future.result().values()} for each, future in asked.items()
+    }
+    return [TopicCreated(name, partitions, configs[name]) for name, partitions in topics.items()]
+
+
+def _committed(admin: AdminClient, name: str) -> list[tuple[str, int, int]]:
+    (future,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)]).values()
+    parts = future.result().topic_partitions or []
+    return sorted((part.topic, part.partition, part.offset) for part in parts if part.offset >= 0)
+
+
+def _record_of(message: Message) -> Record:
+    return Record(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.timestamp()[1],
+        _as_bytes(message.key()),
+        _as_bytes(message.value()),
+        message.headers(),  # type: ignore[arg-type]  # a list of pairs, or None
+    )
+
+
+def _as_bytes(value: bytes | str | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that it is never seen half written."""
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+if __name__ == "__main__":
+    main()

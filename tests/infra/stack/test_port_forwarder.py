@@ -1,0 +1,71 @@
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from infra.stack.embedded import _free_port
+from infra.stack.port_forwarder import PortForwarder
+
+CLIENT = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as server:
+    server.sendall(b"x" * 300_000)
+    received = b""
+    try:
+        while len(received) < 300_000 and (chunk := server.recv(1 << 16)):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    print(len(received), flush=True)
+    sys.stdin.read(1)
+    print(server.recv(1))
+"""
+
+
+@pytest.fixture
+def echo_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer(client: socket.socket) -> None:
+            with client:
+                while chunk := client.recv(1 << 16):
+                    client.sendall(chunk)
+
+        def accept() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:  # closed
+                    return
+                threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def client_of(port: int) -> "subprocess.Popen[str]":
+    program = [sys.executable, "-c", CLIENT, str(port)]
+    return subprocess.Popen(program, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_other_processes_are_served_between_open_and_close_only(echo_port: int) -> None:
+    port = _free_port()
+    with PortForwarder(port, echo_port) as forwarder, socket.create_connection(("127.0.0.1", port)) as own:
+        own.sendall(b"hello")
+        assert own.recv(5) == b"hello"
+        with client_of(port) as early:
+            assert early.communicate("x")[0].startswith("0\n")
+        forwarder.open()
+        with client_of(port) as served:
+            assert served.stdout is not None
+            assert served.stdout.readline() == "300000\n"
+            forwarder.close()
+            assert served.communicate("x")[0] == "b''\n"
+        with client_of(port) as late:
+            assert late.communicate("x")[0].startswith("0\n")
+        own.sendall(b"still")
+        assert own.recv(5) == b"still"
