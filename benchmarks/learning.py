@@ -24,6 +24,7 @@ from phoenix.data.impressions import Log
 from phoenix.evaluation.bootstrap import Estimate
 from phoenix.models.configs import ModelConfig, TrainingConfig, config_named
 from phoenix.serving.engine import Phoenix
+from phoenix.training.loop import Progress, fit
 from phoenix.training.step import Trainer
 from thunder_ingest.events import ACTIONS
 
@@ -96,12 +97,13 @@ def trained(exam: Exam, model: ModelConfig, training: TrainingConfig, examples: 
     epochs = -(-steps // Batches(exam.log, span, model, training).steps_per_epoch)
     batches = Batches(exam.log, span, model, replace(training, epochs=epochs))
     trainer = Trainer(model, training, batches.steps)
-    for state, losses in trainer.run(trainer.initial(), batches):
-        if (step := int(state.step)) % 100 == 0 or step == batches.steps:
-            sys.stderr.write(
-                f"  step {step:,} of {batches.steps:,}, {epochs} epochs:"
-                f" ranking {float(losses.ranking):.4f}, retrieval {float(losses.retrieval):.4f}\n"
-            )
+
+    def show(progress: Progress) -> None:
+        if progress.step % 100 == 0 or progress.step == batches.steps:
+            losses = ", ".join(f"{loss} {value:.4f}" for loss, value in progress.figures.items())
+            sys.stderr.write(f"  step {progress.step:,} of {batches.steps:,}, {epochs} epochs: {losses}\n")
+
+    state = fit(trainer, batches, trainer.initial(), show)
     return Phoenix(buckets, state.served, f"examples{examples}")
 
 

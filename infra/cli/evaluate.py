@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from phoenix.evaluation.report import Measured, Report
     from phoenix.evaluation.split import Split
     from phoenix.serving.engine import Phoenix
-    from phoenix.training.model_card import Card
+    from phoenix.training.checkpoints import Card
 
 LEAST = 100
 """With fewer positives than this an AUC's interval is wider than what scorers differ by."""
@@ -102,8 +102,7 @@ def _model(path: Path) -> "tuple[Phoenix, Card]":
     """The models of a checkpoint, ready to be asked as judging asks."""
     from phoenix.evaluation.predictions import judging
     from phoenix.serving.engine import Phoenix
-    from phoenix.training.checkpoints import newest, restore
-    from phoenix.training.model_card import CheckpointError
+    from phoenix.training.checkpoints import CheckpointError, newest, restore
 
     found = newest(path)
     if found is None:

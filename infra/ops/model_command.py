@@ -43,8 +43,7 @@ def use(settings: Settings, directory: Path) -> CurrentModel:
         BrokerUnreachable, TopicMissing, DeliveryFailed: as `announce`.
 
     """
-    from phoenix.training.checkpoints import newest, phoenix_of
-    from phoenix.training.model_card import CheckpointError
+    from phoenix.training.checkpoints import CheckpointError, newest, phoenix_of
 
     checkpoint = newest(directory)
     if checkpoint is None:

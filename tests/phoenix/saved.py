@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from phoenix.models.configs import NANO, ModelConfig, TrainingConfig
-from phoenix.training.checkpoints import save
-from phoenix.training.model_card import Card
+from phoenix.training.checkpoints import Card, save
 from phoenix.training.step import Trainer
 
 TINY = replace(

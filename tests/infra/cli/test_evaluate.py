@@ -17,7 +17,7 @@ from infra.world import WorldConfig, generate
 from phoenix.data.batches import Batches, Span
 from phoenix.models.configs import NANO, ModelConfig, TrainingConfig
 from phoenix.training import checkpoints
-from phoenix.training.model_card import Card
+from phoenix.training.checkpoints import Card
 from phoenix.training.step import Trainer
 from thunder_ingest.events import encode
 

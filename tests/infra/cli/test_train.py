@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 
 from infra.cli.learning_options import labelled_since, read_log, time_ms
-from infra.cli.train import Diverged, train
+from infra.cli.train import train
 from infra.ports.kafka import Record
 from infra.ports.kafka_admin import create_topics
 from infra.ports.settings import load
@@ -30,6 +30,7 @@ from phoenix.data.batches import Batches
 from phoenix.data.impressions import Log
 from phoenix.models.configs import CONFIGS, NANO
 from phoenix.serving.model_topic import announced
+from phoenix.training.loop import Diverged
 from phoenix.training.step import Losses, State, Trainer
 from tests.infra.cli.foryou import write
 from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, encode
@@ -119,7 +120,7 @@ def test_what_a_log_tells_of_itself_is_told_and_what_came_before_the_span_is_lea
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
     train(since=T0 + 100 * HOUR, until=T0 + 190 * HOUR, out=tmp_path / "out", log=begun, model="tiny", batch=8)
     said = " ".join(capsys.readouterr().err.split())
-    assert re.search(r"taken as recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", said)
+    assert re.search(r"recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", said)
     data = last_card(tmp_path / "out")["data"]
     assert T0 + 96 * HOUR <= data["labelled_since"]["click"] < T0 + 120 * HOUR
     assert (data["since_ms"], data["examples"], data["earlier"]) == (T0 + 100 * HOUR, 190, True)
@@ -192,7 +193,7 @@ def test_losses_that_are_no_numbers_end_a_run_before_they_are_kept(
 
     monkeypatch.setattr(Trainer, "run", diverging)
     since, until = time_ms("2026-01-01"), time_ms("2026-01-09")
-    with pytest.raises(Diverged, match="step 1 are no numbers"):
+    with pytest.raises(Diverged, match="step 1 are not finite"):
         train(since, until, tmp_path, log, epochs=1, batch=2, seed=0, checkpoint_every=1, keep=1)
     assert not list(tmp_path.iterdir())
 

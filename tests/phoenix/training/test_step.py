@@ -27,7 +27,7 @@ from phoenix.models.parameters import digest
 from phoenix.serving.engine import Phoenix
 from phoenix.serving.loading import served
 from phoenix.training import checkpoints
-from phoenix.training.model_card import Card, CheckpointError
+from phoenix.training.checkpoints import Card, CheckpointError
 from phoenix.training.step import PIECE, State, Trainer, ahead, in_pieces, scheduled
 from tests.phoenix.builders import some_candidates, some_history
 from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
@@ -188,7 +188,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_that_is_whole(
     paths = [checkpoints.save(tmp_path, state, msgspec.structs.replace(card, step=step)) for step in (7, 30, 200)]
     (tmp_path / "step-00000999.unfinished").mkdir()
     assert checkpoints.newest(tmp_path) == paths[2]
-    checkpoints.forget_all_but(tmp_path, 2)
+    checkpoints.prune(tmp_path, 2)
     assert sorted(tmp_path.iterdir()) == paths[1:]
 
 
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_refused_and_never_gives_other_numbers(copy: Pat
 def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path) -> None:
     raw = (copy / "card.json").read_text()
     (copy / "card.json").write_text(raw.replace(checkpoints.card_of(copy).digest, "00000000"))
-    with pytest.raises(CheckpointError, match="is not what was written"):
+    with pytest.raises(CheckpointError, match="does not have the digest"):
         checkpoints.restore(copy)
 
 
