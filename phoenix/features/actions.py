@@ -1,4 +1,4 @@
-"""The 19 actions as the models see them: which are good news, and how often each happens before anything is known."""
+"""The 19 actions as model outputs: which of them are negative feedback, and their base rates before training."""
 
 from typing import Final
 
@@ -9,10 +9,10 @@ from thunder_ingest.events import ACTION_INDEX, ACTIONS, NEGATIVE_ACTIONS, Actio
 
 ACTION_COUNT: Final = len(ACTIONS)
 DISCRETE: Final = ACTION_COUNT - 1
-"""The actions that are predicted as probabilities; after them comes the dwell time."""
+"""Number of actions that are predicted as probabilities; the dwell time is the last action."""
 DWELL_TIME: Final = ACTION_INDEX["dwell_time"]
 MAX_DWELL_MS: Final = 30_000
-"""The longest dwell the model predicts: longer ones say no more about a post than that it was read."""
+"""Longest dwell time that the ranker predicts; a longer one is only another sign that the post was read."""
 
 _BASE_RATE_OF: Final[dict[ActionName, float]] = {
     "favorite": 0.04,
@@ -36,19 +36,19 @@ _BASE_RATE_OF: Final[dict[ActionName, float]] = {
 }
 
 BASE_RATES: Final[Float32[np.ndarray, " 18"]] = np.array([_BASE_RATE_OF[name] for name in ACTIONS[:DISCRETE]], "f4")
-"""How likely each discrete action is on a shown post: an untrained ranker's average prediction.
+"""Probability of each discrete action on a shown post: the average prediction of an untrained ranker.
 
-Orders of magnitude, not measurements: nothing is published. Passive actions are a few per cent, active ones a few per
-mille, complaints below that. Training replaces them by what the log says.
+These are orders of magnitude, not measurements; no rates are published. Passive actions have a few per cent, active
+ones a few per mille, negative feedback less. Training replaces them by the rates of the log.
 """
 BASE_DWELL_MS: Final = 4_000.0
-"""The same for the dwell time."""
+"""The average dwell time that an untrained ranker predicts."""
 
 IS_NEGATIVE: Final[Bool[np.ndarray, " 19"]] = np.isin(ACTIONS, NEGATIVE_ACTIONS)
-"""The actions by which a viewer asks for less of something."""
+"""True for negative feedback: not_interested, block_author, mute_author and report."""
 
 
 def log_odds(probability: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-    """What a sigmoid turns back into the probability; computed in float64, so that every machine agrees."""
+    """The logit, the inverse of the sigmoid; computed in float64, so that every machine gets the same bits."""
     exact = probability.astype(np.float64)
     return np.log(exact / (1.0 - exact)).astype(np.float32)

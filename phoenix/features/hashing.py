@@ -1,7 +1,7 @@
-"""Hashed embedding rows: how any 64-bit id finds its rows in a table of fixed size.
+"""The hashing trick (Weinberger et al. 2009): rows of a fixed-size embedding table for any 64-bit id.
 
-An id is mapped by `hashes` independent functions. Two ids share one row now and then, hardly ever all of them, so the
-model can still tell them apart. Row 0 is kept for id 0, which means that there is nothing.
+Several independent hash functions map each id, as in hash embeddings (Svenstrup et al. 2017). Two ids sometimes share
+one row and hardly ever all rows, so the model can distinguish them. Row 0 is reserved for id 0, the absent id.
 """
 
 from typing import Any, Final
@@ -12,7 +12,7 @@ from jaxtyping import Int32, Integer, UInt64
 HASHES: Final = 2
 """Rows per id."""
 USER_SEED, POST_SEED, AUTHOR_SEED, TOKEN_SEED = range(1, 5)
-"""One kind of id, one family of functions: user 7 and post 7 have nothing in common."""
+"""Each kind of id has its own family of hash functions, so that user 7 and post 7 get independent rows."""
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -23,14 +23,17 @@ def hash_rows(
 ) -> Int32[np.ndarray, "... hashes"]:
     """The rows of ids in a table of `buckets` rows: 1 … buckets−1, and 0 for id 0.
 
-    Each function is id · scale + bias modulo 2⁶⁴, scrambled (SplitMix64's finaliser, so that ids which differ in
-    their high or low bits alone spread too), its upper half scaled down to the table.
+    Each function computes id · scale + bias modulo 2⁶⁴, mixes the bits with the finaliser of SplitMix64 (Steele et al.
+    2014), and scales the upper 32 bits down to the table. The finaliser spreads ids that differ in few bits.
 
     Args:
-        ids: int64 or uint32; 0 where there is none.
-        buckets: rows of the table, the reserved one included; at most 2³¹.
-        hashes: how many rows per id.
-        seed: which family of functions.
+        ids: int64 or uint32; 0 for an absent id.
+        buckets: rows of the table, row 0 included; 2 … 2³¹.
+        hashes: rows per id.
+        seed: the family of hash functions.
+
+    Raises:
+        ValueError: `buckets` is out of range.
 
     """
     if not 2 <= buckets <= 2**31:
@@ -45,23 +48,23 @@ def hash_rows(
 def collisions(
     ids: Integer[np.ndarray, "..."], buckets: int, hashes: int = HASHES, seed: int = 0
 ) -> tuple[float, float]:
-    """Which share of some ids has a row in common with another of them, and which share has no row of its own.
+    """The share of ids that share at least one row with another id, and the share of ids that share all their rows.
 
-    The former are told apart by their other rows; of the latter only the combination of rows can be their own.
+    The other rows distinguish an id of the first kind. Only the combination of rows can distinguish one of the second.
     """
     rows = hash_rows(np.setdiff1d(ids, 0), buckets, hashes, seed)
     if not len(rows):
         return 0.0, 0.0
     rows.sort(axis=1)
-    again = np.diff(rows, axis=1, prepend=0) == 0  # an id whose functions agree counts once in that row
-    shared = np.bincount(rows[~again], minlength=buckets)[rows] > 1
+    repeated = np.diff(rows, axis=1, prepend=0) == 0  # an id whose hash functions agree counts once in that row
+    shared = np.bincount(rows[~repeated], minlength=buckets)[rows] > 1
     return float(shared.any(axis=1).mean()), float(shared.all(axis=1).mean())
 
 
 def _coefficients(hashes: int, seed: int) -> tuple[UInt64[np.ndarray, " hashes"], UInt64[np.ndarray, " hashes"]]:
     stream = np.arange(1, 2 * hashes + 1, dtype=np.uint64) + np.uint64(seed << 16)
     drawn = _mix(stream * _GOLDEN)
-    return drawn[:hashes] | np.uint64(1), drawn[hashes:]  # an odd scale loses no id
+    return drawn[:hashes] | np.uint64(1), drawn[hashes:]  # an odd scale is a bijection
 
 
 def _mix(values: UInt64[np.ndarray, "..."]) -> Any:

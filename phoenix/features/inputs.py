@@ -1,18 +1,23 @@
-"""What the models are asked with: raw columns as callers have them, and the hashed rows that the device gets.
+"""The inputs of the models: raw columns as callers have them, and the hashed and bucketed rows that the device gets.
 
-Glossary of shapes:
+Glossary of shapes, the same in all modules of `phoenix.features`, `phoenix.models`, `phoenix.training` and
+`phoenix.serving`; a module's docstring adds its own letters.
 
-    B: viewers of a batch
+    B: viewers of a batch; in training, slates
     H: history positions, newest last; shorter histories are right-aligned
     C: candidates of each viewer
     n: posts
     T: text tokens of a post, padded with 0
-    E: width of the table of words
-    A: the 19 actions; 20 with impressions, of which there are totals too
-    K: hashed rows per id
+    K: hashed rows of an id (`hashing.HASHES`)
+    A: actions, 19; discrete ones first, dwell time last
+    D: width of the transformer, `ModelConfig.dim`
+    E: width of a hashed table or of a two-tower vector, `ModelConfig.table_dim` and `embed_dim`
+    R: rows of a table
+    *n: any leading axes
 
-Ids are hashed on the host, because JAX has no 64-bit integers by default, and because hashing there overlaps with the
-device's work. Dwell times and ages become buckets of doubling width: what matters is whether minutes, hours or days.
+The host hashes ids (`hashing`), because JAX has no 64-bit integers by default, and because hashing on the host overlaps
+with computing on the device. Dwell times, ages and video lengths become buckets of growing width (log bucketing), since
+their order of magnitude matters.
 """
 
 from collections.abc import Callable
@@ -30,47 +35,48 @@ TOTALS: Final = ACTION_COUNT + 1
 LOG_BUCKETS: Final = 16
 PHOTO_BUCKETS: Final = 8
 Column = Any
-"""Of hashed rows: NumPy's array where it is made, JAX's inside a traced function."""
+"""A column of rows: a NumPy array on the host, a JAX array inside a traced function."""
 Rows = TypeVar("Rows", "HistoryRows", "CandidateRows", "PostRows")
 TextReader = Callable[[UInt32[np.ndarray, "*n T"]], Float32[np.ndarray, "*n E"]]
-"""Gives the mean of each text's rows, where the model is not to look them up itself."""
+"""Returns the mean embedding of each text; serving passes its text cache, so that the model looks up no words."""
 _DWELL_UNIT_MS: Final = 250
 _AGE_UNIT_MS: Final = 60_000
 VIDEO_BUCKETS: Final = 64
 _VIDEO_EDGES_MS: Final = np.concatenate([[1.0], 2_000.0 * 2.0 ** (np.arange(VIDEO_BUCKETS - 2) / 4.0)])
-"""A video's length in quarters of a doubling: whether it is watched to its end hangs on less than a factor of two."""
+"""Lower edges of the buckets, a quarter of a doubling each: the share of viewers that finish a video changes within one
+doubling of its length."""
 
 
 class History(NamedTuple):
-    """Viewers and what they did, as callers have it."""
+    """Viewers and their histories of actions, as raw columns."""
 
     user_id: Int64[np.ndarray, " B"]
     post_id: Int64[np.ndarray, "B H"]
     author_id: Int64[np.ndarray, "B H"]
-    tokens: UInt32[np.ndarray, "B H T"]  # 0 where the text is no longer known
-    actions: Bool[np.ndarray, "B H 19"]  # all False: seen and passed over
+    tokens: UInt32[np.ndarray, "B H T"]  # 0 for an unknown text
+    actions: Bool[np.ndarray, "B H A"]  # all False: seen and passed over
     dwell_ms: Float32[np.ndarray, "B H"]
-    age_ms: Float32[np.ndarray, "B H"]  # of the action, when the feed is asked for
+    age_ms: Float32[np.ndarray, "B H"]  # from the action to the feed request
     surface: UInt8[np.ndarray, "B H"]  # below SURFACES
-    mask: Bool[np.ndarray, "B H"]  # False: no position
+    mask: Bool[np.ndarray, "B H"]  # False: padding
 
 
 class CandidateInputs(NamedTuple):
-    """Candidates of each viewer, as callers have them."""
+    """Candidates of each viewer, as raw columns."""
 
     post_id: Int64[np.ndarray, "B C"]
     author_id: Int64[np.ndarray, "B C"]
     tokens: UInt32[np.ndarray, "B C T"]
     video_ms: Int32[np.ndarray, "B C"]
     photos: Int32[np.ndarray, "B C"]
-    age_ms: Int64[np.ndarray, "B C"]  # of the post
-    totals: Int32[np.ndarray, "B C 20"]  # how often each action has followed on the post so far, then impressions
-    surface: UInt8[np.ndarray, " B"]  # where the feed will be shown
-    mask: Bool[np.ndarray, "B C"]  # False: no candidate
+    age_ms: Int64[np.ndarray, "B C"]  # from the post's creation to the feed request
+    totals: Int32[np.ndarray, "B C A+1"]  # counts of each action on the post so far, then of impressions
+    surface: UInt8[np.ndarray, " B"]  # the surface that will show the feed
+    mask: Bool[np.ndarray, "B C"]  # False: padding
 
 
 class PostInputs(NamedTuple):
-    """Posts for the candidate tower: what is known of a post before anyone has seen it, so no post id."""
+    """Posts for the candidate tower: the properties of a post without engagement, so no post id and no counts."""
 
     author_id: Int64[np.ndarray, " n"]
     tokens: UInt32[np.ndarray, "n T"]
@@ -79,7 +85,7 @@ class PostInputs(NamedTuple):
 
 
 class HistoryRows(NamedTuple):
-    """A `History` as rows of embedding tables; of texts, where serving knows them, the mean of these rows."""
+    """A `History` as rows of embedding tables; texts as rows, or as mean embeddings from a `TextReader`."""
 
     user: Int32[Column, "B K"]
     post: Int32[Column, "B H K"]
@@ -93,7 +99,7 @@ class HistoryRows(NamedTuple):
 
 
 class CandidateRows(NamedTuple):
-    """`CandidateInputs` as rows of embedding tables; of texts, where serving knows them, the mean of these rows."""
+    """`CandidateInputs` as rows of embedding tables; texts as rows, or as mean embeddings from a `TextReader`."""
 
     post: Int32[Column, "B C K"]
     author: Int32[Column, "B C K"]
@@ -101,7 +107,7 @@ class CandidateRows(NamedTuple):
     video: Int32[Column, "B C"]
     photos: Int32[Column, "B C"]
     age: Int32[Column, "B C"]
-    totals: Int32[Column, "B C 20"]
+    totals: Int32[Column, "B C A+1"]
     surface: Int32[Column, " B"]
 
 
@@ -115,7 +121,10 @@ class PostRows(NamedTuple):
 
 
 def history_rows(config: ModelConfig, history: History, texts: TextReader | None = None) -> HistoryRows:
-    """Hash and bucket histories of whatever H and T: the newest `config.history` positions, filled up in front."""
+    """Hash and bucket histories of any H and T.
+
+    The result has the newest `config.history` positions, left-padded, and the first `config.tokens` tokens of a text.
+    """
 
     def newest(columns: Shaped[np.ndarray, "B h *rest"]) -> Any:
         return _resized(columns[:, -config.history :], 1, config.history, in_front=True)
@@ -136,7 +145,7 @@ def history_rows(config: ModelConfig, history: History, texts: TextReader | None
 def candidate_rows(
     config: ModelConfig, candidates: CandidateInputs, start: int, size: int, texts: TextReader | None = None
 ) -> CandidateRows:
-    """Hash and bucket `size` candidates from `start` on, filled up behind where there are no more."""
+    """Hash and bucket the candidates from `start` to `start + size`, padded on the right to `size`."""
 
     def chunk(columns: Shaped[np.ndarray, "B C *rest"]) -> Any:
         return _resized(columns[:, start : start + size], 1, size)
@@ -154,7 +163,7 @@ def candidate_rows(
 
 
 def post_rows(config: ModelConfig, posts: PostInputs) -> PostRows:
-    """Hash and bucket posts of whatever n and T."""
+    """Hash and bucket posts of any n and T."""
     return PostRows(
         author=hash_rows(posts.author_id, config.author_rows, seed=AUTHOR_SEED),
         tokens=_texts(config, posts.tokens),
@@ -164,13 +173,13 @@ def post_rows(config: ModelConfig, posts: PostInputs) -> PostRows:
 
 
 def log_bucket(values: Real[np.ndarray, "..."], unit: float) -> Int32[np.ndarray, "..."]:
-    """Which doubling of `unit` a value lies in: 0 below one unit, 1 below two, 2 below four, at most LOG_BUCKETS−1."""
-    _, exponents = np.frexp(np.maximum(values.astype(np.float64) / unit, 0.0))  # exact, where a logarithm might not be
+    """The bucket of a value: 0 below one unit, 1 below two, 2 below four and so on, at most LOG_BUCKETS−1."""
+    _, exponents = np.frexp(np.maximum(values.astype(np.float64) / unit, 0.0))  # exact, unlike a logarithm
     return np.clip(np.asarray(exponents, np.int32), 0, LOG_BUCKETS - 1)
 
 
 def _video_bucket(video_ms: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
-    """0 for no video, then from 1 on by length."""
+    """0 for no video, else 1 … VIDEO_BUCKETS−1 by length."""
     return np.searchsorted(_VIDEO_EDGES_MS, video_ms, side="right").astype(np.int32)
 
 
@@ -179,19 +188,19 @@ def _photo_bucket(photos: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
 
 
 def _texts(config: ModelConfig, tokens: UInt32[np.ndarray, "*n t"], texts: TextReader | None = None) -> Any:
-    """What a model gets of texts: of their first T tokens a row each, or what a reader makes of these tokens."""
-    read = _resized(tokens[..., : config.tokens], tokens.ndim - 1, config.tokens)
-    return token_rows(read, config.token_rows) if texts is None else texts(read)
+    """The rows of the first `config.tokens` tokens of each text, or the mean embeddings that the reader returns."""
+    first = _resized(tokens[..., : config.tokens], tokens.ndim - 1, config.tokens)
+    return token_rows(first, config.token_rows) if texts is None else texts(first)
 
 
 def token_rows(tokens: UInt32[np.ndarray, "*n T"], buckets: int) -> Int32[np.ndarray, "*n T"]:
-    """One row per token: a text has so many that collisions of single ones do not matter."""
+    """One row per token; collisions of single tokens matter little in the mean of a text."""
     rows: Int32[np.ndarray, "*n T"] = hash_rows(tokens, buckets, hashes=1, seed=TOKEN_SEED)[..., 0]
     return rows
 
 
 def _resized(columns: Any, axis: int, size: int, *, in_front: bool = False) -> Any:
-    """Zeros added along an axis until it has `size`."""
+    """Pad an axis with zeros to `size`, on its right or in front."""
     missing = size - columns.shape[axis]
     if not missing:
         return columns
@@ -200,13 +209,13 @@ def _resized(columns: Any, axis: int, size: int, *, in_front: bool = False) -> A
     return np.concatenate([zeros, columns] if in_front else [columns, zeros], axis=axis)
 
 
-def filled_up(rows: Rows, size: int) -> Rows:
-    """Rows with empty viewers, or posts, behind them until there are `size`."""
+def padded(rows: Rows, size: int) -> Rows:
+    """Rows padded with empty viewers or posts to `size`."""
     return type(rows)(*(_resized(column, 0, size) for column in rows))
 
 
 def blank_history(config: ModelConfig, viewers: int) -> History:
-    """Viewers who are nobody and did nothing: what shapes are compiled with."""
+    """Absent viewers with empty histories, for compiling and for shapes."""
     flat, deep = (viewers, config.history), (viewers, config.history, config.tokens)
     return History(
         user_id=np.zeros(viewers, np.int64),
@@ -222,7 +231,7 @@ def blank_history(config: ModelConfig, viewers: int) -> History:
 
 
 def blank_candidates(config: ModelConfig, viewers: int, count: int) -> CandidateInputs:
-    """Candidates of which nothing is known."""
+    """Candidates without any property, for compiling and for shapes."""
     flat = (viewers, count)
     return CandidateInputs(
         post_id=np.zeros(flat, np.int64),
@@ -238,7 +247,7 @@ def blank_candidates(config: ModelConfig, viewers: int, count: int) -> Candidate
 
 
 def blank_posts(config: ModelConfig, count: int) -> PostInputs:
-    """Posts of which nothing is known."""
+    """Posts without any property, for compiling and for shapes."""
     return PostInputs(
         author_id=np.zeros(count, np.int64),
         tokens=np.zeros((count, config.tokens), np.uint32),

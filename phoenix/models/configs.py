@@ -1,4 +1,4 @@
-"""The sizes of the models, as data. A configuration's name is what `FORYOU_MODEL` chooses."""
+"""Configurations of the models and of their training, as data. `FORYOU_MODEL` names a model configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,35 +12,35 @@ _ACTION_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 0.1)
     "favorite": 4.0,
     "dwell_time": 0.3,
 }
-"""A favorite is rare and a matter of taste: with less, clicks and views drown it."""
+"""A favorite is rare and shows a viewer's taste; with a lower weight, clicks and views outweigh it."""
 _POSITIVE_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """One size of both models.
+    """The sizes of both models.
 
     Attributes:
-        name: what settings call it, and the beginning of a model version.
+        name: the name in settings, and the first part of a model version.
         dim: width of the residual stream, D.
-        layers: transformer blocks.
-        heads: query heads; `kv_heads` divides it.
-        kv_heads: key/value heads, shared by groups of query heads.
+        layers: number of transformer blocks.
+        heads: number of query heads, a multiple of `kv_heads`.
+        kv_heads: number of key/value heads; a group of query heads shares one (Ainslie et al. 2023).
         head_dim: width of a head, even.
-        widening: of the feed-forward layers, before gating takes its third off.
-        history: positions of the action history that are read, H; the newest ones.
-        tokens: text tokens of a post that are read, T; the first ones.
-        table_dim: width of the ranker's hashed embedding tables.
-        embed_dim: width of the two-tower vectors and of that model's tables, E.
-        user_rows: rows of the users' table, row 0 included; the same for the next three.
-        post_rows: of the posts' table.
-        author_rows: of the authors' tables.
-        token_rows: of the text tokens' tables.
-        likeness_first: whether untrained attention looks for what is like the position that asks, by author and words,
-            and learns from there. So that "more of what was liked" need not be found by chance.
+        widening: width of the feed-forward layers as a multiple of D; gating reduces it by a third.
+        history: history positions that the models read, H; the newest ones.
+        tokens: text tokens of a post that the models read, T; the first ones.
+        table_dim: width of the ranker's hashed embedding tables, E there.
+        embed_dim: width of the two-tower vectors and of that model's tables, E there.
+        user_rows: rows of the table of users, row 0 included.
+        post_rows: rows of the table of posts, row 0 included.
+        author_rows: rows of each table of authors, row 0 included.
+        token_rows: rows of each table of text tokens, row 0 included.
+        likeness_first: True if queries start equal to keys: untrained attention then finds positions with a similar
+            author and text, and training starts from there.
         batch_buckets: numbers of viewers that serving compiles for, ascending.
-        candidate_buckets: numbers of candidates per viewer that are scored by one call, ascending.
-        post_buckets: numbers of posts that are embedded by one call, ascending.
+        candidate_buckets: numbers of candidates per viewer in one scoring call, ascending.
+        post_buckets: numbers of posts in one embedding call, ascending.
 
     """
 
@@ -66,7 +66,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads or self.head_dim % 2:
-            raise ValueError(f"{self.name}: kv_heads must divide heads, and head_dim be even")
+            raise ValueError(f"{self.name}: kv_heads must divide heads, and head_dim must be even")
         for buckets in (self.batch_buckets, self.candidate_buckets, self.post_buckets):
             if not buckets or list(buckets) != sorted({*buckets}) or buckets[0] < 1:
                 raise ValueError(f"{self.name}: buckets must be positive and ascending, not {buckets}")
@@ -90,7 +90,7 @@ NANO: Final = ModelConfig(
     batch_buckets=(1,),
     candidate_buckets=(256,),
 )
-"""For two CPU cores: demos, tests, laptops. One bucket each: there, larger calls cost what several small ones do."""
+"""For two CPU cores: demos, tests, laptops. One bucket each: large calls cost there as much as several small ones."""
 
 SMALL: Final = ModelConfig(
     name="small",
@@ -110,7 +110,7 @@ SMALL: Final = ModelConfig(
     batch_buckets=(1, 4),
     candidate_buckets=(128, 1_024),
 )
-"""For a server's CPUs, or a small accelerator."""
+"""For the CPUs of a server, or for a small accelerator."""
 
 BASE: Final = ModelConfig(
     name="base",
@@ -148,41 +148,42 @@ LARGE: Final = ModelConfig(
     token_rows=1_000_000,
     post_buckets=(64, 2_048),
 )
-"""For an accelerator with 80 GB and more: the tables take 28 GB."""
+"""For an accelerator with 80 GB or more; the tables take 28 GB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """How both models are trained.
+    """The settings of the training of both models.
 
     Attributes:
-        seed: of the first parameters and of all chance.
-        epochs: how often each example is met. Hashed ids are soon learned by heart: more than one seldom helps.
+        seed: seed of the initial parameters and of all random draws.
+        epochs: passes over the examples. The models soon overfit hashed ids: a second pass seldom helps.
         batch: slates of a step, B.
-        candidates: of each slate at most, C. They share a history that ends before the first of them, and what a viewer
-            did last says most: the more candidates, the less of it is learned to be read.
-        span_hours: a slate's rows lie within so long, where all their labels are known, for the same reason.
-        complete_passes: how often an epoch meets the examples of the span of which all labels are known, where there
-            are others.
-        rate: learning rate of the ranker where it begins.
-        table_rate: the same of its hashed tables.
-        retrieval_rate: the same two of the two-tower model.
-        retrieval_table_rate: likewise.
-        falling: over which share of the run, at its end, the rates fall in a line to a twentieth. What comes last is
-            what all is known of, from which some actions are learned alone.
-        weight_decay: of all that is no table.
-        dense: which optimiser moves all that is no table.
-        viewer_dropout: share of slates whose viewer is made a stranger, so that not all is learned by heart.
-        post_dropout: share of posts whose id is left out, in histories and candidates, so that content is learned.
-        history_dropout: share of the history's positions that are left out, so that not all hangs on single ones.
-        action_weights: how much each action counts in the ranker's loss.
-        negative_weight: how much a post counts in the ranker's loss that another viewer was shown, taken for one that
-            nothing follows on; there are as many of them as were shown. 0: none are added.
-        positive_weights: how far an action says that a post was worth finding.
-        shown_weight: the same of a post that was shown, whatever followed; 1.0 makes retrieval imitate what showed it.
-        mean_of_last: of the steps at the end of a run, as a share of all, the parameters are averaged, and the mean is
-            served: what single steps did by chance evens out. 0: the last ones are served.
-        sampled_posts: random posts that retrieval is to tell from those worth finding.
+        candidates: maximum number of candidates of a slate, C. They share a history that ends before the first of them.
+            The newest actions are the best predictors, so more candidates teach the model less about the history.
+        span_hours: maximum time in hours between the rows of a slate with complete labels, for the same reason.
+        complete_passes: passes of an epoch over the examples with complete labels, if the span has other examples, too.
+        rate: peak learning rate of the ranker's dense parameters.
+        table_rate: peak learning rate of the ranker's hashed tables.
+        retrieval_rate: peak learning rate of the two-tower model's dense parameters.
+        retrieval_table_rate: peak learning rate of the two-tower model's hashed tables.
+        falling: share of the run, at its end, with linear decay of the learning rates to a twentieth. The examples with
+            complete labels come last; for some actions they are the only examples.
+        weight_decay: decoupled weight decay of the dense parameters.
+        dense: optimiser of the dense parameters.
+        viewer_dropout: share of slates without the viewer's id (id dropout, against overfitting).
+        post_dropout: share of posts without their id, in histories and candidates (id dropout): the model then learns
+            from content.
+        history_dropout: share of history positions that are masked, so that no single position dominates.
+        action_weights: weight of each action in the ranking loss.
+        negative_weight: weight of a sampled negative in the ranking loss: a post that another viewer was shown, with
+            all labels 0. There is one for each shown post. 0: none.
+        positive_weights: weight of a post in the retrieval loss for each action on it.
+        shown_weight: weight in the retrieval loss of a post that was shown; with 1.0, retrieval imitates the ranking
+            that showed the posts.
+        mean_of_last: share of the run, at its end, over whose steps the served parameters are averaged (Polyak and
+            Juditsky 1992), against the noise of single steps. 0: the last parameters are served.
+        sampled_posts: random posts among which the retrieval loss must find the positive ones.
 
     """
 
@@ -214,7 +215,7 @@ CONFIGS: Final[dict[str, ModelConfig]] = {config.name: config for config in (NAN
 
 
 def config_named(name: str) -> ModelConfig:
-    """The configuration of that name; raises ValueError, naming those there are."""
+    """The configuration with that name; raises ValueError with the valid names."""
     if name not in CONFIGS:
         raise ValueError(f"no model configuration {name!r}; there are {', '.join(CONFIGS)}")
     return CONFIGS[name]

@@ -1,4 +1,4 @@
-"""How much arithmetic a model asks for: what a measured time is held against."""
+"""Floating-point operations of a model, for its utilisation: the share of the machine's peak that it reaches."""
 
 from collections.abc import Callable, Iterator
 from math import prod
@@ -10,18 +10,18 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """Floating-point operations of the products of matrices in a function, two for each multiplication.
+    """Floating-point operations of the matrix products in a function, two for each multiplication.
 
-    They are read off the traced function, so the count follows the model whatever it becomes. What is no product of
-    matrices (norms, exponentials, lookups) counts nothing, as is the custom, nor does what no result depends on. Of a
-    loop, each round counts.
+    The count comes from the traced function, so it follows every change of the model. As usual (PaLM, Chowdhery et al.
+    2022), only matrix products count: norms, exponentials and lookups do not, nor does dead code. Each round of a loop
+    counts.
 
     Args:
-        function: what to trace.
-        arguments: arrays, or shapes and dtypes.
+        function: the function to trace.
+        arguments: arrays, or `jax.ShapeDtypeStruct`s.
 
     Raises:
-        ValueError: for a function whose count depends on values: products in a `cond` or a `while`.
+        ValueError: the count depends on values: there are products in a `cond` or a `while`.
 
     """
     traced = jax.make_jaxpr(function)(*arguments).jaxpr
@@ -43,7 +43,7 @@ def _flops_of(equation: JaxprEqn) -> int:
         return flops
     inside = sum(_flops(jaxpr) for jaxpr in _jaxprs(equation.params))
     if inside and name in ("cond", "while"):
-        raise ValueError(f"how many products there are in a {name} depends on values")
+        raise ValueError(f"the number of products in a {name} depends on values")
     return inside * int(equation.params.get("length", 1)) if name == "scan" else inside
 
 

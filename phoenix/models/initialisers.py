@@ -1,9 +1,9 @@
-"""Parameters drawn from a seed: the same bits on every machine, whatever its processor and its JAX.
+"""Initialisers of parameters: numbers from a seed, the same bits on every machine, processor and version of JAX.
 
-Two workers that were seeded alike must agree on the model's version, which is a digest of all parameters, or they would
-ignore each other's vectors. So parameters are not drawn by JAX, whose fused arithmetic may round differently elsewhere,
-but by NumPy from a bit generator of fixed definition, with one rounding a number. Each parameter has a stream of its
-own, named after it: adding one leaves the others as they are. Nothing is compiled for this, which makes it quick.
+A model's version contains a digest of all its parameters. Two workers with the same seed must get the same version,
+otherwise each ignores the vectors of the other. JAX's fused arithmetic may round differently on another machine, so
+NumPy draws the numbers from a bit generator with a fixed definition (PCG64, O'Neill 2014), with one rounding each. Each
+parameter has its own stream, seeded with its name: a new parameter leaves the others unchanged. Nothing is compiled.
 """
 
 from collections.abc import Callable
@@ -19,26 +19,26 @@ from jax import Array
 from jaxtyping import Float32
 
 _STEPS: Final = 2**23
-"""Draws are multiples of 1/_STEPS in [-1, 1), each of which float32 holds exactly, before they are scaled."""
+"""Before scaling, draws are multiples of 1/_STEPS in [-1, 1); float32 holds each exactly."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """An initialiser: uniform numbers of mean 0. `drawn` sees to it that they come from the seed.
+    """An initialiser: uniform numbers of mean 0, which `drawn` draws from the seed.
 
     Attributes:
-        deviation: their standard deviation.
+        deviation: the standard deviation of the numbers.
 
     """
 
     deviation: float
 
     def __call__(self, shape: Any, dtype: Any) -> Array:
-        """What Haiku calls; stands in for the numbers where only shapes are asked for."""
+        """Zeros as placeholders for Haiku; `drawn` replaces them by `draw`."""
         return jnp.zeros(shape, dtype)
 
     def draw(self, shape: tuple[int, ...], seed: int, name: str) -> Float32[np.ndarray, "..."]:
-        """The numbers of the parameter of that name."""
+        """Draw the numbers of the parameter with that name."""
         count = int(np.prod(shape))
         stream = np.random.PCG64(np.random.SeedSequence([seed, xxhash.xxh32_intdigest(name.encode())]))
         bits = stream.random_raw((count + 1) // 2).astype("<u8").view("<u4")[:count]
@@ -48,12 +48,12 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Repeated(Uniform):
-    """The numbers of another parameter of the same module, each block of columns several times in a row.
+    """An initialiser: the numbers of the same parameter in a sibling module, each block of columns several times.
 
     Attributes:
-        sibling: the name of the module that has them, where the parameter's own module stands.
+        sibling: name of the module with the original numbers, under the same parent module.
         width: columns of a block.
-        times: how often each block comes.
+        times: copies of each block, side by side.
 
     """
 
@@ -62,7 +62,7 @@ class Repeated(Uniform):
     times: int
 
     def draw(self, shape: tuple[int, ...], seed: int, name: str) -> Float32[np.ndarray, "..."]:
-        """The numbers of the parameter of that name."""
+        """Draw the numbers of the parameter with that name."""
         above, _, parameter = name.rsplit("/", 2)
         once = super().draw((shape[0], shape[1] // self.times), seed, f"{above}/{self.sibling}/{parameter}")
         blocks = once.reshape(shape[0], -1, 1, self.width)
@@ -70,7 +70,7 @@ class Repeated(Uniform):
 
 
 def drawn(model: Callable[..., Any], seed: int, *inputs: Any) -> hk.Params:
-    """The parameters that a Haiku function creates when it is called with inputs of these shapes."""
+    """The parameters that a Haiku function creates for inputs of these shapes, drawn from a seed."""
     params: dict[str, dict[str, Array]] = {}
 
     def create(_: Any, shape: Any, dtype: Any, initialiser: Any, context: hk.GetterContext) -> Array:

@@ -1,4 +1,7 @@
-"""What both models are built of below the transformer: projections, norms, lookups and means."""
+"""Layers that both models share below the transformer: projections, norms, embedding tables, means of embeddings.
+
+Shapes: see `phoenix.features.inputs`. S: any axis to sum over.
+"""
 
 import haiku as hk
 import jax
@@ -14,23 +17,23 @@ _LOOKUPS_AT_ONCE = 8
 
 
 def linear(size: int, fan_in: int, name: str, gain: float = 1.0) -> hk.Linear:
-    """A projection without bias that keeps the variance of what goes in, times gain squared."""
+    """A projection without bias; the variance of its output is that of its input times gain²."""
     return hk.Linear(size, with_bias=False, w_init=Uniform(gain * fan_in**-0.5), name=name)
 
 
 def norm(name: str) -> hk.RMSNorm:
-    """RMSNorm over the last axis, with a learned scale."""
+    """RMSNorm (Zhang and Sennrich 2019) over the last axis, with a learned scale."""
     return hk.RMSNorm(axis=-1, eps=1e-5, name=name)
 
 
 def unit(vectors: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
-    """Vectors scaled to length 1; one of length 0 stays what it is."""
+    """Vectors scaled to length 1; a zero vector stays zero."""
     squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(squared, _EPSILON**2))
 
 
 def masked_mean(vectors: Float[Array, "*n S D"], mask: Bool[Array, "*n S"]) -> Float[Array, "*n D"]:
-    """The mean of those vectors that the mask keeps; 0 where it keeps none."""
+    """The mean of the vectors with a True mask; 0 without any."""
     kept = mask.astype(vectors.dtype)[..., None]
     return jnp.sum(vectors * kept, axis=-2) / jnp.maximum(jnp.sum(kept, axis=-2), 1.0)
 
@@ -42,14 +45,14 @@ def signed_actions(actions: Bool[Array, "*n A"]) -> Float[Array, "*n A"]:
 
 
 class HashTable(hk.Module):
-    """An embedding table of which row 0 is nothing: it reads as a zero vector.
+    """An embedding table; row 0, the absent id, reads as a zero vector.
 
     Args:
-        rows: how many, row 0 included.
-        dim: their width.
-        name: of the module.
-        deviation: of the first numbers. Where a model is to learn rows, they had better begin small: what it first
-            sees of an id is noise, which takes many examples to be forgotten.
+        rows: number of rows, row 0 included.
+        dim: width of a row.
+        name: name of the module.
+        deviation: standard deviation of the initial numbers. Learned rows should start small: the initial embedding of
+            an id is noise, and training needs many examples to remove it.
 
     """
 
@@ -63,10 +66,10 @@ class HashTable(hk.Module):
         return _lookup(hk.get_parameter("rows", self._shape, init=self._first), rows)
 
     def mean(self, rows: Int[Array, "*n S"]) -> Float[Array, "*n D"]:
-        """Look rows up and average those that are something.
+        """Look rows up and average them along S, without row 0.
 
-        The sum runs along S, a few lookups at a time: gathering everything before adding it up is 20 times slower on
-        CPUs, where it takes longer than all the rest of a model.
+        The sum takes a few lookups at a time: on CPUs, gathering all rows first is 20 times slower and takes longer
+        than the rest of the model.
         """
         total = _sum_of(hk.get_parameter("rows", self._shape, init=self._first), rows)
         count = jnp.sum((rows != 0).astype(total.dtype), axis=-1, keepdims=True)
@@ -74,8 +77,8 @@ class HashTable(hk.Module):
 
 
 @jax.custom_vjp
-def _sum_of(table: Float[Array, "rows D"], rows: Int[Array, "*n S"]) -> Float[Array, "*n D"]:
-    """The sum of rows along S; its derivative is added up in one table, where JAX would make one for each of S."""
+def _sum_of(table: Float[Array, "R D"], rows: Int[Array, "*n S"]) -> Float[Array, "*n D"]:
+    """The sum of rows along S. Its derivative adds up in one table; JAX would make one table for each of S."""
 
     def add(total: Float[Array, "*n D"], next_rows: Int[Array, "*n"]) -> tuple[Float[Array, "*n D"], None]:
         return total + _lookup(table, next_rows), None
@@ -86,11 +89,11 @@ def _sum_of(table: Float[Array, "rows D"], rows: Int[Array, "*n S"]) -> Float[Ar
 
 
 def _sum_of_backwards(
-    seen: tuple[Float[Array, "rows D"], Int[Array, "*n S"]], change: Float[Array, "*n D"]
-) -> tuple[Float[Array, "rows D"], None]:
+    seen: tuple[Float[Array, "R D"], Int[Array, "*n S"]], change: Float[Array, "*n D"]
+) -> tuple[Float[Array, "R D"], None]:
     table, rows = seen
 
-    def add(total: Float[Array, "rows D"], next_rows: Int[Array, "*n"]) -> tuple[Float[Array, "rows D"], None]:
+    def add(total: Float[Array, "R D"], next_rows: Int[Array, "*n"]) -> tuple[Float[Array, "R D"], None]:
         kept = change * (next_rows != 0).astype(change.dtype)[..., None]
         return total.at[next_rows].add(kept, mode="drop"), None
 
@@ -101,12 +104,12 @@ def _sum_of_backwards(
 _sum_of.defvjp(lambda table, rows: (_sum_of(table, rows), (table, rows)), _sum_of_backwards)
 
 
-def _lookup(table: Float[Array, "rows D"], rows: Int[Array, "*n"]) -> Float[Array, "*n D"]:
+def _lookup(table: Float[Array, "R D"], rows: Int[Array, "*n"]) -> Float[Array, "*n D"]:
     return jnp.take(table, rows, axis=0, mode="clip") * (rows != 0).astype(table.dtype)[..., None]
 
 
 class HashedId(hk.Module):
-    """A hashed id at the width of the model: the embeddings of its K rows side by side, then a projection."""
+    """A hashed id at width D: the embeddings of its K rows, concatenated and projected (hash embeddings)."""
 
     def __init__(self, rows: int, table_dim: int, dim: int, name: str, deviation: float) -> None:
         super().__init__(name)
@@ -114,5 +117,5 @@ class HashedId(hk.Module):
         self._projection = linear(dim, HASHES * table_dim, name="projection")
 
     def __call__(self, rows: Int[Array, "*n K"]) -> Float[Array, "*n D"]:
-        """Embed ids. One lookup for each function: on CPUs all in one take more than twice as long."""
+        """Embed ids, with one lookup for each hash function: on CPUs, a joint lookup takes more than twice as long."""
         return self._projection(jnp.concatenate([self._table(rows[..., each]) for each in range(HASHES)], axis=-1))

@@ -1,23 +1,16 @@
-"""The ranker: the probability of each action, and the dwell time, if this viewer is shown this post.
+"""The ranker: the probability of each action, and the dwell time, of a viewer on each candidate.
 
-Glossary of shapes:
+Shapes: see `phoenix.features.inputs`; E is the width of the hashed tables. In addition:
 
-    B: viewers of a batch
-    H: history positions, newest last, older ones to the left
     S: positions of the prefix, 1 + H: the viewer, then the history
-    C: candidates of each viewer
-    T: text tokens of a post
-    E: width of the tables
-    K: hashed rows of an id
-    D: width of the model
-    A: the 19 actions
 
-From top to bottom: ids, text, actions, counts and the rest are looked up and summed into one token per viewer, history
-position and candidate; the transformer lets candidates look at the viewer and the history, never at each other; a
-linear head reads the actions off each candidate. No feature says how well a candidate suits a viewer: attention is to
-find that.
+From top to bottom: embeddings of ids, text, actions, counts and the other features are summed into one token for the
+viewer, each history position and each candidate. In the transformer, candidates attend to the viewer and the history,
+never to each other (candidate isolation, as in the published Phoenix, `recsys_model.py` and `grok.py`). A linear head
+reads the logits of all actions off each candidate. No input measures how well a candidate suits a viewer: attention
+learns that.
 
-Untrained, it predicts plausible base rates: the head's bias is their log-odds, and its weights are small.
+An untrained ranker predicts plausible base rates: the bias of the head is their log-odds, and its weights are small.
 """
 
 from typing import Final, NamedTuple
@@ -45,25 +38,25 @@ from phoenix.models.layers import HashedId, HashTable, linear, signed_actions
 from phoenix.models.transformer import Prefix, Transformer
 
 _HEAD_GAIN: Final = 0.3
-"""An untrained prediction lies within about this many logits of its base rate."""
+"""The typical distance, in logits, of an untrained prediction from its base rate."""
 
 
 class _Scales(NamedTuple):
-    """How large the parts of a token are at first."""
+    """The initial sizes of the parts of a token."""
 
-    ids: float  # deviation of the rows of ids and words
-    text: float  # gain of the projection of a mean of words, which is short
+    ids: float  # standard deviation of the rows of ids and words
+    text: float  # gain of the projection of mean word embeddings, which are short
     actions: float  # gain of the projection of actions
-    rest: float  # of ages, dwell times, media, surfaces and counts
+    rest: float  # deviation or gain for ages, dwell times, media, surfaces and counts
 
 
 _EVEN: Final = _Scales(ids=0.1, text=2.0, actions=1.0, rest=1.0)
 _CONTENT_FIRST: Final = _Scales(ids=0.3, text=4.0, actions=0.3, rest=0.1)
-"""So that two tokens are alike where author and words are, which is what attention is to find out about."""
+"""For `likeness_first`: tokens with the same author and similar words start close to each other."""
 
 
 class Ranker(hk.Module):
-    """Scores candidates; the methods share all parameters."""
+    """The ranker as a Haiku module; its methods share all parameters."""
 
     def __init__(self, config: ModelConfig, name: str = "ranker") -> None:
         super().__init__(name)
@@ -86,30 +79,30 @@ class Ranker(hk.Module):
         self._head = hk.Linear(ACTION_COUNT, w_init=Uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
 
     def __call__(self, history: HistoryRows, candidates: CandidateRows) -> Float[Array, "B C A"]:
-        """Logits in one pass, as training wants them. `encode` and `score` come to the same, as predictions."""
+        """Logits in one pass, for training; `encode`, `embed` and `score` compute the same predictions, for serving."""
         prefix, positions, mask = self._prefix_tokens(history)
         return self._head(self._transformer(prefix, positions, mask, self._candidate_tokens(candidates)))
 
     def encode(self, history: HistoryRows) -> Prefix:
-        """What candidates attend to, once for a viewer however many candidates there are."""
+        """The keys and values that candidates attend to: once for each viewer, for any number of candidates."""
         return self._transformer.encode(*self._prefix_tokens(history))[1]
 
     def embed(self, candidates: CandidateRows) -> Float[Array, "B C D"]:
-        """The candidates' tokens, which know nothing of a viewer yet."""
+        """The candidates' tokens, which depend on no viewer."""
         return self._candidate_tokens(candidates)
 
     def score(self, prefix: Prefix, candidates: Float[Array, "B C D"]) -> Float[Array, "B C A"]:
-        """Predictions for candidates that have been embedded: 18 probabilities, then the dwell time in ms."""
+        """Predictions for embedded candidates: 18 probabilities, then the dwell time in ms."""
         return predictions(self._head(self._transformer.attend(candidates, prefix)))
 
     def _content(self, tokens: Int[Array, "*n T"] | Float[Array, "*n E"]) -> Float[Array, "*n D"]:
-        """Texts, of which either the rows or their mean is given, as parts of a position's token."""
+        """The texts' part of tokens, from rows (integers) or from mean embeddings (floats)."""
         return self._text(tokens if jnp.issubdtype(tokens.dtype, jnp.floating) else self._tokens.mean(tokens))
 
     def _prefix_tokens(
         self, history: HistoryRows
     ) -> tuple[Float[Array, "B S D"], Int[np.ndarray, " S"], Bool[Array, "B S"]]:
-        """The tokens of the viewer and the history, their positions and which of them there are."""
+        """The tokens of the viewer and the history, their positions, and the mask of the present ones."""
         viewer = self._users(history.user)[:, None]
         positions = np.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
         return (
@@ -142,17 +135,17 @@ class Ranker(hk.Module):
         )
 
 
-def word_table(params: hk.Params) -> Float[Array, "rows E"]:
-    """Of a ranker's parameters the table of words."""
+def word_table(params: hk.Params) -> Float[Array, "R E"]:
+    """The table of words in a ranker's parameters."""
     return params["ranker/~/tokens"]["rows"]
 
 
-def log_counts(totals: Int[Array, "*n 20"]) -> Float[Array, "*n 39"]:
-    """Totals in doublings, and those of the actions less that of the impressions, all of them scaled to about 1.
+def log_counts(totals: Int[Array, "*n A+1"]) -> Float[Array, "*n A+A+1"]:
+    """The log2 of all counts, then the log2 of each action's rate per impression, all scaled to about 1.
 
-    The published system looks up a vector for each doubling, which cannot tell rates that differ by less. The
-    differences say nothing new to a linear layer; but counts go up and down together, and it would be long in learning
-    what little they do not have in common.
+    The published system (`recsys_feature_prep.py`) feeds the continuous log2 of counts through an MLP. Here a linear
+    layer reads them. A linear layer could learn the rates from the counts, because each is a difference of two logs.
+    But counts are strongly correlated, so it would learn these small differences slowly.
     """
     counts = jnp.asarray(totals, jnp.float32)
     counts = counts.at[..., DWELL_TIME].divide(1_000.0)  # seconds
@@ -162,12 +155,12 @@ def log_counts(totals: Int[Array, "*n 20"]) -> Float[Array, "*n 39"]:
 
 
 def predictions(logits: Float[Array, "B C A"]) -> Float[Array, "B C A"]:
-    """Logits as what they stand for: 18 probabilities, then the dwell time in ms, up to MAX_DWELL_MS."""
+    """Predictions from logits: 18 probabilities, then the dwell time in ms, at most MAX_DWELL_MS."""
     probabilities = jax.nn.sigmoid(logits)
     return jnp.concatenate([probabilities[..., :-1], probabilities[..., -1:] * MAX_DWELL_MS], axis=-1)
 
 
 def _base(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    """The head's first bias: with it alone the base rates are predicted."""
+    """The initial bias of the head: the log-odds of the base rates."""
     rates = np.append(BASE_RATES, np.float32(BASE_DWELL_MS / MAX_DWELL_MS))
     return jnp.asarray(log_odds(rates), dtype).reshape(shape)

@@ -1,23 +1,24 @@
-"""The trunk of both models: a pre-norm transformer whose candidates cannot see each other.
+"""The transformer of both models: pre-norm, grouped-query attention, and candidates that cannot attend to each other.
 
-Glossary of shapes:
+Shapes: see `phoenix.features.inputs`. In addition:
 
-    B: viewers of a batch
-    S: positions of the prefix: what is known of a viewer (a user token where there is one, then the history)
-    C: candidates of each viewer
-    L: positions of either kind, or of both
-    M: L, or 1 where all positions may see the same
-    D: width of the residual stream
+    S: positions of the prefix: the tokens of a viewer (the user token, if the model has one, then the history)
+    L: positions of prefix, candidates, or both
+    M: L, or 1 if all positions have the same mask
     N: key/value heads
     G: query heads that share one key/value head
     d: width of a head
 
-The prefix attends to itself both ways. A candidate attends to the prefix and to itself. So the prefix's keys and values
-do not depend on candidates: `encode` computes them once, and `attend` scores against them as many candidates, in as
-many calls, as there are. `__call__` is the same in one pass over prefix and candidates under a mask.
+The prefix attends to itself in both directions. A candidate attends to the prefix and to itself (candidate isolation,
+as in the published Phoenix, `grok.py`). So the prefix's keys and values do not depend on candidates: `encode` computes
+them once (prefix caching), and `attend` scores any number of candidates against them. `__call__` computes the same in
+one pass over prefix and candidates under a mask.
 
-Positions count from the newest history item, which is at 0 however long the history is; all candidates are at 1. What
-rotates a head is its distance from the candidates, so that they themselves need not be rotated.
+Positions are right-anchored: the newest history item is at 0 for every length of the history, and all candidates are at
+1. Rotary embedding uses the distance from the candidates, so candidates need no rotation.
+
+Sources: rotary position embedding (Su et al. 2021), RMSNorm (Zhang and Sennrich 2019), pre-norm (Xiong et al. 2020),
+grouped-query attention (Ainslie et al. 2023), query and key norm (Henry et al. 2020), gated GELU (Shazeer 2020).
 """
 
 from collections.abc import Callable
@@ -39,30 +40,30 @@ _MASKED: Final = -1e30
 _EPSILON: Final = 1e-5
 _CANDIDATE_POSITION: Final = 1
 _LEAST_SUM: Final = 1e-30
-"""Of exponentials that a row may see: none of one that may see nothing, whose mean is then 0."""
+"""Lower bound of a softmax's denominator: a fully masked row has the sum 0, and its mean is then 0."""
 _HIGHEST_LOGIT: Final = 70.0
-"""Logits are capped at ± this, which normalised queries and keys do not reach unless their scales grow tenfold.
+"""Bound of attention logits. Normalised queries and keys reach it only with a tenfold learned scale.
 
-So the sums of exponentials neither overflow nor vanish, and no maximum has to be found and subtracted first.
+With it, sums of exponentials neither overflow nor vanish, so the softmax need not find and subtract a maximum.
 """
 
 
 class KeysValues(NamedTuple):
-    """What one block's attention remembers of the prefix."""
+    """The prefix's keys and values in one block."""
 
     keys: Float[Array, "B N S d"]
     values: Float[Array, "B N S d"]
 
 
 class Prefix(NamedTuple):
-    """All that candidates need to know of a viewer."""
+    """The encoded prefix of each viewer: everything that candidates attend to."""
 
     blocks: tuple[KeysValues, ...]
     mask: Bool[Array, "B S"]
 
 
 def candidate_isolation(prefix_mask: Bool[Array, "B S"], candidates: int) -> Bool[Array, "B S+C S+C"]:
-    """Who may attend to whom: everyone to the prefix's valid positions, a candidate to itself besides."""
+    """The attention mask: all positions attend to the valid prefix, and each candidate also to itself."""
     batch, length = prefix_mask.shape
     to_prefix = jnp.broadcast_to(prefix_mask[:, None, :], (batch, length + candidates, length))
     to_itself = jnp.concatenate([jnp.zeros((length, candidates), bool), jnp.eye(candidates, dtype=bool)])
@@ -70,9 +71,9 @@ def candidate_isolation(prefix_mask: Bool[Array, "B S"], candidates: int) -> Boo
 
 
 def rotate(heads: Float[Array, "B N L ... d"], positions: Int[np.ndarray, " L"]) -> Float[Array, "B N L ... d"]:
-    """Rotary position embedding: turns pairs of features by angles in proportion to the position.
+    """Rotary position embedding (RoPE, Su et al. 2021): rotate feature pairs by angles proportional to the position.
 
-    Positions are the same for all, so that sines and cosines are part of the compiled function.
+    Positions are the same for all viewers, so sines and cosines are constants of the compiled function.
     """
     half = heads.shape[-1] // 2
     angles = positions[:, None] * _ROPE_BASE ** (-np.arange(half) / half)
@@ -83,7 +84,7 @@ def rotate(heads: Float[Array, "B N L ... d"], positions: Int[np.ndarray, " L"])
 
 
 class Projection(hk.Linear):
-    """A projection without bias, of which parts can be had."""
+    """A projection without bias that can also compute a part of its columns."""
 
     def __init__(self, size: int, first: Callable[..., Array], name: str) -> None:
         super().__init__(size, with_bias=False, w_init=first, name=name)
@@ -96,23 +97,23 @@ class Projection(hk.Linear):
 
 
 class HeadNorm(hk.RMSNorm):
-    """RMSNorm, and the two factors that it multiplies by."""
+    """RMSNorm, and separately its two factors."""
 
     def __init__(self, name: str) -> None:
         super().__init__(axis=-1, eps=_EPSILON, name=name)
 
     def scaled(self, heads: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        """Times the learned scale."""
+        """Multiply by the learned scale."""
         scale = hk.get_parameter("scale", heads.shape[-1:], heads.dtype, init=jnp.ones)
         return heads * jnp.broadcast_to(scale, heads.shape)
 
     def factor(self, heads: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
-        """What gives each vector its length."""
+        """The reciprocal root mean square of each vector."""
         return jax.lax.rsqrt(jnp.mean(heads * heads, axis=-1, keepdims=True) + _EPSILON)
 
 
 class Attention(hk.Module):
-    """Grouped-query attention, queries and keys normalised."""
+    """Grouped-query attention (Ainslie et al. 2023) with RMSNorm on queries and keys."""
 
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__(name)
@@ -126,7 +127,7 @@ class Attention(hk.Module):
     def project(
         self, x: Float[Array, "B L D"], distances: Int[np.ndarray, " L"]
     ) -> tuple[Float[Array, "B N L G d"], KeysValues]:
-        """Queries, keys and values of positions at some distances from the candidates."""
+        """Queries, keys and values of positions with these distances from the candidates."""
         queries = self._query(x).reshape(*x.shape[:2], self._kv_heads, self._groups, self._width)
         keys = self._key(x).reshape(*x.shape[:2], self._kv_heads, self._width)
         values = self._value(x).reshape(*x.shape[:2], self._kv_heads, self._width)
@@ -137,7 +138,7 @@ class Attention(hk.Module):
     def over(
         self, queries: Float[Array, "B N L G d"], seen: KeysValues, mask: Bool[Array, "B M S"]
     ) -> Float[Array, "B L D"]:
-        """Attend to what the mask allows."""
+        """Attend to the positions that the mask allows."""
         rows = queries.reshape(*queries.shape[:2], -1, self._width)  # L·G rows a head make one product of matrices
         allowed = jnp.repeat(mask, self._groups, axis=1) if mask.shape[1] > 1 else mask
         return self._merge(attended(rows, seen.keys, seen.values, allowed[:, None]).reshape(queries.shape))
@@ -145,11 +146,11 @@ class Attention(hk.Module):
     def over_prefix_and_self(
         self, x: Float[Array, "B C D"], prefix: KeysValues, mask: Bool[Array, "B S"]
     ) -> Float[Array, "B C D"]:
-        """Attend to the prefix, and each position to its own key: candidates, isolated without a C by C mask.
+        """Attention of isolated candidates, without a C by C mask: each attends to the prefix and to its own key.
 
-        One key/value head after the other, straight from its columns of the weights: so its C·G queries lie side by
-        side, nothing is transposed, and one product of matrices serves them all. What normalises a query scales its
-        row of logits, and the learned scale of queries goes into the keys, of which there are fewer.
+        It takes one key/value head after the other, from that head's columns of the weights. The head's C·G queries are
+        then contiguous, and one matrix product serves them without a transposition. The norm of a query becomes a
+        factor of its row of logits. The learned scale of queries multiplies the keys instead, which are fewer.
         """
         keys = self._query_norm.scaled(prefix.keys) * self._width**-0.5
         shut = jnp.where(mask, 0.0, _MASKED)[:, None]
@@ -164,10 +165,10 @@ class Attention(hk.Module):
         values: Float[Array, "B S d"],
         shut: Float[Array, "B 1 S"],
     ) -> Float[Array, "B C G*d"]:
-        """What the queries of one key/value head find in the prefix and in themselves.
+        """The output of one key/value head's queries over the prefix and their own position.
 
-        The first position is a case of its own: a prefix has one more than a power of two, and products with 128
-        columns take three quarters of the time that those with 129 do.
+        The first position is computed separately: a prefix has one position more than a power of two, and a product
+        with 128 columns takes three quarters of the time of one with 129.
         """
         queries = self._query.part(x, head, self._kv_heads).reshape(len(x), -1, self._width)
         own_key = self._query_norm.scaled(self._key_norm(self._key.part(x, head, self._kv_heads))) * self._width**-0.5
@@ -197,10 +198,10 @@ def attended(
     values: Float[Array, "B N S d"],
     mask: Bool[Array, "B 1 M S"],
 ) -> Float[Array, "B N R d"]:
-    """The mean of the values that the mask allows, weighted by the exponential of query times key.
+    """Softmax attention: the mean of the allowed values, weighted by the exponential of query times key.
 
-    With a derivative of its own, for what JAX derives takes four times as long on CPUs: it forgets that the rows of a
-    softmax are products with a sum, and turns matrices around.
+    It has its own derivative. The one that JAX derives takes four times as long on CPUs: it misses the
+    row-sum form of a softmax's gradient, and it transposes matrices.
     """
     exponentials = _exponentials(queries, keys, mask)
     total = jnp.maximum(jnp.sum(exponentials, axis=-1, keepdims=True), _LEAST_SUM)
@@ -211,16 +212,16 @@ def _exponentials(queries: Array, keys: Array, mask: Array) -> Array:
     return jnp.exp(capped(jnp.einsum("bnrd,bnsd->bnrs", queries, keys)) + jnp.where(mask, 0.0, _MASKED))
 
 
-_Seen = tuple[Array, Array, Array, Array]
+_Residuals = tuple[Array, Array, Array, Array]
 
 
-def _attended(queries: Array, keys: Array, values: Array, mask: Array) -> tuple[Array, _Seen]:
+def _attended(queries: Array, keys: Array, values: Array, mask: Array) -> tuple[Array, _Residuals]:
     exponentials = _exponentials(queries, keys, mask)
     weights = exponentials / jnp.maximum(jnp.sum(exponentials, axis=-1, keepdims=True), _LEAST_SUM)
     return jnp.einsum("bnrs,bnsd->bnrd", weights, values), (queries, keys, values, weights)
 
 
-def _attended_backwards(seen: _Seen, change: Array) -> tuple[Array, Array, Array, None]:
+def _attended_backwards(seen: _Residuals, change: Array) -> tuple[Array, Array, Array, None]:
     queries, keys, values, weights = seen
     of_weights = jnp.einsum("bnrd,bnsd->bnrs", change, values)
     of_logits = weights * (of_weights - jnp.sum(of_weights * weights, axis=-1, keepdims=True))
@@ -236,39 +237,39 @@ attended.defvjp(_attended, _attended_backwards)
 
 
 def _queries(config: ModelConfig) -> Projection:
-    """Where likeness comes first, a position's query begins as its key: it attends to what is like it."""
+    """The query projection; with `likeness_first` it starts equal to the keys, so positions attend to similar ones."""
     deviation = config.dim**-0.5
     keys = Repeated(deviation, "key", config.head_dim, config.heads // config.kv_heads)
     return Projection(config.heads * config.head_dim, keys if config.likeness_first else Uniform(deviation), "query")
 
 
 def capped(logits: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Logits that can be exponentiated as they are."""
+    """Logits within ±_HIGHEST_LOGIT, safe to exponentiate."""
     return jnp.clip(logits, -_HIGHEST_LOGIT, _HIGHEST_LOGIT)
 
 
 def residual_gain(config: ModelConfig) -> float:
-    """Each layer adds to the residual stream twice: so scaled, all of them together keep its variance."""
+    """Gain of the 2 · layers branches that add to the residual stream, so that all together keep its variance."""
     return float((2 * config.layers) ** -0.5)
 
 
 class FeedForward(hk.Module):
-    """Gated: gelu(x W) ⊙ x V, then back to the width."""
+    """Gated feed-forward layer (GEGLU, Shazeer 2020): gelu(x W) ⊙ x V, then a projection back to D."""
 
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__(name)
-        hidden = -(-(config.widening * config.dim * 2 // 3) // 8) * 8  # as many weights as without a gate
+        hidden = -(-(config.widening * config.dim * 2 // 3) // 8) * 8  # a third less, so that the gate adds no weights
         self._gate = linear(hidden, config.dim, name="gate")
         self._up = linear(hidden, config.dim, name="up")
         self._down = linear(config.dim, hidden, name="down", gain=residual_gain(config))
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """Transform each position by itself."""
+        """Transform each position separately."""
         return self._down(jax.nn.gelu(self._gate(x)) * self._up(x))
 
 
 class Block(hk.Module):
-    """Attention, then feed-forward, each added to the residual stream."""
+    """A pre-norm block: attention, then feed-forward, each added to the residual stream."""
 
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__(name)
@@ -278,14 +279,14 @@ class Block(hk.Module):
     def over_itself(
         self, x: Float[Array, "B L D"], distances: Int[np.ndarray, " L"], mask: Bool[Array, "B M L"]
     ) -> tuple[Float[Array, "B L D"], KeysValues]:
-        """One block over positions that attend to each other as the mask allows, and what it remembers of them."""
+        """Apply the block to positions that attend to each other under the mask; returns also their keys and values."""
         queries, own = self._attention.project(self._attention_norm(x), distances)
         return self._finish(x, self._attention.over(queries, own, mask)), own
 
     def over_prefix(
         self, x: Float[Array, "B C D"], prefix: KeysValues, mask: Bool[Array, "B S"]
     ) -> Float[Array, "B C D"]:
-        """One block over candidates."""
+        """Apply the block to candidates that attend to an encoded prefix."""
         return self._finish(x, self._attention.over_prefix_and_self(self._attention_norm(x), prefix, mask))
 
     def _finish(self, x: Float[Array, "B L D"], attended: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -294,7 +295,7 @@ class Block(hk.Module):
 
 
 class Transformer(hk.Module):
-    """The blocks and the last norm."""
+    """The blocks and the final norm."""
 
     def __init__(self, config: ModelConfig, name: str = "transformer") -> None:
         super().__init__(name)
@@ -304,17 +305,17 @@ class Transformer(hk.Module):
     def encode(
         self, x: Float[Array, "B S D"], positions: Int[np.ndarray, " S"], mask: Bool[Array, "B S"]
     ) -> tuple[Float[Array, "B S D"], Prefix]:
-        """The prefix alone: its hidden states, and what candidates will attend to."""
-        remembered = []
+        """Encode the prefix: its hidden states, and the keys and values for candidates."""
+        keys_values = []
         for block in self._blocks:
             x, own = block.over_itself(x, positions - _CANDIDATE_POSITION, mask[:, None])
-            remembered.append(own)
-        return self._norm(x), Prefix(tuple(remembered), mask)
+            keys_values.append(own)
+        return self._norm(x), Prefix(tuple(keys_values), mask)
 
     def attend(self, candidates: Float[Array, "B C D"], prefix: Prefix) -> Float[Array, "B C D"]:
-        """Candidates against a prefix that has been encoded."""
-        for block, remembered in zip(self._blocks, prefix.blocks, strict=True):
-            candidates = block.over_prefix(candidates, remembered, prefix.mask)
+        """The hidden states of candidates over an encoded prefix."""
+        for block, keys_values in zip(self._blocks, prefix.blocks, strict=True):
+            candidates = block.over_prefix(candidates, keys_values, prefix.mask)
         normed: Array = self._norm(candidates)
         return normed
 
@@ -325,7 +326,7 @@ class Transformer(hk.Module):
         mask: Bool[Array, "B S"],
         candidates: Float[Array, "B C D"],
     ) -> Float[Array, "B C D"]:
-        """Prefix and candidates in one pass: as training wants it, and the definition `attend` is tested against."""
+        """Prefix and candidates in one pass: for training, and the reference that tests compare `attend` with."""
         count = candidates.shape[1]
         x = jnp.concatenate([prefix, candidates], axis=1)
         distances = np.concatenate([positions - _CANDIDATE_POSITION, np.zeros(count, positions.dtype)])

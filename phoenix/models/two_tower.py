@@ -1,25 +1,16 @@
-"""Retrieval: two towers that meet in one space, so that a viewer's nearest posts are those worth ranking.
+"""Retrieval: a two-tower model (Yi et al. 2019). The posts nearest to a viewer in its vector space are worth ranking.
 
-Glossary of shapes:
+Shapes: see `phoenix.features.inputs`; D is the width of the transformer, E that of tables and vectors.
 
-    B: viewers of a batch
-    H: history positions, newest last
-    n: posts
-    T: text tokens of a post
-    K: hashed rows of an id
-    D: width of the trunk
-    E: width of the vectors
-    A: the 19 actions
+Both towers start from the content of a post: its author and its words, in shared tables. Both return unit vectors. As
+in the published Phoenix, there is no user id and no post id: retrieval must find a post before anyone has seen it, and
+the history represents the viewer's taste. The user tower adds two readings of the history: the posts' content, weighted
+by the actions on each, and the transformer's output. The candidate tower adds the content and the output of a small
+network.
 
-Both towers begin with the same content of a post, its author and its words in shared tables, and end in unit vectors.
-There is no user id and no post id: a post must be found when nobody has seen it, and a viewer's taste is what the
-history says. The user tower is the sum of two readings of the history: the posts' content, weighted by what was done to
-each, and what the transformer makes of it. The candidate tower is the content, and what a small network makes of it.
-
-Untrained, it already means something. Random vectors of words hardly overlap, so posts of like words and authors lie
-near each other. The learned action weights begin at: what was engaged with attracts, what was passed over attracts a
-little, what was complained about repels. And the two networks begin as small additions. So an untrained index finds
-posts in the words of those that the viewer liked. Training may move all of it.
+An untrained model already retrieves usefully. Random word vectors are nearly orthogonal, so posts with similar words
+and authors are neighbours. The action weights start so that engaged posts attract, passed-over posts attract a little,
+and negative feedback repels. Both networks start with a small share. Training can change all of this.
 """
 
 from typing import Final
@@ -38,20 +29,20 @@ from phoenix.models.layers import HashTable, linear, masked_mean, signed_actions
 from phoenix.models.transformer import Transformer
 
 _AUTHOR_SHARE: Final = 1.0
-"""How much of a post's first vector is who wrote it, where 1.0 is what was written.
+"""Initial weight of the author in a post's vector; the text has 1.0.
 
-As much: in the generated world, half of that finds posts of clearly less affinity, and twice of it hardly better ones.
+In the generated world, half of it retrieves posts of clearly less affinity, and twice of it hardly better ones.
 """
 _NETWORK_SHARE: Final = 0.1
-"""How much the networks add before they have learned anything."""
+"""Initial weight of the networks' outputs."""
 _TEMPERATURE: Final = 0.05
-"""Where training begins: cosines lie so close together that undivided they would tell posts hardly apart."""
+"""Initial temperature: cosines differ so little that, without division by it, all posts get nearly the same softmax."""
 _PASSED_OVER: Final = 0.1
-"""The first weight of a position without an action; each action adds or takes away 1.0."""
+"""Initial weight of a history position without an action; each action adds or subtracts 1.0."""
 
 
 class TwoTower(hk.Module):
-    """Embeds viewers and posts; the methods share the tables."""
+    """Both towers as a Haiku module; its methods share the tables."""
 
     def __init__(self, config: ModelConfig, name: str = "two_tower") -> None:
         super().__init__(name)
@@ -73,11 +64,11 @@ class TwoTower(hk.Module):
     def __call__(
         self, history: HistoryRows, posts: PostRows
     ) -> tuple[Float[Array, "B E"], Float[Array, "n E"], Float[Array, ""]]:
-        """Both towers, and their temperature."""
+        """The vectors of viewers and posts, and the log temperature."""
         return self.embed_users(history), self.embed_posts(posts), self.log_temperature()
 
     def log_temperature(self) -> Float[Array, ""]:
-        """The logarithm of what training divides the towers' products by."""
+        """The logarithm of the learned softmax temperature."""
         return hk.get_parameter("log_temperature", [], init=hk.initializers.Constant(np.log(_TEMPERATURE)))
 
     def embed_posts(self, posts: PostRows) -> Float[Array, "n E"]:
@@ -89,7 +80,7 @@ class TwoTower(hk.Module):
         return unit(self._mix(author, text) + self._share("post_network", _NETWORK_SHARE) * learned)
 
     def embed_users(self, history: HistoryRows) -> Float[Array, "B E"]:
-        """The user tower: unit vectors, and zeros for a viewer without a history."""
+        """The user tower: unit vectors; zeros for a viewer without a history."""
         content = self._content_of(history.author, history.tokens)
         engaged = unit(jnp.sum(content * self._weights(history)[..., None], axis=-2))
         learned = unit(self._read(history, content))
@@ -102,14 +93,14 @@ class TwoTower(hk.Module):
         return self._share("author", _AUTHOR_SHARE) * author + self._share("text", 1.0) * text
 
     def _weights(self, history: HistoryRows) -> Float[Array, "B H"]:
-        """How strongly each position attracts, or repels."""
+        """The weight of each history position: positive attracts, negative repels."""
         first = hk.initializers.Constant(np.where(IS_NEGATIVE, -1.0, 1.0))
         of_action = hk.get_parameter("action_weights", [ACTION_COUNT], init=first)
         weights = history.actions.astype(jnp.float32) @ of_action + self._share("passed_over", _PASSED_OVER)
         return jnp.where(history.mask, weights, 0.0)
 
     def _read(self, history: HistoryRows, content: Float[Array, "B H E"]) -> Float[Array, "B E"]:
-        """The history through the transformer, averaged."""
+        """The mean of the transformer's outputs over the history."""
         positions = np.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
         tokens = (
             self._content(content)

@@ -26,8 +26,8 @@ from phoenix.features.inputs import (
     blank_history,
     blank_posts,
     candidate_rows,
-    filled_up,
     history_rows,
+    padded,
     post_rows,
 )
 from phoenix.models.configs import ModelConfig, config_named
@@ -112,7 +112,7 @@ class Phoenix:
         vectors = np.zeros((len(posts.author_id), self.config.embed_dim), np.float32)
         for start, stop, bucket in chunks(len(vectors), self.config.post_buckets):
             rows = post_rows(self.config, PostInputs(*(column[start:stop] for column in posts)))
-            embedded = self._run("posts", (bucket,), filled_up(rows, bucket))
+            embedded = self._run("posts", (bucket,), padded(rows, bucket))
             vectors[start:stop] = np.asarray(embedded)[: stop - start]
         return vectors
 
@@ -121,7 +121,7 @@ class Phoenix:
         vectors = np.zeros((len(history.user_id), self.config.embed_dim), np.float32)
         for start, stop, bucket in chunks(len(vectors), self.config.batch_buckets):
             rows = history_rows(self.config, History(*(column[start:stop] for column in history)))
-            embedded = self._run("users", (bucket,), filled_up(rows, bucket))
+            embedded = self._run("users", (bucket,), padded(rows, bucket))
             vectors[start:stop] = np.asarray(embedded)[: stop - start]
         return vectors
 
@@ -162,13 +162,11 @@ class Phoenix:
         if not len(columns):
             return
         prefix = self._threads.submit(
-            lambda: self._run(
-                "encode", (batch,), filled_up(history_rows(self.config, history, self.texts.means), batch)
-            )
+            lambda: self._run("encode", (batch,), padded(history_rows(self.config, history, self.texts.means), batch))
         )
 
         def score(start: int, stop: int, bucket: int) -> None:
-            rows = filled_up(candidate_rows(self.config, candidates, start, bucket, self.texts.means), batch)
+            rows = padded(candidate_rows(self.config, candidates, start, bucket, self.texts.means), batch)
             embedded = self._run("candidates", (batch, bucket), rows)
             predictions = self._run("score", (batch, bucket), prefix.result(), embedded)
             scores[:, start:stop] = np.asarray(predictions)[: len(scores), : stop - start]

@@ -1,7 +1,8 @@
-"""How parameters follow their gradients: the hashed tables by row-wise AdaGrad, all others by AdamW or Muon.
+"""Optimisers: row-wise AdaGrad for the hashed tables, AdamW or Muon for the dense parameters.
 
-A row of a table is touched by few examples. AdaGrad gives each row a step of its own, large while it is new; one number
-a row is kept for it, where Adam would keep two for each weight.
+Few examples touch a row of a table. AdaGrad (Duchi et al. 2011) gives each row its own step size, which is large for a
+new row. Row-wise, as in DLRM (Naumov et al. 2019), it keeps one number for each row; Adam would keep two for each
+weight. AdamW: Loshchilov and Hutter 2019. Muon: Jordan et al. 2024.
 """
 
 from collections.abc import Callable
@@ -15,21 +16,21 @@ import optax
 Dense = Literal["adamw", "muon"]
 
 TABLE: Final = "rows"
-"""The name of every table's parameter (`layers.HashTable`)."""
+"""The parameter name of every table (`layers.HashTable`)."""
 FEW_ROWS: Final = 64
-"""A table of no more rows, such as one of surfaces or ages, is met whole in every batch, like any other matrix."""
+"""A table with at most this many rows, such as the one of surfaces, is dense: every batch uses most of its rows."""
 _MAX_GRADIENT: Final = 1.0
 _EPSILON: Final = 1e-8
 
 
 class RowSums(NamedTuple):
-    """The state of `row_wise_adagrad`: for each row the sum of mean squared gradients, [rows, 1]."""
+    """The state of `row_wise_adagrad`: the sum of mean squared gradients of each row, `[R, 1]`."""
 
     squares: Any
 
 
 def row_wise_adagrad(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """AdaGrad with one accumulator for each row; rows without a gradient stay as they are."""
+    """AdaGrad (Duchi et al. 2011) with one accumulator for each row; rows without a gradient stay unchanged."""
 
     def init(params: Any) -> RowSums:
         return RowSums(jax.tree.map(lambda table: jnp.zeros((len(table), 1), table.dtype), params))
@@ -54,10 +55,11 @@ def optimiser(
     """The optimiser of one model.
 
     Args:
-        rate: learning rate of all that is no table.
-        table_rate: of the tables.
-        weight_decay: of all that is no table.
-        dense: what moves these. Muon makes the update of a matrix orthogonal, and leaves the rest to AdamW.
+        rate: learning rate of the dense parameters.
+        table_rate: learning rate of the tables.
+        weight_decay: decoupled weight decay of the dense parameters.
+        dense: optimiser of the dense parameters. Muon orthogonalises the updates of matrices, and uses AdamW for the
+            rest.
 
     """
     adam_or_muon = optax.adamw if dense == "adamw" else optax.contrib.muon
@@ -74,7 +76,7 @@ def optimiser(
 
 
 def _lenient(update: Callable[..., Any]) -> Callable[..., Any]:
-    """Optax mixes types and ranks; callers that are strict about their own need not know."""
+    """Allow dtype and rank promotion inside Optax, which needs both, for callers that run JAX strictly."""
 
     def updated(*arguments: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

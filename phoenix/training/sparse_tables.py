@@ -1,13 +1,11 @@
-"""Compact tables: of each hashed table the rows that a batch asks for, so that a step costs what its batch does.
+"""Compact tables: the rows of each hashed table that a batch uses, so that a step costs as much as its batch.
 
-Glossary of shapes:
+Shapes: see `phoenix.features.inputs`. In addition:
 
-    R: rows of a table
-    u: rows of it that a batch asks for, and row 0, filled up to one of few sizes
-    E: width of a table
+    u: rows of a compact table: the rows that a batch uses and row 0, padded to one of a few sizes
 
-A step learns from a state whose tables have u rows, with a batch that asks for places among these, and puts back what
-became of them. All other rows have no gradient, and by row-wise AdaGrad stay as they are.
+`compact` renumbers the rows of the batch, `gather` takes u rows of each table from the state, the step trains on both,
+and `scatter` writes the result back. All other rows have no gradient, and row-wise AdaGrad leaves these unchanged.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,21 +22,21 @@ from phoenix.models.configs import ModelConfig
 from phoenix.training.optimisers import FEW_ROWS, TABLE
 
 Tree = TypeVar("Tree")
-Asked = tuple[Int32[Any, " u"] | None, ...]
-"""For each of _TABLES the rows that a batch asks for, ascending, then some beyond the end; None: it stays whole."""
-_LEAST: Final = 8 * FEW_ROWS
+UsedRows = tuple[Int32[Any, " u"] | None, ...]
+"""For each of _TABLES the rows that a batch uses, ascending, then padding beyond its end; None: it stays whole."""
+_SMALLEST: Final = 8 * FEW_ROWS
 """Rows of the smallest compact table."""
 _GROWTH: Final = 4
-"""How many times larger the next one is: a step is compiled for each size that comes up, which takes as long as dozens
-of steps, where rows that nobody asks for cost little."""
+"""Factor between the sizes of compact tables. A step is compiled for each size, which takes as long as dozens of steps;
+unused rows cost little."""
 
 
 class _Table(NamedTuple):
-    """Hashed rows that mean the same in both models."""
+    """A kind of hashed table; its rows mean the same in both models."""
 
-    module: str  # whose parameter it is, or that of a module in it
-    column: str  # of a batch, which asks for its rows
-    size: str  # the attribute of a model's configuration
+    module: str  # the module of the parameter, or a parent of it
+    column: str  # the column of a batch with its rows
+    size: str  # the attribute of `ModelConfig` with its number of rows
 
 
 _TABLES: Final = (
@@ -49,88 +47,88 @@ _TABLES: Final = (
 )
 
 
-def compact(model: ModelConfig, batch: Batch) -> tuple[Batch, Asked]:
-    """A batch that asks for places among the rows that it asks for, and which these are."""
+def compact(model: ModelConfig, batch: Batch) -> tuple[Batch, UsedRows]:
+    """Renumber the rows of a batch by their places in compact tables; returns also the rows of these tables."""
     parts: list[Any] = [batch.history, batch.candidates, batch.posts]
-    asked: list[Int32[Any, " u"] | None] = []
+    used: list[Int32[Any, " u"] | None] = []
     for _, column, size in _TABLES:
         if (count := getattr(model, size)) <= FEW_ROWS:
-            asked.append(None)
+            used.append(None)
             continue
-        asking = [part for part in parts if column in part._fields]
-        rows = _distinct((getattr(part, column) for part in asking), count)
+        parts_with_it = [part for part in parts if column in part._fields]
+        rows = _distinct((getattr(part, column) for part in parts_with_it), count)
         place = np.empty(count, np.int32)
         place[rows] = np.arange(len(rows), dtype=np.int32)
         parts = [
             part._replace(**{column: place[getattr(part, column)]}) if column in part._fields else part
             for part in parts
         ]
-        asked.append(_filled_up(rows, count))
+        used.append(_padded(rows, count))
     history, candidates, posts = parts
-    return batch._replace(history=history, candidates=candidates, posts=posts), tuple(asked)
+    return batch._replace(history=history, candidates=candidates, posts=posts), tuple(used)
 
 
 def _distinct(columns: Iterable[Int32[np.ndarray, "..."]], count: int) -> Int32[np.ndarray, " r"]:
-    """The rows in some columns, and row 0, ascending: marked and read off, which is quicker than sorting them."""
-    asked = np.zeros(count, bool)
-    asked[0] = True
+    """The distinct rows in some columns, and row 0, ascending; a mark per row is faster than sorting."""
+    used = np.zeros(count, bool)
+    used[0] = True
     for column in columns:
-        asked[column] = True
-    return np.flatnonzero(asked).astype(np.int32)
+        used[column] = True
+    return np.flatnonzero(used).astype(np.int32)
 
 
-def _filled_up(rows: Int32[np.ndarray, " r"], count: int) -> Int32[np.ndarray, " u"]:
-    """Which is a matter of the batch alone. What is beyond the table's end is neither read nor written."""
-    size = _LEAST
+def _padded(rows: Int32[np.ndarray, " r"], count: int) -> Int32[np.ndarray, " u"]:
+    """Pad to a size that depends on the batch alone, with rows beyond the table's end, which have no effect."""
+    size = _SMALLEST
     while size < len(rows):
         size *= _GROWTH
     missing = min(size, count) - len(rows)
     return np.concatenate([rows, np.arange(count, count + missing, dtype=np.int32)])
 
 
-def sized(model: ModelConfig, asked: Asked) -> ModelConfig:
-    """The model whose tables are compact."""
+def sized(model: ModelConfig, used: UsedRows) -> ModelConfig:
+    """The configuration with the sizes of the compact tables."""
     sizes: dict[str, Any] = {
-        table.size: len(rows) for table, rows in zip(_TABLES, asked, strict=True) if rows is not None
+        table.size: len(rows) for table, rows in zip(_TABLES, used, strict=True) if rows is not None
     }
     return replace(model, **sizes)
 
 
-def taken(tree: Tree, asked: Asked) -> Tree:
-    """Parameters, or what an optimiser keeps for them, with compact tables."""
+def gather(tree: Tree, used: UsedRows) -> Tree:
+    """Gather the compact tables of parameters, or of an optimiser's state."""
 
     def take(rows: Int32[Array, " u"], whole: Float32[Array, "R E"]) -> Float32[Array, "u E"]:
         return whole.at[rows].get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
 
-    return _mapped(take, lambda leaf: leaf, asked, tree)
+    return _mapped(take, lambda leaf: leaf, used, tree)
 
 
-def put_back(tree: Tree, asked: Asked, moved: Tree) -> Tree:
-    """What becomes of a tree when its compact tables, and all else, are moved."""
+def scatter(tree: Tree, used: UsedRows, moved: Tree) -> Tree:
+    """Scatter compact tables into the whole ones, and take all other leaves from `moved`."""
 
     def put(
         rows: Int32[Array, " u"], whole: Float32[Array, "R E"], part: Float32[Array, "u E"]
     ) -> Float32[Array, "R E"]:
         return whole.at[rows].set(part, mode="drop", unique_indices=True, indices_are_sorted=True)
 
-    return _mapped(put, lambda _, leaf: leaf, asked, tree, moved)
+    return _mapped(put, lambda _, leaf: leaf, used, tree, moved)
 
 
 def _mapped(
-    of_tables: Callable[..., Array], of_rest: Callable[..., Array], asked: Asked, tree: Tree, *rest: Tree
+    of_tables: Callable[..., Array], of_rest: Callable[..., Array], used: UsedRows, tree: Tree, *rest: Tree
 ) -> Tree:
     def mapped(path: tuple[Any, ...], *leaves: Array) -> Array:
-        rows = _rows_of(path, asked)
+        rows = _rows_of(path, used)
         return of_rest(*leaves) if rows is None else of_tables(rows, *leaves)
 
     changed: Tree = jax.tree_util.tree_map_with_path(mapped, tree, *rest)
     return changed
 
 
-def _rows_of(path: tuple[Any, ...], asked: Asked) -> Int32[Any, " u"] | None:
-    """The rows asked for of the table that a leaf belongs to; None where it belongs to none, or stays whole."""
+def _rows_of(path: tuple[Any, ...], used: UsedRows) -> Int32[Any, " u"] | None:
+    """The used rows of the table that a leaf belongs to; None for a leaf without a compact table."""
     *_, module, name = (None, None, *(key.key for key in path if isinstance(key, jax.tree_util.DictKey)))
     if name != TABLE:
         return None
     within = str(module).split("/")
-    return next((rows for table, rows in zip(_TABLES, asked, strict=True) if table.module in within), None)
+    return next((rows for table, rows in zip(_TABLES, used, strict=True) if table.module in within), None)

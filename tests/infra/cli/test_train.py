@@ -31,7 +31,8 @@ from phoenix.data.impressions import Log
 from phoenix.models.configs import CONFIGS, NANO
 from phoenix.serving.model_topic import announced
 from phoenix.training.loop import Diverged
-from phoenix.training.step import Losses, State, Trainer
+from phoenix.training.losses import Losses
+from phoenix.training.step import State, Trainer
 from tests.infra.cli.foryou import write
 from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, encode
 

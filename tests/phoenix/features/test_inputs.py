@@ -5,9 +5,9 @@ from phoenix.features.inputs import (
     LOG_BUCKETS,
     VIDEO_BUCKETS,
     candidate_rows,
-    filled_up,
     history_rows,
     log_bucket,
+    padded,
     post_rows,
 )
 from phoenix.models.configs import CONFIGS, NANO, ModelConfig, config_named
@@ -67,7 +67,7 @@ def test_a_chunk_is_what_its_candidates_would_be_alone(tiny: ModelConfig) -> Non
 
 
 def test_a_batch_is_filled_up_behind(tiny: ModelConfig) -> None:
-    rows = filled_up(history_rows(tiny, some_history(tiny, 3, 4)), 8)
+    rows = padded(history_rows(tiny, some_history(tiny, 3, 4)), 8)
     assert all(len(column) == 8 for column in rows)
     assert not rows.mask[3:].any()
 

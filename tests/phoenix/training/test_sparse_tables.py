@@ -14,7 +14,7 @@ from phoenix.data.batches import Batch
 from phoenix.features.inputs import CandidateRows, HistoryRows, PostRows
 from phoenix.models.configs import NANO
 from phoenix.training.optimisers import optimiser
-from phoenix.training.sparse_tables import compact, put_back, sized, taken
+from phoenix.training.sparse_tables import compact, gather, scatter, sized
 
 MODEL = replace(NANO, user_rows=60, post_rows=5_000, author_rows=700, token_rows=3_000)
 SIZES = {"user": MODEL.user_rows, "post": MODEL.post_rows, "author": MODEL.author_rows, "tokens": MODEL.token_rows}
@@ -82,7 +82,7 @@ def whole(state: Any, batch: Batch) -> Any:
 
 @jax.jit
 def of_parts(state: Any, batch: Batch, asked: Any) -> Any:
-    return put_back(state, asked, whole(taken(state, asked), batch))
+    return scatter(state, asked, whole(gather(state, asked), batch))
 
 
 @settings(max_examples=60)

@@ -28,7 +28,8 @@ from phoenix.serving.engine import Phoenix
 from phoenix.serving.loading import served
 from phoenix.training import checkpoints
 from phoenix.training.checkpoints import Card, CheckpointError
-from phoenix.training.step import PIECE, State, Trainer, ahead, in_pieces, scheduled
+from phoenix.training.losses import PIECE, in_pieces
+from phoenix.training.step import State, Trainer, ahead, scheduled
 from tests.phoenix.builders import some_candidates, some_history
 from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
 
