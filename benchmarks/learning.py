@@ -1,9 +1,8 @@
-"""How well the models know the generated world's tastes after 0 to N training examples, beside simpler scorers.
+"""Learning curves: how well the models predict the generated world's tastes after 0 to N training examples.
 
-The questions and the figures are those of `infra.world.taste_benchmark`: shares of the oracle that knows every
-taste, reaches; above all NDCG@35 of known posts and of new ones. Models learn from the newest so many impressions, with
-everything before as history, in about as many steps however few those are. The baselines always learn from the whole
-log.
+Tasks and figures are those of `infra.world.taste_benchmark`: shares of the score of an oracle with the true tastes,
+above all NDCG@35 on known posts and on new ones. The models train on the newest N impressions, with all earlier ones as
+history, for about the same number of steps for every N. The baselines always learn from the whole log.
 """
 
 import argparse
@@ -46,10 +45,13 @@ TRAINING: Final = TrainingConfig(
     sampled_posts=512,
     action_weights=dict.fromkeys(ACTIONS, 0.1) | {"click": 1.0, "favorite": 4.0, "dwell": 4.0, "dwell_time": 10.0},
 )
-"""High rates, for a few thousand slates are not many, and the mean of where they lead; what was not shown as well, for
-whatever is shown here was chosen to please, and the exam asks about anything. What was shown and passed over is hardly
-worth finding, for the exam is about tastes. How long a post was looked at says more
-than rare favorites do. Slates may reach back for a week, so that they are full: tastes hardly change in it."""
+"""Settings for a few thousand slates of the generated world.
+
+High learning rates and averaged parameters suit the short run. Sampled negatives are needed because the world shows
+selected posts, and the benchmark asks about all posts. Shown posts get a small retrieval weight because the benchmark
+measures tastes. The dwell time has a high weight: it is a better sign than the rare favorites. A slate may span a week,
+which fills the slates; tastes hardly change in a week.
+"""
 
 QUICK: Final = {
     "users": 300,
@@ -60,18 +62,18 @@ QUICK: Final = {
     "steps": 100,
     "viewers": 100,
 }
-_ROWS: Final = 4  # of a table, for each that is to have one
+_ROWS: Final = 4  # rows of a table for each id in the log
 _WIDTH: Final = 128
-_ALIKE: Final = 2  # rows of a table that tells nobody from anybody: that of nothing, and one for all
+_ALIKE: Final = 2  # rows of a table without identities: row 0, and one row for all ids
 Figures = Mapping[str, Estimate]
 
 
 def sized(model: ModelConfig, log: Log) -> ModelConfig:
-    """The model with tables for this log: small steps spend most of their time on rows that nobody has.
+    """The model with tables for this log: in small steps, unused rows would take most of the time.
 
-    Viewers and posts have no rows of their own. A post is met some twenty times, which teaches its row more noise than
-    worth, and what a viewer's row could say, the newest positions of the history say as well. The trunk is twice as
-    wide as nano's, which evens out what a narrow one learns by chance; wider still is no better.
+    Viewers and posts have no rows of their own. About twenty examples of a post teach its row more noise than signal,
+    and the newest positions of the history hold the information of a viewer's row. The transformer is twice as wide as
+    nano's, which lowers the variance between seeds; a still wider one is no better.
     """
     return replace(
         model,
@@ -87,7 +89,7 @@ def sized(model: ModelConfig, log: Log) -> ModelConfig:
 
 
 def trained(exam: Exam, model: ModelConfig, training: TrainingConfig, examples: int, steps: int) -> Phoenix:
-    """The models after `steps` and up to an epoch more over the newest `examples` impressions; seeded ones for none."""
+    """The models after `steps` steps, rounded up to epochs, on the newest `examples` impressions; seeded ones for 0."""
     buckets = replace(model, batch_buckets=(16,))
     if not examples:
         return Phoenix.seeded(buckets, training.seed)
@@ -108,7 +110,7 @@ def trained(exam: Exam, model: ModelConfig, training: TrainingConfig, examples: 
 
 
 def measures(scorers: Mapping[str, Figures]) -> list[Measure]:
-    """Every figure of every scorer; the goals are those of the models that learned most."""
+    """Every figure of every scorer; the goals apply to the models with the most examples."""
     last = [name for name in scorers if name.startswith("models")][-1]
     return [
         Measure(
@@ -125,7 +127,7 @@ def measures(scorers: Mapping[str, Figures]) -> list[Measure]:
 
 
 def chart(scorers: Mapping[str, Figures]) -> Table:
-    """A bar for each scorer, of known posts and of new ones, and all figures in numbers."""
+    """A table with a bar for each scorer on known and new posts, and with all figures."""
     table = Table(title="share of the oracle's, ± 95 %", title_justify="left")
     table.add_column("", no_wrap=True)
     for name in (names := [*next(iter(scorers.values()))]):
@@ -146,16 +148,16 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=int, default=1_000)
     parser.add_argument("--authors", type=int, default=200)
     parser.add_argument("--posts", type=int, default=8_000)
-    parser.add_argument("--engagements", type=int, default=300_000, help="events, impressions included")
+    parser.add_argument("--engagements", type=int, default=300_000, help="events of the world, impressions included")
     parser.add_argument("--days", type=int, default=7, help="the world's span")
     parser.add_argument("--examples", type=int, nargs="*", default=[0, 10_000, 30_000, 150_000])
-    parser.add_argument("--steps", type=int, default=1_000, help="of each run, and up to an epoch more")
+    parser.add_argument("--steps", type=int, default=1_000, help="steps of each run, rounded up to epochs")
     parser.add_argument("--batch", type=int, default=64, help="slates of a step")
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--viewers", type=int, default=300, help="who are examined")
-    parser.add_argument("--seeds", type=int, default=1, help="worlds, and models, that the figures are means of")
+    parser.add_argument("--viewers", type=int, default=300, help="viewers of the benchmark")
+    parser.add_argument("--seeds", type=int, default=1, help="worlds and models to average over")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a small world and few steps, whatever else is asked for")
+    parser.add_argument("--quick", action="store_true", help="use a small world and few steps; overrides other options")
     arguments = parser.parse_args(options)
     if arguments.quick:
         vars(arguments).update(QUICK)
@@ -182,7 +184,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Figures]:
 
 
 def mean(runs: Sequence[Figures]) -> Figures:
-    """The mean over seeds, and of the ends of the intervals, which are over the viewers of each."""
+    """The mean over seeds of the values and of the ends of their intervals, which are over viewers."""
     return {
         name: Estimate(
             *(float(np.mean([getattr(each[name], end) for each in runs])) for end in ("value", "low", "high"))

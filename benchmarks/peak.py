@@ -1,4 +1,4 @@
-"""What the machine can do at most, as the same library measures it: products of matrices, and reading of memory."""
+"""The peak rates of the machine, measured with JAX: float32 matrix products and memory bandwidth."""
 
 import time
 from collections.abc import Callable
@@ -9,20 +9,20 @@ import jax.numpy as jnp
 from jax import Array
 
 _SQUARES: Final = (1_024, 2_048)
-"""Which is faster depends on caches; the better one counts."""
+"""Sizes of the matrices. Caches decide which size is faster; the better rate counts."""
 _READ_BYTES: Final = 256 << 20
 _TRIES: Final = 3
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Wall time of a call in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 class Machine:
-    """Measured in turns with what is held against it, so that other work on the machine slows both alike."""
+    """The machine's peak rates. Benchmarks alternate them with their own work, so that other load slows both alike."""
 
     def __init__(self) -> None:
         self._product, self._total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
@@ -32,11 +32,11 @@ class Machine:
         self.bytes_per_second()
 
     def flops_per_second(self) -> float:
-        """Of float32 matrix products, the best of a few."""
+        """Peak rate of float32 matrix products, the best of a few tries."""
         return max(self._multiply(square) for square in self._squares for _ in range(_TRIES))
 
     def bytes_per_second(self) -> float:
-        """Read once by a sum, the best of a few."""
+        """Memory bandwidth of a sum, the best of a few tries."""
         return _READ_BYTES / min(seconds(lambda: self._total(self._memory).block_until_ready()) for _ in range(_TRIES))
 
     def _multiply(self, square: Array) -> float:

@@ -1,15 +1,15 @@
-"""The ranker: how long 2,048 candidates take, how much of the machine's peak that is, and what reusing a prefix saves.
+"""The ranker: latency of 2,048 candidates, utilisation of the machine, and the speedup of prefix caching.
 
 `python -m benchmarks.ranker [--models M ...] [--candidates N] [--reuse-history H] [--rounds N]`. A request is one
-viewer with a full history and full texts; all ids and words are random, so that no cache of the machine's has seen them
-together. `latency` is the whole call, from ids to probabilities on the host, where posts have been ranked before, each
-once and long ago: their texts are known, as they are in service but for a post's first time. `new_latency` is that of
-requests all of whose texts are new. `peak_share` is the floating-point operations of the model's matrix products (read
-off the traced functions: user, history and candidates, no padding, and nothing else) by that latency, as a share of the
-matmul rate measured in the same round, of which all requests count alike. `stage_…` are the parts, each alone and
-without threads: reading texts, hashing and padding on the host, looking up candidates, encoding the history, attention
-and the rest. `prefix_reuse_speedup` holds the call against the monolithic pass under the mask, cut, threaded and given
-known texts alike, and against that pass over all candidates at once, whichever is faster.
+viewer with a full history and full texts. All ids and words are random, so no CPU cache holds their rows.
+
+`latency` is the time of a whole call, from ids to probabilities on the host, with texts in the text cache, as in service
+after the first request for a post. `new_latency` is that of requests with new texts only. `peak_share` is the
+utilisation: the floating-point operations of the model's matrix products (user, history and candidates, without
+padding) divided by the latency and by the matmul rate of the same round. `stage_…` are the parts, each alone and without
+threads: text cache, hashing and padding on the host, candidate embedding, encoding of the history, attention and the
+rest. `prefix_reuse_speedup` compares the call with one pass under the mask: in chunks, on threads and with cached texts
+like the call, and over all candidates at once; the faster one counts.
 """
 
 import argparse
@@ -45,22 +45,22 @@ SHARE_GOAL: Final = 0.6
 REUSE_GOAL: Final = 2.0
 SEED: Final = 20261125
 KNOWN_TEXTS: Final = 1 << 16
-"""As many posts have been ranked before."""
+"""Texts in the cache at the start."""
 _REQUESTS: Final = 5
-"""Of a kind in a round: the first one finds the caches full of what the peak was measured with."""
+"""Requests of a kind in each round; the first one finds CPU caches filled by the measurement of the peak."""
 _MONOLITHIC_CHUNK: Final = 256
-"""What the monolithic pass is fastest with on two cores, whatever serving's buckets are."""
+"""The fastest chunk of the monolithic pass on two cores, independent of serving's buckets."""
 
 
 def words(config: ModelConfig, *shape: int, rng: np.random.Generator) -> np.ndarray:
-    """Full texts, as tokens."""
+    """Random full texts, as tokens."""
     return rng.integers(1, 2**32, (*shape, config.tokens), np.uint32)
 
 
 def request(
     config: ModelConfig, count: int, rng: np.random.Generator, known: np.ndarray | None = None
 ) -> tuple[History, CandidateInputs]:
-    """A viewer with a full history, and candidates with full texts: some that are known, or new ones."""
+    """A viewer with a full history, and candidates with full texts: from `known`, or new ones."""
     history, candidates = blank_history(config, 1), blank_candidates(config, 1, count)
 
     def ids(like: np.ndarray) -> Any:
@@ -87,7 +87,7 @@ def request(
 
 
 def scored(config: ModelConfig, options: argparse.Namespace, machine: Machine) -> list[Measure]:
-    """Latency and share of the peak of whole calls, and what their parts take."""
+    """Latency and utilisation of whole calls, and the times of their parts."""
     phoenix = Phoenix(config, initial_params(config, SEED), "benchmark")
     sys.stderr.write(f"{config.name}: {options.candidates} candidates\n")
     phoenix.warm_up(parts=("rank",))
@@ -128,7 +128,7 @@ def _share(name: str, values: Sequence[float], goal: float | None) -> Measure:
 
 
 def cut(config: ModelConfig, candidates: CandidateInputs, texts: Texts) -> list[CandidateRows]:
-    """The chunks of a request, hashed."""
+    """The hashed chunks of a request."""
     count = candidates.mask.shape[1]
     return [
         candidate_rows(config, candidates, start, size, texts.means)
@@ -143,7 +143,7 @@ def finish(results: Any) -> None:
 
 
 def stages(phoenix: Phoenix, options: argparse.Namespace, asked: tuple[History, CandidateInputs]) -> list[Measure]:
-    """Milliseconds of each part of a request, one after the other."""
+    """Milliseconds of each part of a request, measured one after the other."""
     config, (history, candidates) = phoenix.config, asked
     params = jax.device_put(initial_params(config, SEED).ranker)
     encode, embed, attend = (
@@ -170,7 +170,7 @@ def stages(phoenix: Phoenix, options: argparse.Namespace, asked: tuple[History, 
 
 
 def reuse(config: ModelConfig, options: argparse.Namespace) -> Measure:
-    """The time of the monolithic pass by that of the same request with its prefix encoded once."""
+    """Prefix caching: the time of the monolithic pass divided by that of the call on the same request."""
     history, candidates = request(config, options.candidates, np.random.default_rng(SEED))
     phoenix = Phoenix(config, initial_params(config, SEED), "benchmark")
     params = jax.device_put(initial_params(config, SEED).ranker)

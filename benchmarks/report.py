@@ -1,4 +1,4 @@
-"""The one form of a benchmark's result: a JSON object with the machine, the configuration and the measures."""
+"""The report of a benchmark: one JSON object with the machine, the configuration and the measures."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ PACKAGES = ("foryou", "bytewax", "confluent-kafka", "jax", "numpy", "redis")
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure. `spread` holds other quantiles or repetitions of it by name, in the same unit."""
+    """One figure. `spread` holds its other quantiles or repetitions by name, in the same unit."""
 
     name: str
     value: float
@@ -27,13 +27,13 @@ class Measure:
 
 
 def print_report(benchmark: str, config: dict[str, Any], measures: list[Measure]) -> None:
-    """Print the result on stdout."""
+    """Print the report on stdout."""
     report = {"benchmark": benchmark, "machine": machine(), "config": config, "measures": measures}
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine of the measurement: cores, CPU, accelerator and versions."""
     import jax
 
     return {
@@ -54,5 +54,5 @@ def _cpu() -> str:
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """The quantiles that stand beside a latency."""
+    """The quantiles p50, p90, p99 and the maximum."""
     return {f"p{q}": round(float(np.percentile(values, q)), 3) for q in (50, 90, 99)} | {"max": round(max(values), 3)}

@@ -1,8 +1,8 @@
-"""How many training examples a second both models learn from, and how that grows with the batch.
+"""Training throughput: examples a second of both models, for several batch sizes.
 
-An example is an impression with what came of it. Batches are cut from a generated log and made, hashed and learned from
-one after the other, as `foryou train` does. What a step's matrix products come to is held against the machine's peak,
-measured in turns with the steps.
+An example is an impression with its labels. The benchmark makes batches from a generated log, hashes them and takes a
+step on each, one after the other. It compares the matrix products of a step with the machine's peak, measured in turns
+with the steps.
 """
 
 import argparse
@@ -28,16 +28,16 @@ WORLD: Final = WorldConfig(users=1_000, authors=200, posts=8_000, engagements=30
 
 
 class Rounds(NamedTuple):
-    """What was seen in each round; times in seconds."""
+    """The measurements of each round; times in seconds."""
 
     making: list[float]
     step: list[float]
     examples: list[int]
-    peak: list[float]  # of the machine, in operations a second
+    peak: list[float]  # peak of the machine, in operations a second
 
 
 def rounds(batches: Batches, trainer: Trainer, count: int, machine: Machine) -> Rounds:
-    """Make a batch and take a step, again and again; the first, which compiles, does not count."""
+    """Make a batch and take a step, `count` times; the first step, which compiles, does not count."""
     state, _ = trainer.step(trainer.initial(), batches.batch(0))
     seen = Rounds([], [], [], [])
     for ordinal in range(1, count + 1):
@@ -53,7 +53,7 @@ def rounds(batches: Batches, trainer: Trainer, count: int, machine: Machine) -> 
 
 
 def learned(log: Log, model: ModelConfig, size: int, count: int, machine: Machine) -> list[Measure]:
-    """All figures of batches of `size` slates, examples a second first."""
+    """All figures of batches of `size` slates; examples a second come first."""
     training = replace(TrainingConfig(), batch=size)
     batches = Batches(log, Span(int(log.at.min()), int(log.known_at.max()) + 1, {}), model, training)
     trainer = Trainer(model, training, batches.steps)

@@ -1,4 +1,4 @@
-"""`foryou evaluate`: checkpoints judged on a span of a log, beside baselines that are recomputed from the same log."""
+"""`foryou evaluate`: metrics of checkpoints on a span of a log, beside baselines that learn from the same log."""
 
 import sys
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from phoenix.training.checkpoints import Card
 
 LEAST = 100
-"""With fewer positives than this an AUC's interval is wider than what scorers differ by."""
+"""Minimum of positives. With fewer, the interval of an AUC is wider than the differences between scorers."""
 _METRICS = {"auc": 4, "gauc": 4, "log_loss": 4, "rce": 2, "ece": 4, "calibration": 3}
-"""What a table shows, and to how many digits."""
+"""The metrics of a table with their digits."""
 
 
 def evaluate(
     checkpoint: Annotated[
         list[Path],
-        typer.Option(help="trained models; repeatable for models that differ by their seed: their mean is judged"),
+        typer.Option(help="Checkpoint; repeatable for several seeds, whose mean is evaluated."),
     ],
     since: Since,
     until: Until,
@@ -36,22 +36,23 @@ def evaluate(
     labelled: LabelledSince = None,
     action: Annotated[
         list[str] | None,
-        typer.Option(help=f"judge this one; repeatable; default: all that occur {LEAST} times in both spans"),
+        typer.Option(help=f"Action to evaluate; repeatable (default: all with {LEAST} positives)."),
     ] = None,
-    retrieved_for: Annotated[str, typer.Option(help="the action that makes a post worth finding")] = "click",
-    baselines: Annotated[bool, typer.Option(help="judge baselines too: a minute or two")] = True,
-    seed: Annotated[int, typer.Option(help="of the draws of viewers", min=0)] = 0,
-    replicates: Annotated[int, typer.Option(help="draws of viewers for the intervals", min=1)] = 1_000,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    retrieved_for: Annotated[str, typer.Option(help="Action that makes a post positive for retrieval.")] = "click",
+    baselines: Annotated[bool, typer.Option(help="Evaluate baselines, too; takes 1 to 2 minutes.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of sampled viewers.", min=0)] = 0,
+    replicates: Annotated[int, typer.Option(help="Bootstrap replicates for the intervals.", min=1)] = 1_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Judge trained models on the impressions of a span that they have not been trained on.
+    """Evaluate trained models on the impressions of a span after their training.
 
-    Nothing from --since on is used to predict, by no model and no baseline: histories and counters end there. Intervals
-    are of 95 %, by drawing viewers anew; a difference of the models and a baseline is on the same draws, and is one
-    where its interval does not contain 0. GAUC is the AUC within each viewer, weighted by impressions; RCE is the share
-    of log-loss saved over the rate of the span of training, so it suffers, as calibration does, where rates drift.
-    Recall counts posts that are new to the viewer; a log holds only what its own ranking showed, so imitating that is
-    rewarded.
+    Histories and counters end at --since, for the models and for all baselines. Intervals are 95 % bootstrap intervals
+    over viewers. The difference between the models and a baseline is a paired bootstrap on the same replicates; it is
+    significant if its interval excludes 0.
+
+    GAUC is the AUC within each viewer, weighted by impressions. RCE is the share of log-loss saved over a constant
+    prediction of the training span's rate; so it falls, like calibration, if rates drift. Recall counts posts that are
+    new to the viewer. A log holds only posts that its own ranking showed, so recall rewards imitating that ranking.
     """
     from infra.terminal.progress import Report as Progress
     from infra.terminal.tables import console
@@ -70,20 +71,20 @@ def evaluate(
     with Progress(console(stderr=True)) as progress:
         columns = read_log(log, progress)
         known = labelled_since(labelled) or cards[0].data["labelled_since"]
-        # rates and counters are learned where every action was recorded: a rate of half of them would mislead
+        # baselines learn rates and counters only where the log records every action, else they learn too low rates
         complete_since = max([trained_since, *(at for at in known.values() if at < since)])
         try:
             split = Split(columns, complete_since, since, until, known)
             judge = Judge(
                 split,
-                _judged(split, wanted),
+                _evaluated(split, wanted),
                 retrieved_for=_action(retrieved_for),
                 seed=seed,
                 replicates=replicates,
             )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        with progress.step("judging"):
+        with progress.step("evaluating"):
             report = judge.report(models, progress.say, baselines=baselines)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
@@ -94,12 +95,12 @@ def evaluate(
 
 def _action(name: str) -> ActionName:
     if name not in ACTION_INDEX:
-        raise typer.BadParameter(f"no action {name!r}; there are {', '.join(ACTION_INDEX)}")
+        raise typer.BadParameter(f"no action {name!r}; valid: {', '.join(ACTION_INDEX)}")
     return name
 
 
 def _model(path: Path) -> "tuple[Phoenix, Card]":
-    """The models of a checkpoint, ready to be asked as judging asks."""
+    """The models and the card of a checkpoint, with the buckets of the evaluation."""
     from phoenix.evaluation.predictions import judging
     from phoenix.serving.engine import Phoenix
     from phoenix.training.checkpoints import CheckpointError, newest, restore
@@ -112,30 +113,30 @@ def _model(path: Path) -> "tuple[Phoenix, Card]":
 
 
 def _trained_since(cards: "tuple[Card, ...]", since: int) -> int:
-    """Where the span that the models were trained on begins; refuses models that have seen what is to be judged."""
+    """The start of the training span; refuses checkpoints of different spans, or with impressions after `since`."""
     spans = {(int(card.data["since_ms"]), int(card.data["until_ms"])) for card in cards}
     if len(spans) > 1:
-        raise typer.BadParameter("the checkpoints were trained on different spans; judge them one by one")
+        raise typer.BadParameter("the checkpoints were trained on different spans; evaluate them one by one")
     ((trained_since, trained_until),) = spans
     if trained_until > since:
         raise typer.BadParameter(
-            f"the checkpoint was trained on impressions up to {trained_until}; what is judged must not begin before"
+            f"the checkpoint was trained on impressions up to {trained_until}; --since must not be earlier"
         )
     return trained_since
 
 
-def _judged(split: "Split", wanted: list[ActionName]) -> list[ActionName]:
+def _evaluated(split: "Split", wanted: list[ActionName]) -> list[ActionName]:
     possible = split.judgeable(1 if wanted else LEAST)
     if not possible or not {*wanted} <= {*possible}:
         raise typer.BadParameter(
-            f"what can be judged here: {', '.join(possible) or 'nothing'}; an action must occur, and fail to occur, in "
-            "both spans, and be recorded"
+            f"actions to evaluate in this log: {', '.join(possible) or 'none'}; an action needs to be recorded, and to "
+            "have positives and negatives in both spans"
         )
     return wanted or possible
 
 
 def tables(report: "Report") -> "list[Table]":
-    """The report for readers: a table for each action, one for retrieval."""
+    """The report as tables: one for each action, and one for retrieval."""
     from rich.table import Table
 
     protocol: Mapping[str, Any] = report.protocol
@@ -143,7 +144,7 @@ def tables(report: "Report") -> "list[Table]":
     for action, measured in report.actions.items():
         positives, rate = protocol["positives"][action], protocol["rate"][action]
         title = (
-            f"{action}: {protocol['impressions']:,} impressions, {positives:,} with it ({rate:.1%}; "
+            f"{action}: {protocol['impressions']:,} impressions, {positives:,} positive ({rate:.1%}; "
             f"{protocol['trained_rate'][action]:.1%} in training), {protocol['viewers']:,} viewers"
         )
         others = {name: scorer.actions[action] for name, scorer in report.baselines.items() if action in scorer.actions}
@@ -159,13 +160,13 @@ def tables(report: "Report") -> "list[Table]":
 
 
 def _table(title: str, ours: "Measured", others: "Mapping[str, Measured]", ahead: "Mapping[str, Measured]") -> "Table":
-    """A row for the models and each baseline; under each figure its interval, and by how much the models are ahead."""
+    """A row for the models and for each baseline, with intervals, and the models' lead over each baseline."""
     from rich.table import Table
 
     table = Table(
         title=title,
         title_justify="left",
-        caption="± 95 %; Δ: models minus this one, * where its interval leaves out 0",
+        caption="± 95 %; Δ: models minus this baseline, * if its interval excludes 0",
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)

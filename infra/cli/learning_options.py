@@ -1,4 +1,4 @@
-"""What the commands that learn from a log, or judge by one, have in common: which part of which log is meant."""
+"""Options that `foryou train` and `foryou evaluate` share: the log, the span and the recorded actions."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from infra.terminal.progress import Advance, Report
     from phoenix.data.impressions import Log
 
-_LINES_PER_TELLING = 10_000
+_LINES_PER_REPORT = 10_000
 _TOPICS = ("posts", "engagements")
 
 
 def time_ms(text: str) -> int:
-    """Epoch milliseconds, from these or from an ISO date or time, which without an offset is UTC."""
+    """Epoch milliseconds of an ISO date or time (UTC without an offset), or of a number of epoch milliseconds."""
     try:
         at = int(text) if text.isdigit() else int(_moment(text).timestamp() * 1_000)
     except ValueError:
@@ -35,7 +35,7 @@ def _moment(text: str) -> datetime:
 
 
 def labelled_since(options: list[str] | None) -> Mapping[ActionName, int]:
-    """The times from which on actions are recorded, from ACTION=TIME; `*` stands for all that are not named."""
+    """The recording time of each action, from options ACTION=TIME; `*` stands for all other actions."""
     given: dict[str, int] = {}
     for option in options or []:
         match = re.fullmatch(r"(\w+|\*)=(.+)", option)
@@ -51,30 +51,32 @@ LogDirectory = Annotated[
     Path | None,
     typer.Option(
         "--log",
-        help="directory with posts.jsonl and engagements.jsonl [.gz|.zst]; without it, these topics of Kafka are read",
+        help="Directory with posts.jsonl and engagements.jsonl [.gz|.zst]; default: Kafka's topics.",
         show_default=False,
     ),
 ]
 Since = Annotated[
-    int, typer.Option(parser=time_ms, metavar="TIME", help="first impressions that are meant: ISO or epoch ms")
+    int, typer.Option(parser=time_ms, metavar="TIME", help="Start of the span: ISO date or time, or epoch ms.")
 ]
-Until = Annotated[int, typer.Option(parser=time_ms, metavar="TIME", help="the end of them, itself not included")]
+Until = Annotated[
+    int, typer.Option(parser=time_ms, metavar="TIME", help="End of the span, exclusive: ISO date or time, or epoch ms.")
+]
 LabelledSince = Annotated[
     list[str] | None,
     typer.Option(
         "--labelled-since",
         metavar="ACTION=TIME",
-        help="from when on the log records an action, where not always; `*` for all not named; repeatable",
+        help="Start of the recording of an action (`*`: all others); repeatable.",
     ),
 ]
 
 
 def read_log(directory: Path | None, report: "Report") -> "Log":
-    """A log as columns: that of a directory, or, without one, what the topics of Kafka hold now.
+    """A log as columns: the files of a directory, or without one the present content of Kafka's topics.
 
     Raises:
-        LogError: the directory holds no log, or a file of it cannot be read.
-        BrokerUnreachable, TopicMissing: naming the address, and what to do.
+        LogError: the directory has no log, or one of its files cannot be read.
+        BrokerUnreachable, TopicMissing: the text has the address and the remedy.
 
     """
     from phoenix.data.impressions import log_of
@@ -93,7 +95,7 @@ def read_log(directory: Path | None, report: "Report") -> "Log":
         log = log_of(usable(_from_kafka(advance) if directory is None else _from_directory(directory, advance)))
     if refused:
         where = "dead-letters" if directory is None else "replay"
-        report.say(f"{refused:,} messages could not be used (`foryou {where}` names them)")
+        report.say(f"{refused:,} messages are invalid (`foryou {where}` lists them)")
     return log
 
 
@@ -102,7 +104,7 @@ def _from_directory(directory: Path, advance: "Advance") -> Iterator[tuple[str, 
 
     reader = LogReader(directory)
     for number, line in enumerate(reader.lines()):
-        if number % _LINES_PER_TELLING == 0:
+        if number % _LINES_PER_REPORT == 0:
             advance(reader.bytes_read, reader.total_bytes)
         yield line.topic, line.raw
 

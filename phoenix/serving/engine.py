@@ -1,9 +1,11 @@
-"""Serving: the two models behind one face, compiled ahead of time for a few sizes and never again.
+"""The engine: both models behind one interface, compiled ahead of time for a few sizes.
 
-A request of any size is padded to a bucket, or cut into several where it is larger than the largest. A viewer's history
-is encoded once; candidates are scored against it a chunk at a time. Chunks are independent, so each runs on a thread of
-its own: one is hashed while another is computed, and a processor's cores work on a chunk each, which keeps them busier
-than sharing out every operation of one.
+A request of any size is padded to a bucket, or cut into several buckets. The engine encodes a viewer's history once and
+scores candidates against it one chunk at a time (prefix caching). Chunks are independent, so each runs on its own
+thread: the host hashes one chunk while the device computes another. On CPUs, one chunk per core uses the cores better
+than parallel operations within one chunk.
+
+Shapes: see `phoenix.features.inputs`.
 """
 
 import os
@@ -41,26 +43,26 @@ __all__ = ["PARTS", "CandidateInputs", "History", "Part", "Phoenix", "PostInputs
 
 Part = Literal["rank", "retrieve", "embed"]
 PARTS: Final[tuple[Part, ...]] = ("rank", "retrieve", "embed")
-"""What a process may need compiled: scoring candidates, embedding viewers, embedding posts."""
+"""The parts that a process can compile: scoring candidates, embedding viewers, embedding posts."""
 
 _ALIGNMENT_BYTES: Final = 64
 _COMPILER_OPTIONS: Final[dict[str, dict[str, str | bool]]] = {"cpu": {"xla_cpu_prefer_vector_width": "512"}}
-"""XLA uses half of AVX-512's registers unless told otherwise; processors without them are not affected."""
+"""By default XLA uses half of the width of AVX-512. Processors without AVX-512 ignore the option."""
 
 
 class Phoenix:
-    """Both models of one version. To be called from any thread: viewers are embedded while another batch is scored.
+    """Both models of one version. Any thread may call all methods, at the same time.
 
     Args:
-        config: their sizes.
-        params: their parameters.
-        origin: where the parameters come from, such as a seed or a checkpoint; part of the version.
+        config: sizes of the models.
+        params: parameters of the models.
+        origin: source of the parameters, such as a seed or a checkpoint; part of the version.
 
     Attributes:
-        config: their sizes.
-        version: names configuration, origin and a digest of all parameters; equal versions compute alike.
-        traces: how many functions have been traced so far; does not grow any more after `warm_up`.
-        texts: of posts that have been ranked before.
+        config: sizes of the models.
+        version: configuration, origin and digest of all parameters; equal versions compute the same.
+        traces: functions traced so far; constant after `warm_up`.
+        texts: cache of the mean embeddings of texts.
 
     """
 
@@ -77,38 +79,38 @@ class Phoenix:
 
     @classmethod
     def seeded(cls, config: ModelConfig | str, seed: int) -> Self:
-        """An untrained model, the same on every machine; raises ValueError for an unknown configuration's name."""
+        """Untrained models, the same on every machine; raises ValueError for an unknown name of a configuration."""
         sizes = config_named(config) if isinstance(config, str) else config
         return cls(sizes, initial_params(sizes, seed), f"seed{seed}")
 
     def compiled_with(self, other: "Phoenix") -> Self:
-        """Compile together with another model from now on, where the configurations are the same; returns itself.
+        """Share the compiled functions of another engine with the same configuration, and return this engine.
 
-        Parameters come with each call: what is compiled depends on the configuration alone.
+        A compiled function depends on the configuration alone; parameters are arguments of each call.
         """
         if other.config == self.config:
             self._compiled, self._compiling, self._threads = other._compiled, other._compiling, other._threads
         return self
 
     def warm_up(self, progress: Callable[[str], None] | None = None, parts: Sequence[Part] = PARTS) -> None:
-        """Compile every bucket of these parts, telling `progress` which one is next."""
-        tell = progress or (lambda _: None)
+        """Compile every bucket of these parts; `progress` receives a line before each."""
+        announce = progress or (lambda _: None)
         for batch in self.config.batch_buckets if "retrieve" in parts else ():
-            tell(f"retrieval, {batch} viewers")
+            announce(f"retrieval, {batch} viewers")
             self.embed_users(blank_history(self.config, batch))
         for count in self.config.post_buckets if "embed" in parts else ():
-            tell(f"embeddings, {count} posts")
+            announce(f"embeddings, {count} posts")
             self.embed_posts(blank_posts(self.config, count))
         if "rank" in parts:
-            tell("reading of texts")
+            announce("reading of texts")
             self.texts.means(np.ones((1, self.config.tokens), np.uint32))
         for batch in self.config.batch_buckets if "rank" in parts else ():
             for count in self.config.candidate_buckets:
-                tell(f"ranking, {batch} viewers with {count} candidates")
+                announce(f"ranking, {batch} viewers with {count} candidates")
                 self.score(blank_history(self.config, batch), blank_candidates(self.config, batch, count))
 
     def embed_posts(self, posts: PostInputs) -> Float32[np.ndarray, "n E"]:
-        """The candidate tower's unit vectors."""
+        """Unit vectors of posts, from the candidate tower."""
         vectors = np.zeros((len(posts.author_id), self.config.embed_dim), np.float32)
         for start, stop, bucket in chunks(len(vectors), self.config.post_buckets):
             rows = post_rows(self.config, PostInputs(*(column[start:stop] for column in posts)))
@@ -117,7 +119,7 @@ class Phoenix:
         return vectors
 
     def embed_users(self, history: History) -> Float32[np.ndarray, "B E"]:
-        """The user tower's unit vectors; zeros for a viewer without a history."""
+        """Unit vectors of viewers, from the user tower; zeros for a viewer without a history."""
         vectors = np.zeros((len(history.user_id), self.config.embed_dim), np.float32)
         for start, stop, bucket in chunks(len(vectors), self.config.batch_buckets):
             rows = history_rows(self.config, History(*(column[start:stop] for column in history)))
@@ -126,7 +128,7 @@ class Phoenix:
         return vectors
 
     def score(self, history: History, candidates: CandidateInputs) -> Float32[np.ndarray, "B C 19"]:
-        """18 probabilities, then the dwell time in ms, for each candidate; zeros where the mask says there is none."""
+        """18 probabilities, then the dwell time in ms, of each candidate; zeros for masked candidates."""
         scores = np.zeros((*candidates.mask.shape, ACTION_COUNT), np.float32)
         under_way: list[Future[None]] = []
         for start, stop, bucket in chunks(len(scores), self.config.batch_buckets):
@@ -140,7 +142,7 @@ class Phoenix:
     def scoring_flops(self, viewers: int, count: int) -> int:
         """Floating-point operations of the matrix products in `score`, for full histories and without padding.
 
-        By the time it took and the machine's peak, it gives the share of the peak that scoring makes use of.
+        Divided by the time of a call and the machine's peak rate, they give the utilisation.
         """
         history = history_rows(self.config, blank_history(self.config, viewers))
         candidates = candidate_rows(self.config, blank_candidates(self.config, viewers, count), 0, count)
@@ -154,9 +156,9 @@ class Phoenix:
     def _begin_scoring(
         self, history: History, candidates: CandidateInputs, batch: int, scores: Float32[np.ndarray, "B C 19"]
     ) -> Iterator[Future[None]]:
-        """Set off the encoding of a batch of histories and the scoring of each chunk of candidates, into `scores`.
+        """Start the encoding of a batch of histories and the scoring of each chunk of candidates into `scores`.
 
-        The encoding is queued before what waits for it, so that it has a thread however few there are.
+        The encoding enters the queue first, so it gets a thread before the chunks that wait for it.
         """
         columns = np.flatnonzero(candidates.mask.any(axis=0))
         if not len(columns):
@@ -175,10 +177,10 @@ class Phoenix:
             yield self._threads.submit(score, *chunk)
 
     def _run(self, name: str, bucket: tuple[int, ...], *inputs: Any) -> Any:
-        """Call a function compiled for a bucket, compiling it first where `warm_up` has not.
+        """Call a function compiled for a bucket; compile it first if `warm_up` has not.
 
-        What comes back stays on the device. Callers turn it into NumPy's before they cut it to size, since JAX would
-        compile a slice for each size.
+        The result stays on the device. Callers convert it to NumPy before they slice it, since JAX would compile a
+        slice for each size.
         """
         function, model = self._functions[name]
         params = self._params[model]
@@ -195,7 +197,7 @@ class Phoenix:
 
 
 def chunks(count: int, buckets: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Cut `count` things into (start, stop, bucket), all full but the last, which is half full or of the smallest."""
+    """Cut `count` items into (start, stop, bucket): full buckets, then one that is half full or of the smallest size."""
     start = 0
     while start < count:
         rest = count - start
@@ -207,10 +209,10 @@ def chunks(count: int, buckets: Sequence[int]) -> Iterator[tuple[int, int, int]]
 
 
 def aligned(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    """A copy that begins where JAX wants it to, so that on CPUs it serves as the parameter itself.
+    """A copy at an address that JAX on CPUs uses without copying again.
 
-    NumPy asks the system for huge pages, which JAX's own copy would not be on: random rows of a large table are then
-    found with fewer misses, and the table is in memory once.
+    NumPy requests huge pages from the system, JAX does not. With huge pages, lookups of random rows in a large table
+    cause fewer TLB misses. And the table is in memory once.
     """
     memory = np.empty(values.nbytes + _ALIGNMENT_BYTES, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT_BYTES
@@ -220,7 +222,7 @@ def aligned(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
 
 
 def _functions(config: ModelConfig) -> dict[str, tuple[Callable[..., Any], int]]:
-    """What serving calls, as pure functions of parameters and rows, and which of `Params` each needs."""
+    """The functions that serving compiles: pure functions of parameters and rows, each with its index in `Params`."""
     return {
         "encode": (pure(lambda rows: Ranker(config).encode(rows)), 0),
         "candidates": (pure(lambda rows: Ranker(config).embed(rows)), 0),

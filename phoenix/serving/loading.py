@@ -1,4 +1,4 @@
-"""Which models a process serves: those that are announced, those of a checkpoint, or untrained ones."""
+"""Loading of the models that a process serves: announced ones, those of a checkpoint, or untrained ones."""
 
 import logging
 from collections.abc import Sequence
@@ -12,39 +12,37 @@ log = logging.getLogger(__name__)
 
 
 class Served(NamedTuple):
-    """The models, and when they were announced: 0 where the settings named them."""
+    """Models and the time of their announcement."""
 
     model: Phoenix
-    at: int
+    at: int  # epoch ms; 0 for the models of the settings
 
 
 def served(checkpoint: str, config: str, seed: int) -> Phoenix:
-    """The models of the newest checkpoint in a directory; where none is named, seeded ones.
+    """The models of the newest checkpoint in a directory, or seeded models if `checkpoint` is empty.
 
     Raises:
-        ValueError: one line that says what is wrong with the checkpoint or the configuration's name.
+        ValueError: one line with the fault of the checkpoint or of the configuration's name.
 
     """
     if not checkpoint:
         return Phoenix.seeded(config, seed)
-    from phoenix.training.checkpoints import (
-        phoenix_of,  # takes a second to import, which untrained models need not wait for
-    )
+    from phoenix.training.checkpoints import phoenix_of  # its import takes a second; untrained models need it not
 
     return phoenix_of(Path(checkpoint))
 
 
 def served_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str, seed: int) -> Served:
-    """What a process begins with: the newest of what is announced that can be used, else what the settings name.
+    """The models that a process serves first: the newest usable announced ones, else those of the settings.
 
     Args:
-        pointers: the newest first; those that cannot be used are logged.
-        checkpoint: of the settings, like `config` and `seed`.
-        config: likewise.
-        seed: likewise.
+        pointers: announcements, the newest first; unusable ones are logged.
+        checkpoint: directory of checkpoints in the settings; "" for seeded models.
+        config: name of the configuration in the settings, for seeded models.
+        seed: seed in the settings, for seeded models.
 
     Raises:
-        ValueError: like `served`, of the settings.
+        ValueError: the models of the settings are unusable, as in `served`.
 
     """
     for pointer in pointers:
@@ -56,14 +54,14 @@ def served_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str,
 
 
 def announced(pointer: ModelPointer, beside: Phoenix | None = None) -> Phoenix:
-    """The models that are announced.
+    """The announced models.
 
     Args:
-        pointer: to their checkpoint.
-        beside: the models that are served meanwhile: where the configuration is the same, nothing is compiled again.
+        pointer: the announcement, with the path of the checkpoint.
+        beside: the models in service; with the same configuration, the new models share their compiled functions.
 
     Raises:
-        ValueError: one line that says why they cannot be served.
+        ValueError: one line with the reason why the models cannot be served.
 
     """
     try:

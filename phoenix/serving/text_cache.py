@@ -1,16 +1,13 @@
-"""Texts that serving has met: each is looked up and averaged once, however many requests ask about it.
+"""A cache of texts: the mean word embedding of each text, computed once for all requests.
 
-Glossary of shapes:
+Shapes: see `phoenix.features.inputs`; n counts texts, E is the width of the table of words. In addition:
 
-    n: texts
-    T: text tokens of a post, padded with 0
-    E: width of the table of words
-    K: texts kept
+    Q: texts that the cache keeps
 
-All that the ranker reads of a text is the mean of its words' rows, which depends on words and parameters alone. To find
-64 random rows for each of two thousand candidates takes a CPU a seventh of a request, and most candidates have been
-candidates before. So the means stay, the newest K of them, found by a 64-bit hash of the words in their order: no one
-has to say when a post is edited or gone.
+The ranker reads of a text only the mean of its words' rows, which depends on the words and the parameters alone. On a
+CPU, the lookup of 64 random rows for each of two thousand candidates takes a seventh of a request, and most candidates
+were candidates before. So the cache keeps the newest Q means. It finds them by a 64-bit hash of the words in their
+order: an edited text has another key, and nothing must be invalidated.
 """
 
 from threading import Lock
@@ -23,29 +20,29 @@ from phoenix.features.inputs import token_rows
 from thunder_ingest.kernels.compiled import kernel
 
 TEXTS_KEPT: Final = 1 << 20
-"""What they take grows with use: at most 256 MiB at a width of 64."""
+"""Default size. Its memory grows with use, to at most 256 MiB at a width of 64."""
 _PLACES: Final = 8
-"""Of the hash index for each text kept: a text whose place another one takes is looked up again."""
+"""Places of the hash index for each kept text; a text that loses its place to another is computed again."""
 _NONE: Final = np.uint64(0)
-"""The key of a text without words, of which nothing is kept."""
+"""The key of a text without words, which the cache does not keep."""
 _SCALE: Final = np.uint64(0x9E3779B97F4A7C15)
 _START: Final = np.uint64(0xD1B54A32D192ED03)
 _FOLD: Final = np.uint64(32)
 
 
 class Texts:
-    """The mean of the rows of each text's words, looked up where it is not known yet. For any thread.
+    """The cache of mean word embeddings. Any thread may call its methods.
 
     Args:
-        table: of words, on the host; row 0 is no word.
-        kept: how many texts at most, a power of two.
+        table: the table of words on the host; row 0 is the absent word.
+        kept: maximum number of texts, a power of two.
 
     Attributes:
-        new: how many texts with words were not known, so far.
+        new: cache misses so far, without empty texts.
 
     """
 
-    def __init__(self, table: Float32[np.ndarray, "rows E"], kept: int = TEXTS_KEPT) -> None:
+    def __init__(self, table: Float32[np.ndarray, "R E"], kept: int = TEXTS_KEPT) -> None:
         self.new = 0
         self._table = table
         self._lock = Lock()
@@ -55,7 +52,7 @@ class Texts:
         self._index = np.zeros(_PLACES * kept, np.int32)
 
     def means(self, tokens: UInt32[np.ndarray, "*n T"]) -> Float32[np.ndarray, "*n E"]:
-        """The mean of each text; zeros where there are no words."""
+        """The mean embedding of each text; zeros for a text without words."""
         texts = np.ascontiguousarray(tokens.reshape(-1, tokens.shape[-1]))
         means = np.zeros((len(texts), self._means.shape[1]), np.float32)
         keys, new = np.zeros(len(texts), np.uint64), np.zeros(len(texts), np.int32)
@@ -72,7 +69,7 @@ class Texts:
 
 @kernel
 def _name(texts: UInt32[np.ndarray, "n T"], keys: UInt64[np.ndarray, " n"]) -> None:
-    """Each step is a bijection of the key so far: texts that differ anywhere agree by chance alone."""
+    """Hash each text. Each step is a bijection of the key so far, so different texts collide only by chance."""
     for text in range(len(texts)):
         key, words = _START, np.uint32(0)
         for place in range(texts.shape[1]):
@@ -88,12 +85,12 @@ def _name(texts: UInt32[np.ndarray, "n T"], keys: UInt64[np.ndarray, " n"]) -> N
 def _find(
     wanted: UInt64[np.ndarray, " n"],
     index: Int32[np.ndarray, " places"],
-    keys: UInt64[np.ndarray, " K"],
-    kept: Float32[np.ndarray, "K E"],
+    keys: UInt64[np.ndarray, " Q"],
+    kept: Float32[np.ndarray, "Q E"],
     means: Float32[np.ndarray, "n E"],
     new: Int32[np.ndarray, " n"],
 ) -> int:
-    """Copy what is known, list what is not, and count the latter."""
+    """Copy the means of cached texts, list the texts that are missing, and return their number."""
     count = 0
     last = np.uint64(len(index) - 1)
     for text in range(len(wanted)):
@@ -111,12 +108,12 @@ def _find(
 
 @kernel
 def _average(
-    table: Float32[np.ndarray, "rows E"],
+    table: Float32[np.ndarray, "R E"],
     rows: Int32[np.ndarray, "new T"],
     new: Int32[np.ndarray, " new"],
     means: Float32[np.ndarray, "n E"],
 ) -> None:
-    """Word after word, as the ranker does it, so that the bits depend on the text alone."""
+    """Average word by word in order, as the ranker does, so that the bits depend on the text alone."""
     for text in range(len(new)):
         mean, words = means[new[text]], 0
         for place in range(rows.shape[1]):
@@ -136,10 +133,10 @@ def _keep(
     means: Float32[np.ndarray, "n E"],
     entry: int,
     index: Int32[np.ndarray, " places"],
-    keys: UInt64[np.ndarray, " K"],
-    kept: Float32[np.ndarray, "K E"],
+    keys: UInt64[np.ndarray, " Q"],
+    kept: Float32[np.ndarray, "Q E"],
 ) -> int:
-    """Write new texts over the oldest ones, from an entry on; says which is the next."""
+    """Write new texts over the oldest ones, from `entry` on; returns the next entry."""
     last = np.uint64(len(index) - 1)
     for text in new:
         keys[entry], kept[entry] = names[text], means[text]

@@ -70,7 +70,7 @@ def test_the_report_as_json_holds_models_baselines_and_their_differences(log: Pa
     assert report["differences"]["als"]["retrieval"]["interval"]["recall@100"]
     assert report["protocol"]["labelled_since"] == {"click": NOW - 19 * HOUR}
     assert report["models"][0].startswith("tiny-seed0-step0-")
-    assert "1 messages could not be used" in err
+    assert "1 messages are invalid" in err
 
 
 def test_the_report_as_tables_names_scorers_and_figures(log: Path, checkpoint: Path) -> None:
@@ -98,7 +98,10 @@ def test_a_model_that_was_trained_on_what_is_to_be_judged_is_refused(log: Path, 
     ("options", "told"),
     [
         (("--action", "liking"), "no action 'liking'"),
-        (("--action", "block_author", "--labelled-since", "block_author=2100-01-01"), "what can be judged here"),
+        (
+            ("--action", "block_author", "--labelled-since", "block_author=2100-01-01"),
+            "actions to evaluate in this log",
+        ),
         (("--retrieved-for", "report", "--labelled-since", "report=2100-01-01"), "no report on a post that was new"),
         (("--since", str(NOW + 1)), "--since must come before --until"),
     ],

@@ -100,7 +100,7 @@ def whole(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     done = trained(log, out)
     assert done.returncode == 0, done.stderr
-    assert "2 messages could not be used" in done.stderr
+    assert "2 messages are invalid" in done.stderr
     return out
 
 
@@ -236,7 +236,7 @@ def told(log: Path | None) -> tuple[Log, str]:
 
 def test_lines_that_cannot_be_used_are_told(log: Path) -> None:
     columns, said = told(log)
-    assert "2 messages could not be used (`foryou replay` names them)" in said
+    assert "2 messages are invalid (`foryou replay` lists them)" in said
     assert len(columns.at) == 200
 
 
@@ -250,5 +250,5 @@ def test_topics_hold_the_same_log_as_a_directory(log: Path, tmp_path: Path, monk
             write(settings, *(Record(topic, b"%d" % number, line) for number, line in enumerate(lines)))
         monkeypatch.setenv("FORYOU_KAFKA", kafka.address)
         columns, said = told(None)
-    assert "2 messages could not be used (`foryou dead-letters` names them)" in said
+    assert "2 messages are invalid (`foryou dead-letters` lists them)" in said
     jax.tree.map(np.testing.assert_array_equal, columns, told(log)[0])
