@@ -3,13 +3,13 @@
 `python -m benchmarks.ranker [--models M ...] [--candidates N] [--reuse-history H] [--rounds N]`. A request is one
 viewer with a full history and full texts. All ids and words are random, so no CPU cache holds their rows.
 
-`latency` is the time of a whole call, from ids to probabilities on the host, with texts in the text cache, as in service
-after the first request for a post. `new_latency` is that of requests with new texts only. `peak_share` is the
+`latency` is the time of a whole call, from ids to probabilities on the host, with texts in the text cache, as in
+service after the first request for a post. `new_latency` is that of requests with new texts only. `peak_share` is the
 utilisation: the floating-point operations of the model's matrix products (user, history and candidates, without
-padding) divided by the latency and by the matmul rate of the same round. `stage_…` are the parts, each alone and without
-threads: text cache, hashing and padding on the host, candidate embedding, encoding of the history, attention and the
-rest. `prefix_reuse_speedup` compares the call with one pass under the mask: in chunks, on threads and with cached texts
-like the call, and over all candidates at once; the faster one counts.
+padding) divided by the latency and by the matmul rate of the same round. `stage_…` are the parts, each alone and
+without threads: text cache, hashing and padding on the host, candidate embedding, encoding of the history, attention
+and the rest. `prefix_reuse_speedup` compares the call with one pass under the mask: in chunks, on threads and with
+cached texts like the call, and over all candidates at once; the faster one counts.
 """
 
 import argparse

@@ -197,7 +197,7 @@ class Phoenix:
 
 
 def chunks(count: int, buckets: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Cut `count` items into (start, stop, bucket): full buckets, then one that is half full or of the smallest size."""
+    """Cut `count` items into (start, stop, bucket): full buckets, then one half full or of the smallest size."""
     start = 0
     while start < count:
         rest = count - start

@@ -1,4 +1,4 @@
-"""Random inputs of any size, and ways to take them apart."""
+"""Random model inputs of any size, and parts of them."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from phoenix.features.inputs import TOTALS, CandidateInputs, History, PostInputs
 from phoenix.models.configs import ModelConfig
 
 TOLERANCE = 2e-5
-"""Relative. Scores are equal up to the order in which float32 sums are taken, which shapes decide."""
+"""Relative tolerance. Shapes decide the order of float32 sums, so equal scores differ by rounding."""
 DAY_MS = 86_400_000
 
 
@@ -53,7 +53,7 @@ def some_posts(config: ModelConfig, count: int, seed: int = 0) -> PostInputs:
 
 
 def picked(candidates: CandidateInputs, columns: list[int]) -> CandidateInputs:
-    """Some of the candidates, in the order named."""
+    """The candidates of these columns, in this order."""
     return CandidateInputs(*(column[:, columns] if column.ndim > 1 else column for column in candidates))
 
 
@@ -65,8 +65,8 @@ def candidates_of(candidates: CandidateInputs, row: int) -> CandidateInputs:
     return CandidateInputs(*(column[row : row + 1] for column in candidates))
 
 
-def filled_in_front(history: History, missing: int) -> History:
-    """The same history with positions before it that are none, full of what must not matter."""
+def padded_in_front(history: History, missing: int) -> History:
+    """The same history after masked positions with other content."""
     other = some_history_like(history, missing)
     together = (np.concatenate([a, b], axis=1) for a, b in zip(other[1:], history[1:], strict=True))
     return History(history.user_id, *together)

@@ -1,4 +1,4 @@
-"""Strict JAX, and a model that is small enough to be compiled in every test session."""
+"""Strict JAX, and a model small enough to compile in every test session."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from phoenix.serving.engine import Phoenix
 
 @pytest.fixture(scope="package", autouse=True)
 def strict_jax() -> Iterator[None]:
-    """Shapes and types that do not match are mistakes here, on every thread, instead of being stretched to match."""
+    """Make implicit promotion of ranks and dtypes an error, on every thread."""
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     yield
@@ -44,7 +44,7 @@ def tiny() -> ModelConfig:
 
 @pytest.fixture(scope="package")
 def phoenix(strict_jax: None, tiny: ModelConfig) -> Phoenix:
-    """A seeded model, all its buckets compiled."""
+    """A seeded model with all buckets compiled."""
     model = Phoenix.seeded(tiny, seed=7)
     model.warm_up()
     return model

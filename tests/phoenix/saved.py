@@ -1,4 +1,4 @@
-"""Checkpoints of untrained models, to be served."""
+"""Checkpoints of untrained models, for tests of serving."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ TINY = replace(
 
 
 def saved(directory: Path, config: ModelConfig = TINY, seed: int = 0) -> Path:
-    """The checkpoint that training would begin with."""
+    """Save the initial state of a training run as a checkpoint."""
     training = TrainingConfig(seed=seed)
     card = Card(step=0, steps=1, model=config, training=training, data={}, commit="of the test")
     return save(directory, Trainer(config, training, 1).initial(), card)

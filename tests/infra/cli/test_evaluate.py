@@ -1,4 +1,4 @@
-"""`foryou evaluate` on a log that a generated world wrote, and a checkpoint of a model that has learned nothing."""
+"""`foryou evaluate` on the log of a generated world, with a checkpoint of untrained models."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run that was to be trained up to SINCE."""
+    """A checkpoint of a run whose span ends at SINCE."""
     model = ModelConfig(name="tiny", heads=NANO.heads, kv_heads=NANO.kv_heads, **TINY, **ROWS)  # type: ignore[arg-type]
     with Report(Console(quiet=True)) as report:
         columns = read_log(log, report)
@@ -88,7 +88,7 @@ def test_baselines_can_be_left_out(log: Path, checkpoint: Path) -> None:
     assert {"dwell", "favorite"} <= report["actions"].keys()
 
 
-def test_a_model_that_was_trained_on_what_is_to_be_judged_is_refused(log: Path, checkpoint: Path) -> None:
+def test_a_model_trained_on_the_evaluated_span_is_refused(log: Path, checkpoint: Path) -> None:
     code, _, err = run(log, checkpoint, since=SINCE - HOUR)
     assert code == 2
     assert "was trained on impressions up to" in err
@@ -106,15 +106,17 @@ def test_a_model_that_was_trained_on_what_is_to_be_judged_is_refused(log: Path, 
         (("--since", str(NOW + 1)), "--since must come before --until"),
     ],
 )
-def test_a_mistake_is_named(log: Path, checkpoint: Path, options: tuple[str, ...], told: str) -> None:
+def test_a_wrong_option_is_refused_with_its_reason(
+    log: Path, checkpoint: Path, options: tuple[str, ...], told: str
+) -> None:
     code, _, err = run(log, checkpoint, *options)
     assert code == 2
     assert told in " ".join(err.replace("│", " ").split())
 
 
-def test_a_directory_without_a_checkpoint_is_named(log: Path, tmp_path: Path) -> None:
+def test_a_directory_without_a_checkpoint_is_refused(log: Path, tmp_path: Path) -> None:
     code, _, _ = run(log, tmp_path)
-    assert code == 1  # told in one line by `infra.cli`, as every CheckpointError is
+    assert code == 1  # `infra.cli` prints a CheckpointError as one line
 
 
 @pytest.mark.parametrize("missing", MODULES)

@@ -1,4 +1,4 @@
-"""`foryou train`, as a process: killed without warning, it goes on and comes to the same bits."""
+"""`foryou train` as a process: a killed run continues to the same bits."""
 
 import io
 import json
@@ -69,7 +69,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def begun(log: Path, tmp_path: Path) -> Path:
-    """The same log, in which no click is recorded before the fifth day."""
+    """The same log without clicks before the fifth day."""
     events = [json.loads(line) for line in (log / "engagements.jsonl").read_bytes().splitlines()[:-2]]
     kept = [event for event in events if event["type"] == "impression" or event["at"] >= T0 + 96 * HOUR]
     (tmp_path / "engagements.jsonl").write_text("\n".join(map(json.dumps, kept)))
@@ -104,7 +104,7 @@ def whole(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_card_tells_what_was_learned_from(whole: Path) -> None:
+def test_a_card_has_the_span_and_the_size_of_the_training_data(whole: Path) -> None:
     card = last_card(whole)
     assert card["step"] == card["steps"] > 6
     assert (card["data"]["since_ms"], card["data"]["until_ms"]) == (T0, T0 + 190 * HOUR)
@@ -115,7 +115,7 @@ def test_a_card_tells_what_was_learned_from(whole: Path) -> None:
     assert len(list(whole.glob("step-*"))) == 2
 
 
-def test_what_a_log_tells_of_itself_is_told_and_what_came_before_the_span_is_learned(
+def test_recording_times_are_derived_from_the_log_and_earlier_impressions_are_examples(
     begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
@@ -127,7 +127,7 @@ def test_what_a_log_tells_of_itself_is_told_and_what_came_before_the_span_is_lea
     assert (data["since_ms"], data["examples"], data["earlier"]) == (T0 + 100 * HOUR, 190, True)
 
 
-def test_what_came_before_the_span_can_be_history_only(
+def test_with_no_earlier_earlier_impressions_are_history_only(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
@@ -136,7 +136,7 @@ def test_what_came_before_the_span_can_be_history_only(
     assert last_card(tmp_path)["data"]["examples"] == 90
 
 
-def test_a_killed_run_comes_to_the_same_bits(log: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_killed_run_continues_to_the_same_bits(log: Path, whole: Path, tmp_path: Path) -> None:
     run = subprocess.Popen(command(log, tmp_path), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob("step-*")) and run.poll() is None and time.monotonic() < deadline:
@@ -148,14 +148,14 @@ def test_a_killed_run_comes_to_the_same_bits(log: Path, whole: Path, tmp_path: P
     assert last_card(tmp_path)["digest"] == last_card(whole)["digest"]
 
 
-def test_a_finished_run_is_left_as_it_is(log: Path, whole: Path) -> None:
+def test_a_finished_run_stays_unchanged(log: Path, whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert trained(log, whole).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
 @pytest.mark.embedded
-def test_the_last_checkpoint_of_a_run_is_announced_where_that_is_asked_for(
+def test_announce_announces_the_last_checkpoint(
     log: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EmbeddedKafka(tmp_path) as kafka:
@@ -170,7 +170,7 @@ def test_the_last_checkpoint_of_a_run_is_announced_where_that_is_asked_for(
     assert f"{pointer.version} is announced" in done.stderr
 
 
-def test_what_is_in_the_way_of_announcing_is_told_before_training(
+def test_an_unreachable_kafka_is_reported_before_training(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORYOU_KAFKA", "127.0.0.1:1")
@@ -180,13 +180,13 @@ def test_what_is_in_the_way_of_announcing_is_told_before_training(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_run_does_not_go_on_there(log: Path, whole: Path) -> None:
+def test_another_run_in_the_same_directory_is_refused(log: Path, whole: Path) -> None:
     done = trained(log, whole, "--seed", "1")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("is of another run: training.seed is 0, not 1")
 
 
-def test_losses_that_are_no_numbers_end_a_run_before_they_are_kept(
+def test_losses_that_are_not_finite_end_a_run_before_its_checkpoint(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverging(self: Trainer, state: State, batches: Batches) -> Iterator[tuple[State, Losses]]:
@@ -213,12 +213,12 @@ def test_a_time_is_an_iso_date_or_epoch_milliseconds(text: str, at: int) -> None
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "2022-13-01", "-5", "99999999999999999"])
-def test_what_is_no_time_is_a_mistake(text: str) -> None:
+def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         time_ms(text)
 
 
-def test_labels_are_known_from_times_on() -> None:
+def test_labelled_since_takes_a_time_for_each_action() -> None:
     found = labelled_since(["click=5", "*=9"])
     assert found == {action: 5 if action == "click" else 9 for action in ACTIONS}
     for wrong in ("click", "click=", "clack=5"):
@@ -227,14 +227,14 @@ def test_labels_are_known_from_times_on() -> None:
 
 
 def told(log: Path | None) -> tuple[Log, str]:
-    """A log, and what was said while it was read."""
+    """A log, and the messages of its reading."""
     console = Console(file=io.StringIO(), width=200)
     with Report(console) as report:
         columns = read_log(log, report)
     return columns, console.file.getvalue()  # type: ignore[attr-defined]  # of StringIO
 
 
-def test_lines_that_cannot_be_used_are_told(log: Path) -> None:
+def test_invalid_lines_are_counted(log: Path) -> None:
     columns, said = told(log)
     assert "2 messages are invalid (`foryou replay` lists them)" in said
     assert len(columns.at) == 200

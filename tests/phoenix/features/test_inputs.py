@@ -22,33 +22,33 @@ def test_each_doubling_has_a_bucket(value: int, bucket: int) -> None:
     assert log_bucket(np.array([value]), 60_000).tolist() == [bucket]
 
 
-def test_the_length_of_a_video_has_a_bucket_for_each_quarter_of_a_doubling(tiny: ModelConfig) -> None:
+def test_video_lengths_have_a_bucket_for_each_quarter_of_a_doubling(tiny: ModelConfig) -> None:
     lengths = np.array([0, 1, 1_999, 2_000, 2_378, 2_379, 4_000, 2**31 - 1], np.int32)
     posts = some_posts(tiny, len(lengths))._replace(video_ms=lengths)
     assert post_rows(tiny, posts).video.tolist() == [0, 1, 1, 2, 2, 3, 6, VIDEO_BUCKETS - 1]
 
 
-def test_a_long_history_is_read_from_its_newest_end(tiny: ModelConfig) -> None:
+def test_a_long_history_keeps_its_newest_positions(tiny: ModelConfig) -> None:
     history = some_history(tiny, 2, 30)
     newest = type(history)(history.user_id, *(column[:, -tiny.history :] for column in history[1:]))
     for whole, end in zip(history_rows(tiny, history), history_rows(tiny, newest), strict=True):
         assert (whole == end).all()
 
 
-def test_a_short_history_stands_to_the_right(tiny: ModelConfig) -> None:
+def test_a_short_history_is_padded_on_the_left(tiny: ModelConfig) -> None:
     rows = history_rows(tiny, some_history(tiny, 2, 5))
     assert rows.mask[0].tolist() == [False] * 7 + [True] * 5
     assert not rows.post[:, :7].any()
     assert rows.post[:, 7:].all()
 
 
-def test_a_viewer_without_any_history_still_has_one_of_the_right_shape(tiny: ModelConfig) -> None:
+def test_an_empty_history_is_padded_to_its_full_shape(tiny: ModelConfig) -> None:
     rows = history_rows(tiny, some_history(tiny, 3, 0))
     assert rows.mask.shape == (3, tiny.history)
     assert not rows.mask.any()
 
 
-def test_texts_are_cut_and_filled_up_to_the_tokens_that_the_model_reads(tiny: ModelConfig) -> None:
+def test_texts_are_cut_or_padded_to_the_tokens_of_the_configuration(tiny: ModelConfig) -> None:
     posts = some_posts(tiny, 3)
     longer = posts._replace(tokens=np.concatenate([posts.tokens, posts.tokens], axis=1))
     shorter = posts._replace(tokens=posts.tokens[:, :2])
@@ -57,7 +57,7 @@ def test_texts_are_cut_and_filled_up_to_the_tokens_that_the_model_reads(tiny: Mo
     assert not post_rows(tiny, shorter).tokens[:, 2:].any()
 
 
-def test_a_chunk_is_what_its_candidates_would_be_alone(tiny: ModelConfig) -> None:
+def test_a_chunk_of_candidates_has_the_rows_of_these_candidates_alone(tiny: ModelConfig) -> None:
     candidates = some_candidates(tiny, 2, 11)
     chunk = candidate_rows(tiny, candidates, 8, 4)
     alone = candidate_rows(tiny, picked(candidates, [8, 9, 10]), 0, 4)
@@ -66,13 +66,13 @@ def test_a_chunk_is_what_its_candidates_would_be_alone(tiny: ModelConfig) -> Non
     assert not chunk.post[:, 3].any()
 
 
-def test_a_batch_is_filled_up_behind(tiny: ModelConfig) -> None:
+def test_a_batch_is_padded_at_its_end(tiny: ModelConfig) -> None:
     rows = padded(history_rows(tiny, some_history(tiny, 3, 4)), 8)
     assert all(len(column) == 8 for column in rows)
     assert not rows.mask[3:].any()
 
 
-def test_an_unknown_configuration_is_answered_with_those_there_are() -> None:
+def test_the_error_for_an_unknown_configuration_lists_the_valid_ones() -> None:
     with pytest.raises(ValueError, match="no model configuration 'huge'; there are nano, small, base, large"):
         config_named("huge")
     assert config_named("nano") is NANO
@@ -80,7 +80,7 @@ def test_an_unknown_configuration_is_answered_with_those_there_are() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"kv_heads": 3}, {"head_dim": 7}, {"batch_buckets": ()}, {"post_buckets": (4, 2)}])
-def test_sizes_that_do_not_fit_together_are_refused(wrong: dict[str, object]) -> None:
+def test_inconsistent_sizes_are_refused(wrong: dict[str, object]) -> None:
     sizes = {name: getattr(NANO, name) for name in NANO.__dataclass_fields__}
     with pytest.raises(ValueError, match="nano: "):
         ModelConfig(**{**sizes, **wrong})

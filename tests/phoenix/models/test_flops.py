@@ -9,19 +9,19 @@ from phoenix.models.flops import matmul_flops
 from phoenix.serving.engine import Phoenix
 
 
-def test_a_product_counts_two_for_each_multiplication_and_all_else_nothing() -> None:
+def test_a_product_counts_two_operations_for_each_multiplication() -> None:
     left, right = jnp.ones((5, 2, 3)), jnp.ones((5, 3, 7))
     assert matmul_flops(lambda a, b: jnp.exp(a @ b + 1.0), left, right) == 2 * 5 * 2 * 3 * 7
 
 
-def test_products_inside_functions_and_rounds_of_loops_count() -> None:
+def test_products_in_functions_and_in_each_round_of_a_loop_count() -> None:
     def four_times(x: Array) -> Array:
         return jax.lax.scan(lambda carry, _: (jax.jit(jnp.matmul)(carry, carry), None), x, length=4)[0]
 
     assert matmul_flops(four_times, jnp.ones((3, 3))) == 4 * 2 * 3**3
 
 
-def test_what_no_result_depends_on_counts_nothing() -> None:
+def test_dead_code_counts_nothing() -> None:
     assert matmul_flops(lambda x: ((x @ x) * 0.0, x)[1], jnp.ones((3, 3))) == 0
 
 
@@ -34,7 +34,9 @@ def test_a_count_that_depends_on_values_is_refused() -> None:
 
 
 @pytest.mark.parametrize("candidates", [1, 100])
-def test_scoring_costs_what_the_sizes_of_the_layers_say(phoenix: Phoenix, tiny: ModelConfig, candidates: int) -> None:
+def test_the_count_for_scoring_follows_from_the_sizes_of_the_layers(
+    phoenix: Phoenix, tiny: ModelConfig, candidates: int
+) -> None:
     hidden = -(-(tiny.widening * tiny.dim * 2 // 3) // 8) * 8
     query, key = tiny.heads * tiny.head_dim, tiny.kv_heads * tiny.head_dim
     prefix = 1 + tiny.history

@@ -17,7 +17,7 @@ INPUT = np.zeros((1, 5), np.float32)
 
 
 @pytest.mark.parametrize("deviation", [0.01, 1.0, 7.0])
-def test_draws_have_the_deviation_asked_for(deviation: float) -> None:
+def test_draws_have_the_given_standard_deviation(deviation: float) -> None:
     values = Uniform(deviation).draw((400, 500), seed=3, name="w")
     assert values.dtype == np.float32
     assert abs(values.mean()) < 0.01 * deviation
@@ -25,7 +25,7 @@ def test_draws_have_the_deviation_asked_for(deviation: float) -> None:
     assert abs(values).max() <= deviation * 3**0.5 * 1.000001
 
 
-def test_draws_stay_what_they_were() -> None:
+def test_draws_are_the_same_on_every_machine() -> None:
     assert Uniform(1.0).draw((3,), seed=7, name="w").view(np.uint32).tolist() == [3213047505, 3213626736, 1050007697]
 
 
@@ -34,7 +34,7 @@ def test_parameters_of_one_shape_differ_by_their_names_and_seeds() -> None:
     assert len({values.tobytes() for values in draws}) == 3
 
 
-def test_a_larger_seed_than_32_bits_is_a_seed_too() -> None:
+def test_a_seed_may_have_more_than_32_bits() -> None:
     assert (Uniform(1.0).draw((5,), 2**70, "w") != Uniform(1.0).draw((5,), 2**70 + 1, "w")).any()
 
 
@@ -44,7 +44,7 @@ def test_parameters_come_from_the_seed_and_constants_stay_constants() -> None:
     assert (params["~"]["weights"] == Uniform(0.5).draw((5, 3), 7, "~/weights")).all()
 
 
-def test_what_was_drawn_fits_the_model() -> None:
+def test_drawn_parameters_fit_the_model() -> None:
     params = drawn(model, 7, INPUT)
     result = hk.transform(model).apply(params, None, np.ones((1, 5), np.float32))
     np.testing.assert_allclose(result[0], params["~"]["weights"].sum(axis=0) * 2, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What a score may depend on: the viewer, the history, the candidate and the place, and nothing else whatever."""
+"""A score depends on the viewer, the history, the candidate and the surface, and on nothing else."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from phoenix.serving.engine import Phoenix
 from tests.phoenix.builders import (
     TOLERANCE,
     candidates_of,
-    filled_in_front,
+    padded_in_front,
     picked,
     some_candidates,
     some_history,
@@ -26,7 +26,7 @@ from tests.phoenix.builders import (
 )
 
 CANDIDATES = 21
-"""More than the largest bucket, so that there are several chunks."""
+"""More than the largest bucket, so that a request has several chunks."""
 
 
 def same(one: np.ndarray, other: np.ndarray) -> None:
@@ -60,16 +60,16 @@ def test_a_score_does_not_depend_on_other_viewers_of_the_batch(phoenix: Phoenix,
 
 
 @pytest.mark.parametrize("positions", [0, 1, 5, 11])
-def test_positions_that_are_none_change_nothing(phoenix: Phoenix, positions: int) -> None:
+def test_masked_positions_change_nothing(phoenix: Phoenix, positions: int) -> None:
     history, candidates = some_history(phoenix.config, 2, 12), some_candidates(phoenix.config, 2, 5)
     short = type(history)(history.user_id, *(column[:, 12 - positions :] for column in history[1:]))
-    filled = filled_in_front(short, 12 - positions) if positions else some_history(phoenix.config, 2, 12)
+    filled = padded_in_front(short, 12 - positions) if positions else some_history(phoenix.config, 2, 12)
     filled = filled._replace(mask=filled.mask & (np.arange(12) >= 12 - positions))
     same(phoenix.score(filled, candidates), phoenix.score(short, candidates))
 
 
 @pytest.mark.parametrize("shown", [1, 4])
-def test_a_history_that_was_never_padded_scores_alike(tiny: ModelConfig, shown: int) -> None:
+def test_padding_of_a_history_changes_no_score(tiny: ModelConfig, shown: int) -> None:
     padded = history_rows(tiny, some_history(tiny, 1, shown))
     bare = HistoryRows(padded.user, *(column[:, -shown:] for column in padded[1:]))
     candidates = candidate_rows(tiny, some_candidates(tiny, 1, 3), 0, 3)
@@ -85,7 +85,7 @@ def test_buckets_and_chunks_change_no_score(phoenix: Phoenix, tiny: ModelConfig,
 
 @given(st.lists(st.booleans(), min_size=CANDIDATES, max_size=CANDIDATES))
 @settings(deadline=None, max_examples=20)
-def test_what_is_no_candidate_changes_no_score(phoenix: Phoenix, kept: list[bool]) -> None:
+def test_masked_candidates_change_no_score(phoenix: Phoenix, kept: list[bool]) -> None:
     history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, CANDIDATES)
     masked = candidates._replace(mask=np.array([kept]))
     same(phoenix.score(history, masked)[:, kept], phoenix.score(history, candidates)[:, kept])
@@ -106,7 +106,7 @@ def test_other_candidates_in_the_same_place_change_no_bit(phoenix: Phoenix, repl
     np.testing.assert_array_equal(phoenix.score(history, mixed)[:, kept], phoenix.score(history, candidates)[:, kept])
 
 
-def test_training_in_one_pass_sees_what_serving_scores(phoenix: Phoenix, tiny: ModelConfig) -> None:
+def test_the_training_pass_and_serving_compute_the_same_scores(phoenix: Phoenix, tiny: ModelConfig) -> None:
     history, candidates = some_history(tiny, 3, 12), some_candidates(tiny, 3, 9)
     scored = in_one_pass(tiny, history_rows(tiny, history), candidate_rows(tiny, candidates, 0, 9))
     same(scored, phoenix.score(history, candidates))
@@ -123,7 +123,7 @@ def test_every_feature_of_a_candidate_counts(phoenix: Phoenix, column: str) -> N
     "column",
     ["user_id", "post_id", "author_id", "tokens", "actions", "dwell_ms", "age_ms", "surface", "mask"],
 )
-def test_everything_about_a_viewer_counts(phoenix: Phoenix, column: str) -> None:
+def test_every_feature_of_a_viewer_counts(phoenix: Phoenix, column: str) -> None:
     history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, 4)
     zeroed = history._replace(**{column: np.zeros_like(getattr(history, column))})
     assert not np.allclose(phoenix.score(history, candidates), phoenix.score(zeroed, candidates), rtol=1e-3)
@@ -135,7 +135,7 @@ def test_the_order_of_a_history_counts(phoenix: Phoenix) -> None:
     assert not np.allclose(phoenix.score(history, candidates), phoenix.score(reversed_, candidates), rtol=1e-3)
 
 
-def test_an_untrained_ranker_predicts_about_the_base_rates_and_not_the_same_for_all(phoenix: Phoenix) -> None:
+def test_an_untrained_ranker_predicts_near_the_base_rates_with_some_spread(phoenix: Phoenix) -> None:
     scores = phoenix.score(some_history(phoenix.config, 4, 12), some_candidates(phoenix.config, 4, 64))
     average = scores.mean(axis=(0, 1))
     expected = np.append(BASE_RATES, BASE_DWELL_MS)

@@ -51,7 +51,7 @@ def applied(model: Callable[..., Array], config: ModelConfig, *arguments: Array)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_a_prefix_encoded_once_gives_what_one_pass_under_the_mask_gives(tiny: ModelConfig, kv_heads: int) -> None:
+def test_an_encoded_prefix_gives_the_same_as_one_pass_under_the_mask(tiny: ModelConfig, kv_heads: int) -> None:
     config = replace(tiny, layers=2, kv_heads=kv_heads)
     parts, whole = (applied(model, config, *inputs(config)) for model in (in_two_steps, in_one_pass))
     np.testing.assert_allclose(parts, whole, rtol=TOLERANCE, atol=TOLERANCE)
@@ -72,7 +72,9 @@ def test_the_other_candidates_of_a_call_change_no_bit(
 
 @pytest.mark.parametrize("model", [in_one_pass, in_two_steps])
 @pytest.mark.parametrize("scored", range(CANDIDATES))
-def test_a_candidate_has_no_gradient_but_its_own(tiny: ModelConfig, model: Callable[..., Array], scored: int) -> None:
+def test_the_score_of_a_candidate_has_no_gradient_for_another_one(
+    tiny: ModelConfig, model: Callable[..., Array], scored: int
+) -> None:
     prefix, mask, candidates = inputs(tiny)
     params = drawn_params(tiny, prefix, mask, candidates)
 
@@ -86,7 +88,7 @@ def test_a_candidate_has_no_gradient_but_its_own(tiny: ModelConfig, model: Calla
     np.testing.assert_array_equal(gradient[:, others], 0)
 
 
-def test_both_ways_have_the_same_gradients(tiny: ModelConfig) -> None:
+def test_the_pass_with_an_encoded_prefix_has_the_gradients_of_the_one_pass(tiny: ModelConfig) -> None:
     config = replace(tiny, layers=2)
     prefix, mask, candidates = inputs(config)
     params = drawn_params(config, prefix, mask, candidates)
@@ -104,7 +106,7 @@ def test_both_ways_have_the_same_gradients(tiny: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 30.0, 1e6])
-def test_learned_scales_of_any_size_leave_scores_finite_and_both_ways_equal(tiny: ModelConfig, scale: float) -> None:
+def test_large_learned_scales_leave_both_passes_finite_and_equal(tiny: ModelConfig, scale: float) -> None:
     arguments = inputs(tiny)
     params = drawn_params(tiny, *arguments)
     scaled = hk.data_structures.map(
@@ -149,7 +151,7 @@ def test_attention_depends_on_distances_and_not_on_places() -> None:
     assert not np.allclose(near, products(positions * 2), atol=1e-1)
 
 
-def test_where_likeness_comes_first_each_query_begins_as_the_key_of_its_group(tiny: ModelConfig) -> None:
+def test_with_likeness_first_each_query_starts_equal_to_the_key_of_its_group(tiny: ModelConfig) -> None:
     config = replace(tiny, likeness_first=True)
     params = drawn_params(config, *inputs(config))
     queries = [module for module in params if module.endswith("/query")]
@@ -172,7 +174,7 @@ def test_attention_and_its_derivative_are_those_of_a_softmax(seed: int, rows: in
 
     def by_softmax(queries: Array, keys: Array, values: Array) -> Array:
         logits = jnp.where(mask, jnp.einsum("bnrd,bnsd->bnrs", queries, keys), -jnp.inf)
-        exponentials = jnp.exp(logits)  # a row that may see nothing has none
+        exponentials = jnp.exp(logits)  # a fully masked row has none
         total = jnp.sum(exponentials, axis=-1, keepdims=True)
         weights = jnp.where(total > 0, exponentials / jnp.where(total > 0, total, 1.0), 0.0)
         return jnp.einsum("bnrs,bnsd->bnrd", weights, values)

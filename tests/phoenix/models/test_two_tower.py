@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from phoenix.features.inputs import History, PostInputs, blank_history
 from phoenix.models.configs import ModelConfig
 from phoenix.serving.engine import Phoenix
-from tests.phoenix.builders import TOLERANCE, filled_in_front, some_history, some_posts, viewer
+from tests.phoenix.builders import TOLERANCE, padded_in_front, some_history, some_posts, viewer
 
 FAVORITE, NOT_INTERESTED = 0, 14
 TOPICS, WORDS = 5, 20
 
 
 def posts_of_topics(config: ModelConfig, count: int, seed: int) -> tuple[PostInputs, np.ndarray]:
-    """Posts whose words all come from their topic's, and the topics; every author is another one."""
+    """Posts with words of one topic each, and these topics; all authors are different."""
     rng = np.random.default_rng(seed)
     topics = rng.integers(0, TOPICS, count)
     words = topics[:, None] * WORDS + rng.integers(1, WORDS, (count, config.tokens))
@@ -22,7 +22,7 @@ def posts_of_topics(config: ModelConfig, count: int, seed: int) -> tuple[PostInp
 
 
 def history_with(config: ModelConfig, posts: PostInputs, action: int | None) -> History:
-    """One viewer who did the same to all of these posts, or passed them over."""
+    """A viewer with the same action on all these posts, or with none."""
     count = len(posts.author_id)
     history = blank_history(config, 1)
     history.author_id[0, -count:] = posts.author_id
@@ -53,14 +53,14 @@ def test_an_untrained_index_finds_posts_of_authors_engaged_with(phoenix: Phoenix
     assert (np.argsort(-similarity)[:20] < 20).mean() > 0.7  # 0.07 by chance
 
 
-def test_complaints_repel(phoenix: Phoenix) -> None:
+def test_negative_feedback_repels(phoenix: Phoenix) -> None:
     posts, _ = posts_of_topics(phoenix.config, 6, seed=3)
     vectors = phoenix.embed_posts(posts)
     user = phoenix.embed_users(history_with(phoenix.config, posts, NOT_INTERESTED))[0]
     assert (vectors @ user < 0).all()
 
 
-def test_what_was_engaged_with_outweighs_what_was_passed_over(phoenix: Phoenix) -> None:
+def test_an_engaged_post_outweighs_passed_over_ones(phoenix: Phoenix) -> None:
     posts = some_posts(phoenix.config, 12)
     history = history_with(phoenix.config, posts, None)
     history.actions[0, 0, FAVORITE] = True
@@ -75,7 +75,7 @@ def test_vectors_have_length_1(phoenix: Phoenix) -> None:
     np.testing.assert_allclose(np.linalg.norm(users, axis=1), 1.0, rtol=1e-5)
 
 
-def test_a_viewer_without_a_history_has_no_direction(phoenix: Phoenix) -> None:
+def test_a_viewer_without_a_history_gets_a_zero_vector(phoenix: Phoenix) -> None:
     assert not phoenix.embed_users(some_history(phoenix.config, 2, 0)).any()
 
 
@@ -99,7 +99,7 @@ def test_a_vector_does_not_depend_on_the_batch(phoenix: Phoenix, count: int, see
 
 
 @pytest.mark.parametrize("positions", [1, 5, 11])
-def test_positions_that_are_none_change_nothing(phoenix: Phoenix, positions: int) -> None:
+def test_masked_positions_change_nothing(phoenix: Phoenix, positions: int) -> None:
     short = some_history(phoenix.config, 2, positions)
-    filled = filled_in_front(short, 12 - positions)
+    filled = padded_in_front(short, 12 - positions)
     np.testing.assert_allclose(phoenix.embed_users(filled), phoenix.embed_users(short), atol=TOLERANCE)

@@ -18,7 +18,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
-    """What JAX compiles during a test, of whichever origin."""
+    """All compilations of JAX during a test."""
     seen: list[str] = []
 
     def note(event: str, duration_secs: float, **_: str | int) -> None:
@@ -30,12 +30,12 @@ def compilations() -> Iterator[list[str]]:
     jax.monitoring.unregister_event_duration_listener(note)
 
 
-def test_the_witness_of_compilations_sees_one(compilations: list[str]) -> None:
+def test_the_fixture_records_a_compilation(compilations: list[str]) -> None:
     jax.jit(lambda x: x * 3.5)(np.float32(2.0))
     assert compilations
 
 
-def test_nothing_is_compiled_after_the_warm_up_whatever_the_sizes(phoenix: Phoenix, compilations: list[str]) -> None:
+def test_no_request_size_compiles_after_the_warm_up(phoenix: Phoenix, compilations: list[str]) -> None:
     traces = phoenix.traces
     for viewers, count, positions in [(1, 1, 0), (2, 4, 3), (3, 5, 12), (4, 16, 40), (5, 17, 1), (11, 63, 12)]:
         history = some_history(phoenix.config, viewers, positions)
@@ -52,7 +52,7 @@ def test_there_are_as_many_traces_as_buckets(phoenix: Phoenix) -> None:
     assert phoenix.traces == 2 * batches + 2 * batches * counts + posts
 
 
-def test_a_process_compiles_only_the_parts_that_it_needs_and_says_what_it_does(tiny: ModelConfig) -> None:
+def test_a_warm_up_compiles_only_the_given_parts_and_reports_each_bucket(tiny: ModelConfig) -> None:
     model = Phoenix.seeded(tiny, seed=7)
     said: list[str] = []
     model.warm_up(said.append, parts=("embed",))
@@ -60,7 +60,7 @@ def test_a_process_compiles_only_the_parts_that_it_needs_and_says_what_it_does(t
     assert model.traces == 2
 
 
-def test_a_model_of_the_same_configuration_has_nothing_left_to_compile(
+def test_a_model_of_the_same_configuration_compiles_nothing(
     phoenix: Phoenix, tiny: ModelConfig, compilations: list[str]
 ) -> None:
     alone, beside = (Phoenix.seeded(tiny, seed=8) for _ in range(2))
@@ -75,13 +75,13 @@ def test_a_model_of_the_same_configuration_has_nothing_left_to_compile(
         assert (its != other).any()
 
 
-def test_a_model_of_another_configuration_is_compiled_for_itself(phoenix: Phoenix, tiny: ModelConfig) -> None:
+def test_a_model_of_another_configuration_compiles_its_own_functions(phoenix: Phoenix, tiny: ModelConfig) -> None:
     wide = Phoenix.seeded(replace(tiny, embed_dim=32), seed=7).compiled_with(phoenix)
     assert wide.embed_posts(some_posts(wide.config, 3)).shape == (3, 32)
     assert wide.traces == 1
 
 
-def test_chunks_that_run_side_by_side_compile_their_bucket_once(tiny: ModelConfig) -> None:
+def test_concurrent_chunks_compile_their_bucket_once(tiny: ModelConfig) -> None:
     cold = Phoenix.seeded(replace(tiny, candidate_buckets=(4,)), seed=7)
     cold.score(some_history(tiny, 1, 12), some_candidates(tiny, 1, 64))
     assert cold.traces == 3
@@ -93,13 +93,13 @@ def test_a_chunk_that_fails_fails_the_request(phoenix: Phoenix, tiny: ModelConfi
         phoenix.score(some_history(tiny, 1, 12), candidates._replace(post_id=candidates.post_id[:, :, None]))
 
 
-def test_a_model_that_was_not_warmed_up_answers_all_the_same(phoenix: Phoenix, tiny: ModelConfig) -> None:
+def test_a_model_without_a_warm_up_gives_the_same_vectors(phoenix: Phoenix, tiny: ModelConfig) -> None:
     posts = some_posts(tiny, 3)
     cold = Phoenix.seeded(tiny, seed=7)
     assert (cold.embed_posts(posts) == phoenix.embed_posts(posts)).all()
 
 
-def test_no_viewers_no_candidates_and_no_posts_are_sizes_too(phoenix: Phoenix) -> None:
+def test_a_request_may_have_no_viewers_no_candidates_or_no_posts(phoenix: Phoenix) -> None:
     config = phoenix.config
     assert phoenix.score(some_history(config, 0, 3), some_candidates(config, 0, 3)).shape == (0, 3, 19)
     assert phoenix.score(some_history(config, 2, 3), some_candidates(config, 2, 0)).shape == (2, 0, 19)
@@ -107,7 +107,7 @@ def test_no_viewers_no_candidates_and_no_posts_are_sizes_too(phoenix: Phoenix) -
     assert phoenix.embed_posts(some_posts(config, 0)).shape == (0, config.embed_dim)
 
 
-def test_what_is_no_candidate_has_no_score(phoenix: Phoenix) -> None:
+def test_masked_candidates_have_score_0(phoenix: Phoenix) -> None:
     candidates = some_candidates(phoenix.config, 3, 20)
     candidates.mask[0, 4:] = candidates.mask[1, :] = candidates.mask[2, ::2] = False
     scores = phoenix.score(some_history(phoenix.config, 3, 12), candidates)
@@ -115,7 +115,7 @@ def test_what_is_no_candidate_has_no_score(phoenix: Phoenix) -> None:
     assert not scores[~candidates.mask].any()
 
 
-def test_a_seed_decides_everything(phoenix: Phoenix, tiny: ModelConfig) -> None:
+def test_the_seed_determines_version_and_scores(phoenix: Phoenix, tiny: ModelConfig) -> None:
     again, other = Phoenix.seeded(tiny, seed=7), Phoenix.seeded(tiny, seed=8)
     history, candidates = some_history(tiny, 1, 12), some_candidates(tiny, 1, 3)
     assert again.version == phoenix.version
@@ -125,7 +125,7 @@ def test_a_seed_decides_everything(phoenix: Phoenix, tiny: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (1_000, 64)])
-def test_aligned_parameters_are_what_they_were_and_taken_over_without_a_copy(shape: tuple[int, ...]) -> None:
+def test_aligned_parameters_are_equal_and_jax_does_not_copy_them(shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).standard_normal(shape, np.float32)
     copy = aligned(values)
     np.testing.assert_array_equal(copy, values)
@@ -137,7 +137,7 @@ def test_the_version_names_configuration_seed_and_parameters(phoenix: Phoenix) -
     assert re.fullmatch(r"tiny-seed7-[0-9a-f]{8}", phoenix.version)
 
 
-def test_one_changed_parameter_is_another_version(phoenix: Phoenix, tiny: ModelConfig) -> None:
+def test_one_changed_parameter_changes_the_version(phoenix: Phoenix, tiny: ModelConfig) -> None:
     params = initial_params(tiny, 7)
     assert Phoenix(tiny, params, "seed7").version == phoenix.version
     np.asarray(params.two_tower["two_tower"]["text_share"])[...] += np.float32(1e-3)
@@ -160,5 +160,5 @@ def test_chunks_cover_everything_once_and_fit_their_buckets(count: int, sizes: l
 
 
 @pytest.mark.parametrize("size", [1, 128, 1_024])
-def test_what_is_as_large_as_a_bucket_takes_that_bucket(size: int) -> None:
+def test_a_request_of_a_bucket_s_size_takes_that_bucket(size: int) -> None:
     assert list(chunks(size, (1, 128, 1_024))) == [(0, size, size)]

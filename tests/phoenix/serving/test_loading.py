@@ -18,7 +18,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return saved(tmp_path)
 
 
-def test_what_is_announced_is_compiled_with_the_model_before_where_it_is_of_the_same_configuration(
+def test_an_announced_model_of_the_same_configuration_shares_compiled_functions(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     before = phoenix_of(checkpoint)
@@ -30,19 +30,19 @@ def test_what_is_announced_is_compiled_with_the_model_before_where_it_is_of_the_
     assert loaded.traces == 0
 
 
-def test_what_is_not_the_model_that_was_announced_is_refused_in_one_line(checkpoint: Path) -> None:
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(checkpoint: Path) -> None:
     holds = phoenix_of(checkpoint).version
     with pytest.raises(ValueError, match=rf"^model m-1 was announced and cannot be used: {checkpoint} holds {holds}$"):
         announced(pointer("m-1", checkpoint))
 
 
 @pytest.mark.parametrize("location", ["", "nowhere"])
-def test_what_is_not_there_is_refused_in_one_line(location: str) -> None:
+def test_a_missing_checkpoint_is_refused_in_one_line(location: str) -> None:
     with pytest.raises(ValueError, match=r"^model m-1 was announced and cannot be used: [^\n]+$"):
         announced(ModelPointer(name="phoenix", version="m-1", location=location, at=1))
 
 
-def test_a_process_begins_with_the_newest_that_can_be_used(
+def test_a_process_starts_with_the_newest_usable_announcement(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     version = phoenix_of(checkpoint).version
@@ -52,7 +52,7 @@ def test_a_process_begins_with_the_newest_that_can_be_used(
     assert "m-1 was announced and cannot be used" in caplog.text
 
 
-def test_a_process_to_which_nothing_is_announced_begins_with_what_the_settings_name(
+def test_a_process_without_a_usable_announcement_starts_with_the_models_of_the_settings(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     version = phoenix_of(checkpoint).version
@@ -61,7 +61,7 @@ def test_a_process_to_which_nothing_is_announced_begins_with_what_the_settings_n
     assert served_first([], "", "nano", 1).model.version.startswith("nano-seed1-")
 
 
-def test_wider_models_are_compiled_for_themselves(checkpoint: Path, tmp_path: Path) -> None:
+def test_wider_models_compile_their_own_functions(checkpoint: Path, tmp_path: Path) -> None:
     wide = saved(tmp_path / "wide", replace(TINY, embed_dim=16))
     loaded = announced(pointer(phoenix_of(wide).version, wide), phoenix_of(checkpoint))
     loaded.warm_up(parts=("embed",))

@@ -1,4 +1,4 @@
-"""What is known of a text is what its words say, whatever was kept, overwritten or asked at the same time."""
+"""The mean of a text depends on its words alone, not on evictions or concurrent calls."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +22,7 @@ def table() -> np.ndarray:
 
 
 def averaged(table: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """One text after the other, none remembered."""
+    """The means without a cache."""
     rows = token_rows(tokens, len(table))
     return np.array([table[each[each != 0]].sum(axis=0) / max(1, np.count_nonzero(each)) for each in rows])
 
@@ -36,7 +36,7 @@ def as_tokens(texts: list[list[int]]) -> np.ndarray:
     st.sampled_from([1, 2, 8, 64]),
 )
 @settings(deadline=None)
-def test_a_mean_is_that_of_the_words_however_few_texts_are_kept(
+def test_a_mean_is_right_for_every_size_of_the_cache(
     table: np.ndarray, requests: list[list[list[int]]], kept: int
 ) -> None:
     texts = Texts(table, kept)
@@ -47,16 +47,14 @@ def test_a_mean_is_that_of_the_words_however_few_texts_are_kept(
 
 @given(st.lists(WORDS, min_size=1, max_size=9))
 @settings(deadline=None)
-def test_a_text_that_is_known_is_the_same_bits_and_is_not_looked_up_again(
-    table: np.ndarray, request: list[list[int]]
-) -> None:
+def test_a_cached_text_has_the_same_bits_and_is_no_miss(table: np.ndarray, request: list[list[int]]) -> None:
     texts, tokens = Texts(table), as_tokens(request)
     first, new = texts.means(tokens), texts.new
     np.testing.assert_array_equal(texts.means(tokens[::-1])[::-1], first)
     assert texts.new == new
 
 
-def test_the_order_of_words_and_how_many_there_are_make_another_text(table: np.ndarray) -> None:
+def test_texts_with_another_order_or_number_of_words_have_their_own_entries(table: np.ndarray) -> None:
     texts = Texts(table)
     variants = as_tokens([[1, 2, 0, 0], [2, 1, 0, 0], [1, 2, 2, 0], [0, 1, 2, 0], [1, 2, 0, 1]])
     for each in variants:
@@ -64,7 +62,7 @@ def test_the_order_of_words_and_how_many_there_are_make_another_text(table: np.n
     assert texts.new == len(variants)
 
 
-def test_the_oldest_texts_go_first(table: np.ndarray) -> None:
+def test_the_oldest_texts_are_evicted_first(table: np.ndarray) -> None:
     texts = Texts(table, kept=1)
     older, newer = (as_tokens([[word, 0, 0, 0]]) for word in (1, 2))
     for each, new in ((older, 1), (newer, 2), (newer, 2), (older, 3)):
@@ -72,7 +70,7 @@ def test_the_oldest_texts_go_first(table: np.ndarray) -> None:
         assert texts.new == new
 
 
-def test_no_words_are_zeros_and_nothing_to_keep(table: np.ndarray) -> None:
+def test_a_text_without_words_is_zeros_and_is_not_cached(table: np.ndarray) -> None:
     texts = Texts(table)
     assert texts.means(np.zeros((2, 3, LENGTH), np.uint32)).shape == (2, 3, WIDTH)
     assert not texts.means(np.zeros((2, 3, LENGTH), np.uint32)).any()
@@ -80,7 +78,7 @@ def test_no_words_are_zeros_and_nothing_to_keep(table: np.ndarray) -> None:
     assert texts.new == 0
 
 
-def test_threads_that_overwrite_each_others_texts_get_their_own(table: np.ndarray) -> None:
+def test_threads_that_evict_each_other_s_texts_get_right_means(table: np.ndarray) -> None:
     texts = Texts(table, kept=16)
 
     def ask(seed: int) -> None:
@@ -93,7 +91,7 @@ def test_threads_that_overwrite_each_others_texts_get_their_own(table: np.ndarra
         list(threads.map(ask, range(4)))
 
 
-def test_it_is_what_the_model_makes_of_the_rows(table: np.ndarray) -> None:
+def test_the_cache_gives_the_means_of_the_model(table: np.ndarray) -> None:
     tokens = np.random.default_rng(1).integers(0, 90, (30, LENGTH), np.uint32)
     model = hk.transform(lambda rows: HashTable(ROWS, WIDTH, "words").mean(rows))
     mean = model.apply({"words": {"rows": table}}, None, token_rows(tokens, ROWS))

@@ -1,6 +1,5 @@
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +30,7 @@ def test_the_ranking_loss_is_the_mean_log_likelihood_and_the_absolute_error_of_t
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_what_is_not_known_costs_nothing_whatever_is_predicted() -> None:
+def test_unknown_labels_add_no_loss() -> None:
     logits, labels = some(1)
     known = np.ones_like(labels)
     known[:, 2:] = 0
@@ -41,7 +40,7 @@ def test_what_is_not_known_costs_nothing_whatever_is_predicted() -> None:
     assert before == after
 
 
-def test_candidates_that_are_none_do_not_dilute_the_loss() -> None:
+def test_masked_candidates_do_not_dilute_the_loss() -> None:
     logits, labels = some(2)
     known = np.ones_like(labels)
     known[:, 3:] = 0
@@ -49,7 +48,7 @@ def test_candidates_that_are_none_do_not_dilute_the_loss() -> None:
     np.testing.assert_allclose(ranking_loss(logits, targets(labels, known), ONES), expected, rtol=1e-6)
 
 
-def test_an_action_counts_as_much_as_its_weight() -> None:
+def test_the_loss_of_an_action_is_proportional_to_its_weight() -> None:
     logits, labels = some(3)
     known = np.ones_like(labels)
     favorite, click = (jnp.asarray(np.eye(ACTION_COUNT, dtype=np.float32)[action]) for action in (0, 4))
@@ -58,7 +57,7 @@ def test_an_action_counts_as_much_as_its_weight() -> None:
     np.testing.assert_allclose(both, 3.0 * alone[0] + 0.5 * alone[1], rtol=1e-5)
 
 
-def test_a_batch_of_which_nothing_is_known_costs_nothing() -> None:
+def test_a_batch_without_known_labels_has_loss_0() -> None:
     logits, labels = some(4)
     assert ranking_loss(logits, targets(labels, np.zeros_like(labels)), ONES) == 0
 
@@ -77,15 +76,16 @@ def test_the_retrieval_loss_is_a_weighted_softmax_over_the_posts() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_posts_that_are_none_take_no_part() -> None:
+def test_padding_posts_do_not_change_the_retrieval_loss() -> None:
     posts = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     with_fillers = retrieval(posts, [[1], [0]], np.array([0.0, 0.0, -np.inf, -np.inf]), [[1.0], [1.0]])
     np.testing.assert_allclose(with_fillers, retrieval(posts[:2], [[1], [0]], np.zeros(2), [[1.0], [1.0]]), rtol=1e-6)
 
 
-def test_log_q_makes_up_for_posts_that_were_sampled_more_often() -> None:
-    """Averaged over samples the corrected partition function is that over all posts, as importance sampling has it."""
-    rng = np.random.default_rng(5)
-    scores, q = rng.normal(size=400), rng.uniform(0.05, 0.6, 400)
-    sampled = [np.exp(scores - np.log(q))[rng.random(400) < q].sum() for _ in range(4_000)]
-    assert np.mean(sampled) == pytest.approx(np.exp(scores).sum(), rel=0.01)
+def test_log_q_corrects_the_softmax_for_sampling() -> None:
+    """Subtracted from the scores: a post that is sampled more often needs a higher score for the same probability."""
+    posts = np.random.default_rng(5).normal(size=(4, 6)).astype(np.float32)
+    q = np.array([0.9, 0.02, 0.5, 0.2])
+    weights = np.exp(2 * posts[:, 0]) / q
+    found = [retrieval(posts, [[post]], np.log(q), [[1.0]]) for post in range(4)]
+    np.testing.assert_allclose(found, -np.log(weights / weights.sum()), rtol=1e-5)

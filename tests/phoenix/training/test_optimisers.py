@@ -11,7 +11,7 @@ from phoenix.training.optimisers import Dense, optimiser, row_wise_adagrad
 TABLE = {"module": {"rows": jnp.ones((4, 3))}}
 
 
-def test_a_row_takes_a_step_of_its_own_and_others_none() -> None:
+def test_each_row_has_its_own_step_size_and_a_row_without_a_gradient_stays() -> None:
     step = row_wise_adagrad(0.1)
     gradient = jnp.zeros((4, 3)).at[1].set(jnp.array([3.0, 0.0, 0.0])).at[2].set(0.001)
     updates, state = step.update(gradient, step.init(TABLE["module"]["rows"]))
@@ -23,7 +23,7 @@ def test_a_row_takes_a_step_of_its_own_and_others_none() -> None:
 
 
 @pytest.mark.parametrize("dense", ["adamw", "muon"])
-def test_tables_and_the_rest_are_moved_by_optimisers_of_their_own(dense: Dense) -> None:
+def test_tables_and_dense_parameters_have_separate_optimisers(dense: Dense) -> None:
     params = {"module": {"rows": jnp.ones((100, 3))}, "few": {"rows": jnp.ones((16, 3))}} | {
         "linear": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
     }
@@ -38,7 +38,7 @@ def test_tables_and_the_rest_are_moved_by_optimisers_of_their_own(dense: Dense) 
 
 
 @pytest.mark.parametrize("dense", ["adamw", "muon"])
-def test_it_finds_a_minimum(dense: Dense) -> None:
+def test_the_optimiser_finds_a_minimum(dense: Dense) -> None:
     params = {"a": {"rows": jnp.zeros((100, 2))}, "b": {"w": jnp.zeros((2, 2))}}
     step = optimiser(rate=0.02, table_rate=0.3, weight_decay=0.0, dense=dense)
 

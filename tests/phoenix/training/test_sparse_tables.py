@@ -1,4 +1,4 @@
-"""A step on compact tables, put back, is the step on whole ones."""
+"""A step on compact tables, scattered back, equals the step on whole tables."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ STEP = optimiser(rate=0.01, table_rate=0.1, weight_decay=0.1)
 
 @st.composite
 def batches(draw: st.DrawFn) -> Batch:
-    """Rows out of one, few or many, first and last ones among them, with none in places; of all parts the same ones."""
+    """Batches with one, few or many distinct rows, first, last and absent rows included; all parts share them."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     pools = {
         column: np.append(
@@ -62,7 +62,7 @@ def initial() -> Any:
 
 
 def loss(params: Any, batch: Batch) -> Any:
-    """Something that each place in a batch has a part of its own in."""
+    """A loss with a different contribution of each place in a batch."""
     total = jnp.zeros(())
     for module, column in COLUMNS.items():
         for part in (batch.history, batch.candidates, batch.posts):
@@ -87,7 +87,7 @@ def of_parts(state: Any, batch: Batch, asked: Any) -> Any:
 
 @settings(max_examples=60)
 @given(batches(), batches())
-def test_a_step_on_the_rows_that_are_asked_for_is_one_on_whole_tables(first: Batch, second: Batch) -> None:
+def test_a_step_on_compact_tables_equals_a_step_on_whole_tables(first: Batch, second: Batch) -> None:
     expected = found = initial()
     for batch in (first, second):
         expected = whole(expected, batch)
@@ -97,7 +97,7 @@ def test_a_step_on_the_rows_that_are_asked_for_is_one_on_whole_tables(first: Bat
 
 
 @given(batches())
-def test_a_compact_batch_asks_for_the_same_rows_by_their_places(batch: Batch) -> None:
+def test_a_compact_batch_uses_the_same_rows_by_their_places(batch: Batch) -> None:
     small, (users, *asked) = compact(MODEL, batch)
     assert users is None  # so few that the optimiser moves them all
     np.testing.assert_array_equal(small.history.user, batch.history.user)

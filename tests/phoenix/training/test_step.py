@@ -1,4 +1,4 @@
-"""Training: it learns what is to be learned, and going on from a checkpoint is as if there had been no interruption."""
+"""Training: models learn a simple taste, and a run that continues from a checkpoint equals an uninterrupted one."""
 
 import gc
 import shutil
@@ -37,7 +37,7 @@ T0 = 1_700_000_000_000
 HOUR = 3_600_000
 TASTES, WORDS = ("sail", "cook"), 6
 ORBAX_FAILS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""Where it fails to read, it leaves an event loop to the garbage collector."""
+"""After a failed read, Orbax leaves an event loop to the garbage collector."""
 TRAINING = TrainingConfig(
     batch=16, candidates=4, epochs=3, rate=5e-3, table_rate=0.1, sampled_posts=8, shown_weight=0.0
 )
@@ -45,7 +45,7 @@ SPAN = Span(T0, T0 + 60 * HOUR, {"click": T0 + 2 * HOUR})
 
 
 def events(viewers: int = 40, shown: int = 60) -> Iterator[Any]:
-    """All click what is of one topic and pass over the other; the topic shows in the words of a post alone."""
+    """All viewers click posts of one topic and pass over the other; only the words of a post show its topic."""
     rng = np.random.default_rng(3)
     for post in range(1, 201):
         words = " ".join(f"{TASTES[post % 2]}{rng.integers(WORDS)}" for _ in range(4))
@@ -100,10 +100,10 @@ def same_bits(one: State, other: State) -> None:
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(its))
 
 
-def test_training_finds_the_words_that_are_clicked(
+def test_training_learns_the_words_of_clicked_posts(
     log: Log, batches: Batches, trainer: Trainer, tiny: ModelConfig
 ) -> None:
-    """In posts of authors that were never met."""
+    """Also for posts of unknown authors."""
     model = Phoenix(tiny, after(trainer, batches, trainer.initial(), batches.steps).params, "test")
     slates = frozen(log, rows_between(log, SPAN.until_ms - 9 * HOUR, SPAN.until_ms), SPAN.until_ms - 9 * HOUR, 9)
     history = history_of(log, slates, tiny.history, tiny.tokens)
@@ -118,9 +118,7 @@ def test_training_finds_the_words_that_are_clicked(
 
 
 @pytest.mark.parametrize(("falling", "stays_until"), [(1.0, 100), (0.4, 600), (0.0, 1_000)])
-def test_a_rate_rises_stays_and_falls_to_a_twentieth_in_the_share_that_is_asked(
-    falling: float, stays_until: int
-) -> None:
+def test_a_learning_rate_warms_up_stays_and_decays_to_a_twentieth(falling: float, stays_until: int) -> None:
     rates = [float(scheduled(2.0, 1_000, falling)(step)) for step in range(1_000)]
     assert rates[:100] == pytest.approx([2.0 * step / 100 for step in range(100)])
     assert rates[100:stays_until] == pytest.approx([2.0] * (stays_until - 100))
@@ -128,7 +126,7 @@ def test_a_rate_rises_stays_and_falls_to_a_twentieth_in_the_share_that_is_asked(
     assert rates[stays_until:] == pytest.approx([2.0 - 1.9 * step / fall for step in range(fall)], abs=1e-6)
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+def test_an_interrupted_run_continues_to_the_same_bits(
     trainer: Trainer, log: Log, batches: Batches, card: Card, tiny: ModelConfig, at_5: Path
 ) -> None:
     uninterrupted = after(trainer, batches, trainer.initial(), batches.steps_per_epoch + 3)  # into the second epoch
@@ -138,7 +136,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     same_bits(resumed, uninterrupted)
 
 
-def test_the_mean_of_the_last_steps_is_served_and_goes_on_from_a_checkpoint(
+def test_the_mean_of_the_last_steps_is_served_and_continues_from_a_checkpoint(
     log: Log, card: Card, tiny: ModelConfig, tmp_path: Path
 ) -> None:
     training = replace(TRAINING, epochs=1, mean_of_last=0.5)
@@ -157,8 +155,10 @@ def test_the_mean_of_the_last_steps_is_served_and_goes_on_from_a_checkpoint(
     assert checkpoints.phoenix_of(at_the_end).version.endswith(digest(states[-1].mean))
 
 
-def test_a_step_is_that_of_whole_tables_up_to_rounding(trainer: Trainer, batches: Batches, tiny: ModelConfig) -> None:
-    """However these are asked for: what is told apart here is whether all of their columns have been found."""
+def test_a_step_equals_one_on_whole_tables_up_to_rounding(
+    trainer: Trainer, batches: Batches, tiny: ModelConfig
+) -> None:
+    """A column that `compact` misses would make a large difference."""
     dense = jax.jit(partial(trainer._moved, model=tiny))
     state, batch = jax.device_get(after(trainer, batches, trainer.initial(), 5)), batches.batch(5)
     (found, losses), (expected, of_dense) = trainer.step(jax.device_put(state), batch), dense(state, batch)
@@ -167,13 +167,13 @@ def test_a_step_is_that_of_whole_tables_up_to_rounding(trainer: Trainer, batches
         np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-5)
 
 
-def test_a_checkpoint_gives_back_what_was_saved(trainer: Trainer, batches: Batches, card: Card, at_5: Path) -> None:
+def test_a_restored_checkpoint_has_the_saved_state(trainer: Trainer, batches: Batches, card: Card, at_5: Path) -> None:
     state, found = checkpoints.restore(at_5)
     same_bits(state, after(trainer, batches, trainer.initial(), 5))
     assert found == msgspec.structs.replace(card, step=5, digest=digest(state))
 
 
-def test_what_is_served_is_what_was_trained(at_5: Path, tiny: ModelConfig) -> None:
+def test_the_served_models_are_the_trained_ones(at_5: Path, tiny: ModelConfig) -> None:
     state, _ = checkpoints.restore(at_5)
     newest, trained = served(str(at_5.parent), "nano", seed=1), Phoenix(tiny, state.params, "step5")
     assert newest.version == trained.version
@@ -181,9 +181,7 @@ def test_what_is_served_is_what_was_trained(at_5: Path, tiny: ModelConfig) -> No
     np.testing.assert_array_equal(newest.score(history, candidates), trained.score(history, candidates))
 
 
-def test_the_newest_checkpoint_is_the_one_of_the_latest_step_that_is_whole(
-    at_5: Path, card: Card, tmp_path: Path
-) -> None:
+def test_the_newest_checkpoint_is_the_complete_one_of_the_latest_step(at_5: Path, card: Card, tmp_path: Path) -> None:
     state, _ = checkpoints.restore(at_5)
     assert checkpoints.newest(tmp_path / "missing") is None
     paths = [checkpoints.save(tmp_path, state, msgspec.structs.replace(card, step=step)) for step in (7, 30, 200)]
@@ -196,12 +194,12 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_that_is_whole(
 @pytest.fixture
 def copy(at_5: Path, tmp_path: Path) -> Iterator[Path]:
     yield Path(shutil.copytree(at_5, tmp_path / at_5.name))
-    gc.collect()  # of what Orbax left where it failed: here, and not in the middle of another test
+    gc.collect()  # collect the event loops that Orbax left here, not during another test
 
 
 @ORBAX_FAILS
 def test_a_damaged_checkpoint_is_refused_and_never_gives_other_numbers(copy: Path) -> None:
-    """Whichever file it is, cut off or changed; not all that Orbax writes down matters."""
+    """For each file, truncated or changed; Orbax does not read all bytes."""
     files = [path for path in sorted((copy / "state").rglob("*")) if path.is_file()]
     refused = set()
     for path in files:
@@ -235,7 +233,7 @@ def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path
         (None, "is no checkpoint"),
     ],
 )
-def test_a_card_that_cannot_be_used_is_refused(copy: Path, text: str | None, said: str) -> None:
+def test_an_invalid_card_is_refused(copy: Path, text: str | None, said: str) -> None:
     (copy / "card.json").unlink()
     if text is not None:
         (copy / "card.json").write_text(text)
@@ -259,14 +257,14 @@ def test_a_checkpoint_of_other_models_is_refused(copy: Path) -> None:
         ({"data": {}}, "data.since_ms"),
     ],
 )
-def test_a_run_does_not_go_on_from_another_runs_checkpoint(
+def test_a_run_does_not_continue_from_the_checkpoint_of_another_run(
     at_5: Path, card: Card, change: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(CheckpointError, match=f"is of another run: {said}"):
         checkpoints.resume(at_5, msgspec.structs.replace(card, **change))
 
 
-def test_a_card_can_be_read(at_5: Path, card: Card) -> None:
+def test_a_checkpoint_has_a_card_for_readers(at_5: Path, card: Card) -> None:
     text = (at_5 / "card.md").read_text()
     assert "# tiny, step 5 of" in text
     assert "| labelled_since | click 1700007200000 |" in text
@@ -282,8 +280,8 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(log: Log, batches: Batch
     assert (batches.batch(0).history.user != other.batch(0).history.user).any()
 
 
-def test_nothing_from_the_end_of_the_span_on_is_learned_from(tiny: ModelConfig) -> None:
-    """The same batches come of a log that ends there, and the card calls the data the same."""
+def test_training_uses_no_event_after_the_span(tiny: ModelConfig) -> None:
+    """A log that ends there gives the same batches and the same description."""
     until = T0 + 30 * HOUR
     span = Span(T0, until, {})
     later = [PostCreated(post_id=5_000, author_id=1, at=until, text="later"), *shown_late(until)]
@@ -296,11 +294,11 @@ def test_nothing_from_the_end_of_the_span_on_is_learned_from(tiny: ModelConfig) 
 
 
 def shown_late(until: int) -> list[Impression]:
-    """A post that was never published, seen when it is too late."""
+    """An impression of an unpublished post at the end of the span."""
     return [Impression(user_id=1, post_id=6_000, author_id=1, at=until)]
 
 
-def test_what_came_of_an_impression_later_than_the_span_is_not_learned(log: Log, tiny: ModelConfig) -> None:
+def test_an_impression_whose_labels_are_known_after_the_span_is_no_example(log: Log, tiny: ModelConfig) -> None:
     until = T0 + 30 * HOUR
     ids: dict[str, Any] = {"user_id": 1, "post_id": 7_000, "author_id": 1}
     late = [Impression(**ids, at=until - 5), Engagement(**ids, action="favorite", at=until + 5)]
@@ -308,7 +306,7 @@ def test_what_came_of_an_impression_later_than_the_span_is_not_learned(log: Log,
     assert len(with_it.rows) == len(Batches(log, Span(T0, until, {}), tiny, TRAINING).rows)
 
 
-def test_what_is_not_recorded_yet_is_not_taken_for_a_no(log: Log, tiny: ModelConfig) -> None:
+def test_an_action_that_the_log_does_not_record_yet_is_no_negative_label(log: Log, tiny: ModelConfig) -> None:
     until = T0 + 2 * HOUR
     early = Batches(log, Span(T0, until, {"click": until}), tiny, TRAINING)
     weights = early.batch(0).ranking.weights
@@ -316,7 +314,7 @@ def test_what_is_not_recorded_yet_is_not_taken_for_a_no(log: Log, tiny: ModelCon
     assert weights[..., 0].any()
 
 
-def test_what_came_before_the_span_is_met_once_and_first_if_that_is_wanted(log: Log, tiny: ModelConfig) -> None:
+def test_impressions_before_the_span_come_first_and_once_with_earlier(log: Log, tiny: ModelConfig) -> None:
     since, until = T0 + 30 * HOUR, T0 + 60 * HOUR
     span, everything = Span(since, until, {"click": T0 + 9 * HOUR}), Span(T0, until, {"click": T0 + 9 * HOUR})
     alone = Batches(log, span, tiny, TRAINING)
@@ -330,7 +328,7 @@ def test_what_came_before_the_span_is_met_once_and_first_if_that_is_wanted(log: 
     assert all(recorded[-2 * len(alone.rows) :])
 
 
-def test_a_span_without_impressions_is_a_mistake_whatever_came_before(log: Log, tiny: ModelConfig) -> None:
+def test_a_span_without_impressions_is_refused_despite_earlier_ones(log: Log, tiny: ModelConfig) -> None:
     until = int(log.at.max()) + HOUR
     with pytest.raises(ValueError, match="no impression in this span"):
         Batches(log, Span(until - 1, until, {}, earlier=True), tiny, TRAINING)
@@ -342,7 +340,7 @@ def test_every_impression_is_an_example_of_an_epoch(log: Log, tiny: ModelConfig)
     assert count == len(one_by_one.rows)
 
 
-def test_examples_of_which_all_is_known_come_last_and_more_often(log: Log, tiny: ModelConfig) -> None:
+def test_examples_with_complete_labels_come_last_and_more_often(log: Log, tiny: ModelConfig) -> None:
     twice = Batches(log, SPAN, tiny, replace(TRAINING, batch=1, epochs=1, complete_passes=2))
     known = [twice.batch(step).ranking.weights[..., [0, 4]].sum(axis=(0, 1)) for step in range(twice.steps)]
     of_favorite, of_click = np.array(known).T
@@ -354,7 +352,7 @@ def test_examples_of_which_all_is_known_come_last_and_more_often(log: Log, tiny:
     assert of_favorite.sum() == len(twice.rows) + complete
 
 
-def test_sampled_negatives_are_posts_of_other_viewers_that_nothing_follows_on(log: Log, tiny: ModelConfig) -> None:
+def test_sampled_negatives_are_posts_of_other_viewers_with_labels_0(log: Log, tiny: ModelConfig) -> None:
     plain, sampled = (Batches(log, SPAN, tiny, replace(TRAINING, negative_weight=each)) for each in (0.0, 0.5))
     for step in range(5):
         without, batch = plain.batch(step), sampled.batch(step)
@@ -373,13 +371,13 @@ def test_sampled_negatives_are_posts_of_other_viewers_that_nothing_follows_on(lo
         np.testing.assert_array_equal(theirs[asked], np.roll(mine, 1, axis=0)[asked])
 
 
-def test_collisions_are_told(batches: Batches, tiny: ModelConfig) -> None:
+def test_the_description_has_the_collisions_of_each_table(batches: Batches, tiny: ModelConfig) -> None:
     told = batches.description["collisions"]
     assert set(told) == {"viewers", "posts", "authors", "tokens"}
     assert told["tokens"]["one_shared"] == told["tokens"]["all_shared"]
 
 
-def test_the_posts_that_retrieval_chooses_from_hold_those_worth_finding(log: Log, tiny: ModelConfig) -> None:
+def test_the_posts_of_the_retrieval_loss_include_the_positive_ones(log: Log, tiny: ModelConfig) -> None:
     few = Batches(log, SPAN, tiny, replace(TRAINING, batch=4, sampled_posts=10, positive_weights={"click": 1.0}))
     assert few.batch(0).posts.author.shape[0] == 4 * 4 + 10
     for step in range(10):
@@ -390,12 +388,12 @@ def test_the_posts_that_retrieval_chooses_from_hold_those_worth_finding(log: Log
         assert np.isfinite(batch.retrieval.log_q[batch.retrieval.post[wanted]]).all()
 
 
-def test_a_span_without_impressions_is_a_mistake(log: Log, tiny: ModelConfig) -> None:
+def test_a_span_without_impressions_is_refused(log: Log, tiny: ModelConfig) -> None:
     with pytest.raises(ValueError, match="no impression in this span"):
         Batches(log, Span(T0 - HOUR, T0, {}), tiny, TRAINING)
 
 
-def test_posts_are_made_new_as_often_as_is_asked_and_negatives_come_behind(log: Log, tiny: ModelConfig) -> None:
+def test_post_dropout_removes_its_share_of_ids_and_negatives_come_last(log: Log, tiny: ModelConfig) -> None:
     usual = Batches(log, SPAN, tiny, TRAINING).batch(3)
     asked = replace(TRAINING, post_dropout=0.5, negative_weight=1.0)
     batch = Batches(log, SPAN, tiny, asked).batch(3)
@@ -406,7 +404,7 @@ def test_posts_are_made_new_as_often_as_is_asked_and_negatives_come_behind(log: 
         assert 0.4 < kept < 0.6
 
 
-def test_as_much_of_the_past_is_forgotten_as_is_asked(log: Log, batches: Batches, tiny: ModelConfig) -> None:
+def test_history_dropout_masks_its_share_of_positions(log: Log, batches: Batches, tiny: ModelConfig) -> None:
     whole = batches.batch(3).history
     part = Batches(log, SPAN, tiny, replace(TRAINING, history_dropout=0.25)).batch(3).history
     assert not (part.mask & ~whole.mask).any()
@@ -414,14 +412,14 @@ def test_as_much_of_the_past_is_forgotten_as_is_asked(log: Log, batches: Batches
     np.testing.assert_array_equal(part.post, whole.post)
 
 
-def test_a_step_costs_twice_as_much_for_twice_the_slates(log: Log, trainer: Trainer, tiny: ModelConfig) -> None:
+def test_a_step_has_twice_the_operations_for_twice_the_slates(log: Log, trainer: Trainer, tiny: ModelConfig) -> None:
     halves = (Batches(log, SPAN, tiny, replace(TRAINING, batch=size, sampled_posts=0)) for size in (16, 8))
     whole, half = (trainer.flops(batches.batch(0)) for batches in halves)
     assert whole > 1.9 * half > 0
 
 
 @pytest.mark.parametrize("slates", [1, PIECE, 3 * PIECE, 3 * PIECE + 1])
-def test_pieces_of_a_batch_come_to_what_the_whole_does(slates: int) -> None:
+def test_a_batch_in_pieces_gives_the_output_and_gradients_of_the_whole_batch(slates: int) -> None:
     rng = np.random.default_rng(slates)
     inputs = {"x": jnp.asarray(rng.normal(size=(slates, 4, 3)), jnp.float32)}, jnp.asarray(rng.normal(size=slates))
 
@@ -438,7 +436,7 @@ def test_pieces_of_a_batch_come_to_what_the_whole_does(slates: int) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_made_ahead_comes_in_order_and_a_mistake_when_its_turn_has_come() -> None:
+def test_prefetching_keeps_the_order_and_raises_an_error_when_its_step_is_due() -> None:
     def make(step: int) -> int:
         if step == 3:
             raise ValueError("no batch")
@@ -452,7 +450,7 @@ def test_what_is_made_ahead_comes_in_order_and_a_mistake_when_its_turn_has_come(
         next(made)
 
 
-def test_one_thing_is_made_ahead_and_the_thread_ends_with_the_iterator() -> None:
+def test_prefetching_makes_one_batch_ahead_and_ends_its_thread_with_the_iterator() -> None:
     threads, second = set[threading.Thread](), threading.Event()
 
     def make(step: int) -> int:
@@ -463,14 +461,14 @@ def test_one_thing_is_made_ahead_and_the_thread_ends_with_the_iterator() -> None
 
     made = ahead(make, range(9))
     assert next(made) == 0
-    assert second.wait(60)  # with nobody asking for it
+    assert second.wait(60)  # before the consumer takes it
     made.close()
     (thread,) = threads
     assert thread is not threading.current_thread()
     assert not thread.is_alive()
 
 
-def test_a_run_that_is_left_early_leaves_no_thread(trainer: Trainer, batches: Batches) -> None:
+def test_a_run_that_is_closed_early_leaves_no_thread(trainer: Trainer, batches: Batches) -> None:
     running = trainer.run(trainer.initial(), batches)
     next(running)
     assert any(thread.name.startswith("ahead") for thread in threading.enumerate())
