@@ -95,7 +95,7 @@ def test_a_model_trained_on_the_evaluated_span_is_refused(log: Path, checkpoint:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reason"),
     [
         (("--action", "liking"), "no action 'liking'"),
         (
@@ -107,11 +107,11 @@ def test_a_model_trained_on_the_evaluated_span_is_refused(log: Path, checkpoint:
     ],
 )
 def test_a_wrong_option_is_refused_with_its_reason(
-    log: Path, checkpoint: Path, options: tuple[str, ...], told: str
+    log: Path, checkpoint: Path, options: tuple[str, ...], reason: str
 ) -> None:
     code, _, err = run(log, checkpoint, *options)
     assert code == 2
-    assert told in " ".join(err.replace("│", " ").split())
+    assert reason in " ".join(err.replace("│", " ").split())
 
 
 def test_a_directory_without_a_checkpoint_is_refused(log: Path, tmp_path: Path) -> None:

@@ -120,8 +120,8 @@ def test_recording_times_are_derived_from_the_log_and_earlier_impressions_are_ex
 ) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
     train(since=T0 + 100 * HOUR, until=T0 + 190 * HOUR, out=tmp_path / "out", log=begun, model="tiny", batch=8)
-    said = " ".join(capsys.readouterr().err.split())
-    assert re.search(r"recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", said)
+    messages = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", messages)
     data = last_card(tmp_path / "out")["data"]
     assert T0 + 96 * HOUR <= data["labelled_since"]["click"] < T0 + 120 * HOUR
     assert (data["since_ms"], data["examples"], data["earlier"]) == (T0 + 100 * HOUR, 190, True)
@@ -226,7 +226,7 @@ def test_labelled_since_takes_a_time_for_each_action() -> None:
             labelled_since([wrong])
 
 
-def told(log: Path | None) -> tuple[Log, str]:
+def read(log: Path | None) -> tuple[Log, str]:
     """A log, and the messages of its reading."""
     console = Console(file=io.StringIO(), width=200)
     with Report(console) as report:
@@ -235,8 +235,8 @@ def told(log: Path | None) -> tuple[Log, str]:
 
 
 def test_invalid_lines_are_counted(log: Path) -> None:
-    columns, said = told(log)
-    assert "2 messages are invalid (`foryou replay` lists them)" in said
+    columns, messages = read(log)
+    assert "2 messages are invalid (`foryou replay` lists them)" in messages
     assert len(columns.at) == 200
 
 
@@ -249,6 +249,6 @@ def test_topics_hold_the_same_log_as_a_directory(log: Path, tmp_path: Path, monk
             lines = (log / f"{topic}.jsonl").read_bytes().splitlines()
             write(settings, *(Record(topic, b"%d" % number, line) for number, line in enumerate(lines)))
         monkeypatch.setenv("FORYOU_KAFKA", kafka.address)
-        columns, said = told(None)
-    assert "2 messages are invalid (`foryou dead-letters` lists them)" in said
-    jax.tree.map(np.testing.assert_array_equal, columns, told(log)[0])
+        columns, messages = read(None)
+    assert "2 messages are invalid (`foryou dead-letters` lists them)" in messages
+    jax.tree.map(np.testing.assert_array_equal, columns, read(log)[0])

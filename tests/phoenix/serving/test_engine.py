@@ -54,9 +54,9 @@ def test_there_are_as_many_traces_as_buckets(phoenix: Phoenix) -> None:
 
 def test_a_warm_up_compiles_only_the_given_parts_and_reports_each_bucket(tiny: ModelConfig) -> None:
     model = Phoenix.seeded(tiny, seed=7)
-    said: list[str] = []
-    model.warm_up(said.append, parts=("embed",))
-    assert said == ["embeddings, 4 posts", "embeddings, 32 posts"]
+    lines: list[str] = []
+    model.warm_up(lines.append, parts=("embed",))
+    assert lines == ["embeddings, 4 posts", "embeddings, 32 posts"]
     assert model.traces == 2
 
 

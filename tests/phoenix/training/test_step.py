@@ -224,7 +224,7 @@ def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("{", "damaged"),
         ("[]", "damaged"),
@@ -233,11 +233,11 @@ def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path
         (None, "is no checkpoint"),
     ],
 )
-def test_an_invalid_card_is_refused(copy: Path, text: str | None, said: str) -> None:
+def test_an_invalid_card_is_refused(copy: Path, text: str | None, reason: str) -> None:
     (copy / "card.json").unlink()
     if text is not None:
         (copy / "card.json").write_text(text)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=reason):
         checkpoints.restore(copy)
 
 
@@ -250,7 +250,7 @@ def test_a_checkpoint_of_other_models_is_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         ({"training": replace(TRAINING, seed=1)}, "training.seed is 0, not 1"),
         ({"steps": 1}, "steps is"),
@@ -258,9 +258,9 @@ def test_a_checkpoint_of_other_models_is_refused(copy: Path) -> None:
     ],
 )
 def test_a_run_does_not_continue_from_the_checkpoint_of_another_run(
-    at_5: Path, card: Card, change: dict[str, Any], said: str
+    at_5: Path, card: Card, change: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=f"is of another run: {said}"):
+    with pytest.raises(CheckpointError, match=f"is of another run: {reason}"):
         checkpoints.resume(at_5, msgspec.structs.replace(card, **change))
 
 
@@ -372,9 +372,9 @@ def test_sampled_negatives_are_posts_of_other_viewers_with_labels_0(log: Log, ti
 
 
 def test_the_description_has_the_collisions_of_each_table(batches: Batches, tiny: ModelConfig) -> None:
-    told = batches.description["collisions"]
-    assert set(told) == {"viewers", "posts", "authors", "tokens"}
-    assert told["tokens"]["one_shared"] == told["tokens"]["all_shared"]
+    collisions = batches.description["collisions"]
+    assert set(collisions) == {"viewers", "posts", "authors", "tokens"}
+    assert collisions["tokens"]["one_shared"] == collisions["tokens"]["all_shared"]
 
 
 def test_the_posts_of_the_retrieval_loss_include_the_positive_ones(log: Log, tiny: ModelConfig) -> None:
