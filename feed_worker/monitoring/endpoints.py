@@ -85,6 +85,6 @@ def _server(
         return ThreadingHTTPServer((settings.http_host, settings.http_port), Handler)
     except OSError as error:
         raise SettingsError(
-            f"FORYOU_HTTP_PORT, FORYOU_HTTP_HOST: nothing can be served at {settings.http_host}:{settings.http_port} "
-            f"({error.strerror}); each worker of one machine needs a port of its own"
+            f"FORYOU_HTTP_PORT, FORYOU_HTTP_HOST: cannot listen on {settings.http_host}:{settings.http_port} "
+            f"({error.strerror}); each worker on a machine needs its own port"
         ) from None

@@ -232,7 +232,7 @@ class Replica:
         if self.caught_up.is_set():
             return None
         behind = (f"{topic} ({left:,} offsets)" for topic, left in self._left.items() if left)
-        return f"reading what is in Kafka; left are {', '.join(behind) or 'all topics'}"
+        return f"reading the topics of posts; left are {', '.join(behind) or 'all topics'}"
 
     def _apply(self, messages: list[Message]) -> None:
         by_topic: dict[str, list[tuple[bytes | None, bytes | None]]] = {topic: [] for topic in TOPICS}

@@ -34,11 +34,11 @@ def well() -> None:
 @contextmanager
 def serving(
     registry: CollectorRegistry | None = None,
-    ailment: Callable[[], str | None] = well,
+    failure: Callable[[], str | None] = well,
     waits_for: Callable[[], str | None] = well,
 ) -> Iterator[int]:
     port = free_port()
-    with Endpoints(load(http_port=port), registry or CollectorRegistry(), ailment, waits_for):
+    with Endpoints(load(http_port=port), registry or CollectorRegistry(), failure, waits_for):
         yield port
 
 
@@ -58,7 +58,7 @@ def test_a_healthy_and_ready_worker_answers_200() -> None:
 
 def test_failures_and_waits_are_reported_until_they_end() -> None:
     problems: list[str | None] = ["LookupError: no such thing", None]
-    with serving(ailment=problems[0].__str__, waits_for=lambda: problems.pop(0)) as port:
+    with serving(failure=problems[0].__str__, waits_for=lambda: problems.pop(0)) as port:
         assert get(port, "/healthz") == (503, "LookupError: no such thing\n")
         assert get(port, "/readyz") == (503, "LookupError: no such thing\n")
         assert get(port, "/readyz") == (200, "ok\n")
@@ -67,7 +67,7 @@ def test_failures_and_waits_are_reported_until_they_end() -> None:
 def test_a_taken_port_is_one_line_with_the_remedy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        with pytest.raises(SettingsError, match=rf"^FORYOU_HTTP_PORT.*127\.0\.0\.1:{port} .*in use.*of its own$"):
+        with pytest.raises(SettingsError, match=rf"^FORYOU_HTTP_PORT.*127\.0\.0\.1:{port} .*in use.*its own port$"):
             Endpoints(load(http_port=port), CollectorRegistry(), well, well)
 
 

@@ -196,4 +196,4 @@ def test_progress_is_reported_until_the_replica_has_caught_up(settings: Settings
     assert replica.caught_up.wait(30)
     waits_for.append(replica.waits_for)
     replica.stop()
-    assert waits_for == ["reading what is in Kafka; left are all topics", None]
+    assert waits_for == ["reading the topics of posts; left are all topics", None]
