@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from infra.ports.kafka import Publisher, Record
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import load
 
 FIRST_POST: Final = 10**12
@@ -57,7 +57,7 @@ def _engagement(number: int, post_id: int, at_ms: int) -> Record:
 def main() -> None:
     """Publish until the process is ended; what could not be sent in time is sent later."""
     posts_a_second, engagements_a_second = map(float, sys.argv[1:])
-    publisher = Publisher(load(), **{"linger.ms": 5})
+    publisher = KafkaProducer(load(), options={"linger.ms": 5})
     random, begin, posts, engagements = np.random.default_rng(4), time.perf_counter(), 0, 0
     while True:
         elapsed, at_ms = time.perf_counter() - begin, time.time_ns() // 1_000_000

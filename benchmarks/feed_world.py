@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks import thunder_world
 from benchmarks.thunder_world import ThunderWorld, post_id
-from infra.ports.kafka import Publisher, Record
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Client
 from infra.ports.settings import Settings
 from infra.terminal.progress import Advance
@@ -117,7 +117,7 @@ def records_of(world: ThunderWorld, version: str, dim: int) -> Iterator[list[Rec
 def publish(settings: Settings, world: ThunderWorld, version: str, dim: int, advance: Advance) -> None:
     """Write posts and vectors to their topics."""
     # random vectors cannot be compressed, and there are gigabytes of nothing else
-    publisher = Publisher(settings, **{"compression.type": "none", "queue.buffering.max.messages": 200_000})
+    publisher = KafkaProducer(settings, options={"compression.type": "none", "queue.buffering.max.messages": 200_000})
     for number, records in enumerate(records_of(world, version, dim), 1):
         publisher.publish(records)
         advance(number * CHUNK / 2, len(world.kind))

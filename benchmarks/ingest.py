@@ -32,9 +32,12 @@ from confluent_kafka.admin import AdminClient
 from benchmarks.ingest_log import engagements, posts, publish
 from benchmarks.report import Measure, print_report
 from benchmarks.servers import servers
-from flows.kafka import Batch, EpochSink, KafkaSource, start
-from infra.ports.kafka import Record, group
+from flows.process import start
+from flows.sinks import EpochSink
+from flows.sources import Batch, KafkaSource
 from infra.ports.kafka_admin import admin, create_topics
+from infra.ports.kafka_config import group
+from infra.ports.producer import Record
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.ports.topics import TOPICS

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from infra.ports.kafka import Publisher, Record
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings
 from thunder_ingest.events import Engagement, Event, Impression, PostCreated, encode
 
@@ -44,7 +44,8 @@ def engagements(count: int, users: int, random: np.random.Generator) -> Iterator
 
 def publish(settings: Settings, topic: str, messages: Iterator[tuple[bytes, bytes]], rate: float = np.inf) -> None:
     """Publish messages, `rate` a second at most, and wait for their delivery."""
-    publisher, begin = Publisher(settings, **{"queue.buffering.max.messages": 1_000_000}), time.perf_counter()
+    publisher = KafkaProducer(settings, options={"queue.buffering.max.messages": 1_000_000})
+    begin = time.perf_counter()
     for index, (key, value) in enumerate(messages):
         publisher.publish([Record(topic, key, value)])
         if index % 1_000 == 0:

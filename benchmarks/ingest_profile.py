@@ -16,8 +16,9 @@ from benchmarks.ingest_log import engagements, posts
 from benchmarks.report import Measure, print_report
 from flows.decoding import Decoded, Decoder
 from flows.engagements import count_changes, user_writes
-from flows.kafka import BATCH_MESSAGES, Batch, collect_garbage_seldom
 from flows.posts import Apply
+from flows.process import tune_garbage_collector
+from flows.sources import BATCH_MESSAGES, Batch
 from infra.ports.clock import WallClock
 from infra.ports.settings import Settings
 from thunder_ingest.events.text import packed_tokens_of
@@ -73,7 +74,7 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--events", type=int, default=BATCH_MESSAGES, help="in a batch")
     parser.add_argument("--repeat", type=int, default=20)
     arguments = parser.parse_args(options)
-    collect_garbage_seldom()
+    tune_garbage_collector()
     measures = []
     for name, step in steps(arguments.events).items():
         times = cpu_us(step, arguments.events, arguments.repeat)

@@ -38,11 +38,11 @@ def ready_seconds(posts: int, authors: int, seed: int) -> dict[str, float]:
 def _publish(settings: Settings, posts: int, authors: int, seed: int) -> None:
     from confluent_kafka import Producer
 
-    from infra.ports.kafka import options
+    from infra.ports.kafka_config import client_config
     from thunder_ingest.events import key_of_id, pack
 
     world = generate(posts, authors, seed)
-    producer = Producer(options(settings) | {"linger.ms": 50, "queue.buffering.max.messages": 200_000})
+    producer = Producer(client_config(settings) | {"linger.ms": 50, "queue.buffering.max.messages": 200_000})
     for begin in range(0, posts, 10_000):
         for post in world.posts(begin, begin + 10_000):
             producer.produce(_TOPIC, pack(post), key_of_id(post.post_id))

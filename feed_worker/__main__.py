@@ -42,9 +42,7 @@ def _serve(stopping: threading.Event) -> None:
     from feed_worker.experiments import experiments_of
     from feed_worker.serving.service import Service
     from infra.ports import logs
-    from infra.ports.errors import ForYouError
-    from infra.ports.kafka import DeliveryFailed
-    from infra.ports.redis import StopRequested
+    from infra.ports.errors import DeliveryFailed, ForYouError, StopRequested
 
     try:
         settings = load()

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Message
 
-from flows.kafka import Batch
+from flows.sources import Batch
 from infra.ports.clock import Clock
-from infra.ports.kafka import Record
+from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from thunder_ingest.events import Event, Refused, decode
 from thunder_ingest.events.dead_letters import dead_letter

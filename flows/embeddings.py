@@ -29,12 +29,14 @@ from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartiti
 from bytewax.outputs import Sink
 from confluent_kafka import Message
 
-from flows.kafka import Batch, KafkaSink, KafkaSource, start, stopping
-from infra.ports.kafka import Record, exit_now
+from flows.process import exit_now, start, stopping
+from flows.sinks import KafkaSink
+from flows.sources import Batch, KafkaSource
+from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from phoenix.serving.engine import Phoenix, PostInputs
 from phoenix.serving.loading import Served, announced, served_first
-from phoenix.serving.model_topic import Watch, await_announced
+from phoenix.serving.model_topic import ModelWatcher, wait_for_model_records
 from thunder_ingest.events import REPLY, REPOST, ModelPointer, Post, PostEmbedding, key_of_id, pack, unpack_post
 from thunder_ingest.events.text import padded_tokens
 
@@ -93,7 +95,7 @@ class Model:
 
     def _follow(self, settings: Settings, known: ModelPointer | None) -> None:
         try:
-            with closing(Watch(settings, known, stopping)) as watch:
+            with closing(ModelWatcher(settings, known, stopping)) as watch:
                 tried_s = time.monotonic()
                 while not stopping.is_set():
                     pointer = watch.poll(WATCH_S)
@@ -301,7 +303,7 @@ def build_flow(source: Source[Work], sink: Sink[list[Record]]) -> Dataflow:
 def flow() -> Dataflow:
     """The flow on the servers of the settings, its model compiled before the first post."""
     settings = start([TOPIC, "post-embeddings", "models"])
-    pointers = await_announced(settings, stopping)
+    pointers = wait_for_model_records(settings, stopping)
     try:
         served = served_first(pointers, settings.checkpoint, settings.model, settings.model_seed)
     except ValueError as error:

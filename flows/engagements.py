@@ -17,10 +17,13 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
 
 from flows.decoding import Decoded, Decoder
-from flows.kafka import Batch, KafkaSink, KafkaSource, start, stopping
+from flows.process import exit_now, start, stopping
+from flows.sinks import KafkaSink
+from flows.sources import Batch, KafkaSource
 from infra.ports.clock import clock_of
-from infra.ports.kafka import Record, exit_now
-from infra.ports.redis import Patience, StopRequested, connect
+from infra.ports.errors import StopRequested
+from infra.ports.producer import Record
+from infra.ports.redis import Patience, connect
 from infra.ports.settings import Settings
 from thunder_ingest.counts.table import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack

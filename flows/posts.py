@@ -16,9 +16,11 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
 from flows.decoding import Decoded, Decoder
-from flows.kafka import Batch, EpochSink, KafkaSource, start
+from flows.process import start
+from flows.sinks import EpochSink
+from flows.sources import Batch, KafkaSource
 from infra.ports.clock import Clock, clock_of
-from infra.ports.kafka import Headers, Record
+from infra.ports.producer import Headers, Record
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from thunder_ingest.events import Refused, key_of_id

@@ -53,7 +53,7 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         from feed_worker.client.redis_reads import AsyncRedisReads
-        from infra.ports.kafka import partitions_of
+        from infra.ports.consumer import partitions_of
 
         await asyncio.to_thread(partitions_of, self._settings, INPUTS)  # asks the broker, once
         self._reads = await AsyncRedisReads.connect(self._settings)

@@ -52,7 +52,7 @@ class Client:
         # redis-py, pydantic and librdkafka take several times as long to import as all else together
         from feed_worker.client.outbox import Outbox
         from feed_worker.client.redis_reads import RedisReads
-        from infra.ports.kafka import partitions_of
+        from infra.ports.consumer import partitions_of
         from infra.ports.settings import load
 
         self._settings = settings or load()

@@ -1,10 +1,9 @@
 """The producer of a client, with the offsets of the messages that it has delivered."""
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-
 from feed_worker.client.errors import Undelivered
 from feed_worker.client.messages import OutgoingMessage
-from infra.ports.kafka import producer_config
+from infra.ports.errors import DeliveryFailed, MessageTooLarge
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings
 from thunder_ingest.events import Refused
 
@@ -17,9 +16,8 @@ class Outbox:
 
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
-        self._producer = Producer(producer_config(settings) | {"on_delivery": self._on_delivery})
+        self._producer = KafkaProducer(settings, on_delivered=self._on_delivered)
         self._delivered: dict[tuple[str, int], int] = {}
-        self._refused: list[KafkaError] = []
 
     @property
     def waiting(self) -> int:
@@ -41,15 +39,14 @@ class Outbox:
 
         """
         try:
-            self._producer.produce(message.topic, key=message.key, value=message.value)
-        except BufferError:
-            return False
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
-                raise Undelivered(f"Kafka at {self._kafka}: {error.args[0].str()}") from None
-            raise Refused(error.args[0].str()) from None
-        self.serve()
-        return True
+            is_taken = self._producer.offer(Record(*message))
+        except MessageTooLarge as error:
+            raise Refused(str(error)) from None
+        except DeliveryFailed as error:
+            raise Undelivered(f"Kafka at {self._kafka}: {error}") from None
+        if is_taken:
+            self.serve()
+        return is_taken
 
     def serve(self, timeout_s: float = 0.0) -> None:
         """Run the callbacks of delivery reports; wait at most `timeout_s` for the first report."""
@@ -57,7 +54,7 @@ class Outbox:
 
     def hurry(self, timeout_s: float) -> None:
         """Send without linger, and wait at most `timeout_s` for all deliveries."""
-        self._producer.flush(timeout_s)
+        self._producer.wait(timeout_s)
 
     def delivered(self, timeout_s: float) -> dict[tuple[str, int], int]:
         """The offset after the last message delivered so far, by topic and partition.
@@ -68,15 +65,12 @@ class Outbox:
         """
         if self.waiting:
             raise Undelivered(f"{self.waiting} messages were not taken by Kafka at {self._kafka} in {timeout_s} s")
-        refused, self._refused = self._refused, []  # each refusal is reported once: later messages are not affected
+        refused = self._producer.take_refusals()  # each refusal is reported once: later messages are not affected
         if refused:
-            reasons = "; ".join(sorted({error.str() for error in refused}))
+            reasons = "; ".join(sorted({refusal.reason for refusal in refused}))
             raise Undelivered(f"Kafka at {self._kafka} refused {len(refused)} messages: {reasons}")
         return dict(self._delivered)
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._refused.append(error)
-            return
-        part = (message.topic() or "", message.partition() or 0)
-        self._delivered[part] = max(self._delivered.get(part, 0), (message.offset() or 0) + 1)
+    def _on_delivered(self, _token: None, topic: str, partition: int, offset: int) -> None:
+        part = (topic, partition)
+        self._delivered[part] = max(self._delivered.get(part, 0), offset + 1)

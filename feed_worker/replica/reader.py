@@ -10,18 +10,19 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 from feed_worker.replica.index_traits import describe, traits_of
 from infra.ports.clock import Clock
-from infra.ports.kafka import consumer_config, group, partitions_of, watermarks
+from infra.ports.consumer import partitions_of, usable_messages, watermarks
+from infra.ports.kafka_config import consumer_config, group
 from infra.ports.outage import outage
 from infra.ports.settings import Settings
 from phoenix.index.retrieval_index import VectorIndex
@@ -207,7 +208,7 @@ class Replica:
     def _step(self) -> None:
         while not self._commands.empty():
             self._commands.get()()
-        messages = _usable(self._consumer.consume(5_000, POLL_S))
+        messages = usable_messages(self._consumer.consume(5_000, POLL_S))
         if messages:
             self._outage.ends()
             self._apply(messages)
@@ -234,7 +235,7 @@ class Replica:
         behind = (f"{topic} ({left:,} offsets)" for topic, left in self._left.items() if left)
         return f"reading the topics of posts; left are {', '.join(behind) or 'all topics'}"
 
-    def _apply(self, messages: list[Message]) -> None:
+    def _apply(self, messages: Sequence[Message]) -> None:
         by_topic: dict[str, list[tuple[bytes | None, bytes | None]]] = {topic: [] for topic in TOPICS}
         for topic, of_topic in groupby(messages, Message.topic):
             by_topic[topic or ""] += _records(list(of_topic))
@@ -256,9 +257,8 @@ class Replica:
 
     def _read_backfill(self, backfill: "VectorBackfill") -> None:
         """Apply the next batch; the backfill ends at the main consumer's position."""
-        self._state.apply_vectors(
-            _records(_usable(backfill.consumer.consume(BACKFILL_MESSAGES, 0))), [backfill.version]
-        )
+        messages = usable_messages(backfill.consumer.consume(BACKFILL_MESSAGES, 0))
+        self._state.apply_vectors(_records(messages), [backfill.version])
         main = self._consumer.position(self._vector_parts())
         reached = backfill.consumer.position(self._vector_parts())
         if all(own.offset >= its.offset for own, its in zip(reached, main, strict=True)):
@@ -283,13 +283,5 @@ class VectorBackfill:
     collected: threading.Event
 
 
-def _records(messages: list[Message]) -> Records:
+def _records(messages: Sequence[Message]) -> Records:
     return list(zip(map(Message.key, messages), map(Message.value, messages), strict=True))
-
-
-def _usable(messages: list[Message]) -> list[Message]:
-    errors: Iterable[KafkaError | None] = map(Message.error, messages)
-    for error in (error for error in errors if error is not None):
-        if not error.retriable():
-            raise KafkaException(error)
-    return [message for message in messages if message.error() is None]

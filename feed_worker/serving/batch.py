@@ -14,7 +14,8 @@ from feed_worker.serving.admission import Refusal
 from feed_worker.serving.intake import DeadLetterRecord
 from feed_worker.serving.offsets import MessageOffset
 from feed_worker.serving.request_queue import MergedRequest
-from infra.ports.redis import Patience, StopRequested
+from infra.ports.errors import StopRequested
+from infra.ports.redis import Patience
 from thunder_ingest.events import FeedStatus
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ If a worker dies between two steps, the next worker computes the requests again;
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,7 +17,7 @@ from feed_worker.monitoring.metrics import WorkerMetrics
 from feed_worker.serving.batch import Batch, Computation
 from feed_worker.serving.feed_store import Answer, FeedStore
 from infra.ports.clock import Clock
-from infra.ports.kafka import Publisher, Record
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Patience
 from thunder_ingest.events import unpack_feed_served
 from thunder_ingest.posts.store import PostStore
@@ -61,11 +60,10 @@ class Delivery:
     Args:
         documents: makes the documents.
         feeds: writes them to Redis.
-        publisher: writes records to Kafka.
+        producer: writes records to Kafka.
         patience: waits while Redis is away.
         done: called with each delivered batch; commits its offsets.
         metrics: counts requests and latencies.
-        stopping: ends the wait for Kafka.
 
     """
 
@@ -73,14 +71,13 @@ class Delivery:
         self,
         documents: DocumentBuilder,
         feeds: FeedStore,
-        publisher: Publisher,
+        producer: KafkaProducer,
         patience: Patience,
         done: Callable[[Batch], None],
         metrics: WorkerMetrics,
-        stopping: threading.Event,
     ) -> None:
-        self._documents, self._feeds, self._publisher = documents, feeds, publisher
-        self._patience, self._done, self._metrics, self._stopping = patience, done, metrics, stopping
+        self._documents, self._feeds, self._producer = documents, feeds, producer
+        self._patience, self._done, self._metrics = patience, done, metrics
 
     def __call__(self, batch: Batch) -> None:
         """Deliver a batch; on any error the worker ends, and the next one computes the batch again.
@@ -98,8 +95,8 @@ class Delivery:
         announced_ms = time.time_ns() // 1_000_000
         keys = [answer.feed.user_id.encode() for answer in answers for _ in answer.served]
         records = [Record("feeds-served", key, record) for key, record in zip(keys, written, strict=True)]
-        self._publisher.publish([*records, *(each.record for each in batch.dead_letters)], self._stopping.is_set)
-        self._publisher.flush(self._stopping.is_set)
+        self._producer.publish([*records, *(each.record for each in batch.dead_letters)])
+        self._producer.flush()
         self._done(batch)
         self._metrics.batch_delivered(batch, [unpack_feed_served(record).status for record in written], announced_ms)
 

@@ -18,8 +18,10 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Kafka
 from feed_worker.serving.offsets import MessageOffset, Offsets, Partition
 from feed_worker.serving.request_queue import ReceivedRequest
 from infra.ports.clock import Clock
-from infra.ports.kafka import Record, consumer_config, group
+from infra.ports.consumer import usable_messages
+from infra.ports.kafka_config import consumer_config, group
 from infra.ports.outage import outage
+from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest, Refused, decode
 from thunder_ingest.events.dead_letters import dead_letter
@@ -117,7 +119,7 @@ class Intake:
         """
         self._commit(asynchronous=True)
         messages, revoked = self._poll(limit, wait_s)
-        usable = _usable(messages)
+        usable = usable_messages(messages)
         self._offsets.received(map(message_offset, usable))
         self._update_lag()
         return *self._decoded(usable), revoked
@@ -227,11 +229,3 @@ class Intake:
 def message_offset(message: Message) -> MessageOffset:
     """The place of a message in Kafka."""
     return MessageOffset((message.topic() or "", message.partition() or 0), message.offset() or 0)
-
-
-def _usable(messages: Sequence[Message]) -> list[Message]:
-    for error in filter(None, (message.error() for message in messages)):
-        # while Redis is away for minutes the worker does not poll; it loses its partitions and joins again
-        if not error.retriable() and error.code() != KafkaError._MAX_POLL_EXCEEDED:
-            raise KafkaException(error)
-    return [message for message in messages if message.error() is None]

@@ -24,12 +24,12 @@ from jaxtyping import Int64
 from feed_worker.framework.pipeline import Pipeline
 from feed_worker.replica.reader import Replica
 from feed_worker.serving.worker import Worker
-from infra.ports.redis import StopRequested
+from infra.ports.errors import StopRequested
 from infra.ports.settings import Settings
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
 from phoenix.serving.loading import announced
-from phoenix.serving.model_topic import Watch
+from phoenix.serving.model_topic import ModelWatcher
 from thunder_ingest.events import ModelPointer
 from thunder_ingest.posts.store import PostStore
 
@@ -116,7 +116,7 @@ class ModelSwap:
 
     def _run(self) -> None:
         try:
-            with closing(Watch(self._settings, self._known, self._stopping)) as watch:
+            with closing(ModelWatcher(self._settings, self._known, self._stopping)) as watch:
                 while not self._stopping.is_set():
                     self._step(watch.poll(POLL_S))
         except (StopRequested, SystemExit):  # the worker ends

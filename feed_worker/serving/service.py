@@ -16,13 +16,14 @@ from feed_worker.serving.model_swap import ModelSwap
 from feed_worker.serving.warm_up import warm_up_pipeline
 from feed_worker.serving.worker import ServingState, Worker
 from infra.ports.clock import Clock, clock_of
-from infra.ports.kafka import BrokerUnreachable, wait_for_topics
-from infra.ports.redis import Client, Patience, StopRequested, connect
+from infra.ports.consumer import wait_for_topics
+from infra.ports.errors import BrokerUnreachable, StopRequested
+from infra.ports.redis import Client, Patience, connect
 from infra.ports.settings import Settings, SettingsError
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
 from phoenix.serving.loading import served, served_first
-from phoenix.serving.model_topic import await_announced
+from phoenix.serving.model_topic import wait_for_model_records
 from thunder_ingest.events import ModelPointer
 from thunder_ingest.posts.store import PostStore, StoreLimits
 from thunder_ingest.users.redis_form import UserStates
@@ -66,7 +67,7 @@ class Service:
 
     def _serve(self, client: Client) -> None:
         settings, clock = self._settings, clock_of(self._settings.clock)
-        pointers = await_announced(settings, self._stopping)
+        pointers = wait_for_model_records(settings, self._stopping)
         model = load_model(settings, pointers)
         rankers = {checkpoint: load_ranker(checkpoint) for checkpoint in self._experiments.checkpoints}
         store, users = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms)), UserStates(client)

@@ -30,7 +30,7 @@ from feed_worker.serving.request_queue import MergedRequest, RequestQueue
 from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker_registry import WorkerRegistry
 from infra.ports.clock import Clock
-from infra.ports.kafka import Publisher
+from infra.ports.producer import KafkaProducer, check_stop
 from infra.ports.redis import Client, Patience
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest
@@ -99,11 +99,10 @@ class Worker:
         self._delivery = Delivery(
             DocumentBuilder(state.posts, state.clock),
             FeedStore(state.redis, settings.feed_ttl_s),
-            Publisher(settings),
+            KafkaProducer(settings, check=check_stop(stopping)),
             self._patience,
             self._done,
             self._metrics,
-            stopping,
         )
         self._threads = StageThreads(
             ("ranking", lambda batch: batch.runner.rank(batch.computations)),

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from feed_worker.serving.worker_registry import ready_workers
-from infra.ports.kafka import FLOW_GROUPS, BrokerUnreachable, group
+from infra.ports.errors import BrokerUnreachable, RedisUnreachable
 from infra.ports.kafka_admin import admin, describe
-from infra.ports.redis import RedisUnreachable, connect
+from infra.ports.kafka_config import FLOW_GROUPS, group
+from infra.ports.redis import connect
 from infra.ports.settings import Settings
 
 CLIENT_PACKAGES = ("confluent-kafka", "redis", "msgspec")

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Mapping
 
-from infra.ports.kafka import FLOW_GROUPS
 from infra.ports.kafka_admin import admin, ends_of, lag
+from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.settings import Settings
 from infra.ports.topics import INPUTS
 from infra.terminal.progress import Report

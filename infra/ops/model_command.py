@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from infra.ports.settings import Settings
-from phoenix.serving.model_topic import announce, announced
+from phoenix.serving.model_topic import announce, read_model_records
 from thunder_ingest.events import ModelPointer
 
 
@@ -26,10 +26,10 @@ def current(settings: Settings) -> CurrentModel:
     """The model that was announced last, otherwise the model of the settings.
 
     Raises:
-        BrokerUnreachable, TopicMissing: as `announced`.
+        BrokerUnreachable, TopicMissing: as `read_model_records`.
 
     """
-    for pointer in announced(settings):
+    for pointer in read_model_records(settings):
         return _of(pointer)
     seeded = f"seeded: {settings.model}, seed {settings.model_seed}"
     return CurrentModel("settings", None, settings.checkpoint or seeded)

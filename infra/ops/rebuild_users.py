@@ -8,14 +8,14 @@ that the log no longer holds, and served posts, which neither topic has.
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import msgspec
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from rich.console import Console
 
-from infra.ports.kafka import partitions_of
+from infra.ports.consumer import partitions_of
 from infra.ports.redis import Patience, connect
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
@@ -78,7 +78,7 @@ class _Rebuild:
         self._written = set[str]()
         self._started = set[tuple[str, int]]()
 
-    def take(self, messages: list[Message]) -> None:
+    def take(self, messages: Sequence[Message]) -> None:
         """Write a batch, each partition on its own: the name of a write is its partition and offsets."""
         for _, part in groupby(sorted(messages, key=_partition), _partition):
             self._write(batch := list(part))
@@ -87,7 +87,7 @@ class _Rebuild:
     def result(self, seconds: float) -> RebuildResult:
         return msgspec.structs.replace(self._counted, users=len(self._written), seconds=round(seconds, 3))
 
-    def _write(self, messages: list[Message]) -> None:
+    def _write(self, messages: Sequence[Message]) -> None:
         updates = [update for event in self._events(messages) for update in updates_of(event)]
         first, last = messages[0], messages[-1]
         suffix = f"r{(first.topic() or '')[0]}{first.partition()}-{first.offset()}-{last.offset()}"

@@ -10,18 +10,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import cast
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
 
 from infra.ops.dead_letter_query import LetterFilter, ReasonCount, identity, newest, reason_counts, select
 from infra.ops.message_fix import Fix
-from infra.ops.replay.raw_producer import STALLED_S
-from infra.ports.kafka import partitions_of, producer_config
-from infra.ports.outage import outage
+from infra.ports.consumer import partitions_of
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Client, Patience, connect
 from infra.ports.settings import Settings
 from infra.ports.topics import DAY_MS, INPUTS
@@ -155,56 +152,51 @@ def _publish(
 ) -> RepublishResult:
     """Publish the messages of the plan only; messages that are refused during the run are not added."""
     latest_ms = time.time_ns() // 1_000_000 + settings.future_tolerance_ms
-    courier, unusable, left = _Courier(settings, ledger), list[UnusableMessage](), set(plan.marks)
+    republisher, unusable, left = _Republisher(settings, ledger), list[UnusableMessage](), set(plan.marks)
     for letter in letters:
         if (mark := identity(letter)) not in left:
             continue
         left.discard(mark)
         try:
-            courier.send(mark, letter.topic, *fix.apply(letter, latest_ms))
+            republisher.send(mark, Record(letter.topic, *fix.apply(letter, latest_ms)))
         except Refused as reason:
             unusable.append(UnusableMessage(letter.topic, letter.partition, letter.offset, str(reason)))
-    courier.settle()
+    republisher.finish()
     return RepublishResult(
         selected=len(plan.marks),
         delivered_before=plan.delivered_before,
-        delivered=courier.delivered,
+        delivered=republisher.delivered,
         unusable=unusable,
-        unpublished=dict(courier.unpublished),
+        unpublished=dict(republisher.refused),
         gone=len(left),
     )
 
 
-class _Courier:
-    """Delivers messages and remembers each, chunk by chunk, as soon as Kafka has it."""
+class _Republisher:
+    """Publishes messages and records the delivered ones in the ledger, chunk by chunk."""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self._producer, self._ledger = Producer(producer_config(settings)), ledger
-        self._outage = outage("Kafka", settings.kafka)
-        self._handed_over, self._taken = 0, list[bytes]()
+        self._producer, self._ledger = KafkaProducer(settings, on_delivered=self._on_delivered), ledger
+        self._sent, self._delivered = 0, list[bytes]()
         self.delivered = 0
-        self.unpublished: Counter[str] = Counter()
 
-    def send(self, mark: bytes, topic: str, key: bytes | None, value: bytes | None) -> None:
-        try:
-            self._producer.produce(topic, key=key, value=value, on_delivery=partial(self._on_delivery, mark))
-        except KafkaException as error:  # larger than the client allows
-            self.unpublished[f"{topic}: {error.args[0].str()}"] += 1
-        self._handed_over += 1
-        if self._handed_over % CHUNK == 0:  # far fewer than the producer's queue takes
-            self.settle()
+    @property
+    def refused(self) -> Counter[str]:
+        """The numbers of messages that Kafka refused, by topic and reason."""
+        return Counter(map(str, self._producer.refusals))
 
-    def settle(self) -> None:
-        """Wait until all is delivered or refused, and remember what is delivered."""
-        while waiting := self._producer.flush(STALLED_S):
-            self._outage.begins(f"{waiting} messages wait")
-        self._outage.ends()
-        self._ledger.add(self._taken)
-        self.delivered += len(self._taken)
-        self._taken.clear()
+    def send(self, mark: bytes, record: Record) -> None:
+        self._producer.send(record, mark)
+        self._sent += 1
+        if self._sent % CHUNK == 0:
+            self.finish()
 
-    def _on_delivery(self, mark: bytes, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            self._taken.append(mark)
-        else:
-            self.unpublished[f"{message.topic()}: {error.str()}"] += 1
+    def finish(self) -> None:
+        """Wait until all is delivered or refused, and record the delivered messages."""
+        self._producer.drain()
+        self._ledger.add(self._delivered)
+        self.delivered += len(self._delivered)
+        self._delivered.clear()
+
+    def _on_delivered(self, mark: bytes, _topic: str, _partition: int, _offset: int) -> None:
+        self._delivered.append(mark)

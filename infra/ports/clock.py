@@ -1,45 +1,54 @@
-"""The one clock that every rule about age, retention or lateness asks. Imports nothing else of the house."""
+"""The clock of all rules about age, retention and lateness, and units of time in ms. Imports none of our modules."""
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 60 * MINUTE_MS
+DAY_MS: Final = 24 * HOUR_MS
+
+
+def now_ms() -> int:
+    """Return the wall clock's time in epoch milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 class Clock(Protocol):
-    """Tells the time that rules go by, in epoch milliseconds."""
+    """The time of rules, in epoch milliseconds."""
 
     def observe(self, at_ms: int) -> None:
-        """Take note of the time of an event."""
+        """Receive the time of an event."""
 
     def now_ms(self) -> int:
-        """The time."""
+        """Return the time."""
 
 
 class WallClock:
-    """Time as it passes: for service."""
+    """The wall clock, for service."""
 
     def observe(self, at_ms: int) -> None:
-        """Events do not move this clock."""
+        """Ignore the time of an event."""
 
     def now_ms(self) -> int:
-        """The wall clock's time."""
-        return time.time_ns() // 1_000_000
+        """Return the wall clock's time."""
+        return now_ms()
 
 
 class LogClock:
-    """The newest event's time: for replays, so that an old log behaves as it did live."""
+    """The newest event's time, for replays, so that an old log behaves as it did live."""
 
     def __init__(self) -> None:
         self._newest_ms = 0
 
     def observe(self, at_ms: int) -> None:
-        """Move forward to an event's time; never back."""
+        """Move forward to an event's time, never back."""
         self._newest_ms = max(self._newest_ms, at_ms)
 
     def now_ms(self) -> int:
-        """The newest time observed, 0 before the first."""
+        """Return the newest time observed, 0 before the first."""
         return self._newest_ms
 
 
 def clock_of(kind: str) -> Clock:
-    """The clock of a setting: `wall` or `log`."""
+    """Return the clock of a setting: `wall` or `log`."""
     return LogClock() if kind == "log" else WallClock()

@@ -1,4 +1,4 @@
-"""The root of all exceptions that a user can meet: each has a text of one line and an exit code."""
+"""The root of all exceptions that a user can meet, and those of the ports; each has a text of one line."""
 
 from typing import ClassVar
 
@@ -18,6 +18,30 @@ class UsageError(ForYouError):
     """The command, a setting or an input is wrong."""
 
     exit_code: ClassVar[int] = 2
+
+
+class BrokerUnreachable(ForYouError, ConnectionError):
+    """No Kafka broker answers at the address of the settings."""
+
+
+class TopicMissing(ForYouError, LookupError):
+    """A required topic does not exist."""
+
+
+class DeliveryFailed(ForYouError, RuntimeError):
+    """Kafka refused a message for good."""
+
+
+class MessageTooLarge(DeliveryFailed):
+    """A message is larger than any broker accepts."""
+
+
+class RedisUnreachable(ForYouError, ConnectionError):
+    """No Redis answers at the address of the settings, or it refuses the connection."""
+
+
+class StopRequested(ForYouError, RuntimeError):
+    """The process received a stop signal while it waited for a server."""
 
 
 class StateUnreadable(ForYouError, RuntimeError):

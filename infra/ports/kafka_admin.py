@@ -1,4 +1,4 @@
-"""Topics and consumer groups: creating, describing, and how far a flow is behind."""
+"""Topics and consumer groups: creates and describes topics, computes the lag of a flow."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -9,24 +9,16 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 # documented there, though its stubs do not export two of them
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
-from infra.ports.errors import ForYouError
-from infra.ports.kafka import (
-    BrokerUnreachable,
-    TopicMissing,
-    consumer_config,
-    group,
-    options,
-    partitions_of,
-    watermarks,
-)
+from infra.ports.consumer import IDLE_S, SETTLE_S, partitions_of, watermarks
+from infra.ports.errors import BrokerUnreachable, ForYouError, TopicMissing
+from infra.ports.kafka_config import client_config, consumer_config, group
 from infra.ports.settings import Settings
 from infra.ports.topics import TOPICS
 
 Offsets: TypeAlias = dict[tuple[str, int], int]
-"""For a topic and partition the offset after the last message that counts."""
+"""For a topic and partition the offset after the last message."""
 
 TIMEOUT_S = 10.0
-SETTLE_S = 2.0
 
 
 class TopicError(ForYouError, RuntimeError):
@@ -34,7 +26,7 @@ class TopicError(ForYouError, RuntimeError):
 
 
 class TopicState(NamedTuple):
-    """A topic as it stands on the broker; `partitions` is 0 where it does not exist."""
+    """A topic on the broker; `partitions` is 0 if it does not exist."""
 
     name: str
     partitions: int
@@ -43,7 +35,7 @@ class TopicState(NamedTuple):
 
     @property
     def problem(self) -> str:
-        """What is wrong with it, in words; empty if nothing is."""
+        """The difference from the expected topic in words; empty if there is none."""
         wanted = TOPICS[self.name].config["cleanup.policy"]
         if not self.partitions:
             return "missing: `foryou topics --create`"
@@ -53,8 +45,8 @@ class TopicState(NamedTuple):
 
 
 def admin(settings: Settings) -> AdminClient:
-    """A client for administration."""
-    return AdminClient(options(settings))
+    """Return a client for administration."""
+    return AdminClient(client_config(settings))
 
 
 def cluster_id(settings: Settings) -> str:
@@ -91,7 +83,7 @@ def create_topics(settings: Settings) -> list[str]:
         )
         for topic in TOPICS.values()
     ]
-    client = admin(settings)  # kept until its futures are done: one that is let go of cancels them
+    client = admin(settings)  # kept until its futures are done: a client that is collected cancels them
     created = client.create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=2 * TIMEOUT_S)
     new = [name for name, future in created.items() if _was_created(name, future.exception())]
     _wait_until_known(settings)
@@ -99,7 +91,7 @@ def create_topics(settings: Settings) -> list[str]:
 
 
 def _wait_until_known(settings: Settings) -> None:
-    """Wait until the broker names the topics: it answers before its own metadata has caught up."""
+    """Wait until the broker lists the topics: it confirms a creation before its metadata shows it."""
     deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
@@ -125,7 +117,7 @@ def _reason(error: BaseException) -> str:
 
 
 def describe(settings: Settings) -> list[TopicState]:
-    """The topics as they stand on the broker; raises `BrokerUnreachable`."""
+    """Describe the topics on the broker; raises `BrokerUnreachable`."""
     ensure_reachable(settings)
     client = admin(settings)
     known = client.list_topics(timeout=TIMEOUT_S).topics
@@ -148,7 +140,7 @@ def describe(settings: Settings) -> list[TopicState]:
 
 
 def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[str, int], int]) -> int:
-    """How many messages before `ends` a flow (`flows.posts`) or the workers (`feed-worker`) have not finished."""
+    """Return the number of messages before `ends` that a flow (`flows.posts`) or the workers have not finished."""
     if not ends:
         return 0
     asked = ConsumerGroupTopicPartitions(group(settings, name), [TopicPartition(*part) for part in ends])
@@ -163,11 +155,10 @@ def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[
     return sum(max(0, end - committed.get(part, 0)) for part, end in ends.items())
 
 
-def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = 0.3) -> Offsets:
-    """Where topics end now, exactly.
+def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = IDLE_S) -> Offsets:
+    """Return the exact current ends of topics.
 
-    The embedded broker reports the start of the last batch, plus one, for the high watermark; so the messages from
-    there on are read until no more come.
+    The messages from the high watermark on are read until no more come: see `infra.ports.consumer.SETTLE_S`.
     """
     topics = tuple(topics)
     if not topics:
@@ -177,7 +168,7 @@ def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = 0.3) -> O
         ends = _watermarks(consumer, partitions_of(settings, topics))
         consumer.assign([TopicPartition(topic, part, end - 1) for (topic, part), end in ends.items()])
         quiet_since = time.monotonic()
-        settled_at = quiet_since + SETTLE_S  # others may never be quiet
+        settled_at = quiet_since + SETTLE_S  # others may go on writing
         while ends and time.monotonic() < min(quiet_since + idle_s, settled_at):
             for message in consumer.consume(5_000, 0.05):
                 if message.error() is None:

@@ -1,38 +1,38 @@
-"""Reading topics whole, from the beginning to the end that they have now, while others go on writing to them."""
+"""Reads topics whole: from the beginning to their end at the start of the call, while others go on writing."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
-from infra.ports.kafka import BrokerUnreachable, consumer_config, group, partitions_of, watermarks
+from infra.ports.consumer import IDLE_S, SETTLE_S, partitions_of, usable_messages, watermarks
+from infra.ports.errors import BrokerUnreachable
+from infra.ports.kafka_config import consumer_config, group
 from infra.ports.settings import Settings
 
-BATCH_MESSAGES = 5_000
-IDLE_S = 0.3
-SETTLE_S = 2.0
-"""How long to look for more behind the watermarks: the embedded broker's are those of the last batch's start."""
-STALLED_S = 30.0
+BATCH_MESSAGES: Final = 5_000
+STALLED_S: Final = 30.0
+"""Time without a message, before the end, after which the broker counts as unreachable."""
 
 Part: TypeAlias = tuple[str, int]
 Bounds: TypeAlias = dict[Part, tuple[int, int]]
-"""Of each partition that is not empty the first offset and the one after the last."""
+"""For each partition that is not empty the first offset and the one after the last."""
 
 
 def scan(
     settings: Settings, topics: Sequence[str], advance: Callable[[float, float], None] = lambda _done, _total: None
-) -> Iterator[list[Message]]:
-    """Everything that stands in some topics now, in batches, in order within a partition; belongs to no group.
+) -> Iterator[Sequence[Message]]:
+    """Read all messages of some topics in batches, in order within a partition; belongs to no consumer group.
 
     Args:
-        settings: where Kafka is.
+        settings: address and further options of Kafka.
         topics: read side by side.
-        advance: told how many messages have been passed, and of how many.
+        advance: receives the number of messages that are passed, and their total.
 
     Raises:
-        BrokerUnreachable: no broker answers, or it stops answering on the way.
-        TopicMissing: naming the topics and what creates them.
+        BrokerUnreachable: no broker answers, or it stops to answer on the way.
+        TopicMissing: names the topics and the command that creates them.
 
     """
     partitions = partitions_of(settings, topics)
@@ -51,21 +51,21 @@ def _bounds(consumer: Consumer, parts: list[Part]) -> Bounds:
     return {part: (low, high) for part, (low, high) in found.items() if high > low}
 
 
-def _read(consumer: Consumer, bounds: Bounds, advance: Callable[[float, float], None]) -> Iterator[list[Message]]:
+def _read(consumer: Consumer, bounds: Bounds, advance: Callable[[float, float], None]) -> Iterator[Sequence[Message]]:
     reached = {part: low for part, (low, _) in bounds.items()}
     total = sum(high - low for low, high in bounds.values())
-    heard_at, settled_at = time.monotonic(), float("inf")
+    received_at, settled_at = time.monotonic(), float("inf")
     while time.monotonic() < settled_at:
-        messages = [message for message in consumer.consume(BATCH_MESSAGES, IDLE_S) if _is_usable(message)]
+        messages = usable_messages(consumer.consume(BATCH_MESSAGES, IDLE_S))
         for message in messages:
             reached[_part(message)] = (message.offset() or 0) + 1
         if messages:
             yield messages
-            heard_at = time.monotonic()  # what was done with them took its own time
+            received_at = time.monotonic()  # after the yield: the caller's own work takes time too
         behind = _behind(consumer, bounds, reached)
         advance(total - behind, total)
-        if behind and time.monotonic() - heard_at > STALLED_S:
-            raise BrokerUnreachable(f"Kafka has told nothing for {STALLED_S:.0f} s, {behind:,} messages before the end")
+        if behind and time.monotonic() - received_at > STALLED_S:
+            raise BrokerUnreachable(f"Kafka sent nothing for {STALLED_S:.0f} s, {behind:,} messages before the end")
         if not behind:
             if not messages:
                 return
@@ -73,7 +73,7 @@ def _read(consumer: Consumer, bounds: Bounds, advance: Callable[[float, float], 
 
 
 def _behind(consumer: Consumer, bounds: Bounds, reached: dict[Part, int]) -> int:
-    """How many offsets are still to be passed; compaction leaves gaps, so the consumer's own position counts too."""
+    """Return the number of offsets before the end; compaction leaves gaps, so the consumer's position counts too."""
     open_ = [part for part, (_, high) in bounds.items() if reached[part] < high]
     for part in consumer.position([TopicPartition(*part) for part in open_]) if open_ else ():
         reached[part.topic, part.partition] = max(reached[part.topic, part.partition], part.offset)
@@ -82,12 +82,3 @@ def _behind(consumer: Consumer, bounds: Bounds, reached: dict[Part, int]) -> int
 
 def _part(message: Message) -> Part:
     return message.topic() or "", message.partition() or 0
-
-
-def _is_usable(message: Message) -> bool:
-    error = message.error()
-    if error is None:
-        return True
-    if not error.retriable():
-        raise KafkaException(error)
-    return False

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.errors import ForYouError
-from infra.ports.kafka import FLOW_GROUPS
 from infra.ports.kafka_admin import cluster_id, create_topics
+from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.stack.compile_cache import compile_cache

@@ -1,20 +1,23 @@
-"""The topic `models`: which model is current. The newest record by its own time decides, wherever it stands.
+"""The topic `models`: records that name the current model. The record with the newest time wins, in any order.
 
-Nothing in the topic means what the settings name. Whoever announces writes a time above all that stand there, so that
-the record which compaction keeps is the newest one too.
+The topic takes precedence over the settings. `announce` writes a time above all others of the topic, so that the
+record which compaction keeps is also the newest one.
 """
 
 import logging
 import threading
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
-from infra.ports.kafka import BrokerUnreachable, Publisher, Record, consumer_config, group, wait_for_topics
+from infra.ports.clock import now_ms
+from infra.ports.consumer import usable_messages, wait_for_topics
+from infra.ports.errors import BrokerUnreachable
+from infra.ports.kafka_config import consumer_config, group
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from thunder_ingest.events import ModelPointer, pack, unpack_pointer
@@ -23,47 +26,46 @@ log = logging.getLogger(__name__)
 
 TOPIC: Final = "models"
 NAME: Final = "phoenix"
-"""Both models of a version are announced as one, under this name: the key of all records."""
-READ_AT_ONCE: Final = 100
+"""The key of all records: ranker and two-tower model of a version are announced as one."""
+BATCH_MESSAGES: Final = 100
 
 
 def announce(settings: Settings, version: str, location: str) -> ModelPointer:
-    """Make a model the current one, and return once Kafka has it.
+    """Make a model the current one; return after the delivery of its record.
 
     Raises:
         BrokerUnreachable, TopicMissing: like `scan`.
-        DeliveryFailed: the broker refused it.
+        DeliveryFailed: the broker refused the record.
 
     """
-    last_at = max((pointer.at for pointer in announced(settings)), default=0)
-    at = max(time.time_ns() // 1_000_000, last_at + 1)
-    pointer = ModelPointer(name=NAME, version=version, location=location, at=at)
-    publisher = Publisher(settings)
-    publisher.publish([Record(TOPIC, NAME.encode(), pack(pointer))])
-    publisher.flush()
+    last_at = max((pointer.at for pointer in read_model_records(settings)), default=0)
+    pointer = ModelPointer(name=NAME, version=version, location=location, at=max(now_ms(), last_at + 1))
+    producer = KafkaProducer(settings)
+    producer.send(Record(TOPIC, NAME.encode(), pack(pointer)))
+    producer.flush()
     return pointer
 
 
-def announced(settings: Settings) -> list[ModelPointer]:
-    """What stands in `models` now, the current one first; raises BrokerUnreachable, TopicMissing like `scan`."""
+def read_model_records(settings: Settings) -> list[ModelPointer]:
+    """Read all records of `models`, the current model first; raises BrokerUnreachable, TopicMissing like `scan`."""
     found = [pointer for messages in scan(settings, [TOPIC]) for pointer in _pointers(messages)]
     return sorted(found, key=_age, reverse=True)
 
 
-def await_announced(settings: Settings, stopping: threading.Event) -> list[ModelPointer]:
-    """The same, waiting as long as no broker answers."""
+def wait_for_model_records(settings: Settings, stopping: threading.Event) -> list[ModelPointer]:
+    """Read the records like `read_model_records`, but wait while no broker answers."""
     while True:
         wait_for_topics(settings, [TOPIC], stopping)
         with suppress(BrokerUnreachable):
-            return announced(settings)
+            return read_model_records(settings)
 
 
-class Watch:
-    """Reads `models` as it grows; belongs to no consumer group.
+class ModelWatcher:
+    """Follows `models`; belongs to no consumer group. One thread at a time may call.
 
     Args:
-        settings: where Kafka is; as long as no broker answers there, it is waited for.
-        known: what was current when it was last looked; what is older is not.
+        settings: address of Kafka; an unreachable broker is waited for.
+        known: the current model at the last look; older records are ignored.
         stopping: ends that wait.
 
     """
@@ -75,13 +77,13 @@ class Watch:
         self._current = known
 
     def poll(self, timeout_s: float) -> ModelPointer | None:
-        """What is current as far as was read, once something has come or the time is over."""
-        pointers = _pointers(self._consumer.consume(READ_AT_ONCE, timeout_s))
+        """Wait for records at most `timeout_s`; return the current model of all that are read."""
+        pointers = _pointers(usable_messages(self._consumer.consume(BATCH_MESSAGES, timeout_s)))
         self._current = max([*pointers, *([self._current] if self._current else [])], key=_age, default=None)
         return self._current
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the consumer."""
         self._consumer.close()
 
 
@@ -94,14 +96,12 @@ def _pointers(messages: Iterable[Message]) -> list[ModelPointer]:
 
 
 def _pointer(message: Message) -> ModelPointer | None:
-    error, value = message.error(), message.value()
-    if error is not None and not error.retriable():
-        raise KafkaException(error)
-    if error is not None or value is None:
+    value = message.value()
+    if value is None:
         return None
     try:
         return unpack_pointer(value)
     except msgspec.DecodeError as reason:
         where = f"{message.topic()}[{message.partition()}] at offset {message.offset()}"
-        log.error("the record in %s cannot be read, and announces nothing: %s", where, reason)
+        log.error("the record in %s cannot be read and is ignored: %s", where, reason)
         return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from feed_worker.client import Client
-from infra.ports.kafka import Publisher, Record
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings
 from infra.world import WorldConfig, generate
 from thunder_ingest.events import (
@@ -153,7 +153,7 @@ class App:
         self.published += 1
 
     def _publish(self, records: Iterator[Record]) -> None:
-        publisher = Publisher(self._settings)
+        publisher = KafkaProducer(self._settings)
         publisher.publish(records)
         publisher.flush()
 

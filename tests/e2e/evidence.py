@@ -7,7 +7,8 @@ from typing import NamedTuple, cast
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from infra.ports.kafka import consumer_config, group, partitions_of
+from infra.ports.consumer import partitions_of
+from infra.ports.kafka_config import consumer_config, group
 from infra.ports.redis import Client
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bytewax.recovery import init_db_dir
 
-from infra.ports.kafka import FLOW_GROUPS, BrokerUnreachable
+from infra.ports.errors import BrokerUnreachable
 from infra.ports.kafka_admin import admin, ends_of, lag
+from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.settings import Settings
 from infra.stack.processes import CHILD
 from tests.e2e.containers import free_port

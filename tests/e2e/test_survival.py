@@ -19,8 +19,8 @@ import redis
 
 from feed_worker.client import Client
 from feed_worker.documents.feed import Feed
-from infra.ports.kafka import FLOW_GROUPS
-from infra.ports.redis import RedisUnreachable
+from infra.ports.errors import RedisUnreachable
+from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.world import WorldConfig, generate

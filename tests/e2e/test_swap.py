@@ -17,7 +17,7 @@ from feed_worker.client import Client
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
 from flows.embeddings import Work, embed
-from flows.kafka import Batch
+from flows.sources import Batch
 from infra.ops.model_command import use
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan

@@ -8,12 +8,12 @@ import pytest
 import feed_worker
 from feed_worker.__main__ import main
 from feed_worker.serving.service import Service
-from infra.ports import kafka, redis
-from infra.ports.kafka import DeliveryFailed
-from infra.ports.redis import StopRequested
+from infra.ports import consumer, kafka_config, redis
+from infra.ports.errors import DeliveryFailed, StopRequested
 from infra.ports.settings import Settings
 
-SOURCES = [*Path(*feed_worker.__path__).rglob("*.py"), Path(kafka.__file__), Path(redis.__file__)]
+PORTS = (consumer, kafka_config, redis)
+SOURCES = [*Path(*feed_worker.__path__).rglob("*.py"), *(Path(str(each.__file__)) for each in PORTS)]
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from confluent_kafka import Message
 
-from flows.kafka import Batch
+from flows.sources import Batch
 from thunder_ingest.events import Event, encode
 
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from flows.embeddings import Model, Partition, Posts, Progress, Work, build_flow, embed
-from flows.kafka import Batch
+from flows.sources import Batch
 from infra.ops.model_command import use
-from infra.ports.kafka import Record
 from infra.ports.kafka_admin import create_topics
+from infra.ports.producer import Record
 from infra.ports.settings import load
 from infra.stack.embedded import EmbeddedKafka
 from phoenix.serving.engine import Phoenix

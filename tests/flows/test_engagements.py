@@ -9,9 +9,9 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from flows.decoding import Decoder
 from flows.engagements import UserWrites, build_flow
-from flows.kafka import Batch
+from flows.sources import Batch
 from infra.ports.clock import LogClock
-from infra.ports.kafka import Record
+from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from tests.flows.messages import batch
 from thunder_ingest.events import (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.kafka import EPOCH, IDLE, EpochEnds
+from flows.sources import EPOCH, IDLE, EpochEnds
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.decoding import Decoder
-from flows.kafka import Batch
 from flows.posts import Apply, build_flow
+from flows.sources import Batch
 from infra.ports.clock import LogClock
-from infra.ports.kafka import Record
+from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from tests.flows.messages import batch
 from thunder_ingest.events import (

@@ -4,7 +4,7 @@ import time
 
 from confluent_kafka import Message
 
-from infra.ports.kafka import Record
+from infra.ports.producer import Record
 from thunder_ingest.events import DeadLetter, pack
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
@@ -16,9 +17,10 @@ from feed_worker.serving.worker_registry import ready_workers
 from infra.ops.flow_lag import wait_for_flows
 from infra.ops.replay.line_counts import LineCounts
 from infra.ops.replay.log_reader import Line, LogReader
-from infra.ops.replay.raw_producer import RawProducer
+from infra.ops.replay.sent_messages import SentMessages
+from infra.ports.consumer import partitions_of
 from infra.ports.errors import ForYouError
-from infra.ports.kafka import partitions_of
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
@@ -27,6 +29,8 @@ from infra.stack.stack import Stack, scratch_directory
 from infra.terminal.progress import Report
 from thunder_ingest.events import Refused, decode, unpack_dead_letter
 
+_PRODUCER_OPTIONS: Final = {"linger.ms": 20, "batch.num.messages": 10_000}
+"""Larger batches than a feed request needs: a replay writes many small messages."""
 NAMED_PROBLEMS = 20
 LINES_BETWEEN_CHECKS = 5_000
 FEED_TIMEOUT_S = 30.0
@@ -89,7 +93,10 @@ class _ReplayRun:
         partitions_of(self._settings, INPUTS)
         # an outage from here on is waited for, and logged
         logging.getLogger("infra").setLevel(logging.WARNING)
-        self._producer = RawProducer(self._settings, self._check)
+        self._sent = SentMessages()
+        self._producer = KafkaProducer(
+            self._settings, check=self._check, on_delivered=self._sent.add, options=_PRODUCER_OPTIONS
+        )
         self._pace = Pace(replay.speed, self._sleep)
         self._latest_ms = time.time_ns() // 1_000_000 + settings.future_tolerance_ms
         self._began = time.monotonic()
@@ -101,15 +108,15 @@ class _ReplayRun:
                 if read % LINES_BETWEEN_CHECKS == 0:
                     self._sleep(0)
                     advance(reader.bytes_read, reader.total_bytes)
-            self._producer.flush()
+            self._producer.drain()
         self.counts.publish_seconds = time.monotonic() - self._began
 
     def settle(self) -> None:
-        wait_for_flows(self._settings, self._producer.ends, self._report, self._check)
+        wait_for_flows(self._settings, self._sent.ends, self._report, self._check)
         self.counts.seconds = time.monotonic() - self._began
-        self.counts.delivered, self.counts.unpublished = self._producer.delivered, self._producer.refused
+        self.counts.delivered, self.counts.unpublished = len(self._sent), Counter(map(str, self._producer.refusals))
         with self._report.step("count dead letters"):
-            self.counts.dead_letters = _dead_letters(self._settings, self._producer)
+            self.counts.dead_letters = _dead_letters(self._settings, self._sent)
 
     def request_feeds(self, show: Show) -> None:
         if self._stack:
@@ -129,13 +136,13 @@ class _ReplayRun:
     def _send(self, line: Line) -> None:
         reason = _reason(line, self._replay.strict)
         if reason and self._replay.strict:
-            self._producer.flush()
+            self._producer.drain()
             before = f"{self.counts.read.total():,} lines were published before it"
             raise ReplayAborted(f"{line.file} line {line.number}: {reason}; {before}")
         self._count(line)
         if line.at is not None:
             self._pace.wait(line.at)
-        self._producer.send(line.topic, line.key, line.raw)
+        self._producer.publish([Record(line.topic, line.key, line.raw)])
 
     def _count(self, line: Line) -> None:
         counts = self.counts
@@ -183,14 +190,15 @@ class Pace:
             self._sleep(min(left, 0.2))
 
 
-def _dead_letters(settings: Settings, producer: RawProducer) -> Counter[str]:
+def _dead_letters(settings: Settings, sent: SentMessages) -> Counter[str]:
     """Refused lines of this replay by reason; a line counts once, also if a flow refused it again after a restart."""
     reasons: dict[tuple[str, int, int], str] = {}
     for messages in scan(settings, ["dead-letters"]):
         for message in messages:
             letter = unpack_dead_letter(message.value() or b"")
-            if producer.is_own(letter.topic, letter.partition, letter.offset):
-                reasons[letter.topic, letter.partition, letter.offset] = letter.reason
+            place = (letter.topic, letter.partition, letter.offset)
+            if place in sent:
+                reasons[place] = letter.reason
     return Counter(reasons.values())
 
 

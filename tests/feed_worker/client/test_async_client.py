@@ -7,8 +7,8 @@ import redis
 
 from feed_worker.client import AsyncClient, FeedTimeout, NoFeed
 from feed_worker.documents.feed import Feed
-from infra.ports.kafka import BrokerUnreachable
-from infra.ports.redis import RedisUnreachable, connect
+from infra.ports.errors import BrokerUnreachable, RedisUnreachable
+from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.stack.embedded import EmbeddedRedis
 from tests.feed_worker.client.answering import T0, answer, feed_of, new_user, requests_of

@@ -6,7 +6,8 @@ import pytest
 import infra.ports.redis
 from feed_worker.client import AsyncClient, Client, FeedTimeout
 from feed_worker.client.redis_reads import RedisReads
-from infra.ports.redis import RedisUnreachable, connect
+from infra.ports.errors import RedisUnreachable
+from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.stack.embedded import EmbeddedRedis
 from tests.feed_worker.client.answering import T0, answer, feed_of, new_user

@@ -15,10 +15,10 @@ from feed_worker.experiments import experiments_of
 from feed_worker.serving.service import Service
 from feed_worker.serving.worker_registry import ready_workers
 from flows.embeddings import Work, embed
-from flows.kafka import Batch
+from flows.sources import Batch
 from infra.ops.model_command import use
-from infra.ports.kafka import Record
 from infra.ports.kafka_admin import create_topics
+from infra.ports.producer import Record
 from infra.ports.redis import connect
 from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis

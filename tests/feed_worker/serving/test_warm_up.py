@@ -25,8 +25,8 @@ from feed_worker.serving.service import Service
 from feed_worker.serving.warm_up import warm_up_pipeline
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.clock import WallClock
-from infra.ports.kafka import Publisher, Record
 from infra.ports.kafka_admin import create_topics
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Client as RedisClient
 from infra.ports.redis import connect
 from infra.ports.settings import Settings, load
@@ -131,7 +131,7 @@ def answered(settings: Settings, client: RedisClient, version: str) -> Iterator[
     """The feeds of requests of every kind, in a world that is written while the worker serves."""
     world = generate(WorldConfig(), until_ms=WallClock().now_ms())
     UserStates(client).append([u for each in (*world.engagements, *world.graph) for u in updates_of(each)], "0-0-0")
-    publisher = Publisher(settings)
+    publisher = KafkaProducer(settings)
     publisher.publish(records_of(world, version))
     publisher.flush()
     muting = next(event.user_id for event in world.graph if isinstance(event, MuteKeyword))

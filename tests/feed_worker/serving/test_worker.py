@@ -30,8 +30,9 @@ from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker import ServingState, Worker
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.clock import WallClock
-from infra.ports.kafka import Publisher, Record, consumer_config, group
 from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
+from infra.ports.kafka_config import consumer_config, group
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import connect
 from infra.ports.settings import Settings, load
 from infra.ports.topic_reader import scan
@@ -161,7 +162,7 @@ def running(settings: Settings, store: PostStore, pipeline: Pipeline | None = No
 
 def ask(settings: Settings, *requests: FeedRequest | bytes) -> None:
     """Publish requests, or raw bytes."""
-    publisher = Publisher(settings)
+    publisher = KafkaProducer(settings)
     publisher.publish(
         Record("feed-requests", b"k", each)
         if isinstance(each, bytes)

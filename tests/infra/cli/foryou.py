@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from confluent_kafka import Producer
 
-from infra.ports.kafka import Publisher, Record
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings
 from thunder_ingest.events import DeadLetter, pack
 
@@ -28,7 +28,7 @@ def unique(name: str) -> str:
 
 def write(settings: Settings, *records: Record) -> None:
     """Write records and wait for their delivery."""
-    publisher = Publisher(settings)
+    publisher = KafkaProducer(settings)
     publisher.publish(records)
     publisher.flush()
 

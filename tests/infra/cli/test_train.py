@@ -21,15 +21,15 @@ from rich.console import Console
 
 from infra.cli.learning_options import labelled_since, read_log, time_ms
 from infra.cli.train import train
-from infra.ports.kafka import Record
 from infra.ports.kafka_admin import create_topics
+from infra.ports.producer import Record
 from infra.ports.settings import load
 from infra.stack.embedded import EmbeddedKafka
 from infra.terminal.progress import Report
 from phoenix.data.batches import Batches
 from phoenix.data.impressions import Log
 from phoenix.models.configs import CONFIGS, NANO
-from phoenix.serving.model_topic import announced
+from phoenix.serving.model_topic import read_model_records
 from phoenix.training.loop import Diverged
 from phoenix.training.losses import Losses
 from phoenix.training.step import State, Trainer
@@ -164,7 +164,7 @@ def test_announce_announces_the_last_checkpoint(
         monkeypatch.setenv("FORYOU_KAFKA", kafka.address)
         done = trained(log, whole, "--announce")
         assert done.returncode == 0, done.stderr
-        (pointer,) = announced(settings)
+        (pointer,) = read_model_records(settings)
     assert pointer.location == str(max(whole.glob("step-*")).resolve())
     assert pointer.version.startswith(f"tiny-step{last_card(whole)['step']}-")
     assert f"{pointer.version} is announced" in done.stderr

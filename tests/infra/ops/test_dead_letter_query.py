@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from infra.cli.app import app
 from infra.ops.dead_letter_query import LetterFilter, as_json, count_reasons, identity, list_newest, reason_counts
 from infra.ops.message_fix import Fix
-from infra.ports.kafka import Record
+from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from infra.terminal.dead_letters import letters_table
 from tests.infra.cli.foryou import foryou, letters, unique, write

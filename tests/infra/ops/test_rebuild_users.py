@@ -12,8 +12,8 @@ from rich.console import Console
 
 from infra.ops import rebuild_users as rebuild
 from infra.ops.rebuild_users import RebuildResult
-from infra.ports.kafka import Record
 from infra.ports.kafka_admin import create_topics
+from infra.ports.producer import Record
 from infra.ports.settings import Settings, load
 from infra.ports.topic_reader import scan
 from infra.stack.embedded import EmbeddedKafka

@@ -7,7 +7,7 @@ from rich.console import Console
 from infra.ops import state_post
 from infra.ops.state_post import PostDocument
 from infra.ports.errors import StateUnreadable
-from infra.ports.kafka import Record
+from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from infra.terminal.state import post_view
 from tests.infra.cli.foryou import foryou, unique, write, write_to

@@ -1,8 +1,9 @@
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from infra.ports.kafka import BrokerUnreachable, consumer_config, group
+from infra.ports.errors import BrokerUnreachable
 from infra.ports.kafka_admin import admin, create_topics, describe, ends_of, ensure_reachable, lag
+from infra.ports.kafka_config import consumer_config, group
 from infra.ports.settings import Settings, load
 from infra.ports.topics import TOPICS
 

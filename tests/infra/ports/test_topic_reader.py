@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.ports.kafka import BrokerUnreachable, Record, TopicMissing
+from infra.ports.errors import BrokerUnreachable, TopicMissing
 from infra.ports.kafka_admin import create_topics
+from infra.ports.producer import Record
 from infra.ports.settings import Settings, load
 from infra.ports.topic_reader import scan
 from infra.stack.embedded import EmbeddedKafka
@@ -51,5 +52,5 @@ def test_a_broker_that_goes_away_on_the_way_is_not_waited_for_for_ever(
         batches = scan(settings, ["posts"], silent)
         next(batches)
         kafka.stop()
-        with pytest.raises(BrokerUnreachable, match=r"told nothing for .* before the end"):
+        with pytest.raises(BrokerUnreachable, match=r"sent nothing for .* before the end"):
             list(batches)

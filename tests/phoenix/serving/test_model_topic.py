@@ -1,4 +1,4 @@
-"""Which model is current: announced, read back, watched, and as the command line tells it."""
+"""The topic `models`: announce, read, watch; and the command `foryou models`."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ import pytest
 from infra.ports.kafka_admin import create_topics
 from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka
-from phoenix.serving.model_topic import NAME, Watch, announce, announced, await_announced
+from phoenix.serving.model_topic import NAME, ModelWatcher, announce, read_model_records, wait_for_model_records
 from phoenix.training.checkpoints import phoenix_of
 from tests.infra.cli.foryou import foryou, write_to
 from tests.infra.waiting import eventually
@@ -34,7 +34,7 @@ def write(settings: Settings, version: str, at: int, partition: int = 0, name: s
     return pointer
 
 
-def seen(watch: Watch, version: str) -> list[ModelPointer | None]:
+def seen(watch: ModelWatcher, version: str) -> list[ModelPointer | None]:
     """What is current, look by look, until a version is."""
     found: list[ModelPointer | None] = []
 
@@ -49,20 +49,20 @@ def seen(watch: Watch, version: str) -> list[ModelPointer | None]:
 def test_what_is_announced_last_is_current_even_where_clocks_go_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert announced(settings) == []
+    assert read_model_records(settings) == []
     first = announce(settings, "m-1", "/a")
-    monkeypatch.setattr("phoenix.serving.model_topic.time.time_ns", lambda: 5_000_000)
+    monkeypatch.setattr("phoenix.serving.model_topic.now_ms", lambda: 5)
     second = announce(settings, "m-2", "/b")
     assert second.at == first.at + 1
-    assert announced(settings) == await_announced(settings, threading.Event()) == [second, first]
+    assert read_model_records(settings) == wait_for_model_records(settings, threading.Event()) == [second, first]
 
 
 def test_the_newest_by_its_own_time_is_current_wherever_it_stands(settings: Settings) -> None:
     older, newest, tied = write(settings, "m-1", 5), write(settings, "m-3", 7), write(settings, "m-2", 7, partition=1)
     late = write(settings, "m-4", 6)
     write(settings, "m-9", 9, name="another")
-    assert announced(settings) == [newest, tied, late, older]
-    watch = Watch(settings, None, threading.Event())
+    assert read_model_records(settings) == [newest, tied, late, older]
+    watch = ModelWatcher(settings, None, threading.Event())
     assert seen(watch, "m-3")[-1] == newest
     following = announce(settings, "m-5", "/e")
     assert seen(watch, "m-5")[-1] == following
@@ -72,7 +72,7 @@ def test_the_newest_by_its_own_time_is_current_wherever_it_stands(settings: Sett
 def test_a_watch_never_goes_back_behind_what_was_known(settings: Settings) -> None:
     write(settings, "m-1", 5)
     known = ModelPointer(name=NAME, version="m-2", location="/b", at=6)
-    watch = Watch(settings, known, threading.Event())
+    watch = ModelWatcher(settings, known, threading.Event())
     newest = write(settings, "m-3", 7, partition=1)
     assert all(pointer in (known, newest) for pointer in seen(watch, "m-3"))
     watch.close()
@@ -84,8 +84,8 @@ def test_a_record_that_cannot_be_read_announces_nothing_and_is_told(
     readable = write(settings, "m-1", 5)
     write_to(settings, "models", 0, NAME.encode(), b"\xc1")
     write_to(settings, "models", 1, NAME.encode(), None)
-    assert announced(settings) == [readable]
-    assert "models[0] at offset 1 cannot be read, and announces nothing" in caplog.text
+    assert read_model_records(settings) == [readable]
+    assert "models[0] at offset 1 cannot be read and is ignored" in caplog.text
 
 
 def test_a_checkpoint_is_announced_and_shown(settings: Settings, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_checkpoint_that_cannot_be_served_is_refused_and_not_announced(setting
         assert refused.returncode == 2
         (line,) = refused.stderr.decode().splitlines()
         assert reason in line
-    assert announced(settings) == []
+    assert read_model_records(settings) == []
 
 
 @pytest.mark.parametrize(

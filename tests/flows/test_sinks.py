@@ -9,9 +9,11 @@ from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, run_main
 
-import flows.kafka
-from flows.kafka import EpochSink
-from infra.ports.kafka import DeliveryFailed, Record
+import flows.sinks
+import flows.sources
+from flows.sinks import EpochSink
+from infra.ports.errors import DeliveryFailed
+from infra.ports.producer import Record
 from infra.ports.settings import Settings
 
 PARTS = 12  # more than ten: their names sort otherwise than their numbers
@@ -25,13 +27,13 @@ class Broker:
         self.delivered: list[bytes] = []
         self._fails_at, self._waited = fails_at, 0
 
-    def __call__(self, _settings: Settings) -> "Broker":
+    def __call__(self, _settings: Settings, check: object) -> "Broker":
         return self
 
-    def publish(self, records: Iterable[Record], _stopping: object) -> None:
+    def publish(self, records: Iterable[Record]) -> None:
         self.on_their_way += [record.value or b"" for record in records]
 
-    def flush(self, _stopping: object) -> None:
+    def flush(self) -> None:
         self._waited += bool(self.on_their_way)
         if self._waited >= self._fails_at:
             raise DeliveryFailed("refused")
@@ -47,9 +49,9 @@ def write(
     def killed(reason: object) -> None:
         raise RuntimeError(reason)
 
-    monkeypatch.setattr(flows.kafka, "Publisher", broker)
-    monkeypatch.setattr(flows.kafka, "exit_now", killed)
-    monkeypatch.setattr(flows.kafka, "wait_for_topics", lambda _, topics, __: dict.fromkeys(topics, range(PARTS)))
+    monkeypatch.setattr(flows.sinks, "KafkaProducer", broker)
+    monkeypatch.setattr(flows.sinks, "exit_now", killed)
+    monkeypatch.setattr(flows.sources, "wait_for_topics", lambda _, topics, __: dict.fromkeys(topics, range(PARTS)))
     flow = Dataflow("copy")
     numbers = op.input("numbers", flow, TestingSource(range(count), batch_size=per_epoch))
     records = op.map("record", numbers, lambda n: (f"numbers-{n % PARTS}", [Record("copy", None, b"%d" % n)]))

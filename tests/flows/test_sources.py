@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from flows.kafka import Batch, KafkaSource
-from infra.ports.kafka import BrokerUnreachable, partitions_of
+from flows.sources import Batch, KafkaSource
+from infra.ports.consumer import partitions_of
+from infra.ports.errors import BrokerUnreachable
 from infra.ports.kafka_admin import create_topics
 from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka
@@ -64,7 +65,7 @@ def test_a_broker_that_is_away_when_a_flow_begins_to_read_is_waited_for(
             raise error
         return partitions_of(*arguments)
 
-    monkeypatch.setattr("infra.ports.kafka.partitions_of", at_first_away)
+    monkeypatch.setattr("infra.ports.consumer.partitions_of", at_first_away)
     assert KafkaSource(settings, "posts", "flows.posts").list_parts() == ["posts-0", "posts-1"]
 
 

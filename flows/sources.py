@@ -1,0 +1,148 @@
+"""Kafka as a source of a dataflow: an item is a batch of messages of one partition.
+
+Bytewax's own source is not used: it emits single messages and commits no offsets of a consumer group. This one commits
+the offsets of finished epochs, so that tools can watch the lag. A flow resumes from Bytewax's recovery store, never
+from the group.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+
+from flows.process import stopping
+from infra.ports.consumer import usable_messages, wait_for_topics
+from infra.ports.kafka_config import consumer_config, group
+from infra.ports.outage import outage
+from infra.ports.settings import Settings
+
+BATCH_MESSAGES: Final = 5_000
+"""Largest batch; a flow without lag gets the messages since its last poll."""
+IDLE: Final = timedelta(milliseconds=5)
+EPOCH: Final = timedelta(seconds=1)
+"""The epoch interval that flows are run with, `-s 1`: EpochEnds aligns no other interval."""
+TICK_S: Final = 1.0
+
+
+class Batch(NamedTuple):
+    """Consecutive messages of one partition; empty each TICK_S while the partition is idle, so that time passes."""
+
+    topic: str
+    partition: int
+    messages: Sequence[Message]
+
+    @property
+    def part(self) -> str:
+        """The partition's key in the recovery store."""
+        return f"{self.topic}-{self.partition}"
+
+
+class EpochEnds:
+    """Aligns the ends of epochs of the partitions of this process.
+
+    A partition that has ended its epoch is not read until all have, and Bytewax polls it without a pause meanwhile.
+    Each partition counts its interval from its own last end, so two inputs would keep their distance. A partition that
+    is ahead of the last one therefore sleeps once for the time that it is ahead.
+    """
+
+    def __init__(self) -> None:
+        self._epoch, self._last = 0, datetime.min.replace(tzinfo=UTC)
+
+    def note(self, epoch: int, now: datetime) -> None:
+        """Record the end of an epoch of a partition; no partition can be more than one epoch ahead."""
+        if epoch >= self._epoch:
+            self._epoch, self._last = epoch, now
+
+    def asleep_until(self, epoch: int, ended: datetime, awake: datetime) -> datetime | None:
+        """Return the time until which a partition sleeps to be aligned; None: no longer than it would.
+
+        Args:
+            epoch: the last epoch that the partition ended.
+            ended: the time of that end.
+            awake: the next time at which the partition is awake, and may end the next epoch.
+
+        """
+        if epoch != self._epoch or self._last - ended <= IDLE:  # the last partition, or one that others wait for
+            return None
+        together = self._last + EPOCH
+        return together if ended + EPOCH - IDLE <= awake < together else None
+
+
+_ends = EpochEnds()
+
+
+def parts_of(settings: Settings, topic: str) -> list[str]:
+    """Return the names of a topic's partitions in Bytewax's order; wait while no broker answers."""
+    partitions = wait_for_topics(settings, [topic], stopping)[topic]
+    return sorted(Batch(topic, partition, ()).part for partition in partitions)
+
+
+class KafkaSource(FixedPartitionedSource[Batch, int]):
+    """The messages of a topic in batches, its partitions spread over the workers; resumes at exact offsets."""
+
+    def __init__(self, settings: Settings, topic: str, flow: str, batch_messages: int = BATCH_MESSAGES) -> None:
+        self._settings, self._topic, self._flow, self._batch_messages = settings, topic, flow, batch_messages
+
+    def list_parts(self) -> list[str]:
+        """Name the partitions of the topic: the keys of the recovery store."""
+        return parts_of(self._settings, self._topic)
+
+    def build_part(self, _step_id: str, for_part: str, resume_state: int | None) -> "_Partition":
+        """Read a partition from the offset of the recovery store, else from its beginning."""
+        topic, _, partition = for_part.rpartition("-")
+        part = TopicPartition(topic, int(partition))
+        return _Partition(self._settings, self._flow, part, resume_state, self._batch_messages)
+
+
+class _Partition(StatefulSourcePartition[Batch, int]):
+    def __init__(
+        self, settings: Settings, flow: str, part: TopicPartition, next_offset: int | None, batch_messages: int
+    ) -> None:
+        self._outage = outage("Kafka", settings.kafka)
+        self._consumer = Consumer(consumer_config(settings, group(settings, flow)))
+        self._topic, self._partition = part.topic, part.partition
+        self._next = next_offset
+        self._batch_messages = batch_messages
+        self._finished = next_offset or 0  # committed with the first snapshot, so that an idle flow has a group too
+        start = OFFSET_BEGINNING if next_offset is None else next_offset
+        self._consumer.assign([TopicPartition(part.topic, part.partition, start)])
+        self._ticked = 0.0
+        self._idle = False
+        self._epoch, self._ended = 0, datetime.now(UTC)
+
+    def next_batch(self) -> list[Batch]:
+        if stopping.is_set():
+            raise StopIteration
+        messages = usable_messages(self._consumer.consume(self._batch_messages, 0.001))
+        self._idle = not messages
+        if messages:
+            self._outage.ends()
+            self._next = (messages[-1].offset() or 0) + 1
+        elif time.monotonic() - self._ticked < TICK_S:
+            return []
+        self._ticked = time.monotonic()
+        return [Batch(self._topic, self._partition, messages)]
+
+    def next_awake(self) -> datetime | None:
+        soon = datetime.now(UTC) + IDLE
+        return _ends.asleep_until(self._epoch, self._ended, soon) or (soon if self._idle else None)
+
+    def snapshot(self) -> int | None:  # type: ignore[override]  # None: nothing was read yet
+        self._epoch, self._ended = self._epoch + 1, datetime.now(UTC)
+        _ends.note(self._epoch, self._ended)
+        # Bytewax closes an epoch before it snapshots the next one, so all that the last snapshot covered is written
+        self._commit(self._finished)
+        self._finished = self._next or 0
+        return self._next
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _commit(self, offset: int) -> None:
+        self._consumer.commit(
+            offsets=[TopicPartition(self._topic, self._partition, offset)],
+            asynchronous=True,
+        )

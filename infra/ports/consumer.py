@@ -1,0 +1,122 @@
+"""Messages and partitions on their way in: the one check of consumed messages, waits for topics, watermarks."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from infra.ports.errors import BrokerUnreachable, TopicMissing
+from infra.ports.kafka_config import consumer_config, group
+from infra.ports.outage import outage
+from infra.ports.settings import Settings
+
+log = logging.getLogger(__name__)
+
+IDLE_S: Final = 0.3
+SETTLE_S: Final = 2.0
+"""The embedded broker reports the start of the last batch, plus one, as the high watermark. So a reader that reaches
+the watermark reads on: until IDLE_S pass without a message, and at most for SETTLE_S, since others may go on writing.
+"""
+_SKIPPED: Final = {
+    KafkaError._PARTITION_EOF: logging.WARNING,
+    KafkaError._AUTO_OFFSET_RESET: logging.WARNING,
+    # a worker that waits for Redis polls too seldom: it loses its partitions and rejoins the group
+    KafkaError._MAX_POLL_EXCEEDED: logging.DEBUG,
+}
+"""Errors that a consumer survives, with the level of their log line; librdkafka retries what it calls retriable."""
+
+
+def usable_messages(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages without an error, in order.
+
+    Raises:
+        KafkaException: the first error that a consumer does not survive.
+
+    """
+    if all(message.error() is None for message in messages):
+        return messages
+    return [message for message in messages if _is_usable(message)]
+
+
+def _is_usable(message: Message) -> bool:
+    error = message.error()
+    if error is None:
+        return True
+    level = _SKIPPED.get(error.code())
+    if level is not None:
+        log.log(level, "%s[%s]: %s", message.topic(), message.partition(), error.str())
+    elif not error.retriable():
+        raise KafkaException(error)
+    return False
+
+
+def partitions_of(settings: Settings, topics: Iterable[str], timeout_s: float = 5.0) -> dict[str, list[int]]:
+    """Return the partitions of topics, from one metadata request.
+
+    Raises:
+        BrokerUnreachable: no broker answers in `timeout_s`; names the address.
+        TopicMissing: names the topics and the command that creates them.
+
+    """
+    probe = Consumer(consumer_config(settings, group(settings, "probe")))
+    try:
+        known = probe.list_topics(timeout=timeout_s).topics
+    except KafkaException as error:
+        reason = error.args[0].str()
+        raise BrokerUnreachable(
+            f"no Kafka broker answers at {settings.kafka} ({reason}): start one with `foryou up`, or name yours in "
+            "FORYOU_KAFKA"
+        ) from None
+    finally:
+        probe.close()
+    missing = [topic for topic in topics if topic not in known or not known[topic].partitions]
+    if missing:
+        raise TopicMissing(
+            f"Kafka at {settings.kafka} has no topic {', '.join(missing)}: create them with `foryou topics --create`"
+        )
+    return {topic: sorted(known[topic].partitions) for topic in topics}
+
+
+def wait_for_topics(settings: Settings, topics: Iterable[str], stopping: threading.Event) -> dict[str, list[int]]:
+    """Return the partitions of topics; wait without limit while no broker answers.
+
+    Raises:
+        TopicMissing: like `partitions_of`.
+        SystemExit: with code 0 once `stopping` is set.
+
+    """
+    topics = tuple(topics)
+    away = outage("Kafka", settings.kafka)
+    while not stopping.is_set():
+        try:
+            found = partitions_of(settings, topics)
+        except BrokerUnreachable as error:
+            away.begins(error)
+            stopping.wait(1.0)
+        else:
+            away.ends()
+            return found
+    raise SystemExit(0)
+
+
+def watermarks(consumer: Consumer, part: TopicPartition, timeout_s: float = 60.0) -> tuple[int, int]:
+    """Return the first offset of a partition and the offset after its last message; retry for `timeout_s`.
+
+    Raises:
+        BrokerUnreachable: after `timeout_s`.
+
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(part, timeout=5)
+        except KafkaException as error:
+            if time.monotonic() > deadline:
+                reason = error.args[0].str()
+                raise BrokerUnreachable(f"Kafka does not report the end of {part.topic}: {reason}") from None
+            time.sleep(0.2)
+        else:
+            return low, high

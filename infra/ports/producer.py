@@ -1,0 +1,181 @@
+"""The one Kafka producer: it loses no message unnoticed."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from infra.ports.errors import DeliveryFailed, MessageTooLarge, StopRequested
+from infra.ports.kafka_config import producer_config
+from infra.ports.outage import outage
+from infra.ports.settings import Settings
+
+STALLED_S: Final = 5.0
+"""Time without a delivery after which an outage is reported."""
+_WAIT_S: Final = 0.2
+_FULL_WAIT_S: Final = 0.02
+"""Without reports of success nothing ends a wait for a slot in the queue early, so it is short."""
+
+Headers: TypeAlias = list[tuple[str, bytes]]
+OnDelivered: TypeAlias = Callable[[Any, str, int, int], None]
+"""Receives the token of `send`, and the topic, the partition and the offset of a delivered message."""
+
+
+class Record(NamedTuple):
+    """A message to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+
+
+class Refusal(NamedTuple):
+    """A message that Kafka, or its client, refused for good; `token` is the caller's of `send`."""
+
+    topic: str
+    reason: str
+    token: Any = None
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.reason}"
+
+
+def check_stop(stopping: threading.Event) -> Callable[[], None]:
+    """Return a `check` that raises `StopRequested` once `stopping` is set."""
+
+    def check() -> None:
+        if stopping.is_set():
+            raise StopRequested("stopped with undelivered messages; they will be written again")
+
+    return check
+
+
+class KafkaProducer:
+    """Writes records to Kafka. Any thread may call; callbacks run in `poll`, `wait`, `flush` and in a full `send`.
+
+    A full queue: `send` and `publish` wait, `offer` returns False. An outage: waits have no limit unless they name
+    one; after STALLED_S without a delivery the outage is logged once. A refused message: it is kept in `refusals`,
+    and `flush` raises.
+
+    Args:
+        settings: address and further options of Kafka.
+        check: called several times a second during a wait; may raise to end it.
+        on_delivered: called for each delivered message. Without it a success costs no callback, which saves a quarter
+            of the throughput.
+        options: further librdkafka options.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        check: Callable[[], None] = lambda: None,
+        on_delivered: OnDelivered | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self._check, self._on_delivered = check, on_delivered
+        self._outage = outage("Kafka", settings.kafka)
+        self.refusals: list[Refusal] = []
+        reports = {"on_delivery": partial(self._on_report, None), "delivery.report.only.error": on_delivered is None}
+        self._producer = Producer(producer_config(settings) | reports | (options or {}))
+
+    def __len__(self) -> int:
+        """The number of messages without a report, and of reports whose callback has not run."""
+        return len(self._producer)
+
+    def publish(self, records: Iterable[Record]) -> None:
+        """Hand records over; wait while the queue is full."""
+        produce = self._producer.produce
+        for record in records:
+            topic, key, value, headers = record
+            try:
+                if headers:
+                    produce(topic, value, key, headers=[*headers])
+                else:  # an empty list of headers costs more than all the rest
+                    produce(topic, value, key)
+            except (BufferError, KafkaException):
+                self.send(record)
+
+    def send(self, record: Record, token: Any = None) -> None:
+        """Hand one record over; wait while the queue is full."""
+        since = time.monotonic()
+        try:
+            while not self.offer(record, token):
+                self._producer.poll(_FULL_WAIT_S)
+                self._waited(since)
+        except DeliveryFailed as error:
+            self.refusals.append(Refusal(record.topic, str(error), token))
+
+    def offer(self, record: Record, token: Any = None) -> bool:
+        """Hand one record over without a wait.
+
+        Returns:
+            False if the queue is full.
+
+        Raises:
+            MessageTooLarge: the message is larger than any broker accepts.
+            DeliveryFailed: the client cannot accept any message, for example after a fatal error.
+
+        """
+        topic, key, value, headers = record
+        extra: dict[str, Any] = {"headers": [*headers]} if headers else {}
+        if token is not None:
+            extra["on_delivery"] = partial(self._on_report, token)
+        try:
+            self._producer.produce(topic, value, key, **extra)
+        except BufferError:
+            return False
+        except KafkaException as error:
+            kind = MessageTooLarge if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE else DeliveryFailed
+            raise kind(error.args[0].str()) from None
+        return True
+
+    def take_refusals(self) -> list[Refusal]:
+        """Return the refusals since the last call and forget them."""
+        refusals, self.refusals = self.refusals, []
+        return refusals
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Run the callbacks of reports; wait for the first report at most `timeout_s`."""
+        self._producer.poll(timeout_s)
+
+    def wait(self, timeout_s: float) -> int:
+        """Send without linger and wait at most `timeout_s`; return the number of messages without a report."""
+        return self._producer.flush(timeout_s)
+
+    def drain(self) -> None:
+        """Wait without limit until every message is delivered or refused."""
+        since, left = time.monotonic(), len(self)
+        while waiting := self.wait(_WAIT_S):
+            if waiting < left:
+                since, left = time.monotonic(), waiting
+            self._waited(since)
+        self._outage.ends()
+
+    def flush(self) -> None:
+        """Wait without limit until every message is delivered.
+
+        Raises:
+            DeliveryFailed: a message was refused, now or before.
+
+        """
+        self.drain()
+        if self.refusals:
+            raise DeliveryFailed("; ".join(sorted({str(refusal) for refusal in self.refusals})))
+
+    def _waited(self, since: float) -> None:
+        self._check()
+        if time.monotonic() - since > STALLED_S:
+            self._outage.begins(f"{len(self)} messages wait")
+
+    def _on_report(self, token: Any, error: KafkaError | None, message: Message) -> None:
+        topic = message.topic() or ""
+        if error is not None:
+            self.refusals.append(Refusal(topic, error.str(), token))
+        elif self._on_delivered is not None:
+            self._on_delivered(token, topic, message.partition() or 0, message.offset() or 0)
