@@ -20,6 +20,14 @@ def main() -> None:
         app(prog_name="foryou")
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        from infra.cli.extras import missing_extra
+
+        line = missing_extra(error, sys.argv[1:])
+        if line is None:
+            raise
+        sys.stderr.write(f"{line}\n")
+        sys.exit(1)
     except Exception as error:
         from infra.cli.exit_codes import exit_code
 
