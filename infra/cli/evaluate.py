@@ -56,13 +56,9 @@ def evaluate(
     """
     from infra.terminal.progress import Report as Progress
     from infra.terminal.tables import console
+    from phoenix.evaluation.report import Judge
+    from phoenix.evaluation.split import Split
 
-    try:
-        from phoenix.evaluation.report import Judge
-        from phoenix.evaluation.split import Split
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"foryou: {error}; baselines need more packages: pip install 'foryou[evaluation]'\n")
-        raise typer.Exit(1) from None
     if since >= until:
         raise typer.BadParameter("--since must come before --until")
     wanted = [_action(each) for each in action or []]

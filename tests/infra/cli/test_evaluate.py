@@ -1,9 +1,6 @@
 """`foryou evaluate` on the log of a generated world, with a checkpoint of untrained models."""
 
 import json
-import re
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,8 +22,6 @@ NOW = 1_790_000_000_000
 HOUR = 3_600_000
 SINCE = NOW - 4 * HOUR
 TINY = {"dim": 16, "layers": 1, "head_dim": 4, "history": 8, "table_dim": 4, "embed_dim": 8, "tokens": 8}
-EXTRA = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-MODULES = [re.split("[<>=]", package)[0].replace("scikit-learn", "sklearn") for package in EXTRA["evaluation"]]
 ROWS = {"user_rows": 50, "post_rows": 90, "author_rows": 90, "token_rows": 90}
 
 
@@ -117,15 +112,3 @@ def test_a_wrong_option_is_refused_with_its_reason(
 def test_a_directory_without_a_checkpoint_is_refused(log: Path, tmp_path: Path) -> None:
     code, _, _ = run(log, tmp_path)
     assert code == 1  # `infra.cli` prints a CheckpointError as one line
-
-
-@pytest.mark.parametrize("missing", MODULES)
-def test_without_a_package_of_the_extra_one_line_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
-) -> None:
-    for name in [name for name in sys.modules if name.startswith(("phoenix.evaluation.", f"{missing}."))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
-    code, out, err = run(tmp_path, tmp_path)
-    assert (code, out) == (1, "")
-    assert re.fullmatch(rf"foryou: .*{missing}.*; .*pip install 'foryou\[evaluation\]'\n", err)

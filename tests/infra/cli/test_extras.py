@@ -68,6 +68,10 @@ def test_doctor_runs_in_a_plain_installation() -> None:
     ("arguments", "extra"),
     [
         (["train", "--since", "2024-01-01", "--until", "2024-01-02", "--out", "x", "--log", "."], "train"),
+        (
+            ["evaluate", "--since", "2024-01-01", "--until", "2024-01-02", "--checkpoint", "x", "--log", "."],
+            "train",
+        ),
         (["up"], "embedded"),
         (["up", "--external"], "serve"),
         (["demo"], "embedded"),
