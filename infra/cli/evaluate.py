@@ -28,7 +28,7 @@ _METRICS = {"auc": 4, "gauc": 4, "log_loss": 4, "rce": 2, "ece": 4, "calibration
 def evaluate(
     checkpoint: Annotated[
         list[Path],
-        typer.Option(help="Checkpoint; repeatable for several seeds, whose mean is evaluated."),
+        typer.Option(help="Evaluate this checkpoint; repeat for the mean of several seeds."),
     ],
     since: Since,
     until: Until,
@@ -36,12 +36,16 @@ def evaluate(
     labelled: LabelledSince = None,
     action: Annotated[
         list[str] | None,
-        typer.Option(help=f"Action to evaluate; repeatable (default: all with {LEAST} positives)."),
+        typer.Option(help=f"Evaluate this action; repeatable (default: all with {LEAST} positives)."),
     ] = None,
-    retrieved_for: Annotated[str, typer.Option(help="Action that makes a post positive for retrieval.")] = "click",
+    retrieved_for: Annotated[
+        str, typer.Option(help="Count posts with this action as positive for retrieval.")
+    ] = "click",
     baselines: Annotated[bool, typer.Option(help="Evaluate baselines, too; takes 1 to 2 minutes.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of sampled viewers.", min=0)] = 0,
-    replicates: Annotated[int, typer.Option(help="Bootstrap replicates for the intervals.", min=1)] = 1_000,
+    seed: Annotated[int, typer.Option(help="Seed the bootstrap over viewers.", min=0)] = 0,
+    replicates: Annotated[
+        int, typer.Option(help="Draw this many bootstrap replicates for the intervals.", min=1)
+    ] = 1_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate trained models on the impressions of a span after their training.

@@ -51,22 +51,22 @@ LogDirectory = Annotated[
     Path | None,
     typer.Option(
         "--log",
-        help="Directory with posts.jsonl and engagements.jsonl [.gz|.zst]; default: Kafka's topics.",
+        help="Read posts.jsonl and engagements.jsonl [.gz|.zst] here; default: Kafka's topics.",
         show_default=False,
     ),
 ]
 Since = Annotated[
-    int, typer.Option(parser=time_ms, metavar="TIME", help="Start of the span: ISO date or time, or epoch ms.")
+    int, typer.Option(parser=time_ms, metavar="TIME", help="Start the span here: ISO date or time, or epoch ms.")
 ]
 Until = Annotated[
-    int, typer.Option(parser=time_ms, metavar="TIME", help="End of the span, exclusive: ISO date or time, or epoch ms.")
+    int, typer.Option(parser=time_ms, metavar="TIME", help="End the span before this ISO date or time, or epoch ms.")
 ]
 LabelledSince = Annotated[
     list[str] | None,
     typer.Option(
         "--labelled-since",
         metavar="ACTION=TIME",
-        help="Start of the recording of an action (`*`: all others); repeatable.",
+        help="Use an action's labels from this time (`*`: all others); repeatable.",
     ),
 ]
 

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 def train(
     since: Since,
     until: Until,
-    out: Annotated[Path, typer.Option(help="Directory of the checkpoints; an interrupted run continues there.")],
+    out: Annotated[Path, typer.Option(help="Save checkpoints in this directory; continue an interrupted run there.")],
     log: LogDirectory = None,
     labelled: LabelledSince = None,
-    model: Annotated[str, typer.Option(help="Model configuration: nano, small, base or large.")] = "nano",
-    epochs: Annotated[int, typer.Option(help="Passes over the examples.", min=1)] = 1,
-    batch: Annotated[int, typer.Option(help="Slates per step.", min=1)] = 128,
+    model: Annotated[str, typer.Option(help="Train this configuration: nano, small, base or large.")] = "nano",
+    epochs: Annotated[int, typer.Option(help="Pass over the examples this many times.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Take this many slates per step.", min=1)] = 128,
     earlier: Annotated[
         bool,
         typer.Option("--earlier/--no-earlier", help="First train once on the impressions before the span."),
     ] = True,
     shown_weight: Annotated[
         float,
-        typer.Option(help="Retrieval weight of a passed-over post; an engaged one has 1.", min=0),
+        typer.Option(help="Weigh passed-over posts by this in retrieval; engaged ones by 1.", min=0),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the initial parameters and all random draws.", min=0)] = 0,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.", min=1)] = 500,
-    keep: Annotated[int, typer.Option(help="Number of newest checkpoints to keep.", min=1)] = 2,
+    seed: Annotated[int, typer.Option(help="Seed the initial parameters and all random draws.", min=0)] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Save a checkpoint after this many steps.", min=1)] = 500,
+    keep: Annotated[int, typer.Option(help="Keep this many newest checkpoints.", min=1)] = 2,
     announce: Annotated[
         bool, typer.Option("--announce", help="Announce the last checkpoint, like `foryou models use`.")
     ] = False,

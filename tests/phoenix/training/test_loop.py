@@ -1,0 +1,77 @@
+"""The training loop with steps that need no compilation; whole runs are in `tests/infra/cli/test_train.py`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from phoenix.models.configs import NANO, TrainingConfig
+from phoenix.training import checkpoints
+from phoenix.training.checkpoints import Card
+from phoenix.training.loop import Checkpointing, Diverged, Progress, fit
+from phoenix.training.losses import Losses
+from phoenix.training.step import State
+
+STEPS = 47
+
+
+def state(step: int) -> State:
+    empty: Any = ()
+    return State(empty, (empty, empty), np.int32(step), None)
+
+
+class FixedLosses:
+    """A trainer whose steps do nothing; the ranking loss of `diverges_at` is not a number."""
+
+    def __init__(self, diverges_at: int = STEPS + 1) -> None:
+        self._diverges_at = diverges_at
+
+    def run(self, begun: State, batches: Any) -> Iterator[tuple[State, Losses]]:
+        for step in range(int(begun.step) + 1, batches.steps + 1):
+            yield state(step), Losses(jnp.float32("nan" if step >= self._diverges_at else 1.0), jnp.float32(step))
+
+
+def fitted(trainer: Any, first: int, checkpointing: Checkpointing | None) -> tuple[State, list[Progress]]:
+    batches: Any = SimpleNamespace(steps=STEPS)
+    reports: list[Progress] = []
+    return fit(trainer, batches, state(first), reports.append, checkpointing), reports
+
+
+@pytest.fixture
+def checkpointing(tmp_path: Path) -> Checkpointing:
+    card = Card(step=0, steps=STEPS, model=NANO, training=TrainingConfig(), data={}, commit="of the test")
+    return Checkpointing(tmp_path, card, every=15, keep=2)
+
+
+def test_reports_come_every_20_steps_and_after_the_last_step() -> None:
+    last, reports = fitted(FixedLosses(), 0, None)
+    assert int(last.step) == STEPS
+    assert [(report.step, report.checkpoint) for report in reports] == [(20, None), (40, None), (STEPS, None)]
+    assert reports[0].figures == {"loss_ranking": 1.0, "loss_retrieval": 20.0}
+
+
+def test_checkpoints_come_at_their_interval_and_after_the_last_step_and_old_ones_go(
+    checkpointing: Checkpointing,
+) -> None:
+    _, reports = fitted(FixedLosses(), 17, checkpointing)
+    saved = [report.checkpoint for report in reports if report.checkpoint]
+    assert [path.name for path in saved] == ["step-00000030", "step-00000045", "step-00000047"]
+    assert sorted(checkpointing.directory.iterdir()) == saved[-2:]
+    card = checkpoints.card_of(saved[-1])
+    assert (card.step, card.figures) == (STEPS, {"loss_ranking": 1.0, "loss_retrieval": 47.0})
+
+
+def test_losses_that_are_not_finite_end_a_run_before_its_checkpoint(checkpointing: Checkpointing) -> None:
+    with pytest.raises(Diverged, match="the losses of step 30 are not finite"):
+        fitted(FixedLosses(diverges_at=29), 0, checkpointing)
+    assert [path.name for path in checkpointing.directory.iterdir()] == ["step-00000015"]
+
+
+def test_a_finished_run_takes_no_step() -> None:
+    last, reports = fitted(FixedLosses(), STEPS, None)
+    assert int(last.step) == STEPS
+    assert reports == []
