@@ -14,7 +14,7 @@ from redis.cluster import RedisCluster
 
 from infra.ports.errors import ForYouError
 from infra.ports.outage import outage
-from infra.ports.settings import Settings
+from infra.ports.settings import Settings, redacted
 
 Client: TypeAlias = redis.Redis | RedisCluster
 AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster
@@ -34,7 +34,7 @@ class StopRequested(ForYouError, RuntimeError):
 def unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable:
     """What to tell of an error that means that nobody answers, or does so no longer."""
     return RedisUnreachable(
-        f"no Redis answers at {_without_password(settings.redis)} ({error}): start one with `foryou up`, or name "
+        f"no Redis answers at {redacted(settings.redis)} ({error}): start one with `foryou up`, or name "
         "yours in FORYOU_REDIS"
     )
 
@@ -88,11 +88,6 @@ def subscription(client: Client) -> PubSub:
     return announced
 
 
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
 class Patience:
     """Runs commands against a Redis that may go away for a while: waits, says so once, and runs them again.
 
@@ -100,7 +95,7 @@ class Patience:
     """
 
     def __init__(self, settings: Settings, stopping: threading.Event) -> None:
-        self._outage = outage("Redis", _without_password(settings.redis))
+        self._outage = outage("Redis", redacted(settings.redis))
         self._stopping = stopping
 
     def run(self, command: Callable[[], T]) -> T:

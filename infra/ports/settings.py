@@ -1,97 +1,143 @@
-"""Settings: one typed class, filled from `FORYOU_*` variables, then from a TOML file, then from the defaults here.
+"""Settings: one typed class, filled from arguments, then `FORYOU_*` variables, then a TOML file, then defaults.
 
-The file is `foryou.toml` in the working directory, or the one named by `FORYOU_CONFIG`. This module imports nothing
-else of the house, so that flows and workers can read it where their processes begin.
+The file is `foryou.toml` in the working directory, or the file that `FORYOU_CONFIG` names.
 """
 
+import difflib
 import json
 import os
+import re
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, NamedTuple, get_args
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+import annotated_types
+from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from infra.ports.clock import HOUR_MS
 from infra.ports.errors import UsageError
 
-HOUR_MS = 3_600_000
-# where `foryou up` listens: nobody's default ports, so that nothing is published to some other broker by accident
-UP_KAFKA_PORT = 19_092
-UP_REDIS_PORT = 16_379
+PREFIX: Final = "FORYOU_"
+CONFIG_VARIABLE: Final = "FORYOU_CONFIG"
+OTHER_VARIABLES: Final = (
+    CONFIG_VARIABLE,
+    "FORYOU_E2E",
+    "FORYOU_SOAK",
+    "FORYOU_LOG",
+    "FORYOU_SEED",
+    "FORYOU_DOCKER_UP",
+)
+"""Variables that are no settings: the file of settings, and those of the tests."""
+# ports of `foryou up`; not the defaults of Kafka and Redis, so that no app publishes to another broker by chance
+UP_KAFKA_PORT: Final = 19_092
+UP_REDIS_PORT: Final = 16_379
+HIDDEN: Final = "***"
+_SECRET_OPTION: Final = re.compile(r"password|secret|token|oauthbearer\.config|\.pem$|key\.pem", re.IGNORECASE)
+_UNITS: Final = {"_ms": "ms", "_s": "s"}
 
 
 class SettingsError(UsageError, ValueError):
-    """A setting cannot be used; the text is one line that says which, why and what would be right."""
+    """A setting cannot be used; the text is one line with the name, the reason and the valid values."""
+
+
+def redacted(url: str) -> str:
+    """Return an address without its user and password; also one that is mistyped."""
+    credentials, at, rest = url.rpartition("@")
+    scheme = re.match(r"\w+://", credentials)
+    shown = f"{scheme[0] if scheme else ''}{HIDDEN}@{rest}" if at else url
+    return re.sub(r"(?i)([?&](?:username|password)=)[^&#]*", rf"\g<1>{HIDDEN}", shown)
 
 
 class Settings(BaseSettings):
-    """Everything that differs between one deployment and another."""
+    """All differences between one deployment and another."""
 
-    model_config = SettingsConfigDict(env_prefix="FORYOU_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    kafka: str = Field(f"127.0.0.1:{UP_KAFKA_PORT}", description="bootstrap servers, host:port[,host:port…]")
+    kafka: str = Field(
+        f"127.0.0.1:{UP_KAFKA_PORT}", description="addresses of Kafka brokers to start with, host:port[,host:port…]"
+    )
     kafka_options: dict[str, str] = Field(
         {}, description="further librdkafka options as JSON, such as security.protocol, sasl.username, ssl.ca.location"
     )
     redis: str = Field(
         f"redis://127.0.0.1:{UP_REDIS_PORT}/0",
         pattern=r"^(redis|rediss|unix)://",
-        description="redis://[user:password@]host:port/db; rediss:// for TLS",
+        description="address of Redis, redis://[user:password@]host:port/db; rediss:// for TLS",
     )
-    redis_cluster: bool = Field(False, description="the address is that of a Redis Cluster node")
-    partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that are created")
-    replication_factor: int = Field(1, ge=1, le=7, description="replicas of topics that are created")
-    session_timeout_ms: int = Field(10_000, ge=1_000, le=300_000, description="of the workers' consumer group")
-    group_prefix: str = Field(
-        "foryou", min_length=1, description="consumer groups are called PREFIX.flows.posts and so on"
+    redis_cluster: bool = Field(False, description="true if `redis` is a node of a Redis Cluster")
+    partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that `foryou topics --create` creates")
+    replication_factor: int = Field(
+        1, ge=1, le=7, description="replicas of topics that `foryou topics --create` creates"
     )
+    session_timeout_ms: int = Field(
+        10_000, ge=1_000, le=300_000, description="session timeout of the workers' consumer group"
+    )
+    group_prefix: str = Field("foryou", min_length=1, description="prefix of consumer groups, as in PREFIX.flows.posts")
 
     clock: Literal["wall", "log"] = Field(
-        "wall", description="wall: service; log: a replay, time is the newest event's"
+        "wall", description="clock of age rules; wall: the time of day, log: the newest event, for replays"
     )
-    max_post_age_ms: int = Field(48 * HOUR_MS, ge=1, description="older posts are no candidates")
+    max_post_age_ms: int = Field(48 * HOUR_MS, ge=1, description="age up to which a post can be a candidate")
     late_tolerance_ms: int = Field(
-        HOUR_MS, ge=0, description="events that come so late still meet what is known of their post"
+        HOUR_MS, ge=0, description="time after that age during which late events of a post are still joined"
     )
-    future_tolerance_ms: int = Field(300_000, ge=0, description="events further ahead of the wall clock are refused")
+    future_tolerance_ms: int = Field(
+        300_000, ge=0, description="distance ahead of the wall clock from which on an event is refused"
+    )
 
-    model: str = Field("nano", description="the model configuration, one of phoenix.models.configs.CONFIGS")
-    model_seed: int = Field(20_260_721, ge=0, description="seeds the parameters where there is no checkpoint")
+    model: str = Field("nano", description="model configuration, one of phoenix.models.configs.CONFIGS")
+    model_seed: int = Field(20_260_721, ge=0, description="seed of the parameters if there is no checkpoint")
     checkpoint: str = Field(
         "",
-        description="directory of checkpoints as `foryou train` writes it; its newest is served, whatever `model` is, "
-        "unless another one was announced (`foryou models`)",
+        description="directory of checkpoints that `foryou train` wrote; its newest one is served instead of `model`, "
+        "unless a model was announced (`foryou models`)",
     )
     swap_overlap_ms: int = Field(
         600_000,
         ge=0,
-        description="once all posts have vectors of another model, new ones get those of the one before for so long",
+        description="time after a model swap during which new posts also get vectors of the previous model",
     )
 
-    parameters: str = Field(
-        "foryou", description="the preset of weights and limits, one of feed_worker.parameters.PRESETS"
-    )
+    parameters: str = Field("foryou", description="preset of weights and limits, one of feed_worker.parameters.PRESETS")
     overrides: dict[str, Any] = Field(
-        {}, description="other values of the preset's parameters as JSON; `weights` by action, merged"
+        {}, description="changed parameters of the preset as JSON; `weights` are merged by action"
     )
     experiments: list[dict[str, Any]] = Field(
         [], description="experiments as JSON: name, salt, variants of name, share, preset, overrides, checkpoint"
     )
-    feed_size: int = Field(35, ge=1, le=200, description="posts in a feed whose request names no size")
-    feed_ttl_s: int = Field(86_400, ge=1, description="how long a feed stays in Redis")
-    deadline_ms: int = Field(30_000, ge=1, description="a request older than this is answered `expired`")
-    max_batch: int = Field(16, ge=1, le=256, description="feed requests computed together at most")
+    feed_size: int = Field(35, ge=1, le=200, description="posts in a feed if the request has no size")
+    feed_ttl_s: int = Field(86_400, ge=1, description="lifetime of a feed in Redis")
+    deadline_ms: int = Field(30_000, ge=1, description="age of a request from which on the answer is `expired`")
+    max_batch: int = Field(16, ge=1, le=256, description="largest number of feed requests in a batch")
     max_wait_ms: int = Field(
-        10_000, ge=1, le=3_600_000, description="a request that waited longer for a worker is answered `failed`"
+        10_000, ge=1, le=HOUR_MS, description="wait for a worker from which on a request is answered `failed`"
     )
 
-    http_host: str = Field("127.0.0.1", min_length=1, description="where a worker serves metrics, health and readiness")
+    http_host: str = Field(
+        "127.0.0.1", min_length=1, description="address on which a worker serves metrics, health and readiness"
+    )
     http_port: int = Field(
-        0, ge=0, le=65_535, description="the port for that, 0 for none; each worker of one machine needs its own"
+        0,
+        ge=0,
+        le=65_535,
+        description="port of metrics, health and readiness; 0: none; another one for each worker",
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="what processes log on stderr: lines to read, or an object a line"
+        "text", description="format of the log on stderr: text, or one JSON object a line"
     )
+
+    @field_validator("redis")
+    @classmethod
+    def _has_a_port(cls, value: str) -> str:
+        try:
+            _ = urlsplit(value).port
+        except ValueError:  # its text has a part of the password
+            raise ValueError("the port is no number; percent-encode the special characters of a password") from None
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -102,34 +148,90 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the TOML file."""
-        path = Path(os.environ.get("FORYOU_CONFIG", "foryou.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+        """Order the sources: arguments, then the environment, then the TOML file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show no password."""
+        return [(name, _shown(name, getattr(self, name))) for name in type(self).model_fields]
 
     @property
     def remembered_ms(self) -> int:
-        """How long the flows remember a post of which they hear no more: longer than it can be a candidate."""
+        """Time for which the flows keep a post without further events; longer than it can be a candidate."""
         return self.max_post_age_ms + self.late_tolerance_ms
 
     def environment(self) -> dict[str, str]:
-        """These settings as `FORYOU_*` variables, for the processes of a stack."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            f"FORYOU_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
-            for name, value in values.items()
-        }
+        """Return these settings, with passwords, as `FORYOU_*` variables for the processes of a stack."""
+        return {variable(name): _text(getattr(self, name)) for name in type(self).model_fields}
+
+
+class SettingRow(NamedTuple):
+    """A setting as `foryou settings` and the documentation list it; passwords are hidden.
+
+    Attributes:
+        name: key in the TOML file.
+        variable: environment variable.
+        value: as text; JSON if it is not a string.
+        origin: `default`, `environment`, `file NAME` or `argument`.
+        default: as text.
+        limits: valid values and unit, empty if any text is valid.
+        meaning: a noun phrase.
+
+    """
+
+    name: str
+    variable: str
+    value: str
+    origin: str
+    default: str
+    limits: str
+    meaning: str
+
+
+def describe_settings(settings: Settings) -> list[SettingRow]:
+    """Describe all settings in their order."""
+    file = _file()
+    in_file = tomllib.loads(file.read_text()) if file.is_file() else {}
+    in_environment = {name.upper() for name in os.environ}
+    without_arguments = load()
+
+    def origin(name: str) -> str:
+        if getattr(settings, name) != getattr(without_arguments, name):
+            return "argument"
+        if variable(name) in in_environment:
+            return "environment"
+        return f"file {file.name}" if name in in_file else "default"
+
+    return [
+        SettingRow(
+            name,
+            variable(name),
+            _text(_shown(name, getattr(settings, name))),
+            origin(name),
+            _text(field.default),
+            _limits(name, field),
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{PREFIX}{name.upper()}"
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings of this process.
+    """Return the settings of this process.
 
     Raises:
-        SettingsError: one line for each mistake.
+        SettingsError: one line with all mistakes.
 
     """
-    path = os.environ.get("FORYOU_CONFIG")
+    path = os.environ.get(CONFIG_VARIABLE)
     if path and not Path(path).is_file():
-        raise SettingsError(f"FORYOU_CONFIG names {path}, which is not a file; unset it or create the file")
+        raise SettingsError(f"{CONFIG_VARIABLE} names {path}, which is not a file; unset it or create the file")
+    _refuse_unknown_variables()
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -138,9 +240,64 @@ def load(**overrides: Any) -> Settings:
         raise SettingsError(str(error)) from None
 
 
+def _file() -> Path:
+    return Path(os.environ.get(CONFIG_VARIABLE, "foryou.toml"))
+
+
+def _refuse_unknown_variables() -> None:
+    known = [*map(variable, Settings.model_fields), *OTHER_VARIABLES]
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingsError(f"unknown setting {name}: {_nearest(name.upper(), known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else "`foryou settings` lists all"
+
+
 def _line(detail: Any) -> str:
-    name = ".".join(str(part) for part in detail["loc"])
+    name, *inner = (str(part) for part in detail["loc"])
     field = Settings.model_fields.get(name)
     if field is None:
-        return f"unknown setting {name!r}; known are {', '.join(Settings.model_fields)}"
-    return f"FORYOU_{name.upper()} ({field.description}): {detail['msg']}, not {detail['input']!r}"
+        return _unknown_key(name, detail["input"])
+    reason = detail["msg"].removeprefix("Value error, ")
+    what = f"{variable(name)} {'.'.join(inner)}".rstrip()
+    # the address of Redis has a password, which no rule finds in every mistyped form
+    shown = name != "redis" and not any(map(_SECRET_OPTION.search, inner))
+    return f"{what} ({field.description}): {reason}" + (f", not {_shown(name, detail['input'])!r}" if shown else "")
+
+
+def _unknown_key(name: str, value: Any) -> str:
+    key = f"{name}.{next(iter(value))}" if isinstance(value, dict) and value else name
+    if "." in key:
+        return f'unknown setting {key!r}: options of Kafka stand under [kafka_options], as "{key}" = "VALUE"'
+    return f"unknown setting {name!r}: {_nearest(name, Settings.model_fields)}"
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name == "redis":
+        return redacted(str(value))
+    if name == "kafka_options" and isinstance(value, dict):
+        return {key: HIDDEN if _SECRET_OPTION.search(key) else option for key, option in value.items()}
+    return value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _limits(name: str, field: FieldInfo) -> str:
+    if choices := get_args(field.annotation) if field.annotation not in (dict, list) else ():
+        if all(isinstance(choice, str) for choice in choices):
+            return " or ".join(choices)
+        return "JSON"
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation is not int:
+        return ""
+    low = next((each.ge for each in field.metadata if isinstance(each, annotated_types.Ge)), None)
+    high = next((each.le for each in field.metadata if isinstance(each, annotated_types.Le)), None)
+    bounds = f"{low} to {high}" if high is not None else f"at least {low}"
+    unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
+    return f"{bounds} {unit}".rstrip()

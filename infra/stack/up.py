@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from infra.ports.settings import Settings
+from infra.ports.settings import Settings, redacted
 from infra.stack.stack import Stack, scratch_directory
 from infra.terminal.progress import Report
 
@@ -37,5 +37,5 @@ def _serve(stack: Stack, report: Report) -> None:
             ready = stack.wait_ready()
         report.say(f"model {ready['model_version']}, clock {ready['clock']}, logs in {stack.directory / 'logs'}")
         report.say("ready; Ctrl-C stops it. Other terminals and programs reach it with:")
-        report.say(f"export FORYOU_KAFKA={stack.settings.kafka} FORYOU_REDIS={stack.settings.redis}")
+        report.say(f"export FORYOU_KAFKA={stack.settings.kafka} FORYOU_REDIS={redacted(stack.settings.redis)}")
         stack.watch()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.ports.settings import SettingsError, load
+from infra.ports.settings import SettingsError, describe_settings, load, redacted
 
 
 @pytest.fixture(autouse=True)
@@ -48,25 +48,100 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=re.compile(name.removeprefix("FORYOU_"), re.IGNORECASE)) as told:
+    with pytest.raises(SettingsError, match=re.compile(name.removeprefix("FORYOU_"), re.IGNORECASE)) as error:
         load()
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(error.value).splitlines()) == 1
 
 
-def test_an_unknown_setting_in_the_file_is_named_with_those_there_are(nothing_set: Path) -> None:
+def test_an_unknown_setting_in_the_file_is_refused_with_the_nearest_name(nothing_set: Path) -> None:
     (nothing_set / "foryou.toml").write_text('kafak = "typo:1"\n')
-    with pytest.raises(SettingsError, match=r"^unknown setting 'kafak'; known are kafka, "):
+    with pytest.raises(SettingsError, match=r"^unknown setting 'kafak': did you mean kafka\?$"):
         load()
 
 
-def test_a_file_that_is_named_but_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORYOU_CONFIG", "/no/such/foryou.toml")
     with pytest.raises(SettingsError, match=r"FORYOU_CONFIG names /no/such/foryou\.toml"):
         load()
 
 
-def test_a_file_that_is_not_toml_is_told_in_one_line(nothing_set: Path) -> None:
+def test_a_file_that_is_not_toml_is_refused_in_one_line(nothing_set: Path) -> None:
     (nothing_set / "foryou.toml").write_text("this is not = = toml")
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as error:
         load()
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORYOU_FEED_SICE", "7")
+    with pytest.raises(SettingsError, match=r"^unknown setting FORYOU_FEED_SICE: did you mean FORYOU_FEED_SIZE\?$"):
+        load()
+
+
+def test_variables_of_the_tests_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORYOU_E2E", "required")
+    assert load().feed_size == 35
+
+
+@pytest.mark.parametrize("line", ['"linger.ms" = 5', "linger.ms = 5"])
+def test_a_kafka_option_at_the_top_of_the_file_is_refused_with_its_place(nothing_set: Path, line: str) -> None:
+    (nothing_set / "foryou.toml").write_text(line)
+    with pytest.raises(SettingsError, match=r"'linger.ms': options of Kafka stand under \[kafka_options\]"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:secret@host:1/0", "redis://***@host:1/0"),
+        ("redis:/user:secret@host:1", "***@host:1"),
+        ("redis://user:se@cret@host", "redis://***@host"),
+        ("unix:///run/redis?password=secret&db=1", "unix:///run/redis?password=***&db=1"),
+        ("redis://host:1/0", "redis://host:1/0"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+@pytest.mark.parametrize(
+    "value", ["redis:/user:secret@host:1", "http://user:secret@host", "secret", "redis://user:secret/word@host:1"]
+)
+def test_a_mistyped_address_of_redis_is_refused_without_its_password(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORYOU_REDIS", value)
+    with pytest.raises(SettingsError, match=r"^FORYOU_REDIS ") as error:
+        load()
+    assert "secret" not in str(error.value)
+
+
+def test_secrets_are_hidden_wherever_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"sasl.username": "me", "sasl.password": "secret", "ssl.key.password": "secret"}
+    settings = load(redis="redis://me:secret@host:1", kafka_options=options)
+    rows = {row.name: row.value for row in describe_settings(settings)}
+    assert "secret" not in f"{settings!r} {settings} {rows}"
+    assert rows["redis"] == "redis://***@host:1"
+    assert "secret" in settings.environment()["FORYOU_REDIS"]
+    monkeypatch.setenv("FORYOU_KAFKA_OPTIONS", '{"sasl.password": ["secret"]}')
+    with pytest.raises(SettingsError, match=r"^FORYOU_KAFKA_OPTIONS sasl\.password ") as error:
+        load()
+    assert "secret" not in str(error.value)
+
+
+def test_settings_are_described_with_their_origin(nothing_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nothing_set / "foryou.toml").write_text("feed_size = 7\n")
+    monkeypatch.setenv("FORYOU_MAX_BATCH", "8")
+    rows = {row.name: row for row in describe_settings(load(clock="log"))}
+    assert [(rows[name].value, rows[name].origin) for name in ("feed_size", "max_batch", "clock", "partitions")] == [
+        ("7", "file foryou.toml"),
+        ("8", "environment"),
+        ("log", "argument"),
+        ("4", "default"),
+    ]
+    assert (rows["feed_size"].variable, rows["feed_size"].default) == ("FORYOU_FEED_SIZE", "35")
+    limits = [
+        rows[name].limits for name in ("feed_size", "deadline_ms", "clock", "redis_cluster", "overrides", "model")
+    ]
+    assert limits == ["1 to 200", "at least 1 ms", "wall or log", "true or false", "JSON", ""]
+    assert all(row.meaning for row in rows.values())
