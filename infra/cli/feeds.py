@@ -20,6 +20,8 @@ def speed_factor(text: str) -> float:
     return factor
 
 
+TEXT_SCAN_S = 10.0
+NO_TEXT = "(no text)"
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for the feed.", min=0.1)]
 
 
@@ -47,11 +49,15 @@ def feed(
         int | None, typer.Option(help="Request time, epoch ms, for a system on the log's clock (default: now).", min=0)
     ] = None,
     timeout: Timeout = 10.0,
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="Print the texts; scans the topic thunder-posts, 10 s at most.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Request a feed, wait for it and print it."""
     from feed_worker.client import Client
     from infra.ops.explain import ExplainedFeed
+    from infra.ops.post_texts import read_texts
     from infra.ports.settings import load
     from infra.terminal import explanation as explain_view
     from infra.terminal.feeds import feed_table
@@ -59,10 +65,15 @@ def feed(
 
     flags = {"in_network_only": in_network_only, "exclude_videos": exclude_videos, "explain": explain}
     options = given(size=size, langs=lang or None) | {name: True for name, wanted in flags.items() if wanted}
-    with Client(load()) as client:
+    settings = load()
+    with Client(settings) as client:
         answer = client.wait(user, client.request_feed(user, at=at, **options), timeout)
         explanation = client.explain(user) if explain and not as_json else None
-    print_result(answer, feed_table(answer), as_json=as_json)
+    if as_json:
+        print_json(answer)
+        return
+    texts = read_texts(settings, [item.post_id for item in answer.items], TEXT_SCAN_S) if text else None
+    console().print(feed_table(answer, text_of=None if texts is None else lambda post: texts.get(post) or NO_TEXT))
     if explanation:
         console().print(explain_view.view(ExplainedFeed(explanation, answer)), highlight=False)
 
