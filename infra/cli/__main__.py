@@ -1,6 +1,6 @@
-"""The process's edge of `foryou`: exit codes, and one line for a user's mistake. Commands: `infra.cli.commands`.
+"""The entry point of `foryou`: one line and an exit code for an error. The list of commands is in `infra.cli.app`.
 
-Exit codes: 0 done, 1 a server or the data is in the way, 2 the command or a setting is wrong, 130 Ctrl-C.
+Exit codes: 0 done; 1 a server, the data or a check failed; 2 wrong command, input or setting; 130 Ctrl-C.
 """
 
 import logging
@@ -10,10 +10,10 @@ import sys
 
 def main() -> None:
     """Run a command."""
-    # while modules load there is nothing to clean up, and no traceback to show; see `infra.terminal.signals`
+    # Ctrl-C during imports ends the process without a traceback; see `infra.terminal.signals` for the time after
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     logging.basicConfig(format="foryou: %(message)s")
-    logging.getLogger("infra").setLevel(logging.ERROR)  # a command that asks once tells itself that it failed
+    logging.getLogger("infra").setLevel(logging.ERROR)  # the error of a command is its last line, not a log line
     from infra.cli.app import app
 
     try:
@@ -29,13 +29,13 @@ def main() -> None:
         sys.stderr.write(f"{line}\n")
         sys.exit(1)
     except Exception as error:
-        from infra.cli.exit_codes import exit_code
+        from infra.cli.exit_codes import failure_of
 
-        code = exit_code(error)
-        if code is None:
+        failure = failure_of(error)
+        if failure is None:
             raise
-        sys.stderr.write(f"foryou: {error}\n")
-        sys.exit(code)
+        sys.stderr.write(f"foryou: {failure.message}\n")
+        sys.exit(failure.exit_code)
 
 
 if __name__ == "__main__":

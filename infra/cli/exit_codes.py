@@ -1,13 +1,41 @@
-"""The exit code of a command that ends with an error."""
+"""The exit code and the one line of a command that ends with an error."""
+
+from typing import NamedTuple
 
 import redis
 from confluent_kafka import KafkaException
 
 from infra.ports.errors import ForYouError
 
+EXTRA_OF_MODULE = {
+    "bytewax": "serve",
+    "haiku": "serve",
+    "jax": "serve",
+    "numba": "serve",
+    "prometheus_client": "serve",
+    "optax": "train",
+    "orbax": "train",
+}
+"""The extra of the package that installs a module; the plain installation is the client."""
 
-def exit_code(error: Exception) -> int | None:
-    """1 if a server or the data is in the way, 2 for wrong usage, None for a defect of the program."""
+
+class Failure(NamedTuple):
+    """The end of a command with an error that the user can correct."""
+
+    exit_code: int
+    message: str
+
+
+def failure_of(error: Exception) -> Failure | None:
+    """Exit code 1 if a server or the data failed, 2 for wrong usage; None for a defect of the program."""
     if isinstance(error, ForYouError):
-        return error.exit_code
-    return 1 if isinstance(error, KafkaException | redis.RedisError) else None
+        return Failure(error.exit_code, str(error))
+    if isinstance(error, KafkaException | redis.RedisError):
+        return Failure(1, str(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return Failure(2, f"{error.filename}: {error.strerror}")
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        if extra := EXTRA_OF_MODULE.get(module):
+            return Failure(2, f"this command needs the package {module}; run pip install 'foryou[{extra}]'")
+    return None

@@ -21,12 +21,12 @@ def duration_ms(text: str) -> int:
 
 def published_id(text: str) -> str:
     """An id in its published form."""
-    from thunder_ingest.events.ids import PublishedId, id64, published_form
+    from thunder_ingest.events.ids import ID_RULE, PublishedId, id64, published_form
 
     try:
         id64(msgspec.convert(text, PublishedId))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not an id: {error}") from None
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not an id: {ID_RULE}") from None
     return published_form(text)
 
 
