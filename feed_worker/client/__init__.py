@@ -5,7 +5,7 @@ This package needs the plain installation only, and its import loads neither Num
 
 from feed_worker.client.async_client import AsyncClient
 from feed_worker.client.client import Client
-from feed_worker.client.errors import FeedTimeout, NoFeed, Undelivered
+from feed_worker.client.errors import FeedTimeout, NoFeed, NotServable, Undelivered
 from feed_worker.client.refresh import Fresh
 
-__all__ = ["AsyncClient", "Client", "FeedTimeout", "Fresh", "NoFeed", "Undelivered"]
+__all__ = ["AsyncClient", "Client", "FeedTimeout", "Fresh", "NoFeed", "NotServable", "Undelivered"]

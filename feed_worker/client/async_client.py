@@ -8,6 +8,7 @@ Any number of coroutines may wait at the same time; they share one subscription 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -87,6 +88,27 @@ class AsyncClient:
         while self._outbox.waiting and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_S)
         return self._outbox.delivered(timeout_s)
+
+    async def publish_and_wait(
+        self, events: Event | dict[str, Any] | Iterable[Event | dict[str, Any]], timeout_s: float = 10.0
+    ) -> None:
+        """Publish events, and wait until they can be served; see `Client.wait_servable`."""
+        await self.publish(events)
+        await self.wait_servable(timeout_s)
+
+    async def wait_servable(self, timeout_s: float = 10.0) -> None:
+        """Wait, in a thread, until the published events can be served; see `Client.wait_servable`."""
+        from feed_worker.client.servable import wait_servable
+        from infra.ports.redis import connect
+
+        deadline = time.monotonic() + timeout_s
+        delivered = await self.flush(timeout_s)
+
+        def wait() -> None:
+            with contextlib.closing(connect(self._settings)) as client:
+                wait_servable(self._settings, client, delivered, deadline - time.monotonic())
+
+        await asyncio.to_thread(wait)
 
     async def request_feed(self, user: PublishedId, *, at: int | None = None, **options: Any) -> str:
         """Request a feed; see `Client.request_feed`."""

@@ -105,6 +105,33 @@ class Client:
         self._outbox.hurry(timeout_s)
         return self._outbox.delivered(timeout_s)
 
+    def publish_and_wait(
+        self, events: Event | dict[str, Any] | Iterable[Event | dict[str, Any]], timeout_s: float = 10.0
+    ) -> None:
+        """Publish events, and wait until they can be served; see `publish` and `wait_servable`."""
+        self.publish(events)
+        self.wait_servable(timeout_s)
+
+    def wait_servable(self, timeout_s: float = 10.0) -> None:
+        """Wait until the events that this client has published can be served.
+
+        A feed requested afterwards, from any ready worker, is made with these posts, deletions, labels, engagements,
+        follows, blocks and mutes. It may still lack vectors of new posts (out-of-network retrieval) and counts, which
+        follow about a second later. An event that a flow refuses is a dead letter and counts as finished. The wait
+        takes one to four seconds: flows commit once a second. A killed worker counts as ready for 20 s.
+
+        Raises:
+            NotServable: the time is over; the text names the flow or the worker that is behind.
+            Undelivered: as `flush`.
+            RedisUnreachable, BrokerUnreachable: a server does not answer.
+
+        """
+        from feed_worker.client.servable import wait_servable
+
+        deadline = time.monotonic() + timeout_s
+        delivered = self.flush(timeout_s)
+        wait_servable(self._settings, self.redis, delivered, deadline - time.monotonic())
+
     def request_feed(self, user: PublishedId, *, at: int | None = None, **options: Any) -> str:
         """Request a feed.
 

@@ -29,5 +29,9 @@ class NoFeed(ForYouError, RuntimeError):
         super().__init__(f"request {request_id} of user {user} {status}: {reason}")
 
 
+class NotServable(ForYouError, TimeoutError):
+    """Published events could not be served in time; they may still be, a moment later."""
+
+
 class Undelivered(ForYouError, RuntimeError):
     """Kafka did not take every message."""

@@ -144,6 +144,8 @@ class Replica:
     Attributes:
         caught_up: set once the records that were in the topics at the start have been applied, or on failure.
         failure: the error that ended the thread; None while it runs.
+        positions: for each partition of `thunder-posts`, such as "thunder-posts-0", the offset after the last record
+            applied; replaced as a whole.
 
     Raises:
         BrokerUnreachable: at construction, no broker answers.
@@ -159,6 +161,7 @@ class Replica:
         self._config = consumer_config(settings, group(settings, "replica")) | _READ_AHEAD
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._backfill: VectorBackfill | None = None
+        self.positions: dict[str, int] = {}
         self._consumer = Consumer(self._config)
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._left: dict[str, int] = {}
@@ -212,6 +215,7 @@ class Replica:
         if messages:
             self._outage.ends()
             self._apply(messages)
+            self._note_positions()
         if self._backfill is not None:
             self._read_backfill(self._backfill)
         if not self.caught_up.is_set() and self._reached():  # not only after an empty poll: a busy topic has none
@@ -219,6 +223,11 @@ class Replica:
         if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
             self._expired_at = time.monotonic()
             self._state.store.expire(self._state.clock.now_ms())
+
+    def _note_positions(self) -> None:
+        parts = [TopicPartition(part.topic, part.partition) for part in self._parts if part.topic == "thunder-posts"]
+        read = self._consumer.position(parts)
+        self.positions = {f"{part.topic}-{part.partition}": max(0, part.offset) for part in read}
 
     def _reached(self) -> bool:
         left = dict.fromkeys(TOPICS, 0)

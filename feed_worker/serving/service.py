@@ -94,7 +94,9 @@ class Service:
             while not (replica.caught_up.wait(0.1) or self._stopping.is_set()):
                 pass
             versions = {checkpoint: ranker.version for checkpoint, ranker in rankers.items()}
-            state = ServingState(store, versions, client, clock, lambda: replica.failure or swap.failure)
+            state = ServingState(
+                store, versions, client, clock, lambda: replica.failure or swap.failure, lambda: replica.positions
+            )
             worker = Worker(settings, pipeline, model.version, self._experiments, state, self._registry, self._stopping)
             known = pointers[0] if pointers else None
             swap = ModelSwap(settings, model, known, prepare, replica, store, index, worker, self._stopping)

@@ -60,6 +60,8 @@ class ServingState(NamedTuple):
     clock: Clock
     failure: Callable[[], BaseException | None]
     """The error that ended the replica or the model swap; None while both run."""
+    positions: Callable[[], Mapping[str, int]] = dict
+    """`Replica.positions`."""
 
 
 class Worker:
@@ -166,7 +168,7 @@ class Worker:
     def _step(self) -> None:
         if failure := self.failure:
             raise failure
-        self._registry.heartbeat()
+        self._registry.heartbeat(self._state.positions())
         self._follow_swap()
         self._receive()
         if (self._queue or self._dead_letters) and self._threads.has_room(WAIT_S):

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -16,6 +17,8 @@ from infra.ports.redis import Client, Patience
 
 READY_KEY: Final = "foryou:ready"
 HEARTBEAT_S: Final = 3.0
+POSITIONS_S: Final = 0.2
+"""The minimum time between two writes of new positions."""
 STALE_MS: Final = 20_000
 """The maximum age of a heartbeat; longer than a worker waits for one reply of Redis."""
 
@@ -33,7 +36,7 @@ class WorkerRegistry:
     def __init__(self, client: Client, patience: Patience, **facts: str) -> None:
         self._client, self._patience = client, patience
         self._name = f"{socket.gethostname()}-{os.getpid()}"
-        self._facts: dict[str, str | int] = {"pid": os.getpid(), **facts}
+        self._facts: dict[str, Any] = {"pid": os.getpid(), "positions": {}, **facts}
         self._written_at_s = 0.0
 
     def register(self) -> None:
@@ -48,9 +51,12 @@ class WorkerRegistry:
             with suppress(redis.ConnectionError, redis.TimeoutError):  # the next heartbeat writes it
                 self._write()
 
-    def heartbeat(self) -> None:
-        """Renew a registered entry that is older than HEARTBEAT_S; call it often."""
-        if self._written_at_s and time.monotonic() - self._written_at_s > HEARTBEAT_S:
+    def heartbeat(self, positions: Mapping[str, int]) -> None:
+        """Renew a registered entry that is older than HEARTBEAT_S, or POSITIONS_S with new positions; call it often."""
+        age_s = time.monotonic() - self._written_at_s
+        is_due = age_s > HEARTBEAT_S or (age_s > POSITIONS_S and self._facts["positions"] != positions)
+        self._facts["positions"] = dict(positions) if is_due else self._facts["positions"]
+        if self._written_at_s and is_due:
             with suppress(redis.ConnectionError, redis.TimeoutError):  # the next heartbeat writes it
                 self._write()
 
@@ -67,7 +73,11 @@ class WorkerRegistry:
 
 
 def ready_workers(client: Client) -> list[dict[str, Any]]:
-    """The entries of ready workers, without stale ones: `pid`, `model_version`, `clock`, `ready_at`, `said_at`."""
+    """The entries of ready workers, without stale ones.
+
+    An entry has `pid`, `model_version`, `clock`, `ready_at`, `said_at`, and `positions`: for each partition of
+    `thunder-posts` the offset after the last record that the worker has applied.
+    """
     values = cast(dict[bytes, bytes], client.hgetall(READY_KEY)).values()
     entries: list[dict[str, Any]] = [json.loads(value) for value in values]
     return [entry for entry in entries if entry["said_at"] > _now_ms() - STALE_MS]

@@ -28,12 +28,13 @@ Timeout = Annotated[float, typer.Option(help="Seconds to wait for the feed.", mi
 def publish(
     file: Annotated[Path, typer.Argument(help="File of JSON lines, one event each; - reads stdin.")] = Path("-"),
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first refused line.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until feeds can show the events.")] = False,
 ) -> None:
     """Publish events, each to the topic of its type."""
     from infra.ops import publish as command
     from infra.ports.settings import load
 
-    raise typer.Exit(command.run(file, load(), strict=strict))
+    raise typer.Exit(command.run(file, load(), strict=strict, wait=wait))
 
 
 def feed(

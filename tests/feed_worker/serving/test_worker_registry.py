@@ -16,7 +16,7 @@ def own(valkey: redis.Redis) -> WorkerRegistry:
 
 
 def test_a_worker_is_ready_from_its_registration_to_its_end(valkey: redis.Redis, own: WorkerRegistry) -> None:
-    own.heartbeat()
+    own.heartbeat({})
     assert ready_workers(valkey) == []
     own.register()
     (entry,) = ready_workers(valkey)
@@ -41,8 +41,8 @@ def test_a_heartbeat_restores_a_lost_entry(
 ) -> None:
     own.register()
     valkey.flushall()
-    own.heartbeat()
+    own.heartbeat({})
     assert ready_workers(valkey) == []
     monkeypatch.setattr(worker_registry, "HEARTBEAT_S", 0.0)
-    own.heartbeat()
+    own.heartbeat({})
     assert len(ready_workers(valkey)) == 1
