@@ -46,16 +46,16 @@ def wait_servable(
                 return f"{flow} is {left:,} messages behind"
         return None
 
-    _wait_while(behind, deadline, timeout_s)
+    _wait_while(behind, deadline)
     if any(topic == "posts" for topic, _ in delivered):
         ends = ends_of(settings, [_POSTS])
-        _wait_while(lambda: _worker_behind(_entries(settings, client), ends), deadline, timeout_s)
+        _wait_while(lambda: _worker_behind(_entries(settings, client), ends), deadline)
 
 
-def _wait_while(behind: Callable[[], str | None], deadline: float, timeout_s: float) -> None:
+def _wait_while(behind: Callable[[], str | None], deadline: float) -> None:
     while reason := behind():
         if time.monotonic() >= deadline:
-            raise NotServable(f"published events cannot be served after {timeout_s:g} s: {reason}; see `foryou doctor`")
+            raise NotServable(f"published events cannot be served in time: {reason}; see `foryou doctor`")
         time.sleep(POLL_S)
 
 
