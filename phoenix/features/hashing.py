@@ -4,18 +4,17 @@ Several independent hash functions map each id, as in hash embeddings (Svenstrup
 one row and hardly ever all rows, so the model can distinguish them. Row 0 is reserved for id 0, the absent id.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Int32, Integer, UInt64
+
+from thunder_ingest.kernels.hashing import GOLDEN, splitmix64
 
 HASHES: Final = 2
 """Rows per id."""
 USER_SEED, POST_SEED, AUTHOR_SEED, TOKEN_SEED = range(1, 5)
 """Each kind of id has its own family of hash functions, so that user 7 and post 7 get independent rows."""
-
-_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
-_MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def hash_rows(
@@ -40,7 +39,7 @@ def hash_rows(
         raise ValueError(f"a table of {buckets} rows; 2 to 2^31 are possible")
     unsigned = ids.astype(np.uint64)[..., None]
     scale, bias = _coefficients(hashes, seed)
-    mixed = _mix(unsigned * scale + bias)
+    mixed = splitmix64(unsigned * scale + bias)
     rows = ((mixed >> np.uint64(32)) * np.uint64(buckets - 1) >> np.uint64(32)) + np.uint64(1)
     return np.where(unsigned == 0, np.uint64(0), rows).astype(np.int32)
 
@@ -63,11 +62,5 @@ def collisions(
 
 def _coefficients(hashes: int, seed: int) -> tuple[UInt64[np.ndarray, " hashes"], UInt64[np.ndarray, " hashes"]]:
     stream = np.arange(1, 2 * hashes + 1, dtype=np.uint64) + np.uint64(seed << 16)
-    drawn = _mix(stream * _GOLDEN)
+    drawn = splitmix64(stream * GOLDEN)
     return drawn[:hashes] | np.uint64(1), drawn[hashes:]  # an odd scale is a bijection
-
-
-def _mix(values: UInt64[np.ndarray, "..."]) -> Any:
-    values = (values ^ (values >> np.uint64(30))) * _MIX[0]
-    values = (values ^ (values >> np.uint64(27))) * _MIX[1]
-    return values ^ (values >> np.uint64(31))

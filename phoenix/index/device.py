@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt64
 
 from phoenix.index.masks import IdSets, Mask, Masks, Traits
-from phoenix.index.slots import SlotTable
+from phoenix.index.slot_table import SlotTable
 
 CHUNK_ROWS: Final = 65_536
 _WRITTEN_AT_ONCE: Final = (64, 4_096)

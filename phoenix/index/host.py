@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float32, Int64
 from phoenix.index.int8_kernel import PANEL, Precision, empty_panels, read, tiles, write
 from phoenix.index.masks import Mask, Masks, Traits
 from phoenix.index.scan import Candidates, Chunk, Queries, finish, no_candidates, none_reached, scan
-from phoenix.index.slots import SlotTable
+from phoenix.index.slot_table import SlotTable
 
 CHUNK_ROWS: Final = 65_536
 """Rows that are scanned by one call: a tenth of a millisecond or more, so that the call itself hardly counts."""

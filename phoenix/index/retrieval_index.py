@@ -114,6 +114,8 @@ class VectorIndex:
             raise ValueError(f"vectors of shape {vectors.shape} for {len(ids)} ids; ({len(ids)}, {dim}) is wanted")
         if not np.isfinite(vectors).all():
             raise ValueError("vectors must be finite")
+        if not np.all(ids):
+            raise ValueError("id 0 is no post")
         ids, vectors = np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(vectors, np.float32)
         with self._writing:
             slab = self._slabs.get(version)

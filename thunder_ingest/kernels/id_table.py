@@ -1,4 +1,10 @@
-"""A hash table from ids to two small integers, open addressing with linear probing: one cache line for a look-up."""
+"""A hash table from int64 ids to two int32 values: open addressing with linear probing, a power of two of places.
+
+Deletion shifts the entries behind the gap back (Knuth, TAOCP 3, 6.4, algorithm R), so a table needs no tombstones. Id
+and values share 16 bytes: a look-up touches one cache line. Id 0 marks a free place, so it is never an entry.
+
+glossary of shapes: `places` of a table, `n` ids, `held` entries.
+"""
 
 from typing import Any, Final, NamedTuple
 
@@ -6,32 +12,30 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from thunder_ingest.kernels.compiled import inlined, kernel
+from thunder_ingest.kernels.hashing import mix
 
-_FIRST_ROOM: Final = 2048
-_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
-_HALF: Final = np.uint64(32)
-_TOP: Final = np.uint64(24)
+_FIRST_PLACES: Final = 2048
 
 FIRST, SECOND = 2, 3
-"""Columns of `IdTable.values`: two integers for each id, 0 until they are set."""
+"""Columns of `IdTable.values`: the two values of an id, 0 until they are set."""
 
 
 class IdTable(NamedTuple):
-    """`keys` and `values` are two views of the same memory, 16 bytes a place; the number of places is a power of 2."""
+    """`keys` and `values` are two views of the same memory, 16 bytes a place."""
 
     keys: Int64[np.ndarray, "places 2"]  # column 0 is the id, 0 where the place is free
     values: Int32[np.ndarray, "places 4"]  # columns FIRST and SECOND
     used: Int64[np.ndarray, "1"]
 
 
-def id_table(places: int = _FIRST_ROOM) -> IdTable:
-    """An empty table."""
+def id_table(places: int = _FIRST_PLACES) -> IdTable:
+    """An empty table; `places` is a power of two."""
     keys = np.zeros((places, 2), np.int64)
     return IdTable(keys, keys.view(np.int32), np.zeros(1, np.int64))
 
 
 def with_room(table: IdTable, more: int) -> IdTable:
-    """The table, or a larger one with the same contents, so that `more` ids fit and look-ups stay short."""
+    """The table, or a larger copy, with room for `more` ids: at most five of eight places are taken."""
     needed = int(table.used[0]) + more
     places = len(table.keys)
     while needed > places * 5 // 8:
@@ -45,28 +49,49 @@ def with_room(table: IdTable, more: int) -> IdTable:
 
 @inlined
 def home(id_: int, places: int) -> int:
-    """Where the search for an id begins."""
-    mixed: Any = np.uint64(id_)
-    mixed = (mixed ^ (mixed >> _HALF)) * _MIX
-    mixed = (mixed ^ (mixed >> _HALF)) * _MIX
-    place: Any = np.int64(mixed >> _TOP) & (places - 1)
+    """The place at which the search for an id begins."""
+    place: Any = np.int64(mix(np.uint64(id_))) & (places - 1)
     return place
 
 
 @inlined
-def place_of(keys: Int64[np.ndarray, "places 2"], id_: int) -> int:
-    """The place of an id among the keys of a table, -1 where it has none."""
+def _search(keys: Int64[np.ndarray, "places 2"], id_: int) -> int:
+    """The place of an id, or the free place at which the search for it ends."""
     at = home(id_, len(keys))
-    while keys[at, 0] != 0:
-        if keys[at, 0] == id_:
-            return at
+    while keys[at, 0] != 0 and keys[at, 0] != id_:
         at = (at + 1) & (len(keys) - 1)
-    return -1
+    return at
+
+
+@inlined
+def place_of(keys: Int64[np.ndarray, "places 2"], id_: int) -> int:
+    """The place of an id among the keys of a table, -1 without an entry."""
+    at = _search(keys, id_)
+    return at if keys[at, 0] != 0 else -1
+
+
+@inlined
+def index_of(keys: Int64[np.ndarray, "places 2"], values: Int32[np.ndarray, "places 4"], id_: int) -> int:
+    """The index of an id whose FIRST value is an index plus one; -1 without an entry."""
+    at = place_of(keys, id_)
+    return values[at, FIRST] - 1 if at >= 0 else -1
+
+
+@kernel
+def find_indices(
+    keys: Int64[np.ndarray, "places 2"],
+    values: Int32[np.ndarray, "places 4"],
+    ids: Int64[np.ndarray, " n"],
+    indices: Int64[np.ndarray, " n"],
+) -> None:
+    """Write `index_of` for each id."""
+    for i in range(len(ids)):
+        indices[i] = index_of(keys, values, ids[i])
 
 
 @kernel
 def touch(keys: Int64[np.ndarray, "places 2"], ids: Int64[np.ndarray, " n"]) -> int:
-    """Bring the places of ids into the cache, many at a time: nothing waits for what one of them holds."""
+    """Load the places of ids into the cache; the loads are independent, so many are in flight at a time."""
     sum_ = 0
     for id_ in ids:
         sum_ ^= keys[home(id_, len(keys)), 0]
@@ -74,22 +99,23 @@ def touch(keys: Int64[np.ndarray, "places 2"], ids: Int64[np.ndarray, " n"]) -> 
 
 
 @inlined
-def claim(table: IdTable, id_: int) -> int:
-    """The place of an id, a new one where it had none."""
-    keys = table.keys
-    at = home(id_, len(keys))
-    while keys[at, 0] != 0:
-        if keys[at, 0] == id_:
-            return at
-        at = (at + 1) & (len(keys) - 1)
+def claim_in(keys: Int64[np.ndarray, "places 2"], used: Int64[np.ndarray, "1"], id_: int) -> int:
+    """The place of an id, a new one if it has no entry; the table has room, and the id is not 0."""
+    at = _search(keys, id_)
+    used[0] += keys[at, 0] == 0
     keys[at, 0] = id_
-    table.used[0] += 1
     return at
+
+
+@inlined
+def claim(table: IdTable, id_: int) -> int:
+    """Like `claim_in`, which is faster in loops: each use of a member of a tuple counts a reference."""
+    return claim_in(table.keys, table.used, id_)
 
 
 @kernel
 def release(table: IdTable, at: int) -> None:
-    """Take out the id at a place; those behind it close up."""
+    """Delete the entry at a place, and shift the entries behind it back."""
     keys = table.keys
     mask = len(keys) - 1
     gap = at
@@ -106,8 +132,22 @@ def release(table: IdTable, at: int) -> None:
 
 @kernel
 def copy_entries(table: IdTable, into: IdTable) -> None:
-    """Enter what one table holds into another."""
-    for at in range(len(table.keys)):
-        if table.keys[at, 0] != 0:
-            place = claim(into, table.keys[at, 0])
-            into.keys[place, 1] = table.keys[at, 1]
+    """Enter all entries of one table into another."""
+    keys, new_keys, used = table.keys, into.keys, into.used
+    for at in range(len(keys)):
+        if keys[at, 0] != 0:
+            place = claim_in(new_keys, used, keys[at, 0])
+            new_keys[place, 1] = keys[at, 1]
+
+
+@kernel
+def all_ids(table: IdTable) -> Int64[np.ndarray, " held"]:
+    """The ids of all entries, in no order."""
+    keys = table.keys
+    ids = np.empty(table.used[0], np.int64)
+    found = 0
+    for at in range(len(keys)):
+        if keys[at, 0] != 0:
+            ids[found] = keys[at, 0]
+            found += 1
+    return ids

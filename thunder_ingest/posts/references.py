@@ -11,7 +11,8 @@ from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32
 
 from thunder_ingest.events import ORIGINAL, QUOTE, REPLY, REPOST
 from thunder_ingest.kernels.compiled import inlined, kernel
-from thunder_ingest.kernels.id_table import FIRST, SECOND, IdTable, claim, place_of, release
+from thunder_ingest.kernels.hashing import GOLDEN
+from thunder_ingest.kernels.id_table import FIRST, SECOND, IdTable, claim, index_of, place_of, release
 from thunder_ingest.posts.author_index import AuthorIndex
 from thunder_ingest.posts.columns import StoredColumns
 
@@ -21,9 +22,6 @@ ALWAYS: Final[Any] = np.uint32(0xFFFFFFFF)
 NOBODY: Final[Any] = np.uint32(0)
 """The state of a repost whose source's author is not known; else it is CHECK, or `fingerprint` of that author."""
 CHECK: Final[Any] = np.uint32(0xFFFFFFFF)
-
-_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
-_HALF: Final = np.uint64(32)
 
 
 class References(NamedTuple):
@@ -75,22 +73,15 @@ def stored(ids: IdTable, authors: AuthorIndex, columns: StoredColumns) -> Stored
 
 
 @inlined
-def row_in(keys: Int64[np.ndarray, "places 2"], values: Int32[np.ndarray, "places 4"], post_id: int) -> int:
-    """The row of a post in the two views of an `IdTable`, -1 where it is not stored."""
-    at = place_of(keys, post_id)
-    return values[at, FIRST] - 1 if at >= 0 else -1
-
-
-@inlined
 def row_of(ids: IdTable, post_id: int) -> int:
-    """The row of a post, -1 where it is not stored; in loops `row_in` is quicker."""
-    return row_in(ids.keys, ids.values, post_id)
+    """The row of a post, -1 where it is not stored; in loops `index_of` is quicker."""
+    return index_of(ids.keys, ids.values, post_id)
 
 
 @inlined
 def fingerprint(author_id: int) -> int:
     """A number of 32 bits, neither NOBODY nor CHECK, that is the same for the same author."""
-    mixed = np.uint32((np.uint64(author_id) * _MIX) >> _HALF)
+    mixed = np.uint32((np.uint64(author_id) * GOLDEN) >> np.uint64(32))
     print_: Any = np.uint32(min(max(mixed, np.uint32(1)), np.uint32(0xFFFFFFFE)))
     return print_
 
@@ -160,7 +151,7 @@ def _decide_videos(
     kind, photos, video_ms, source_id = s.kind, s.photos, s.video_ms, s.source_id
     keys, values = s.ids.keys, s.ids.values
     for row in rows:
-        shown = row_in(keys, values, source_id[row]) if kind[row] == REPOST else row
+        shown = index_of(keys, values, source_id[row]) if kind[row] == REPOST else row
         is_video[row] = (
             shown >= 0
             and _begins_a_conversation(kind[shown])

@@ -9,13 +9,24 @@ from thunder_ingest.counts.stored_totals import PostTotals
 from thunder_ingest.events import PostCounts
 from thunder_ingest.events.text import MAX_TOKENS
 from thunder_ingest.kernels.compiled import kernel
-from thunder_ingest.kernels.id_table import FIRST, SECOND, IdTable, claim, id_table, place_of, release, with_room
+from thunder_ingest.kernels.id_table import (
+    FIRST,
+    SECOND,
+    IdTable,
+    claim,
+    find_indices,
+    id_table,
+    index_of,
+    place_of,
+    release,
+    with_room,
+)
 from thunder_ingest.posts import author_index, token_arena
 from thunder_ingest.posts import timeline as post_log
 from thunder_ingest.posts.author_index import AuthorIndex, longer, slots_for, with_more_entries, with_slots
 from thunder_ingest.posts.codes import LabelBits, LanguageCodes
 from thunder_ingest.posts.columns import PLAIN, PostBatch, PostColumns, PostFacts, StoredColumns, stored_zeros
-from thunder_ingest.posts.references import References, decide, link, references, referring, row_in, stored, unlink
+from thunder_ingest.posts.references import References, decide, link, references, referring, stored, unlink
 from thunder_ingest.posts.timeline import PostLog
 
 _FIRST_CAPACITY: Final = 1024
@@ -48,7 +59,8 @@ class PostRows:
     def of(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """The rows of posts, -1 where a post is not stored; any shape."""
         rows = np.empty(post_ids.shape, np.int64)
-        find_rows(self.ids, np.ascontiguousarray(post_ids, np.int64).reshape(-1), rows.reshape(-1))
+        wanted = np.ascontiguousarray(post_ids, np.int64).reshape(-1)
+        find_indices(self.ids.keys, self.ids.values, wanted, rows.reshape(-1))
         return rows
 
     def take(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
@@ -241,19 +253,11 @@ def _span(rows: Int64[np.ndarray, " n"]) -> slice | Int64[np.ndarray, " n"]:
 
 
 @kernel
-def find_rows(ids: IdTable, post_ids: Int64[np.ndarray, " n"], rows: Int64[np.ndarray, " n"]) -> None:
-    """The rows of posts, -1 where a post is not stored."""
-    keys, values = ids.keys, ids.values
-    for i in range(len(post_ids)):
-        rows[i] = row_in(keys, values, post_ids[i])
-
-
-@kernel
 def first_seen(ids: IdTable, post_ids: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"]) -> None:
     """Which posts are not stored."""
     keys, values = ids.keys, ids.values
     for i in range(len(post_ids)):
-        is_new[i] = row_in(keys, values, post_ids[i]) < 0
+        is_new[i] = index_of(keys, values, post_ids[i]) < 0
 
 
 @kernel

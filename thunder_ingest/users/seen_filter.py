@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 from numpy.typing import NDArray
 
+from thunder_ingest.kernels.hashing import splitmix64
+
 _HEAD: Final = struct.Struct("<BII")  # probes, posts, bytes
 
 
@@ -54,18 +56,10 @@ class _Generation:
         return _Generation(self.probes, self.posts + len(post_ids), bits)
 
     def _places(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n k"]:
-        mixed = _mixed(post_ids)
+        mixed: UInt64[np.ndarray, " n"] = splitmix64(post_ids.astype(np.uint64))
         first, step = mixed >> np.uint64(32), (mixed & np.uint64(0xFFFFFFFF)) | np.uint64(1)
         places = first[:, None] + np.arange(self.probes, dtype=np.uint64) * step[:, None]
         return np.asarray(places % np.uint64(len(self.bits) * 8), np.int64)
-
-
-def _mixed(values: Int64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """Ids as numbers without any order (the finalizer of SplitMix64)."""
-    mixed = values.astype(np.uint64)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
 class SeenFilter:

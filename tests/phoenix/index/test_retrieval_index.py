@@ -250,7 +250,7 @@ def test_the_same_compiled_code_serves_every_number_of_posts_queries_and_results
     for posts in (1, 100, 1_000):
         for precision in get_args(Precision):
             slab = HostSlab(DIM, precision, chunk_rows=64)
-            slab.upsert(np.arange(posts), np.ones((posts, DIM), np.float32), Traits.unknown(posts))
+            slab.upsert(np.arange(1, posts + 1), np.ones((posts, DIM), np.float32), Traits.unknown(posts))
             for batch in (1, 4, 5):
                 for k in (1, 10, 300):
                     slab.search(np.ones((batch, DIM), np.float32), k, [Mask()] * batch)
@@ -277,6 +277,11 @@ def test_vectors_of_another_width_than_the_first_ones_of_their_version_are_refus
 def test_a_vector_that_is_no_number_is_refused(component: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         VectorIndex().upsert(np.array([1]), np.full((1, DIM), component, np.float32), "v")
+
+
+def test_id_0_is_refused() -> None:
+    with pytest.raises(ValueError, match="id 0 is no post"):
+        VectorIndex().upsert(np.array([1, 0]), np.ones((2, DIM), np.float32), "v")
 
 
 @pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
