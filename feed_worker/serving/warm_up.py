@@ -23,8 +23,8 @@ from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica.reader import Records, ReplicaState
 from infra.ports.clock import WallClock
 from phoenix.index.retrieval_index import VectorIndex
+from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events import (
-    ACTIONS,
     KINDS,
     Block,
     Engagement,
@@ -137,7 +137,7 @@ def _replica_state(model: ModelEngine, now_ms: int) -> ReplicaState:
     replica = ReplicaState(PostStore(), VectorIndex(), WallClock(), (model.version,))
     table = PostTable(_DAY_MS)
     vector = (np.ones(model.config.embed_dim, np.float32) / model.config.embed_dim**0.5).tobytes()
-    totals = [number + 1 for number in range(len(ACTIONS) + 1)]
+    totals = [number + 1 for number in range(COUNT_COLUMNS)]
     for events in _post_events(now_ms):
         posts: Records = [(key, value) for key, value, _ in table.changes(events, now_ms).records]
         ids = [int(key) for key, value in posts if key and value]

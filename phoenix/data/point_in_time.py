@@ -22,7 +22,8 @@ from jaxtyping import Float64, Int32, Int64
 
 from phoenix.data.impressions import Log
 from phoenix.features.actions import DWELL_TIME
-from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
+from thunder_ingest.counts.columns import COUNT_COLUMNS
+from thunder_ingest.events import ACTION_INDEX, ActionName
 
 _MAX_TOTAL: Final = 2**31 - 1
 _HOUR_MS: Final = 3_600_000
@@ -43,7 +44,7 @@ class Totals:
         order = np.lexsort((log.known_at, log.post))
         self._moments: Int64[np.ndarray, " m"] = np.unique(log.known_at)
         self._when = self._key(log.post[order], np.searchsorted(self._moments, log.known_at[order]))
-        changes = np.ones((len(order), len(ACTIONS) + 1), np.int32)
+        changes = np.ones((len(order), COUNT_COLUMNS), np.int32)
         changes[:, :-1] = log.actions[order]
         changes[:, DWELL_TIME] = log.dwell_ms[order]
         self._parts = [

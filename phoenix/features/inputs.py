@@ -29,9 +29,9 @@ from jaxtyping import Bool, Float32, Int32, Int64, Real, Shaped, UInt8, UInt32
 from phoenix.features.actions import ACTION_COUNT
 from phoenix.features.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_rows
 from phoenix.models.configs import ModelConfig
+from thunder_ingest.counts.columns import COUNT_COLUMNS
 
 SURFACES: Final = 16
-TOTALS: Final = ACTION_COUNT + 1
 LOG_BUCKETS: Final = 16
 PHOTO_BUCKETS: Final = 8
 Column = Any
@@ -240,7 +240,7 @@ def blank_candidates(config: ModelConfig, viewers: int, count: int) -> Candidate
         video_ms=np.zeros(flat, np.int32),
         photos=np.zeros(flat, np.int32),
         age_ms=np.zeros(flat, np.int64),
-        totals=np.zeros((*flat, TOTALS), np.int32),
+        totals=np.zeros((*flat, COUNT_COLUMNS), np.int32),
         surface=np.zeros(viewers, np.uint8),
         mask=np.ones(flat, bool),
     )

@@ -27,7 +27,6 @@ from phoenix.features.inputs import (
     LOG_BUCKETS,
     PHOTO_BUCKETS,
     SURFACES,
-    TOTALS,
     VIDEO_BUCKETS,
     CandidateRows,
     HistoryRows,
@@ -36,6 +35,7 @@ from phoenix.models.configs import ModelConfig
 from phoenix.models.initialisers import Uniform
 from phoenix.models.layers import HashedId, HashTable, linear, signed_actions
 from phoenix.models.transformer import Prefix, Transformer
+from thunder_ingest.counts.columns import COUNT_COLUMNS
 
 _HEAD_GAIN: Final = 0.3
 """The typical distance, in logits, of an untrained prediction from its base rate."""
@@ -74,7 +74,7 @@ class Ranker(hk.Module):
         self._video = HashTable(VIDEO_BUCKETS, config.dim, name="video", deviation=scales.rest)
         self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos", deviation=scales.rest)
         self._surface = HashTable(SURFACES, config.dim, name="surface", deviation=scales.rest)
-        self._counts = linear(config.dim, TOTALS + ACTION_COUNT, name="counts", gain=scales.rest)
+        self._counts = linear(config.dim, COUNT_COLUMNS + ACTION_COUNT, name="counts", gain=scales.rest)
         self._transformer = Transformer(config)
         self._head = hk.Linear(ACTION_COUNT, w_init=Uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
 

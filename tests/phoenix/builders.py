@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from phoenix.features.inputs import TOTALS, CandidateInputs, History, PostInputs
+from phoenix.features.inputs import CandidateInputs, History, PostInputs
 from phoenix.models.configs import ModelConfig
+from thunder_ingest.counts.columns import COUNT_COLUMNS
 
 TOLERANCE = 2e-5
 """Relative tolerance. Shapes decide the order of float32 sums, so equal scores differ by rounding."""
@@ -36,7 +37,7 @@ def some_candidates(config: ModelConfig, viewers: int, count: int, seed: int = 0
         video_ms=rng.integers(0, 90_000, flat, np.int32),
         photos=rng.integers(0, 5, flat, np.int32),
         age_ms=rng.integers(0, 2 * DAY_MS, flat),
-        totals=rng.integers(0, 2_000, (*flat, TOTALS), np.int32),
+        totals=rng.integers(0, 2_000, (*flat, COUNT_COLUMNS), np.int32),
         surface=rng.integers(0, 16, viewers).astype(np.uint8),
         mask=np.ones(flat, bool),
     )

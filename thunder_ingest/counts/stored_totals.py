@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt16
 
+from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events import PostCounts
 from thunder_ingest.posts.author_index import longer
-from thunder_ingest.posts.columns import TOTALS
 from thunder_ingest.posts.popularity import engagement_rate
 
 _MAX_TOTAL: Final = 2**31 - 1
@@ -21,12 +21,12 @@ class PostTotals:
     """Totals by row. The last row is never written, so that row -1 reads as nothing counted."""
 
     def __init__(self, rows: int) -> None:
-        self._small: UInt16[np.ndarray, "rows 18"] = np.zeros((rows, TOTALS - _WIDE), np.uint16)
+        self._small: UInt16[np.ndarray, "rows 18"] = np.zeros((rows, COUNT_COLUMNS - _WIDE), np.uint16)
         self._wide: Int32[np.ndarray, "rows 2"] = np.zeros((rows, _WIDE), np.int32)
         self._large: dict[int, Int32[np.ndarray, " totals"]] = {}  # rows in which a small total is none any more
         self.at: Int64[np.ndarray, " rows"] = np.zeros(rows, np.int64)
         self.rate: Float32[np.ndarray, " rows"] = np.zeros(rows, np.float32)
-        self._unseen = engagement_rate(np.zeros((1, TOTALS), np.int32))[0]
+        self._unseen = engagement_rate(np.zeros((1, COUNT_COLUMNS), np.int32))[0]
 
     @property
     def impressions(self) -> Int32[np.ndarray, " rows"]:
@@ -63,7 +63,7 @@ class PostTotals:
 
     def take(self, rows: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, "n 20"]:
         """A copy of the totals of rows."""
-        totals = np.empty((len(rows), TOTALS), np.int32)
+        totals = np.empty((len(rows), COUNT_COLUMNS), np.int32)
         totals[:, :-_WIDE] = self._small[rows]
         totals[:, -_WIDE:] = self._wide[rows]
         if self._large:
@@ -74,5 +74,5 @@ class PostTotals:
 
 def as_array(records: Sequence[PostCounts]) -> Int32[np.ndarray, "n 20"]:
     """Totals of whatever length, cut or filled up with zeros, and within what the column holds."""
-    filled = [record.totals[:TOTALS] + [0] * (TOTALS - len(record.totals)) for record in records]
-    return np.clip(np.array(filled, np.int64).reshape(-1, TOTALS), 0, _MAX_TOTAL).astype(np.int32)
+    filled = [record.totals[:COUNT_COLUMNS] + [0] * (COUNT_COLUMNS - len(record.totals)) for record in records]
+    return np.clip(np.array(filled, np.int64).reshape(-1, COUNT_COLUMNS), 0, _MAX_TOTAL).astype(np.int32)

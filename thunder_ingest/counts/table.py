@@ -9,10 +9,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from thunder_ingest.counts.columns import COUNT_COLUMNS, DWELL_TIME, IMPRESSIONS
 from thunder_ingest.events import (
     ACTION_INDEX,
-    ACTIONS,
-    IMPRESSION,
     Engagement,
     EngagementEvent,
     GraphEvent,
@@ -21,10 +20,6 @@ from thunder_ingest.events import (
 )
 from thunder_ingest.events.ids import id64
 
-COLUMNS: Final = len(ACTIONS) + 1
-"""A count for each of ACTIONS, then impressions; that of `dwell_time` is the sum of dwell in milliseconds."""
-
-DWELL_TIME: Final = ACTION_INDEX["dwell_time"]
 _FIRST_ROWS: Final = 64
 _FORGOTTEN_SHARE: Final = 8  # rows are moved together when one in so many is no longer needed
 
@@ -53,7 +48,7 @@ class Snapshot(NamedTuple):
 
     post_id: bytes  # [p]
     at: bytes  # [p]
-    cell: bytes  # [c] row * COLUMNS + column
+    cell: bytes  # [c] row * COUNT_COLUMNS + column
     total: bytes  # [c]
 
 
@@ -61,7 +56,7 @@ def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
     """What events add to posts; those of the social graph count nothing."""
     rows: list[int] = []  # end to end
     for event in events:
-        column, amount = IMPRESSION, 1
+        column, amount = IMPRESSIONS, 1
         if type(event) is Engagement:
             column = ACTION_INDEX[event.action]
             if column == DWELL_TIME:
@@ -87,7 +82,7 @@ class CountTable:
         self._rows: dict[int, int] = {}
         self._post_id = np.zeros(_FIRST_ROWS, np.int64)
         self._at = np.zeros(_FIRST_ROWS, np.int64)
-        self._totals = np.zeros((_FIRST_ROWS, COLUMNS), np.int64)
+        self._totals = np.zeros((_FIRST_ROWS, COUNT_COLUMNS), np.int64)
         self._changed = np.zeros(_FIRST_ROWS, bool)
         self._newest_at = 0
         if snapshot is not None:
@@ -159,5 +154,5 @@ class CountTable:
         more = max(rows, 2 * len(self._at), _FIRST_ROWS) - len(self._at)
         self._post_id = np.concatenate([self._post_id, np.zeros(more, np.int64)])
         self._at = np.concatenate([self._at, np.zeros(more, np.int64)])
-        self._totals = np.concatenate([self._totals, np.zeros((more, COLUMNS), np.int64)])
+        self._totals = np.concatenate([self._totals, np.zeros((more, COUNT_COLUMNS), np.int64)])
         self._changed = np.concatenate([self._changed, np.zeros(more, bool)])

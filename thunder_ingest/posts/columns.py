@@ -7,11 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32, UInt64
 
-from thunder_ingest.events import ACTIONS, Post
+from thunder_ingest.counts.columns import COUNT_COLUMNS
+from thunder_ingest.events import Post
 from thunder_ingest.events.text import MAX_TOKENS, token_hashes
-
-TOTALS: Final = len(ACTIONS) + 1
-"""Running totals of a post: one for each of ACTIONS, then impressions."""
 
 
 class PostColumns(NamedTuple):
@@ -90,7 +88,7 @@ def zeros(n: int) -> PostColumns:
     """Columns of n rows that are no posts."""
     wide = {
         "tokens": ("u4", (n, MAX_TOKENS)),
-        "totals": ("i4", (n, TOTALS)),
+        "totals": ("i4", (n, COUNT_COLUMNS)),
         "author_id": ("i8", n),
         "photos": ("i4", n),
     }

@@ -5,7 +5,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt32
 
-from thunder_ingest.events import ACTION_INDEX, IMPRESSION, NEGATIVE_ACTIONS, REPLY, REPOST
+from thunder_ingest.counts.columns import IMPRESSIONS
+from thunder_ingest.events import ACTION_INDEX, NEGATIVE_ACTIONS, REPLY, REPOST
 from thunder_ingest.kernels.compiled import kernel
 
 _POSITIVE: Final = [
@@ -29,7 +30,7 @@ def engagement_rate(totals: Int32[np.ndarray, "n 20"]) -> Float32[np.ndarray, " 
     counts = totals.astype(np.int64)
     positive = counts[:, _POSITIVE].sum(axis=1) - _NEGATIVE_WEIGHT * counts[:, _NEGATIVE].sum(axis=1)
     positive = np.maximum(positive, 0)
-    impressions = np.maximum(counts[:, IMPRESSION], positive)
+    impressions = np.maximum(counts[:, IMPRESSIONS], positive)
     rate = (positive + _PRIOR_ENGAGEMENTS) / (impressions + _PRIOR_IMPRESSIONS)
     return np.asarray(rate, np.float32)
 

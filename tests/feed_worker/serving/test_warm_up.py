@@ -35,7 +35,8 @@ from infra.world import World, WorldConfig, generate
 from phoenix.models.configs import NANO
 from tests.feed_worker.builders import FixedModel
 from tests.infra.waiting import eventually
-from thunder_ingest.events import ACTIONS, MuteKeyword, PostCounts, PostEmbedding, pack
+from thunder_ingest.counts.columns import COUNT_COLUMNS
+from thunder_ingest.events import MuteKeyword, PostCounts, PostEmbedding, pack
 from thunder_ingest.events.ids import PublishedId
 from thunder_ingest.posts.table import PostTable
 from thunder_ingest.users.entries import updates_of
@@ -160,5 +161,5 @@ def records_of(world: World, version: str) -> Iterator[Record]:
             yield Record(
                 "post-embeddings", key, pack(PostEmbedding(post_id=int(key), model_version=version, vector=packed))
             )
-            totals = random.integers(0, 9, len(ACTIONS) + 1).tolist()
+            totals = random.integers(0, 9, COUNT_COLUMNS).tolist()
             yield Record("post-counts", key, pack(PostCounts(post_id=int(key), at=world.until_ms, totals=totals)))

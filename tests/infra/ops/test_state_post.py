@@ -11,9 +11,9 @@ from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from infra.terminal.state import post_view
 from tests.infra.cli.foryou import foryou, unique, write, write_to
+from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events import (
     ACTION_INDEX,
-    ACTIONS,
     IMPRESSION,
     Post,
     PostCounts,
@@ -56,7 +56,7 @@ def shown(document: PostDocument) -> str:
 
 def test_a_post_is_read_with_its_counts_and_its_vector(servers: Settings) -> None:
     post = unique("at://post")
-    totals = [0] * (len(ACTIONS) + 1)
+    totals = [0] * COUNT_COLUMNS
     totals[ACTION_INDEX["favorite"]], totals[IMPRESSION] = 3, 40
     key = key_of_id(id64(post))
     label = PostLabeled(post_id=post, author_id="did:plc:ana", label="adult", at=T0 + 5)

@@ -15,7 +15,8 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from thunder_ingest.counts.table import COLUMNS, CountTable, changes_of
+from thunder_ingest.counts.columns import COUNT_COLUMNS
+from thunder_ingest.counts.table import CountTable, changes_of
 from thunder_ingest.events import (
     ACTION_INDEX,
     ACTIONS,
@@ -96,7 +97,7 @@ def said(events: Sequence[Published], messages: Sequence[Published]) -> Left:
     }
     return Left(
         served,
-        {id_: (*row, counts.get(id_, [0] * COLUMNS)) for id_, row in columns.items()},
+        {id_: (*row, counts.get(id_, [0] * COUNT_COLUMNS)) for id_, row in columns.items()},
         users,
         {user: said_feed(served, user, state) for user, state in users.items()},
         counts,
@@ -201,7 +202,7 @@ def said_of_counts(messages: Sequence[Published]) -> dict[int, list[int]]:
     for event in of(EngagementEvent, messages):
         column = ACTION_INDEX[event.action] if isinstance(event, Engagement) else IMPRESSION
         totals[event.post_id][column] += -1 if is_undo(event) else 1
-    return {id_: [max(0, total[column]) for column in range(COLUMNS)] for id_, total in totals.items()}
+    return {id_: [max(0, total[column]) for column in range(COUNT_COLUMNS)] for id_, total in totals.items()}
 
 
 def of(type_: Any, events: Sequence[Published]) -> list[Any]:
