@@ -22,7 +22,7 @@ import psutil
 from jaxtyping import Float32, Float64, Int64
 
 from benchmarks.report import Measure, print_report, quantiles
-from phoenix.index.host import HostSlab
+from phoenix.index.host_index import HostIndex
 from phoenix.index.int8_kernel import Precision
 from phoenix.index.retrieval_index import Mask, Traits
 
@@ -107,13 +107,13 @@ class Machine:
         return 2 * MATMUL**3 / taken
 
 
-def load(slab: HostSlab, count: int, dim: int, seed: int) -> float:
-    """Fill a slab with posts from 1 on; returns the seconds of its own work."""
+def load(flat_index: HostIndex, count: int, dim: int, seed: int) -> float:
+    """Fill a flat_index with posts from 1 on; returns the seconds of its own work."""
     rng, spent = np.random.default_rng(seed), 0.0
     for begin in range(0, count, LOADED_AT_ONCE):
         ids = np.arange(begin + 1, min(begin + LOADED_AT_ONCE, count) + 1)
         vectors, described = unit_vectors(rng, len(ids), dim), traits(ids)
-        spent += seconds(partial(slab.upsert, ids, vectors, described))
+        spent += seconds(partial(flat_index.upsert, ids, vectors, described))
     return spent
 
 
@@ -143,18 +143,18 @@ def searched(
     form: Form, options: argparse.Namespace, vectors: Float32[np.ndarray, "n d"], batches: Sequence[Batch]
 ) -> list[Measure]:
     """Latency, share of the bound and recall of each batch size, and how fast a form loads."""
-    slab = HostSlab(options.dim, form.precision, exact=form.exact)
-    loaded = load(slab, options.posts, options.dim, options.seed)
+    flat_index = HostIndex(options.dim, form.precision, exact=form.exact)
+    loaded = load(flat_index, options.posts, options.dim, options.seed)
     machine, result = Machine(vectors), []
     for asked in batches:
         queries, batch = asked.queries, len(asked.queries)
         sys.stderr.write(f"{form.name}: {batch} queries\n")
         unmasked = [Mask()] * batch
-        found = slab.search(queries, options.k, unmasked)[0]
+        found = flat_index.search(queries, options.k, unmasked)[0]
         latencies, shares = [], []
         for _ in range(options.rounds):
             bound = max(vectors.nbytes / machine.bytes_per_second(), 2 * batch * vectors.size / machine.flops())
-            taken = seconds(partial(slab.search, queries, options.k, unmasked))
+            taken = seconds(partial(flat_index.search, queries, options.k, unmasked))
             latencies.append(taken * 1_000)
             shares.append(bound / taken)
         name, goal = f"{form.name}_{batch}", GOAL if form.exact else None
@@ -165,25 +165,25 @@ def searched(
         ]
     result.append(Measure(f"load_per_second_{form.name}", round(options.posts / loaded), "1/s", "higher"))
     if form.name == "int8_rescored":
-        result += [*masked(slab, options), *while_writing(slab, options)]
+        result += [*masked(flat_index, options), *while_writing(flat_index, options)]
     return result
 
 
-def masked(slab: HostSlab, options: argparse.Namespace) -> list[Measure]:
+def masked(flat_index: HostIndex, options: argparse.Namespace) -> list[Measure]:
     """One query that may find one language of 20, no video, no labelled post and none of 1,000 authors."""
     query = unit_vectors(np.random.default_rng(options.seed), 1, options.dim)
     authors = np.arange(0, options.posts // 10, max(options.posts // 10_000, 1))
     mask = Mask(languages=np.array([7]), without_authors=authors, without_labels=1, video=False)
-    slab.search(query, options.k, [mask])
-    latencies = [seconds(lambda: slab.search(query, options.k, [mask])) * 1_000 for _ in range(options.rounds)]
-    few = float((slab.search(query, options.k, [mask])[0] > 0).mean())
+    flat_index.search(query, options.k, [mask])
+    latencies = [seconds(lambda: flat_index.search(query, options.k, [mask])) * 1_000 for _ in range(options.rounds)]
+    few = float((flat_index.search(query, options.k, [mask])[0] > 0).mean())
     return [
         Measure("latency_ms_p50_masked", quantiles(latencies)["p50"], "ms", "lower", None, quantiles(latencies)),
         Measure("results_masked", few, "share of k", "higher", 1.0),
     ]
 
 
-def while_writing(slab: HostSlab, options: argparse.Namespace) -> list[Measure]:
+def while_writing(flat_index: HostIndex, options: argparse.Namespace) -> list[Measure]:
     """One query at a time while another thread replaces 1,000 vectors after the other as fast as it can."""
     rng, stop, written = np.random.default_rng(options.seed), threading.Event(), 0
 
@@ -191,13 +191,13 @@ def while_writing(slab: HostSlab, options: argparse.Namespace) -> list[Measure]:
         nonlocal written
         while not stop.is_set():
             ids = rng.integers(1, options.posts + 1, 1_000)
-            slab.upsert(ids, unit_vectors(rng, len(ids), options.dim), traits(ids))
+            flat_index.upsert(ids, unit_vectors(rng, len(ids), options.dim), traits(ids))
             written += len(ids)
 
     query, writer = unit_vectors(rng, 1, options.dim), threading.Thread(target=write)
     began = time.perf_counter()
     writer.start()
-    latencies = [seconds(lambda: slab.search(query, options.k, [Mask()])) * 1_000 for _ in range(options.rounds)]
+    latencies = [seconds(lambda: flat_index.search(query, options.k, [Mask()])) * 1_000 for _ in range(options.rounds)]
     stop.set()
     writer.join()
     spread = quantiles(latencies) | {"written_per_second": round(written / (time.perf_counter() - began))}
@@ -207,12 +207,12 @@ def while_writing(slab: HostSlab, options: argparse.Namespace) -> list[Measure]:
 def large(options: argparse.Namespace) -> list[Measure]:
     """Memory and latency of a larger index, exact results from an int8 scan."""
     sys.stderr.write(f"loading {options.large_posts:,} posts\n")
-    before, slab = psutil.Process().memory_info().rss, HostSlab(options.dim)
-    load(slab, options.large_posts, options.dim, options.seed)
+    before, flat_index = psutil.Process().memory_info().rss, HostIndex(options.dim)
+    load(flat_index, options.large_posts, options.dim, options.seed)
     row = (psutil.Process().memory_info().rss - before) / options.large_posts
     query = unit_vectors(np.random.default_rng(options.seed), 1, options.dim)
-    slab.search(query, options.k, [Mask()])
-    latencies = [seconds(lambda: slab.search(query, options.k, [Mask()])) * 1_000 for _ in range(options.rounds)]
+    flat_index.search(query, options.k, [Mask()])
+    latencies = [seconds(lambda: flat_index.search(query, options.k, [Mask()])) * 1_000 for _ in range(options.rounds)]
     return [
         Measure("bytes_per_post_large", round(row, 1), "bytes", "lower"),
         Measure("memory_gb_large", round(row * options.large_posts / 1e9, 2), "GB", "lower"),

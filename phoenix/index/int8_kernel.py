@@ -1,12 +1,22 @@
-"""Panels: vectors laid out so that the inner products of 64 rows with 4 queries need no register but the sums.
+"""The scan kernel: a register-blocked matrix product of 64 rows with 4 queries, over int8, fp16 or fp32 vectors.
 
-A panel holds 64 rows, dimension by dimension: `panels[p, d, lane]` is component d of row 64 p + lane. Going through the
-dimensions, a few rows' worth of registers are loaded and each of the four queries' components multiplies them all. The
-sums never leave the registers, nothing is added across lanes, and memory is read once, front to back: the scan runs at
-the speed of memory until the multiplications bind.
+glossary of shapes: `panels` of 64 rows, `lanes` (64) rows of a panel, `dim` components, `n` given rows, `queries` of a
+batch, `tiles` of 4 queries.
 
-Stored is fp32, fp16 or int8 times a scale; all of it is widened to fp32 on the way into the registers. A query is
-therefore never rounded, and how far a product may be from the true one is known for each row: `error`, see `write`.
+A panel stores 64 rows, dimension by dimension: `stored[panel, d, lane]` is component d of row 64 · panel + lane. For
+each dimension the kernel loads the component of all 64 rows and multiplies it with that of each of the four queries.
+The 16 vectors of sums stay in registers, no sum crosses lanes, and memory is read once from front to back (packing and
+register blocking: Goto and van de Geijn, 2008). So the scan runs at the speed of memory until arithmetic limits it.
+
+Stored values are fp32, fp16, or int8 times a scale per row (symmetric quantisation); the kernel widens them to fp32. A
+query is never rounded. The error of a product has a bound per row: `error`, see `write`. The host index re-scores
+candidates within this bound in fp32, so its results are exact. Int8 reads a quarter of the bytes of fp32, which is the
+gain while memory is the limit.
+
+The kernel is LLVM IR, because LLVM does not keep 16 sums in vector registers when it vectorises the loop itself. The IR
+is portable: LLVM splits vectors of 16 floats for the target. It fits AVX-512 (32 registers of 16 floats: 16 sums, 4
+rows, a query). AVX2 (16 registers of 8 floats) and NEON (32 of 4) spill some of the sums to the stack: correct, but
+slower. There is no other implementation; the tests compare its products and bounds with NumPy.
 """
 
 from collections.abc import Callable
@@ -25,37 +35,37 @@ Precision: TypeAlias = Literal["float32", "float16", "int8"]
 
 PANEL: Final = 64
 TILE: Final = 4
-"""Queries that share a pass: with 64 rows 16 sums of 16 lanes, which AVX-512 holds with room for the operands."""
+"""Queries of a tile: with 64 rows 16 sums of 16 lanes, which fit into AVX-512 registers beside the operands."""
 LANES: Final = 16
 _LEAST_SCALE: Final = np.float32(1e-30)
-"""Below it a vector is stored as zeros: the quotient would lose its digits. What that loses is in the bound."""
+"""A vector with a smaller scale is stored as zeros, since the quotient would lose its digits; the bound covers it."""
 cgutils: Any = numba_cgutils
 _STORED: Final[dict[Precision, Any]] = {"float32": np.float32, "float16": np.int16, "int8": np.int8}
-"""fp16 travels as the integer of the same bits: compiled functions know no half."""
+"""fp16 is passed as int16 with the same bits: Numba has no half type."""
 
 
 class Panels(NamedTuple):
-    """P panels; what `products` finds for a row is to be multiplied by its scale."""
+    """Panels of rows; the product of a row is that of `products` times its scale."""
 
-    stored: Any  # (P, d, 64), in the precision's type
-    scale: Float32[np.ndarray, "P 64"]
-    error: Float32[np.ndarray, "P 64"]  # at most this times the query's norm is a scaled product off
+    stored: Any  # [panels, dim, 64] of int8, int16 (fp16) or float32
+    scale: Float32[np.ndarray, "panels 64"]
+    error: Float32[np.ndarray, "panels 64"]  # bound on the error of a scaled product, per unit of the query's norm
 
 
 def empty_panels(rows: int, dim: int, precision: Precision) -> Panels:
-    """Room for rows, a multiple of 64; memory is taken where it is first written."""
+    """Empty panels for `rows`, a multiple of 64; untouched pages cost no memory."""
     panels = rows // PANEL
     stored = np.zeros((panels, dim, PANEL), _STORED[precision])
     return Panels(stored, np.zeros((panels, PANEL), np.float32), np.zeros((panels, PANEL), np.float32))
 
 
-def write(panels: Panels, rows: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"]) -> None:
-    """Store vectors in rows, with the bound on what a scan of them may be off.
+def write(panels: Panels, rows: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n dim"]) -> None:
+    """Store vectors in rows, with the bound on the error of their products.
 
-    With x the vector, x' what is stored of it and y a query, |x'y - xy| <= |x - x'| |y| (Cauchy-Schwarz), and a sum of
-    d fp32 products adds at most d + 2 roundings of |x'| |y| 2^-24. Doubled, for the scan and for the score that it is
-    compared with, and doubled again for the roundings of the bound itself. Products too small for a normal number, of
-    components below 1e-19, are not in it.
+    With x the vector, x' its stored form and y a query, |x'y - xy| <= |x - x'| |y| (Cauchy-Schwarz), and a sum of
+    d fp32 products adds at most d + 2 roundings of |x'| |y| 2^-24. The bound has twice that, for the scan and for the
+    score that it is compared with, and twice again for the roundings of the bound itself. It excludes subnormal
+    products, of components below 1e-19.
     """
     if panels.stored.dtype == np.float32:
         stored, restored, scale = vectors, vectors, np.ones(len(rows), np.float32)
@@ -69,16 +79,16 @@ def write(panels: Panels, rows: Int64[np.ndarray, " n"], vectors: Float32[np.nda
     _write(panels, rows, stored, restored, scale, vectors)
 
 
-def read(panels: Panels, rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
-    """The vectors of rows as they are stored, each component off by at most the precision's rounding."""
+def read(panels: Panels, rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n dim"]:
+    """The stored vectors of rows; each component is within the rounding of the precision."""
     stored = panels.stored[rows // PANEL, :, rows % PANEL]
     widened = stored.view(np.float16) if stored.dtype == np.int16 else stored
     scale: Float32[np.ndarray, " n"] = panels.scale[rows // PANEL, rows % PANEL]
     return np.asarray(widened.astype(np.float32) * scale[:, np.newaxis])
 
 
-def tiles(queries: Float32[np.ndarray, "B d"]) -> Float32[np.ndarray, "T d 4"]:
-    """Queries by fours, dimension by dimension, the last four filled up with zeros."""
+def tiles(queries: Float32[np.ndarray, "queries dim"]) -> Float32[np.ndarray, "tiles dim 4"]:
+    """Queries in tiles of four, dimension by dimension; the last tile is padded with zeros."""
     batch, dim = queries.shape
     padded = np.zeros((-(-batch // TILE) * TILE, dim), np.float32)
     padded[:batch] = queries
@@ -87,12 +97,12 @@ def tiles(queries: Float32[np.ndarray, "B d"]) -> Float32[np.ndarray, "T d 4"]:
 
 @kernel
 def _quantise(
-    vectors: Float32[np.ndarray, "n d"],
-    stored: Int8[np.ndarray, "n d"],
-    restored: Float32[np.ndarray, "n d"],
+    vectors: Float32[np.ndarray, "n dim"],
+    stored: Int8[np.ndarray, "n dim"],
+    restored: Float32[np.ndarray, "n dim"],
     scale: Float32[np.ndarray, " n"],
 ) -> None:
-    """Each vector as whole numbers from -127 to 127 times a scale of its own."""
+    """Quantise each vector to integers from -127 to 127 times its own scale."""
     for row in range(len(vectors)):
         largest = np.float32(0)
         for value in vectors[row]:
@@ -109,9 +119,9 @@ def _write(
     panels: Panels,
     rows: Int64[np.ndarray, " n"],
     stored: Any,
-    restored: Float32[np.ndarray, "n d"],
+    restored: Float32[np.ndarray, "n dim"],
     scale: Float32[np.ndarray, " n"],
-    vectors: Float32[np.ndarray, "n d"],
+    vectors: Float32[np.ndarray, "n dim"],
 ) -> None:
     dim = vectors.shape[1]
     for number in range(len(rows)):
@@ -131,11 +141,11 @@ _Floats: Final = ir.VectorType(_Float, LANES)
 _Int32: Final = ir.IntType(32)
 _Int64: Final = ir.IntType(64)
 _CONTRACT: Final = ("contract",)
-"""A product and the sum that it goes into may be rounded once: what lets the compiler use fused multiply-add."""
+"""Allows one rounding for a product and its sum, so that the compiler may use fused multiply-add."""
 
 
 def _widened(builder: Any, stored: Any, at: Any) -> Any:
-    """16 stored values from an address on, as fp32."""
+    """Load 16 stored values at an address as fp32."""
     if stored == types.float32:
         return builder.load(builder.bitcast(at, _Floats.as_pointer()), align=4)
     if stored == types.int16:
@@ -146,14 +156,14 @@ def _widened(builder: Any, stored: Any, at: Any) -> Any:
 
 
 def _broadcast(builder: Any, value: Any) -> Any:
-    """A number in all lanes."""
+    """A vector with one value in all lanes."""
     one = builder.insert_element(ir.Constant(_Floats, ir.Undefined), value, _Int32(0))
     every = ir.Constant(ir.VectorType(_Int32, LANES), [0] * LANES)
     return builder.shuffle_vector(one, ir.Constant(_Floats, ir.Undefined), every)
 
 
 def _fetch(builder: Any, at: Any) -> None:
-    """Ask for a cache line ahead of time: while a panel is gone through again and again, memory would stand idle."""
+    """Prefetch a cache line: memory would be idle while the tiles reuse a panel."""
     byte = ir.IntType(8).as_pointer()
     signature = ir.FunctionType(ir.VoidType(), [byte, _Int32, _Int32, _Int32])
     prefetch = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0i8")
@@ -161,13 +171,12 @@ def _fetch(builder: Any, at: Any) -> None:
 
 
 def _products(_context: Any, stored: Any, panel: Any, ahead: Any, queries: Any, tile: Any, out: Any) -> Any:
-    """Write the products of a panel's rows with the four queries of a tile into `out` (4, 64).
+    """Write the products of a panel's rows with the four queries of a tile into `out` [4, 64].
 
-    Meanwhile each tile fetches its share of the panel that is `ahead`: asked for all of it at once, memory is slower
-    than the products of one tile and idle during those of the others.
+    Each tile also prefetches its share of the panel `ahead`: one tile that prefetches the whole panel would take
+    longer than its products, and memory would be idle during the other tiles.
 
-    Written in the compiler's own terms, since a loop that keeps 16 sums in vector registers is more than it finds by
-    itself: one pass over the dimensions, four registers of rows, one of a query's component, 16 of sums.
+    One pass over the dimensions: four registers of rows, one of a query's component, 16 of sums.
     """
     vectors = PANEL // LANES
 
@@ -178,7 +187,7 @@ def _products(_context: Any, stored: Any, panel: Any, ahead: Any, queries: Any, 
         dim = cgutils.unpack_tuple(builder, stored_.shape, 3)[1]
         size = builder.mul(dim, _Int64(PANEL))
         first_row = builder.gep(stored_.data, [builder.mul(arguments[1], size)])
-        lines = stored.dtype.bitwidth // 8  # of a cache, that one component of all rows fills
+        lines = stored.dtype.bitwidth // 8  # cache lines of one component of all rows
         all_tiles = cgutils.unpack_tuple(builder, queries_.shape, 3)[0]
         share = builder.udiv(builder.add(all_tiles, _Int64(PANEL - 1)), all_tiles)
         others = builder.mul(share, builder.mul(arguments[4], dim))
@@ -226,10 +235,10 @@ products: Final = cast(Callable[..., None], intrinsic(_products))
 def _reaching(
     _context: Any, found: Any, place: Any, scale: Any, error: Any, panel: Any, norm: Any, threshold: Any
 ) -> Any:
-    """A bit for each row of a panel whose product, with what it may be off, is at least a threshold.
+    """A bit for each row of a panel whose product plus error bound is at least a threshold.
 
-    Args: `products`' (4, 64) and the query's place in it; scale and error of all panels (P, 64) and the panel's number;
-    the norm of the query; the threshold.
+    Args: the output of `products` [4, 64] and the query's index in it; scale and error [panels, 64] and the panel's
+    index; the norm of the query; the threshold.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -254,7 +263,7 @@ reaching: Final = cast(Callable[..., Any], intrinsic(_reaching))
 
 
 def _lowest(_context: Any, bits: Any) -> Any:
-    """The place of the lowest bit that is set."""
+    """The index of the lowest set bit."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -266,7 +275,7 @@ lowest: Final = cast(Callable[..., int], intrinsic(_lowest))
 
 
 def _fetch_row(_context: Any, column: Any, row: Any, byte: Any) -> Any:
-    """Ask for the cache line that a row's bytes from one on are in, which will be needed soon."""
+    """Prefetch the cache line of a row at a byte offset."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])

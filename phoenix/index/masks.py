@@ -1,4 +1,7 @@
-"""What a query may find: traits that posts have, and masks over them that are applied inside the scan."""
+"""Pre-filtering: traits of posts, and masks over traits that a search applies inside its scan.
+
+glossary of shapes: `n` posts or ids, `queries` of a batch, `l` languages, `a` authors, `p` posts of a mask.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from jaxtyping import Bool, Int64, UInt64
 
 
 class Traits(NamedTuple):
-    """What masks look at, a row a post. The codes and the bits are the caller's; zeros say that nothing is known."""
+    """The filterable properties of posts, a row a post. Codes and bits are the caller's; zero means unknown."""
 
     author: Int64[np.ndarray, " n"]
     language: Int64[np.ndarray, " n"]
@@ -18,21 +21,21 @@ class Traits(NamedTuple):
 
     @classmethod
     def unknown(cls, n: int) -> Self:
-        """The traits of n posts of which nothing is known."""
+        """The traits of n posts with unknown properties."""
         return cls(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint64), np.zeros(n, np.bool_))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mask:
-    """What one query may find; the empty mask lets everything through.
+    """The filter of one query; the empty mask allows all posts.
 
     Attributes:
-        languages: only posts in one of these; None: in any.
-        authors: only posts of these; None: of any.
-        without_authors: no posts of these.
-        without_posts: none of these.
-        without_labels: no post with one of these bits.
-        video: whether posts with a video may be found.
+        languages: only posts in one of these; None: all.
+        authors: only posts by these; None: all.
+        without_authors: no posts by these.
+        without_posts: none of these posts.
+        without_labels: no posts with one of these bits.
+        video: False to exclude posts with a video.
 
     """
 
@@ -45,14 +48,14 @@ class Mask:
 
 
 class IdSets(NamedTuple):
-    """A set of ids for each query, one behind the other: that of query b is `ids[bounds[b]:bounds[b + 1]]`, sorted."""
+    """Sorted sets of ids, concatenated: the set of query q is `ids[bounds[q]:bounds[q + 1]]`."""
 
     ids: Int64[np.ndarray, " n"]
-    bounds: Int64[np.ndarray, " B+1"]
+    bounds: Int64[np.ndarray, " queries+1"]
 
     @classmethod
     def of(cls, sets: Sequence[Int64[np.ndarray, " _"] | None]) -> Self:
-        """Sets in no order, with repetitions; None is the empty one."""
+        """The sets of unsorted ids with repetitions; None is the empty set."""
         unique = [np.unique(np.asarray(ids if ids is not None else (), np.int64)) for ids in sets]
         bounds = np.cumsum([0, *map(len, unique)], dtype=np.int64)
         return cls(np.concatenate([np.zeros(0, np.int64), *unique]), bounds)
@@ -61,18 +64,18 @@ class IdSets(NamedTuple):
 class Masks(NamedTuple):
     """The masks of a batch of queries as arrays."""
 
-    any_language: Bool[np.ndarray, " B"]
+    any_language: Bool[np.ndarray, " queries"]
     languages: IdSets
-    any_author: Bool[np.ndarray, " B"]
+    any_author: Bool[np.ndarray, " queries"]
     authors: IdSets
     without_authors: IdSets
     without_posts: IdSets
-    without_labels: UInt64[np.ndarray, " B"]
-    video: Bool[np.ndarray, " B"]
+    without_labels: UInt64[np.ndarray, " queries"]
+    video: Bool[np.ndarray, " queries"]
 
     @classmethod
     def of(cls, masks: Sequence[Mask]) -> Self:
-        """One for each query."""
+        """The arrays of a mask per query."""
         return cls(
             np.array([mask.languages is None for mask in masks], np.bool_),
             IdSets.of([mask.languages for mask in masks]),

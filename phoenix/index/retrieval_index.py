@@ -1,8 +1,10 @@
-"""The retrieval index: exact top-k over the vectors of all servable posts, insertable and deletable at once.
+"""The retrieval index: exact top-k by inner product over the vectors of all servable posts.
 
-A model version has a slab of its own, of its own width, so that a new version's vectors can arrive while the old one is
-still asked: vectors of two versions are never compared. Exact because a post published a moment ago must be found a
-moment later; an approximate index would pay for its speed with rebuilds.
+Each model version has a flat index of its own width. So vectors of a new version arrive while searches use the old one,
+and vectors of two versions are never compared. The search is exact, because a post must be found a moment after it is
+published: an approximate index would pay for its speed with rebuilds.
+
+glossary of shapes: `n` given posts, `dim` components of a vector, `queries` of a batch, `top_k` results of a query.
 """
 
 import threading
@@ -13,18 +15,18 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from phoenix.index.device import DeviceSlab
-from phoenix.index.host import HostSlab
+from phoenix.index.device_index import DeviceIndex
+from phoenix.index.host_index import HostIndex
 from phoenix.index.masks import Mask, Traits
 
 __all__ = ["Mask", "Traits", "VectorIndex"]
 
 
-class Slab(Protocol):
-    """The vectors of one model version. One writer at a time; any number of searches at any time."""
+class FlatIndex(Protocol):
+    """The vectors of one model version, for exhaustive search. One writer at a time, any number of searches."""
 
     def __len__(self) -> int:
-        """How many posts there are."""
+        """The number of posts."""
         ...
 
     @property
@@ -33,171 +35,171 @@ class Slab(Protocol):
         ...
 
     def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which posts are there."""
+        """True for posts in the index."""
         ...
 
-    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
-        """Insert posts, or replace them; of an id named twice the last one stays."""
+    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n dim"], traits: Traits) -> None:
+        """Insert or replace posts; the last of a repeated id wins."""
         ...
 
-    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
-        """The vectors of posts as they are stored, zeros for those that are not there; not beside a writer."""
+    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n dim"]:
+        """The stored vectors of posts, zeros for other ids; never call it beside a writer."""
         ...
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
-        """Replace what masks look at, where the posts are there; of an id named twice the last one stays."""
+        """Replace the traits of posts in the index; the last of a repeated id wins."""
         ...
 
     def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
-        """Forget posts; those that are not there do no harm."""
+        """Remove posts; other ids are ignored."""
         ...
 
     def warm_up(self, batches: Sequence[int], k: int) -> None:
-        """Compile what searches by these numbers of queries need; the vectors stay as they are."""
+        """Compile the functions for searches with these numbers of queries; the vectors stay unchanged."""
         ...
 
     def search(
-        self, queries: Float32[np.ndarray, "B d"], k: int, masks: Sequence[Mask]
-    ) -> tuple[Int64[np.ndarray, "B k"], Float32[np.ndarray, "B k"]]:
-        """As `VectorIndex.search` says."""
+        self, queries: Float32[np.ndarray, "queries dim"], k: int, masks: Sequence[Mask]
+    ) -> tuple[Int64[np.ndarray, "queries top_k"], Float32[np.ndarray, "queries top_k"]]:
+        """Search like `VectorIndex.search`."""
         ...
 
 
-def slab_for_this_machine(dim: int) -> Slab:
-    """On accelerators where there are any, else in the memory of the host."""
-    return HostSlab(dim) if jax.default_backend() == "cpu" else DeviceSlab(dim)
+def index_for_this_machine(dim: int) -> FlatIndex:
+    """An index on the accelerators, or on the host of a machine without accelerators."""
+    return HostIndex(dim) if jax.default_backend() == "cpu" else DeviceIndex(dim)
 
 
 class VectorIndex:
-    """Unit vectors by post id. Every method may be called from any thread; a search waits for nobody.
+    """Unit vectors by post id. Any thread may call any method; a search never waits for a lock.
 
     Args:
-        slab: makes the place for a version's vectors, of a width.
+        flat_index: makes the empty index of a version, of a given width.
 
     """
 
-    def __init__(self, slab: Callable[[int], Slab] = slab_for_this_machine) -> None:
-        self._new_slab = slab
-        self._slabs: dict[str, Slab] = {}
+    def __init__(self, flat_index: Callable[[int], FlatIndex] = index_for_this_machine) -> None:
+        self._new_index = flat_index
+        self._indexes: dict[str, FlatIndex] = {}
         self._widths: dict[str, int] = {}
         self._writing = threading.Lock()
 
     def warm_up(self, dim: int, batches: Sequence[int], k: int) -> None:
-        """Have compiled what the first searches would wait for: k results for these numbers of queries, in width."""
-        self._new_slab(dim).warm_up(batches, k)
+        """Compile the functions for searches of this width, with these numbers of queries and `k` results."""
+        self._new_index(dim).warm_up(batches, k)
 
     def __len__(self) -> int:
-        """How many posts have a vector, of whichever version."""
+        """The number of posts with a vector of any version."""
         with self._writing:
-            slabs = list(self._slabs.values())
-            if len(slabs) == 1:
-                return len(slabs[0])
-            return len(np.unique(np.concatenate([np.zeros(0, np.int64), *(slab.ids for slab in slabs)])))
+            indexes = list(self._indexes.values())
+            if len(indexes) == 1:
+                return len(indexes[0])
+            return len(np.unique(np.concatenate([np.zeros(0, np.int64), *(index.ids for index in indexes)])))
 
     def upsert(
         self,
         ids: Int64[np.ndarray, " n"],
-        vectors: Float32[np.ndarray, "n d"],
+        vectors: Float32[np.ndarray, "n dim"],
         version: str,
         traits: Traits | None = None,
     ) -> None:
-        """Insert vectors, or replace those of the same version; of an id named twice the last one stays.
+        """Insert vectors, or replace those of the same version; the last of a repeated id wins.
 
-        The first vectors of a version decide how wide its vectors are.
+        The first vectors of a version set its width.
 
         Raises:
-            ValueError: where the shapes do not belong together, or a vector has a component that is no number.
+            ValueError: for shapes that do not match, a component that is not finite, or id 0.
 
         """
         dim = self._widths.get(version) or int(vectors.shape[-1])
         if vectors.shape != (len(ids), dim):
-            raise ValueError(f"vectors of shape {vectors.shape} for {len(ids)} ids; ({len(ids)}, {dim}) is wanted")
+            raise ValueError(f"vectors of shape {vectors.shape} for {len(ids)} ids; expected ({len(ids)}, {dim})")
         if not np.isfinite(vectors).all():
             raise ValueError("vectors must be finite")
         if not np.all(ids):
             raise ValueError("id 0 is no post")
         ids, vectors = np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(vectors, np.float32)
         with self._writing:
-            slab = self._slabs.get(version)
-            if slab is None:
-                slab = self._new_slab(dim)
-            slab.upsert(ids, vectors, traits or Traits.unknown(len(ids)))
-            self._slabs[version], self._widths[version] = slab, dim
+            index = self._indexes.get(version)
+            if index is None:
+                index = self._new_index(dim)
+            index.upsert(ids, vectors, traits or Traits.unknown(len(ids)))
+            self._indexes[version], self._widths[version] = index, dim
 
     def count(self, version: str) -> int:
-        """How many posts have a vector of this version."""
-        slab = self._slabs.get(version)
-        return 0 if slab is None else len(slab)
+        """The number of posts with a vector of this version."""
+        index = self._indexes.get(version)
+        return 0 if index is None else len(index)
 
     def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which posts have a vector, of whichever version."""
+        """True for posts with a vector of any version."""
         with self._writing:
             held = np.zeros(len(ids), np.bool_)
-            for slab in self._slabs.values():
-                held |= slab.holds(ids)
+            for index in self._indexes.values():
+                held |= index.holds(ids)
             return held
 
     def lacking(
         self, version: str, other: str, among: Int64[np.ndarray, " n"] | None = None
     ) -> Int64[np.ndarray, " m"]:
-        """The posts, of all or among some, that have a vector of another version, and none of this one."""
+        """The posts, of all or among some, with a vector of another version and without one of this version."""
         with self._writing:
-            slab, beside = self._slabs.get(version), self._slabs.get(other)
+            index, beside = self._indexes.get(version), self._indexes.get(other)
             if beside is None:
                 return np.zeros(0, np.int64)
             ids = beside.ids if among is None else among[beside.holds(among)]
-            return ids if slab is None else ids[~slab.holds(ids)]
+            return ids if index is None else ids[~index.holds(ids)]
 
-    def vectors(self, ids: Int64[np.ndarray, " n"], version: str) -> Float32[np.ndarray, "n d"]:
-        """The vectors of posts as that version has them, zeros where it has none; waits for a writer.
+    def vectors(self, ids: Int64[np.ndarray, " n"], version: str) -> Float32[np.ndarray, "n dim"]:
+        """The vectors of posts in a version, zeros for posts without one; waits for a writer.
 
-        Of a version that has no vectors at all nobody knows the width: it is 0.
+        The width of an unknown version is 0.
         """
         with self._writing:
-            slab = self._slabs.get(version)
-            if slab is None:
+            index = self._indexes.get(version)
+            if index is None:
                 return np.zeros((len(ids), 0), np.float32)
-            return slab.vectors(np.ascontiguousarray(ids, np.int64))
+            return index.vectors(np.ascontiguousarray(ids, np.int64))
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
-        """Replace what masks look at, in every version, of the posts that have a vector."""
+        """Replace the traits of posts in every version."""
         with self._writing:
-            for slab in self._slabs.values():
-                slab.describe(ids, traits)
+            for index in self._indexes.values():
+                index.describe(ids, traits)
 
     def remove(self, ids: Int64[np.ndarray, " n"], version: str | None = None) -> None:
-        """Forget posts, in every version or in one; those that are not there do no harm."""
+        """Remove posts from every version or from one; other ids are ignored."""
         with self._writing:
-            for name, slab in self._slabs.items():
+            for name, index in self._indexes.items():
                 if version in (None, name):
-                    slab.remove(ids)
+                    index.remove(ids)
 
     def forget(self, version: str) -> None:
-        """Give back the vectors of a version; a search that is under way ends as it began."""
+        """Drop a version and free its vectors; a running search is not affected."""
         with self._writing:
-            self._slabs.pop(version, None)
+            self._indexes.pop(version, None)
             self._widths.pop(version, None)
 
     def search(
         self,
-        queries: Float32[np.ndarray, "B d"],
+        queries: Float32[np.ndarray, "queries dim"],
         k: int,
         version: str,
         masks: Sequence[Mask] | None = None,
-    ) -> tuple[Int64[np.ndarray, "B k"], Float32[np.ndarray, "B k"]]:
-        """The k posts with the greatest inner product for each query, best first, equal ones by descending id.
+    ) -> tuple[Int64[np.ndarray, "queries top_k"], Float32[np.ndarray, "queries top_k"]]:
+        """The k posts with the greatest inner product for each query, best first, ties by descending id.
 
         Args:
-            queries: a row each.
-            k: results for each.
-            version: of the model that made the queries.
-            masks: one for each query; what they leave out takes no place among the k.
+            queries: one row per query.
+            k: results per query.
+            version: of the model of the queries.
+            masks: one per query; excluded posts take no place among the k.
 
         Returns:
-            ids and scores; id -1 with score -inf where fewer than k posts of that version may be found.
+            ids and scores; id -1 with score -inf for missing results.
 
         """
-        slab = self._slabs.get(version)
-        if slab is None:
+        index = self._indexes.get(version)
+        if index is None:
             return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        return slab.search(queries, k, masks or [Mask()] * len(queries))
+        return index.search(queries, k, masks or [Mask()] * len(queries))

@@ -1,11 +1,12 @@
-"""The scan: products, thresholds and masks in one pass over a chunk, keeping the k best of each query.
+"""The scan of a chunk: products, thresholds and masks in one pass, with the k best candidates of each query.
 
-Glossary of shapes: B: queries; T: tiles of four queries; d: width; C: room for candidates of a query, at least 2 k.
+glossary of shapes: `rows` of a chunk, `dim` components of a vector, `queries` of a batch, `tiles` of four queries,
+`candidates` of a query (room for at least 2 k), `top_k` results, `n` ids of sets.
 
-A row is looked at where its product, with what that may be off, reaches the query's floor: the k-th best score so far,
-or a guess at it. Almost no row does, so that what is done for one (is it in the snapshot, does the mask let it through,
-its exact score) hardly counts. Only rows that may be found raise the floor; k results are k results however much a mask
-leaves out.
+A quantised scan with re-scoring: the scan examines a row if its approximate product plus its error bound reaches the
+query's floor, which is the k-th best score so far, or an estimate of it. Few rows do, so the work per examined row
+(snapshot, mask, exact score) costs little. Only allowed rows raise the floor, so a mask never leaves fewer than k
+results.
 """
 
 from typing import Final, NamedTuple
@@ -19,52 +20,52 @@ from phoenix.index.top_k import select, sort
 from thunder_ingest.kernels.compiled import inlined, kernel, summing
 
 _LEAST_ROOM: Final = 64
-_LOOKED_AT_ONCE: Final = 512
+_EXAMINED_AT_ONCE: Final = 512
 
 
 class Chunk(NamedTuple):
-    """A fixed number of rows. A row is written while no snapshot shows it; of one that is shown only traits change."""
+    """A fixed number of rows. Only a row that no snapshot shows is written, except for traits."""
 
     panels: Panels
-    vectors: Float32[np.ndarray, "rows d"]  # for exact scores; no rows where the panels' scores are final
+    vectors: Float32[np.ndarray, "rows dim"]  # for exact scores; without rows if the scores of the panels are final
     ids: Int64[np.ndarray, " rows"]
     traits: Traits
 
 
 class Queries(NamedTuple):
-    """What a scan looks for. Of scores below the `floor`, which all threads share and raise, none is kept."""
+    """The queries of a scan. It drops scores below `floor`, which all threads share and raise."""
 
-    vectors: Float32[np.ndarray, "B d"]
-    tiles: Float32[np.ndarray, "T d 4"]
-    norms: Float32[np.ndarray, " B"]  # rounded up
+    vectors: Float32[np.ndarray, "queries dim"]
+    tiles: Float32[np.ndarray, "tiles dim 4"]
+    norms: Float32[np.ndarray, " queries"]  # rounded up
     masks: Masks
-    floor: Float32[np.ndarray, " B"]
+    floor: Float32[np.ndarray, " queries"]
 
 
 class Candidates(NamedTuple):
-    """What one thread has found so far, in no order but for the k best in front after each selection."""
+    """The candidates of one thread, in no order; after a selection the k best are in front."""
 
-    scores: Float32[np.ndarray, "B C"]
-    ids: Int64[np.ndarray, "B C"]
-    counts: Int64[np.ndarray, " B"]
+    scores: Float32[np.ndarray, "queries candidates"]
+    ids: Int64[np.ndarray, "queries candidates"]
+    counts: Int64[np.ndarray, " queries"]
 
 
 class Reached(NamedTuple):
-    """Rows of the chunk at hand that reached the floor of a query and are still to be looked at."""
+    """Rows of the current chunk that reached the floor of a query and wait for examination."""
 
-    rows: Int64[np.ndarray, "B 512"]
-    scores: Float32[np.ndarray, "B 512"]
-    counts: Int64[np.ndarray, " B"]
+    rows: Int64[np.ndarray, "queries 512"]
+    scores: Float32[np.ndarray, "queries 512"]
+    counts: Int64[np.ndarray, " queries"]
 
 
 def none_reached(batch: int) -> Reached:
-    """Room for them."""
-    room = (batch, _LOOKED_AT_ONCE)
+    """Empty buffers for a batch."""
+    room = (batch, _EXAMINED_AT_ONCE)
     return Reached(np.empty(room, np.int64), np.empty(room, np.float32), np.zeros(batch, np.int64))
 
 
 def no_candidates(threads: int, batch: int, k: int) -> Candidates:
-    """Room for what each thread finds, on a leading axis."""
+    """Empty candidates of each thread, on a leading axis."""
     room = 2 * max(k, _LEAST_ROOM)
     return Candidates(
         np.empty((threads, batch, room), np.float32),
@@ -74,8 +75,8 @@ def no_candidates(threads: int, batch: int, k: int) -> Candidates:
 
 
 @inlined
-def _holds(ids: Int64[np.ndarray, " n"], bounds: Int64[np.ndarray, " B+1"], query: int, id_: int) -> bool:
-    """Whether a query's set of `IdSets` has an id in it."""
+def _holds(ids: Int64[np.ndarray, " n"], bounds: Int64[np.ndarray, " queries+1"], query: int, id_: int) -> bool:
+    """True if the query's set of `IdSets` contains an id: a binary search."""
     low, end = bounds[query], bounds[query + 1]
     high = end
     while low < high:
@@ -88,8 +89,8 @@ def _holds(ids: Int64[np.ndarray, " n"], bounds: Int64[np.ndarray, " B+1"], quer
 
 
 @kernel
-def _sift(chunk: Chunk, shown: Bool[np.ndarray, " rows"], masks: Masks, query: int, reached: Reached) -> None:
-    """Leave only rows that the snapshot shows and the query's mask lets through."""
+def _apply_mask(chunk: Chunk, shown: Bool[np.ndarray, " rows"], masks: Masks, query: int, reached: Reached) -> None:
+    """Keep only rows that the snapshot shows and the query's mask allows."""
     without, video = masks.without_labels[query], masks.video[query]
     left = 0
     for number in range(reached.counts[query]):
@@ -117,9 +118,9 @@ def _sift(chunk: Chunk, shown: Bool[np.ndarray, " rows"], masks: Masks, query: i
 
 @summing
 def _score(
-    vectors: Float32[np.ndarray, "rows d"], queries: Float32[np.ndarray, "B d"], query: int, reached: Reached
+    vectors: Float32[np.ndarray, "rows dim"], queries: Float32[np.ndarray, "queries dim"], query: int, reached: Reached
 ) -> None:
-    """Replace what the scan found by exact scores."""
+    """Replace the scores of the scan by exact scores."""
     for number in range(reached.counts[query]):
         row, sum_ = reached.rows[query, number], np.float32(0)
         for d in range(vectors.shape[1]):
@@ -138,11 +139,11 @@ def scan(
     found: Candidates,
     reached: Reached,
 ) -> None:
-    """Find each query's candidates in every `step`-th of a chunk's first panels, of rows that a snapshot shows."""
+    """Find the candidates of each query in every `step`-th of the first `panels` of a chunk."""
     floor, scale, error = queries.floor, chunk.panels.scale, chunk.panels.error
     room = np.empty((TILE, PANEL), np.float32)
-    # without a floor each row reaches it: as many as can raise it are looked at first, for all others to be held to it
-    enough = min(max(k, _LEAST_ROOM), _LOOKED_AT_ONCE - PANEL)
+    # every row reaches an infinite floor: examine enough rows early to raise it for all later rows
+    enough = min(max(k, _LEAST_ROOM), _EXAMINED_AT_ONCE - PANEL)
     for panel in range(0, panels, step):
         for tile in range(len(queries.tiles)):
             products(chunk.panels.stored, panel, panel + step, queries.tiles, tile, room)
@@ -160,13 +161,13 @@ def scan(
                     count += 1
                 reached.counts[query] = count
                 if count >= enough:
-                    _look(chunk, shown, queries, query, k, found, reached)
+                    _examine(chunk, shown, queries, query, k, found, reached)
     for query in range(len(floor)):
-        _look(chunk, shown, queries, query, k, found, reached)
+        _examine(chunk, shown, queries, query, k, found, reached)
 
 
 @kernel
-def _look(
+def _examine(
     chunk: Chunk,
     shown: Bool[np.ndarray, " rows"],
     queries: Queries,
@@ -175,8 +176,8 @@ def _look(
     found: Candidates,
     reached: Reached,
 ) -> None:
-    """Make candidates of the rows that reached the floor and are good enough."""
-    _sift(chunk, shown, queries.masks, query, reached)
+    """Examine the rows that reached the floor, and add the good ones to the candidates."""
+    _apply_mask(chunk, shown, queries.masks, query, reached)
     if len(chunk.vectors):
         _score(chunk.vectors, queries.vectors, query, reached)
     floor, count, room = queries.floor[query], found.counts[query], found.scores.shape[1]
@@ -200,10 +201,10 @@ def finish(
     found: Candidates,
     first: int,
     step: int,
-    scores: Float32[np.ndarray, "B k"],
-    ids: Int64[np.ndarray, "B k"],
+    scores: Float32[np.ndarray, "queries top_k"],
+    ids: Int64[np.ndarray, "queries top_k"],
 ) -> None:
-    """Write the best of all threads' candidates of every `step`-th query, in order, as far as there are any."""
+    """Write the best candidates of all threads, in order, for every `step`-th query; missing results stay unchanged."""
     for query in range(first, len(scores), step):
         counts = found.counts[:, query]
         all_scores = np.empty(counts.sum(), np.float32)

@@ -1,4 +1,9 @@
-"""The best of many: scores and ids in two arrays side by side, greater scores first, equal ones by descending id."""
+"""Top-k selection and sort of (score, id): greater scores first, ties by descending id.
+
+The selection is quickselect (Hoare, 1961): linear in the number of candidates.
+
+glossary of shapes: `n` candidates, of which the first `count` are in use.
+"""
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -13,7 +18,7 @@ def _before(score: float, id_: int, other_score: float, other_id: int) -> bool:
 
 @kernel
 def _split(scores: Float32[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], low: int, high: int) -> int:
-    """Hoare's partition of `low..high`: returns a place such that nothing after it comes before what is up to it."""
+    """Hoare's partition of `low..high`: returns the last place of the left part."""
     middle = (low + high) // 2
     score, id_ = scores[middle], ids[middle]
     left, right = low - 1, high + 1
@@ -32,7 +37,7 @@ def _split(scores: Float32[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], low:
 
 @kernel
 def select(scores: Float32[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], count: int, k: int) -> None:
-    """Bring the k best of the first `count` to the front, the k-th of them to place k - 1; 1 <= k <= count."""
+    """Move the k best of the first `count` to the front, the k-th best to place k - 1; 1 <= k <= count."""
     low, high = 0, count - 1
     while low < high:
         end = _split(scores, ids, low, high)
@@ -44,7 +49,7 @@ def select(scores: Float32[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], coun
 
 @kernel
 def sort(scores: Float32[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], count: int) -> None:
-    """Sort the first `count`: quicksort, the smaller part first, so that 64 parts at most wait for their turn."""
+    """Quicksort the first `count`, the smaller part first, so that at most 64 parts wait."""
     waiting = np.empty((64, 2), np.int64)
     waiting[0, 0], waiting[0, 1] = 0, count - 1
     depth = 1

@@ -1,4 +1,4 @@
-"""Engagement counts of the stored posts in 48 bytes each: most totals are small, and a few posts have large ones."""
+"""Engagement counts of the stored posts, 48 bytes each: narrow columns, and a dictionary for the few large totals."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,24 +13,24 @@ from thunder_ingest.posts.popularity import engagement_rate
 
 _MAX_TOTAL: Final = 2**31 - 1
 _WIDE: Final = 2
-"""Dwell time in milliseconds and impressions, the last two totals, are large for every post that was read."""
+"""The last two totals, dwell time in milliseconds and impressions, have 32 bits: they are large for most posts."""
 _ELSEWHERE: Final = np.iinfo(np.uint16).max
 
 
 class PostTotals:
-    """Totals by row. The last row is never written, so that row -1 reads as nothing counted."""
+    """Totals by row. The last row stays zero, so row -1 reads as a post without counts."""
 
     def __init__(self, rows: int) -> None:
         self._small: UInt16[np.ndarray, "rows 18"] = np.zeros((rows, COUNT_COLUMNS - _WIDE), np.uint16)
         self._wide: Int32[np.ndarray, "rows 2"] = np.zeros((rows, _WIDE), np.int32)
-        self._large: dict[int, Int32[np.ndarray, " totals"]] = {}  # rows in which a small total is none any more
+        self._large: dict[int, Int32[np.ndarray, " totals"]] = {}  # rows in which a narrow total overflowed
         self.at: Int64[np.ndarray, " rows"] = np.zeros(rows, np.int64)
         self.rate: Float32[np.ndarray, " rows"] = np.zeros(rows, np.float32)
         self._unseen = engagement_rate(np.zeros((1, COUNT_COLUMNS), np.int32))[0]
 
     @property
     def impressions(self) -> Int32[np.ndarray, " rows"]:
-        """How often each post was seen."""
+        """The impressions of each post."""
         return self._wide[:, -1]
 
     def grow(self, rows: int) -> None:
@@ -39,11 +39,11 @@ class PostTotals:
         self.at, self.rate = longer(self.at, rows), longer(self.rate, rows)
 
     def begin(self, rows: Int64[np.ndarray, " n"]) -> None:
-        """Rows of new posts, about which nothing is counted."""
+        """Set the engagement rate of new posts, which have no counts yet."""
         self.rate[rows] = self._unseen
 
     def clear(self, rows: Int64[np.ndarray, " n"]) -> None:
-        """Forget the totals of rows."""
+        """Clear the totals of rows."""
         if self._large:
             for row in rows[(self._small[rows] == _ELSEWHERE).any(axis=1)].tolist():
                 del self._large[row]
@@ -73,6 +73,6 @@ class PostTotals:
 
 
 def as_array(records: Sequence[PostCounts]) -> Int32[np.ndarray, "n 20"]:
-    """Totals of whatever length, cut or filled up with zeros, and within what the column holds."""
+    """The totals of records, cut or zero-padded to 20 columns and clipped to int32."""
     filled = [record.totals[:COUNT_COLUMNS] + [0] * (COUNT_COLUMNS - len(record.totals)) for record in records]
     return np.clip(np.array(filled, np.int64).reshape(-1, COUNT_COLUMNS), 0, _MAX_TOTAL).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Engagement counts per post: sums of events, kept by the engagements flow and delivered to the workers.
+"""The table of engagement counts per post: the state of the engagements flow, from which it writes `post-counts`.
 
 glossary of shapes: n changes, p posts of a table (rows), c changes that are not zero.
 """
@@ -25,7 +25,7 @@ _FORGOTTEN_SHARE: Final = 8  # rows are moved together when one in so many is no
 
 
 class Changes(NamedTuple):
-    """What events add to posts, a row an event; amounts are negative where an action was undone."""
+    """The amounts that events add to posts, a row an event; an undo has a negative amount."""
 
     post_id: Int64[np.ndarray, " n"]
     at: Int64[np.ndarray, " n"]
@@ -33,7 +33,7 @@ class Changes(NamedTuple):
     amount: Int64[np.ndarray, " n"]
 
     def of_shards(self, shards: int) -> dict[int, "Changes"]:
-        """The changes of each shard that has any: of the posts whose id modulo `shards` is its number."""
+        """The changes of each shard that has any; a post belongs to the shard `post_id % shards`."""
         if not len(self.post_id):
             return {}
         shard = self.post_id % shards
@@ -44,7 +44,7 @@ class Changes(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The totals of a table, as bytes of int64, for a recovery store: what is zero is left out."""
+    """The totals of a table for a recovery store: bytes of int64, without the zeros."""
 
     post_id: bytes  # [p]
     at: bytes  # [p]
@@ -53,7 +53,7 @@ class Snapshot(NamedTuple):
 
 
 def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
-    """What events add to posts; those of the social graph count nothing."""
+    """The changes by events; events of the social graph change no count."""
     rows: list[int] = []  # end to end
     for event in events:
         column, amount = IMPRESSIONS, 1
@@ -71,10 +71,10 @@ def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
 
 
 class CountTable:
-    """Running totals of the posts of one shard; forgets a post that nobody has engaged with for `max_age_ms`.
+    """Running totals of the posts of one shard; drops a post `max_age_ms` after its last engagement.
 
-    What comes later than that is still counted while its post is known; were it counted for a post that is forgotten,
-    the little that came late would replace all that had been counted before.
+    A later event still counts while its post is in the table. For a dropped post it is ignored: the table would begin
+    at zero, and its small total would replace the complete one downstream.
     """
 
     def __init__(self, max_age_ms: int, snapshot: Snapshot | None = None) -> None:
@@ -91,13 +91,13 @@ class CountTable:
             self._at[rows] = at
             self._newest_at = int(at.max(initial=0))
             self._totals.flat[cell] = total
-            self._changed[rows] = True  # what the last process had not written yet is not known
+            self._changed[rows] = True  # the changes that the last process had not written are unknown
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def add(self, changes: Changes) -> None:
-        """Add changes to the totals, but for those that come too late."""
+        """Add changes to the totals; ignore changes that are too late."""
         self._newest_at = max(self._newest_at, int(changes.at.max(initial=0)))
         changes = self._in_time(changes)
         rows = self._rows_of(changes.post_id)
@@ -106,7 +106,7 @@ class CountTable:
         self._changed[rows] = True
 
     def drain(self) -> list[PostCounts]:
-        """The totals that have changed since the last call, floored at zero: an undo may overtake its action."""
+        """The totals that changed since the last call; at least zero, since an undo may overtake its action."""
         rows = np.flatnonzero(self._changed)
         columns = self._post_id[rows].tolist(), self._at[rows].tolist(), self._totals[rows].clip(0).tolist()
         self._changed[:] = False
@@ -126,7 +126,7 @@ class CountTable:
         return Changes(*(np.delete(column, forgotten) for column in changes)) if forgotten else changes
 
     def _needed(self) -> Bool[np.ndarray, " p"]:
-        """Which rows are of posts that are young enough, or that are still to be written."""
+        """True for rows of posts that are young enough or have unwritten changes."""
         used = slice(len(self._rows))
         at = self._at[used]
         return np.asarray((at >= at.max(initial=0) - self._max_age_ms) | self._changed[used])
@@ -141,7 +141,7 @@ class CountTable:
         self._post_id, self._at, self._totals, self._changed = columns
 
     def _rows_of(self, post_id: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The row of each post, a new one where it has none."""
+        """The row of each post; a post without a row gets a new one."""
         rows = self._rows
         found = [rows.setdefault(each, len(rows)) for each in post_id.tolist()]
         index = np.array(found, np.int64)

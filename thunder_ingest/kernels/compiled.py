@@ -1,7 +1,7 @@
-"""Ahead-of-time set-up of Numba: kernels are compiled once, cached on disk, and run without the interpreter's lock.
+"""Decorators for Numba kernels: compiled at the first call, cached on disk, run without the interpreter's lock.
 
-Compiled code holds the kernels that it calls inside itself. The cache's folder is therefore named after the sources of
-all modules that define kernels: an edit of any of them compiles again, and a start without an edit compiles nothing.
+Compiled code contains the kernels that it calls. The name of the cache folder is therefore a digest of the sources of
+all modules with kernels: an edit of one of them compiles all again, and a start without an edit compiles nothing.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ _OURS = config.CACHE_DIR or _cache_folder()
 
 
 def kernel(function: F) -> F:
-    """Compile a function at its first call; it may use scalars, arrays, NamedTuples of them and other kernels."""
+    """Compile a function at its first call; it may use scalars, arrays, NamedTuples of both and other kernels."""
     return _compiled(function, "never", False)
 
 
@@ -46,7 +46,7 @@ def summing(function: F) -> F:
 def inlined(function: F) -> F:
     """Compile like `kernel`, and inline the function into each kernel that calls it.
 
-    A call that passes many arrays counts a reference to each, which takes longer than most functions do.
+    A call counts a reference to each array that it passes, which takes longer than most of these functions.
     """
     return _compiled(function, "always", False)
 

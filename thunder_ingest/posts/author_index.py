@@ -1,8 +1,10 @@
-"""Each author's posts in order of time, for reads of authors who post little.
+"""The author index: the posts of each author in order of time, for reads of authors with few posts.
 
-Every author has a slot, a small integer that stands for them inside the store, and a block of entries in one array:
-the time of a post beside its row, so that a read touches nothing else. Blocks are powers of two; one that is outgrown,
-or nearly empty, is left for a smaller or larger one and used again.
+Each author with posts has a slot, a small integer inside the store, and a block of entries in one array. An entry has
+the time of a post beside its row, so a read touches nothing else. The size of a block is a power of two (segregated
+free lists: Knuth, TAOCP 1, 2.5). An author whose block is too small or nearly empty moves to another block.
+
+glossary of shapes: `slots` of authors, `entries` of all blocks, `rows` of the store, `n` given rows or authors.
 """
 
 from typing import Any, Final, NamedTuple
@@ -25,13 +27,13 @@ _SLOTS_USED, _FREE_SLOT, _ENTRIES_USED, _FREE_BLOCKS = 0, 1, 2, 3
 class AuthorIndex(NamedTuple):
     """Slots and blocks of authors.
 
-    `state` holds how many slots and entries have ever been used, the first free slot, and the first free block of each
-    size, plus one: 0 is none. A free slot names the next in its COUNT, a free block in its first entry.
+    `state` has the numbers of slots and entries in use, and the heads of the free lists, plus one: of slots, and of the
+    blocks of each size; 0 is an empty list. A free slot has the next one in its COUNT, a free block in its first entry.
     """
 
     table: IdTable  # author id → slot + 1
     ids: Int64[np.ndarray, " slots"]
-    heads: Int32[np.ndarray, "slots 4"]  # where the author's block is, its entries in use, log2 of its size
+    heads: Int32[np.ndarray, "slots 4"]  # start of the block, entries in use, log2 of the size
     entries: Int64[np.ndarray, "entries 2"]  # created_at; row << 2 | kind
     state: Int64[np.ndarray, "44"]
 
@@ -57,12 +59,12 @@ def with_slots(index: AuthorIndex, more: int) -> AuthorIndex:
 
 
 def with_more_entries(index: AuthorIndex) -> AuthorIndex:
-    """The index with half as much room again for blocks."""
+    """The index with 50 % more room for blocks."""
     return index._replace(entries=longer(index.entries, len(index.entries) * 3 // 2))
 
 
 def longer(array: NDArray[Any], length: int) -> NDArray[Any]:
-    """An array with zeros behind it; pages that are not written to cost no memory."""
+    """An array extended by zeros; untouched pages cost no memory."""
     if length == len(array):
         return array
     larger = np.zeros((length, *array.shape[1:]), array.dtype)
@@ -72,7 +74,7 @@ def longer(array: NDArray[Any], length: int) -> NDArray[Any]:
 
 @kernel
 def slots_for(index: AuthorIndex, authors: Int64[np.ndarray, " n"], slots: Int32[np.ndarray, " n"]) -> None:
-    """The slots of authors, new ones where they had none; there is room."""
+    """Write the slots of authors, new slots for new authors; the index has room."""
     for i in range(len(authors)):
         at = claim(index.table, authors[i])
         if index.table.values[at, FIRST] == 0:
@@ -92,7 +94,7 @@ def slots_for(index: AuthorIndex, authors: Int64[np.ndarray, " n"], slots: Int32
 
 @kernel
 def _new_block(index: AuthorIndex, size_class: int) -> int:
-    """Where a block of a size begins, -1 where the array is too short."""
+    """The start of a new block of a size, -1 if the array is too short."""
     free = _FREE_BLOCKS + size_class
     start = index.state[free] - 1
     if start >= 0:
@@ -114,7 +116,7 @@ def _free_block(index: AuthorIndex, start: int, size_class: int) -> None:
 
 @kernel
 def _resize(index: AuthorIndex, slot: int, count: int) -> bool:
-    """Move an author's entries into a block for `count`; False where the array is too short for it."""
+    """Move an author's entries into a block for `count`; False if the array is too short."""
     size_class = 0
     while 1 << size_class < count:
         size_class += 1
@@ -143,7 +145,7 @@ def _is_older(index: AuthorIndex, at: int, time: int, id_: int, post_id: Int64[n
 
 @inlined
 def _run(rows: Int64[np.ndarray, " n"], begin: int, author: Int32[np.ndarray, " rows"]) -> int:
-    """Where the rows of the author that stands at `begin` end."""
+    """The end of the run of rows by one author that starts at `begin`."""
     end = begin + 1
     while end < len(rows) and author[rows[end]] == author[rows[begin]]:
         end += 1
@@ -160,10 +162,10 @@ def merge(
     author: Int32[np.ndarray, " rows"],
     kind: UInt8[np.ndarray, " rows"],
 ) -> int:
-    """Enter the posts in `rows` from `begin` on, which come author by author and oldest first.
+    """Insert the posts in `rows` from `begin` on; rows are grouped by author, oldest first.
 
     Returns:
-        how many of `rows` are entered; fewer than all where the array of entries is too short.
+        the number of inserted `rows`; fewer than all if the array of entries is too short.
 
     """
     while begin < len(rows):
@@ -197,7 +199,7 @@ def sums_of(
     values: Int32[np.ndarray, " rows"],
     sums: Int64[np.ndarray, " n"],
 ) -> None:
-    """What the values of each author's posts add up to, 0 for an author without posts."""
+    """Write the sum of the values of each author's posts, 0 for an author without posts."""
     for i in range(len(authors)):
         sums[i] = 0
         place = place_of(index.table.keys, authors[i])
@@ -216,7 +218,7 @@ def take_out(
     post_id: Int64[np.ndarray, " rows"],
     author: Int32[np.ndarray, " rows"],
 ) -> None:
-    """Remove posts, which come author by author and oldest first; an author without posts loses the slot."""
+    """Remove posts, grouped by author, oldest first; an author without posts loses the slot."""
     begin = 0
     while begin < len(rows):
         end = _run(rows, begin, author)

@@ -1,4 +1,4 @@
-"""Posts as columns: one structure of arrays, which is what the request path works on."""
+"""Posts as a structure of arrays: copies for the request path, columns of the store, batches on their way into it."""
 
 from collections.abc import Sequence
 from operator import attrgetter
@@ -13,7 +13,7 @@ from thunder_ingest.events.text import MAX_TOKENS, token_hashes
 
 
 class PostColumns(NamedTuple):
-    """n posts, an array for each property; ids are 0 where there is none, and a row of zeros is no post."""
+    """n posts, an array per property. An absent id is 0; a row of zeros is no post."""
 
     post_id: Int64[np.ndarray, " n"]
     author_id: Int64[np.ndarray, " n"]
@@ -34,7 +34,7 @@ class PostColumns(NamedTuple):
 
 
 class PostFacts(NamedTuple):
-    """The few columns that decide whether a post may be shown; like those of the same names in `PostColumns`."""
+    """The columns for visibility rules, with the names and types of `PostColumns`."""
 
     post_id: Int64[np.ndarray, " n"]
     author_id: Int64[np.ndarray, " n"]
@@ -43,9 +43,9 @@ class PostFacts(NamedTuple):
 
 
 class StoredColumns(NamedTuple):
-    """The same as the store keeps it, row by row: authors as slots, tokens as pieces of an arena, totals elsewhere.
+    """The columns of the store: authors as slots, texts as blocks of the token arena; totals are in `PostTotals`.
 
-    The last row is never written, so that row -1 reads as no post.
+    The last row stays zero, so row -1 reads as no post.
     """
 
     post_id: Int64[np.ndarray, " rows"]
@@ -81,11 +81,11 @@ PLAIN: Final = (
     "video_ms",
     "subscriber_only",
 )
-"""The columns that are as the post says."""
+"""The columns that are copied from the post."""
 
 
 def zeros(n: int) -> PostColumns:
-    """Columns of n rows that are no posts."""
+    """Columns of n rows without posts."""
     wide = {
         "tokens": ("u4", (n, MAX_TOKENS)),
         "totals": ("i4", (n, COUNT_COLUMNS)),
@@ -98,34 +98,34 @@ def zeros(n: int) -> PostColumns:
 
 
 def stored_zeros(rows: int) -> StoredColumns:
-    """Columns of rows that are no posts."""
+    """Columns of the store without posts."""
     return StoredColumns(*(np.zeros(rows, dtype) for dtype in _STORED))
 
 
 class PostBatch(NamedTuple):
-    """Live posts on their way into the store: what they say of themselves, as arrays, read before any lock is taken.
+    """Live posts on their way into the store, as arrays; built before the store takes its lock.
 
-    What few posts have stands beside the arrays, by the post's place: labels that are on, ids published as text.
+    Rare properties are in dictionaries by the index of the post: active labels, and ids that were published as text.
     """
 
     post_id: Int64[np.ndarray, " n"]
     author_id: Int64[np.ndarray, " n"]
-    plain: dict[str, Int64[np.ndarray, " n"]]  # PLAIN, each within what its stored column holds
+    plain: dict[str, Int64[np.ndarray, " n"]]  # PLAIN, each clipped to the range of its stored column
     tokens: UInt32[np.ndarray, " t"]
     words: Int64[np.ndarray, " n"]
     langs: list[str]
-    lang: Int64[np.ndarray, " n"]  # which of `langs`
+    lang: Int64[np.ndarray, " n"]  # index into `langs`
     labels: dict[int, list[str]]
     forms: dict[int, tuple[str | None, str | None]]
 
 
 def as_stored(name: str, column: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """A plain column within what the store keeps of it."""
+    """A plain column, clipped to the range of the stored column."""
     return np.minimum(column, np.iinfo(np.uint16).max) if name == "photos" else column
 
 
 def batch_of(posts: Sequence[Post]) -> PostBatch:
-    """Read posts into arrays; of a text longer than the columns all tokens are taken."""
+    """Read posts into arrays; long texts keep all tokens, not only the first 64."""
     whole = [
         post.tokens if len(post.tokens) < 4 * MAX_TOKENS else token_hashes(post.text).tobytes() or post.tokens
         for post in posts

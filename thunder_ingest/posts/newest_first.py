@@ -1,4 +1,4 @@
-"""Ordering some posts by time where only the newest are wanted: into buckets of time, then a bucket at a time."""
+"""A lazy bucket sort of posts by time, for reads that need only the newest (Knuth, TAOCP 3, 5.2.5)."""
 
 from typing import Final, NamedTuple
 
@@ -11,15 +11,15 @@ _FEW: Final = 12
 
 
 class Buckets(NamedTuple):
-    """Places of posts by bucket, the newest bucket first; within a bucket in no order."""
+    """Indexes of posts by bucket, the newest bucket first; within a bucket in no order."""
 
     order: Int64[np.ndarray, " n"]
-    begin: Int64[np.ndarray, " buckets"]  # and one more, the end of the last
+    begin: Int64[np.ndarray, " buckets"]  # and the end of the last bucket
 
 
 @kernel
 def newest_first(times: Int64[np.ndarray, " n"]) -> Buckets:
-    """Spread posts over about as many buckets as there are posts, each of the same length of time."""
+    """Distribute posts over about as many buckets as posts, each of the same time span."""
     newest, oldest = times[0], times[0]
     for time in times:
         newest, oldest = max(newest, time), min(oldest, time)
@@ -49,7 +49,7 @@ def sort(
     tags: Int64[np.ndarray, " n"],
     shift: int,
 ) -> None:
-    """Order the places between `begin` and `end` newest first, ties by id, which stands at row `tags >> shift`."""
+    """Sort `order[begin:end]` newest first, ties by the id at row `tags >> shift`: insertion sort or heapsort."""
     if end - begin > _FEW:
         for root in range((end - begin) // 2 - 1, -1, -1):
             _sift(order, begin, root, end - begin, times, ids, tags, shift)
@@ -91,7 +91,7 @@ def _sift(
     tags: Int64[np.ndarray, " n"],
     shift: int,
 ) -> None:
-    """Let a place sink in a heap whose root is the oldest."""
+    """Sift an index down a heap with the oldest post at the root."""
     while 2 * root + 1 < length:
         child = 2 * root + 1
         if child + 1 < length and _is_newer(order[begin + child], order[begin + child + 1], times, ids, tags, shift):

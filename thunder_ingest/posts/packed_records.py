@@ -1,7 +1,9 @@
-"""Records of `thunder-posts` straight from their bytes into arrays, for a start-up that reads a million of them.
+"""A compiled MessagePack decoder from records of `thunder-posts` to arrays, for start-ups that read a million of them.
 
-A compiled reader of MessagePack takes the records that are plain: a live post without labels, string ids or a text
-longer than the columns. It knows nothing of what is rare; such records are left to `events.unpack_post`.
+It decodes plain records: live posts without labels, without string ids, and with fewer than 64 tokens. The caller
+decodes all other records with `events.unpack_post`.
+
+glossary of shapes: `n` records, `fields` of a record, `k` distinct codes, `bytes` of all records, `total` bytes copied.
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ _NUMBER, _BYTES, _NOTHING, _BROKEN = 0, 1, 2, 3
 
 
 class Unpacked(NamedTuple):
-    """What could be read at once, and the places of the records that could not."""
+    """The batch of the plain records, and the indexes of the other records."""
 
     batch: PostBatch
     newest_at: int
@@ -36,7 +38,7 @@ class Unpacked(NamedTuple):
 
 
 def unpack_plain(values: Sequence[bytes]) -> Unpacked:
-    """Read the plain ones of packed records of different posts."""
+    """Decode the plain records among packed records of different posts."""
     n = len(values)
     raw = np.frombuffer(b"".join(values), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, values), np.int64, n))
@@ -63,7 +65,7 @@ def unpack_plain(values: Sequence[bytes]) -> Unpacked:
 
 @kernel
 def numbered(codes: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " k"]]:
-    """Numbers from 0 for codes of which few differ, and the code of each number."""
+    """Dictionary encode codes with few distinct values: the number of each code, and the code of each number."""
     numbers, unique = np.empty(len(codes), np.int64), np.empty(len(codes), np.int64)
     known = 0
     for i in range(len(codes)):
@@ -92,7 +94,7 @@ def copy_pieces(
     lengths: Int64[np.ndarray, " n"],
     into: UInt8[np.ndarray, " total"],
 ) -> None:
-    """Put pieces of bytes one after another."""
+    """Copy pieces of bytes one after another."""
     at = 0
     for i in range(len(begins)):
         for byte in range(begins[i], begins[i] + lengths[i]):
@@ -108,7 +110,7 @@ def read_records(
     lengths: Int64[np.ndarray, "fields n"],
     is_plain: Bool[np.ndarray, " n"],
 ) -> int:
-    """Fill in the numbers of plain records, for texts where they begin and how long they are; returns how many."""
+    """Write the numbers of plain records, and start and length of their texts; returns the number of plain records."""
     plain = begin = 0
     for i in range(len(ends)):
         is_plain[i] = _read_record(raw, begin, ends[i], fields, lengths, plain)
@@ -168,7 +170,7 @@ def _read_record(
 
 @kernel
 def _form(first: int) -> tuple[int, int]:
-    """What a value is by its first byte, and how many bytes its number, or its length, takes after that."""
+    """The kind of a value by its first byte, and the number of bytes of its number or length."""
     if first < 0x80 or first == 0xC2 or first == 0xC3:
         return _NUMBER, 0
     if first == 0x80 or first == 0xC0:

@@ -1,4 +1,4 @@
-"""What is popular: the list for viewers about whom nothing is known."""
+"""Popularity: engagement rate with an exponential decay by age, for new viewers."""
 
 from typing import Final
 
@@ -14,18 +14,18 @@ _POSITIVE: Final = [
     for name in ("favorite", "reply", "repost", "quote", "share", "share_via_dm", "share_via_copy_link")
 ]
 _NEGATIVE: Final = [ACTION_INDEX[name] for name in NEGATIVE_ACTIONS]
-_NEGATIVE_WEIGHT: Final = 10  # a report says more than a favorite, and is rarer
+_NEGATIVE_WEIGHT: Final = 10  # a report is rarer than a favorite and a stronger signal
 _PRIOR_ENGAGEMENTS: Final = 1.0
 _PRIOR_IMPRESSIONS: Final = 50.0
 HALF_LIFE_MS: Final = 6 * 3_600_000
 
 
 def engagement_rate(totals: Int32[np.ndarray, "n 20"]) -> Float32[np.ndarray, " n"]:
-    """Positive engagements per impression, smoothed: `(P + 1) / (I + 50)`.
+    """Positive engagements per impression with additive (Laplace) smoothing: `(P + 1) / (I + 50)`.
 
-    P are favorites, replies, reposts, quotes and shares less ten times what is negative, at least 0; I are impressions,
-    at least P, since an app may not publish them. A post that nobody has seen yet stands at 2 %, so that it is tried
-    before one that was shown and passed over.
+    P is the number of favorites, replies, reposts, quotes and shares, less ten times the negative actions, at least 0.
+    I is the number of impressions, at least P, since an app may not publish impressions. A post without impressions has
+    2 %, so it comes before a post that was shown and ignored.
     """
     counts = totals.astype(np.int64)
     positive = counts[:, _POSITIVE].sum(axis=1) - _NEGATIVE_WEIGHT * counts[:, _NEGATIVE].sum(axis=1)
@@ -37,7 +37,7 @@ def engagement_rate(totals: Int32[np.ndarray, "n 20"]) -> Float32[np.ndarray, " 
 
 @kernel
 def popularity(rate: float, age_ms: int) -> float:
-    """The engagement rate, halved every six hours of a post's age."""
+    """The engagement rate, halved for every six hours of a post's age."""
     return rate * 2.0 ** (-max(age_ms, 0) / HALF_LIFE_MS)
 
 
@@ -53,13 +53,13 @@ def most_popular(
     """The rows of the most popular originals and quotes, best first, ties by post id.
 
     Args:
-        rows: of the posts to choose from.
+        rows: of the posts to select from.
         tags: of the same, with the kind in the lowest two bits.
         rate: engagement rates by row.
         created_at: by row.
         post_id: by row.
-        now_ms: the time that freshness goes by.
-        limit: how many are wanted.
+        now_ms: the time from which ages count.
+        limit: maximum number of results.
 
     """
     score = np.empty(len(rows), np.float32)

@@ -1,7 +1,10 @@
-"""What a reply or a repost is depends on the post that it refers to: decided when posts come and go, not when read.
+"""References between posts: visibility of replies and reposts, maintained on write, so that reads only compare.
 
-Each stored reply and repost stands in a chain of those that refer to the same post, which hangs at that post's id
-whether it is stored or not: a parent that comes late, changes, is deleted or restored finds its replies there.
+Each stored reply and repost is in a linked list of the posts that refer to the same post. The list starts at that
+post's id in the id table, also if the post is not stored. So a parent that arrives late, changes, is deleted or is
+restored finds its replies.
+
+glossary of shapes: `rows` of the store, `slots` of authors, `n` given rows or posts, `k` found rows.
 """
 
 from typing import Any, Final, NamedTuple
@@ -17,15 +20,15 @@ from thunder_ingest.posts.author_index import AuthorIndex
 from thunder_ingest.posts.columns import StoredColumns
 
 HIDDEN: Final[Any] = np.uint32(0)
-"""The state of a reply that nobody is shown; else it is ALWAYS, or the slot of an author to be followed, plus one."""
+"""The state of a hidden reply. Other replies have ALWAYS, or the slot of the author to be followed, plus one."""
 ALWAYS: Final[Any] = np.uint32(0xFFFFFFFF)
-NOBODY: Final[Any] = np.uint32(0)
-"""The state of a repost whose source's author is not known; else it is CHECK, or `fingerprint` of that author."""
+UNKNOWN_AUTHOR: Final[Any] = np.uint32(0)
+"""The state of a repost of an unknown author. Other reposts have CHECK, or the `fingerprint` of that author."""
 CHECK: Final[Any] = np.uint32(0xFFFFFFFF)
 
 
 class References(NamedTuple):
-    """Of each row: its state, whether it is a video, and its neighbours in the chain, plus one."""
+    """For each row its state, True for a video, and its neighbours in the linked list, plus one."""
 
     state: UInt32[np.ndarray, " rows"]
     is_video: Bool[np.ndarray, " rows"]
@@ -34,9 +37,9 @@ class References(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What decides about replies and reposts, in one argument."""
+    """The arrays that the rules for replies and reposts read, in one argument."""
 
-    ids: IdTable  # post id → row + 1, first of the chain + 1
+    ids: IdTable  # post id → row + 1, head of the list + 1
     author_ids: Int64[np.ndarray, " slots"]
     post_id: Int64[np.ndarray, " rows"]
     author: Int32[np.ndarray, " rows"]
@@ -50,13 +53,13 @@ class Stored(NamedTuple):
 
 
 def references(rows: int) -> References:
-    """Of rows that are no posts."""
+    """The references of rows without posts."""
     links = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
     return References(np.zeros(rows, np.uint32), np.zeros(rows, np.bool_), *links)
 
 
 def stored(ids: IdTable, authors: AuthorIndex, columns: StoredColumns) -> Stored:
-    """The arrays that decide."""
+    """The arrays for the rules."""
     return Stored(
         ids,
         authors.ids,
@@ -74,13 +77,13 @@ def stored(ids: IdTable, authors: AuthorIndex, columns: StoredColumns) -> Stored
 
 @inlined
 def row_of(ids: IdTable, post_id: int) -> int:
-    """The row of a post, -1 where it is not stored; in loops `index_of` is quicker."""
+    """The row of a post, -1 for a post that is not stored; in loops `index_of` is faster."""
     return index_of(ids.keys, ids.values, post_id)
 
 
 @inlined
 def fingerprint(author_id: int) -> int:
-    """A number of 32 bits, neither NOBODY nor CHECK, that is the same for the same author."""
+    """A 32-bit hash of an author (Fibonacci hashing), neither UNKNOWN_AUTHOR nor CHECK."""
     mixed = np.uint32((np.uint64(author_id) * GOLDEN) >> np.uint64(32))
     print_: Any = np.uint32(min(max(mixed, np.uint32(1)), np.uint32(0xFFFFFFFE)))
     return print_
@@ -100,7 +103,7 @@ def _begins_a_conversation(kind: int) -> bool:
 
 @kernel
 def decide(s: Stored, r: References, rows: Int64[np.ndarray, " n"], min_video_ms: int) -> None:
-    """What rows are, after they have been written or what they refer to has changed."""
+    """Set state and video flag of rows, after a write of the rows or of the posts that they refer to."""
     kind = s.kind
     for row in rows:
         if kind[row] == REPLY:
@@ -112,9 +115,10 @@ def decide(s: Stored, r: References, rows: Int64[np.ndarray, " n"], min_video_ms
 
 @kernel
 def _reply_state(s: Stored, row: int) -> int:
-    """A reply shows if its parent is stored and is no reply or repost, or answers the root and is by someone followed.
+    """A reply shows if its stored parent is an original or a quote, or a followed author's answer to the root.
 
-    Where an app names no conversation, a parent that answers a stored post that is no reply answers the root.
+    Without a conversation id, the root is the post that the parent answers, if that is a stored original or quote. The
+    rule is that of the published Thunder.
     """
     parent = row_of(s.ids, s.parent_id[row])
     if parent < 0 or s.kind[parent] == REPOST:
@@ -140,14 +144,14 @@ def _repost_state(s: Stored, row: int) -> int:
     if named != 0 and known != 0 and named != known:
         return CHECK
     author = known if named == 0 else named
-    return NOBODY if author == 0 else fingerprint(author)
+    return UNKNOWN_AUTHOR if author == 0 else fingerprint(author)
 
 
 @kernel
 def _decide_videos(
     s: Stored, is_video: Bool[np.ndarray, " rows"], rows: Int64[np.ndarray, " n"], min_video_ms: int
 ) -> None:
-    """Which rows show a single video, long enough, that is no reply; a repost shows what its source does."""
+    """Flag originals and quotes with a long enough video and no photos; a repost has the flag of its source."""
     kind, photos, video_ms, source_id = s.kind, s.photos, s.video_ms, s.source_id
     keys, values = s.ids.keys, s.ids.values
     for row in rows:
@@ -168,7 +172,7 @@ def referring(
     following: Int32[np.ndarray, " rows"],
     post_ids: Int64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " k"]:
-    """The rows that a change of posts may concern: what refers to them, and the replies to the replies among those."""
+    """The rows that depend on posts: the replies and reposts of those posts, and the replies to these replies."""
     keys, values = ids.keys, ids.values
     rows = np.empty(len(post_ids) + 1, np.int64)
     found = 0
@@ -192,7 +196,7 @@ def referring(
 
 @kernel
 def link(s: Stored, r: References, rows: Int64[np.ndarray, " n"]) -> None:
-    """Enter rows into the chains of what they refer to; there is room for their ids."""
+    """Insert rows into the lists of the posts that they refer to; the id table has room."""
     for row in rows:
         referred = _refers_to(s, row)
         if referred == 0:
@@ -208,7 +212,7 @@ def link(s: Stored, r: References, rows: Int64[np.ndarray, " n"]) -> None:
 
 @kernel
 def unlink(s: Stored, r: References, rows: Int64[np.ndarray, " n"]) -> None:
-    """Take rows out of their chains; an id that is neither stored nor referred to any more is forgotten."""
+    """Remove rows from their lists; an id without row and list is deleted from the id table."""
     for row in rows:
         referred = _refers_to(s, row)
         if referred == 0:

@@ -1,4 +1,4 @@
-"""The rows of the post store: where a post stands, and everything that is kept in step with it."""
+"""The rows of the post store: the columns, and all indexes that change together with them."""
 
 from typing import Final
 
@@ -21,13 +21,12 @@ from thunder_ingest.kernels.id_table import (
     release,
     with_room,
 )
-from thunder_ingest.posts import author_index, token_arena
-from thunder_ingest.posts import timeline as post_log
+from thunder_ingest.posts import author_index, timeline, token_arena
 from thunder_ingest.posts.author_index import AuthorIndex, longer, slots_for, with_more_entries, with_slots
-from thunder_ingest.posts.codes import LabelBits, LanguageCodes
 from thunder_ingest.posts.columns import PLAIN, PostBatch, PostColumns, PostFacts, StoredColumns, stored_zeros
+from thunder_ingest.posts.dictionary_encoding import LabelBits, LanguageCodes
 from thunder_ingest.posts.references import References, decide, link, references, referring, stored, unlink
-from thunder_ingest.posts.timeline import PostLog
+from thunder_ingest.posts.timeline import Timeline
 
 _FIRST_CAPACITY: Final = 1024
 _PLACED_BY: Final = ("created_at", "kind", "conversation_id", "in_reply_to_post_id", "source_post_id")
@@ -35,9 +34,9 @@ _SHOWN_BY: Final = ("source_author_id", "photos", "video_ms")
 
 
 class PostRows:
-    """Columns that grow, and the indexes over them. Knows no lock; `min_video_ms` is how long a video has to be.
+    """Growing columns and the indexes over them. The caller locks; `min_video_ms` is the minimum length of a video.
 
-    Rows are taken again in the order in which they became free, so that posts of one time tend to stand together.
+    Rows are reused in the order in which they became free, so that posts of similar age are neighbours.
     """
 
     def __init__(self, min_video_ms: int) -> None:
@@ -46,7 +45,7 @@ class PostRows:
         self.totals = PostTotals(_FIRST_CAPACITY + 1)
         self.ids: IdTable = id_table()  # post id → row + 1, first row that refers to it + 1
         self.authors: AuthorIndex = author_index.author_index()
-        self.log: PostLog = post_log.post_log()
+        self.timeline: Timeline = timeline.timeline()
         self.arena = token_arena.token_arena()
         self.labels = LabelBits()
         self.languages = LanguageCodes()
@@ -57,14 +56,14 @@ class PostRows:
         self._free = np.zeros(0, np.int64)
 
     def of(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The rows of posts, -1 where a post is not stored; any shape."""
+        """The rows of posts, -1 for a post that is not stored; any shape."""
         rows = np.empty(post_ids.shape, np.int64)
         wanted = np.ascontiguousarray(post_ids, np.int64).reshape(-1)
         find_indices(self.ids.keys, self.ids.values, wanted, rows.reshape(-1))
         return rows
 
     def take(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
-        """A copy of rows, with the authors that an event left out filled in where that post is stored."""
+        """A copy of rows; absent authors of referenced posts are filled in if those posts are stored."""
         s = self.columns
         post_id = s.post_id[rows]
         posts = PostColumns(
@@ -80,7 +79,7 @@ class PostRows:
         return posts
 
     def facts(self, rows: Int64[np.ndarray, " n"]) -> PostFacts:
-        """A copy of the few columns that decide whether a post may be shown."""
+        """A copy of the columns for visibility rules."""
         s = self.columns
         post_id = s.post_id[rows]
         return PostFacts(post_id, self._author_ids(rows, post_id), s.subscriber_only[rows], s.labels[rows])
@@ -95,22 +94,22 @@ class PostRows:
         return np.where(post_id != 0, self.authors.ids[self.columns.author[rows]], 0)
 
     def make_room(self, batch: PostBatch) -> None:
-        """Move what is too small for a batch into larger arrays; whoever reads meanwhile reads the same from either."""
+        """Copy arrays that are too small for a batch into larger ones; concurrent reads find the same in both."""
         n = len(batch.post_id)
-        self.ids = with_room(self.ids, 2 * n)  # a post, and what it refers to
+        self.ids = with_room(self.ids, 2 * n)  # a post and the post that it refers to
         self.authors = with_slots(self.authors, n)
-        self.log = post_log.with_room(self.log, n)
+        self.timeline = timeline.with_room(self.timeline, n)
         self.arena = token_arena.with_room(self.arena, batch.words)
         capacity = len(self.columns.post_id) - 1
         needed = self._used + max(n - len(self._free), 0)
         if needed > capacity:
-            capacity = max(needed, capacity * 2)  # what is not written to costs no memory
+            capacity = max(needed, capacity * 2)  # untouched pages cost no memory
             self.totals.grow(capacity + 1)
             self.references = References(*(longer(column, capacity + 1) for column in self.references))
             self.columns = StoredColumns(*(longer(column, capacity + 1) for column in self.columns))
 
     def put(self, batch: PostBatch) -> Int64[np.ndarray, " k"]:
-        """Write posts, each once, in their rows or in new ones, for which there is room; returns the new rows."""
+        """Write posts, each once, into their rows or into new rows, after `make_room`; returns the new rows."""
         n = len(batch.post_id)
         rows, is_new = np.empty(n, np.int64), np.empty(n, np.bool_)
         first_seen(self.ids, batch.post_id, is_new)
@@ -154,7 +153,7 @@ class PostRows:
         return [PostCounts(post_id=post_id, at=at, totals=totals) for post_id, at, totals in records]
 
     def contain(self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]) -> Bool[np.ndarray, " n"]:
-        """Which posts have a phrase in their text."""
+        """True for posts with a phrase in their text."""
         found = np.zeros(len(rows), np.bool_)
         if len(phrase):
             token_arena.contain(self.arena, rows, self.columns.text, self.columns.words, phrase, found)
@@ -172,7 +171,7 @@ class PostRows:
     def _moved(
         self, rows: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"], batch: PostBatch
     ) -> Bool[np.ndarray, " n"]:
-        """Which posts are new or differ in what other posts, or their place, depend on."""
+        """True for posts that are new, or differ in a column that an index or another post depends on."""
         if is_new.all():
             return is_new
         moved = is_new | (self.authors.ids[self.columns.author[rows]] != batch.author_id)
@@ -201,7 +200,7 @@ class PostRows:
     def _attach(self, rows: Int64[np.ndarray, " n"]) -> None:
         s = self.columns
         rows = self._oldest_first(rows)
-        post_log.merge(self.log, rows, s.created_at, s.post_id, s.author, s.kind)
+        timeline.merge(self.timeline, rows, s.created_at, s.post_id, s.author, s.kind)
         by_author, entered = self._author_by_author(rows), 0
         while True:
             entered = author_index.merge(self.authors, by_author, entered, s.created_at, s.post_id, s.author, s.kind)
@@ -215,7 +214,7 @@ class PostRows:
         if len(rows):
             unlink(stored(self.ids, self.authors, s), self.references, rows)
             rows = self._oldest_first(rows)
-            post_log.take_out(self.log, rows, s.created_at, s.post_id)
+            timeline.take_out(self.timeline, rows, s.created_at, s.post_id)
             author_index.take_out(self.authors, self._author_by_author(rows), s.created_at, s.post_id, s.author)
 
     def _referring(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
@@ -227,12 +226,12 @@ class PostRows:
     def _oldest_first(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         at = _span(rows)
         created_at = self.columns.created_at[at]
-        if (created_at[1:] > created_at[:-1]).all():  # as most batches come
+        if (created_at[1:] > created_at[:-1]).all():  # the common case
             return rows
         return rows[np.lexsort((self.columns.post_id[at], created_at))]
 
     def _author_by_author(self, oldest_first: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The same rows, of each author still oldest first."""
+        """The rows grouped by author, oldest first within each author."""
         return oldest_first[np.argsort(self.columns.author[oldest_first], kind="stable")]
 
     def _clear_beside(self, rows: Int64[np.ndarray, " n"]) -> None:
@@ -247,14 +246,14 @@ class PostRows:
 
 
 def _span(rows: Int64[np.ndarray, " n"]) -> slice | Int64[np.ndarray, " n"]:
-    """Rows as a slice where they follow each other, as new ones do: several times as fast to write and to read."""
+    """Consecutive rows as a slice, which reads and writes several times as fast; other rows unchanged."""
     follow = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all()
     return slice(int(rows[0]), int(rows[-1]) + 1) if follow else rows
 
 
 @kernel
 def first_seen(ids: IdTable, post_ids: Int64[np.ndarray, " n"], is_new: Bool[np.ndarray, " n"]) -> None:
-    """Which posts are not stored."""
+    """Write True for posts that are not stored."""
     keys, values = ids.keys, ids.values
     for i in range(len(post_ids)):
         is_new[i] = index_of(keys, values, post_ids[i]) < 0
@@ -268,7 +267,7 @@ def claim_rows(
     new: Int64[np.ndarray, " k"],
     rows: Int64[np.ndarray, " n"],
 ) -> None:
-    """The rows of posts; those that are not stored get the new ones."""
+    """Write the rows of posts; posts that are not stored get the new rows."""
     taken = 0
     for i in range(len(post_ids)):
         at = claim(ids, post_ids[i])
@@ -280,7 +279,7 @@ def claim_rows(
 
 @kernel
 def forget(ids: IdTable, post_ids: Int64[np.ndarray, " n"]) -> None:
-    """Posts are stored no more; an id that others refer to stays."""
+    """Delete the rows of posts; an id that other posts refer to stays in the table."""
     for post_id in post_ids:
         at = place_of(ids.keys, post_id)
         ids.values[at, FIRST] = 0

@@ -1,8 +1,9 @@
-"""Thunder's in-memory store: every servable post, as columns, replicated from `thunder-posts` and `post-counts`.
+"""The post store of a worker: every servable post, as columns, replicated from `thunder-posts` and `post-counts`.
 
-A replica thread writes, the request path reads; both take `lock`, a writer only for the compiled part of its work on a
-batch of at most BATCH posts, not while it reads the posts or moves columns into larger ones. A row means a post only
-while the lock is held: whoever reads in several steps holds it over all of them, and does not write meanwhile.
+It has the part of the published system's Thunder. A replica thread writes, the request path reads; both take `lock`.
+The writer holds it only for the compiled work on a batch of at most BATCH posts, not while it decodes posts or copies
+columns into larger ones. A row identifies a post only while the lock is held. A read in several steps holds the lock
+over all steps, and writes nothing meanwhile.
 """
 
 import threading
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Int64, UInt32
 from thunder_ingest.events import Post, PostCounts, pack
 from thunder_ingest.posts.author_index import sums_of
 from thunder_ingest.posts.columns import PostBatch, PostColumns, PostFacts, batch_of
-from thunder_ingest.posts.in_network import Posts, Scratch, StoreLimits, asked, scratch, select
+from thunder_ingest.posts.in_network import Posts, Scratch, StoreLimits, query, scratch, select
 from thunder_ingest.posts.packed_records import unpack_plain
 from thunder_ingest.posts.popularity import most_popular
 from thunder_ingest.posts.rows import PostRows
@@ -26,17 +27,16 @@ __all__ = ["PostColumns", "PostStore", "StoreLimits"]
 
 _MAX_EARLY_COUNTS: Final = 65_536
 BATCH: Final = 1_000
-"""Posts that are written while readers wait: a millisecond or two."""
+"""Posts per write under the lock: a millisecond or two."""
 
 
 class PostStore:
-    """The servable posts. `newest_at`, the newest event time that any record has shown, is the log's own clock.
+    """The servable posts. `newest_at`, the newest event time in any record, is the log's own clock.
 
-    A post takes about 250 bytes, whatever it is, and 4 for each token: 84 of columns, 56 of counts, 13 of what refers
-    to what, 8 in the log, and the indexes by id and by author, which are a third to two thirds full. String ids are
-    kept beside that. Rows, blocks and texts of posts that are gone are used again, so memory is that of the most posts
-    that were stored at one time. Expiry is the writer's work: a read begins behind what is too old, which it finds by
-    binary search, and meets nothing that was dropped.
+    A post takes about 250 bytes and 4 bytes per token: 84 of columns, 56 of counts, 13 of references, 8 in the
+    timeline, and its part of the indexes by id and by author, which are a third to two thirds full. String ids come on
+    top. Rows, blocks and texts of dropped posts are reused, so memory follows the peak number of posts. The writer
+    expires posts. A read finds the oldest allowed post by binary search and never sees a dropped post.
     """
 
     def __init__(self, limits: StoreLimits | None = None) -> None:
@@ -54,7 +54,7 @@ class PostStore:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def apply(self, posts: Sequence[Post]) -> None:
-        """Take over records of `thunder-posts`, each post's in the order of the log; what is not live is removed."""
+        """Apply records of `thunder-posts`, those of a post in log order; a post that is not live is removed."""
         latest = {post.post_id: post for post in posts}
         newest_at = max((max(post.at, post.deleted_at) for post in posts), default=0)
         self.remove([post.post_id for post in latest.values() if not post.is_live])
@@ -65,11 +65,11 @@ class PostStore:
             self.newest_at = max(self.newest_at, newest_at)
 
     def apply_packed(self, values: Sequence[bytes]) -> tuple[int, list[int]]:
-        """Take over those packed records of different posts that are plain, which most are, without decoding each.
+        """Apply the plain records among packed records of different posts, without decoding each.
 
         Returns:
-            the time at which the newest of them was created, and the places of the others, which are still to be
-            applied.
+            the newest creation time among them, and the indexes of the other records, which the caller decodes and
+            applies.
 
         """
         newest_created_at, others = 0, []
@@ -83,7 +83,7 @@ class PostStore:
         return newest_created_at, others
 
     def remove(self, post_ids: Sequence[int]) -> None:
-        """Forget posts; what was counted is kept for a while, since a deleted post may be restored."""
+        """Drop posts; their counts are kept for a while, since a deleted post may be restored."""
         unique = np.array(list(dict.fromkeys(post_ids)), np.int64)
         with self._writing, self.lock:
             rows = self._rows.of(unique)
@@ -93,7 +93,7 @@ class PostStore:
             self._rows.drop(rows)
 
     def apply_counts(self, records: Sequence[PostCounts]) -> None:
-        """Take over records of `post-counts`: the newest of a post wins, also where the post is still to come."""
+        """Apply records of `post-counts`: the newest of a post wins, also if the post arrives later."""
         latest: dict[int, PostCounts] = {}
         for record in records:
             known = latest.get(record.post_id)
@@ -110,14 +110,14 @@ class PostStore:
             self._rows.totals.put(rows[newer], [newest[place] for place in newer.tolist()])
 
     def expire(self, now_ms: int) -> int:
-        """Forget posts that are too old to be candidates; returns how many."""
+        """Drop posts that are too old to be candidates; returns their number."""
         expired = 0
         while rows := self._oldest(now_ms - self.limits.max_age_ms):
             expired += rows
         return expired
 
     def warm_up(self) -> None:
-        """Compile, or load from the last time, all that readers and writers run; takes seconds the first time."""
+        """Compile all kernels of readers and writers, or load them from the cache; the first time takes seconds."""
         store = PostStore(self.limits)
         now_ms = 1_000_000_000_000
         fields = {"kind": 1, "in_reply_to_post_id": 1, "tokens": b"word", "created_at": now_ms, "at": now_ms}
@@ -146,12 +146,12 @@ class PostStore:
             self._rows.totals.put(new[[row for row, _ in early]], records)
 
     def _oldest(self, oldest_ms: int) -> int:
-        """Drop a batch of the oldest posts; returns how many."""
+        """Drop a batch of the oldest posts; returns their number."""
         with self._writing, self.lock:
-            log, stored = self._rows.log, self._rows.columns
-            begin = int(log.bounds[BEGIN])
-            end = min(position(log, stored.created_at, stored.post_id, oldest_ms, 0), begin + BATCH)
-            self._rows.drop(log.row[begin:end].astype(np.int64))
+            line, stored = self._rows.timeline, self._rows.columns
+            begin = int(line.bounds[BEGIN])
+            end = min(position(line, stored.created_at, stored.post_id, oldest_ms, 0), begin + BATCH)
+            self._rows.drop(line.row[begin:end].astype(np.int64))
             return end - begin
 
     def _keep_early(self, record: PostCounts) -> None:
@@ -164,25 +164,25 @@ class PostStore:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def rows_of(self, post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The rows of posts, -1 where a post is not stored; any shape of ids."""
+        """The rows of posts, -1 for a post that is not stored; ids of any shape."""
         with self.lock:
             return self._rows.of(post_ids)
 
     def columns(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
-        """A copy of some rows, in the order asked for; row -1 reads as zeros.
+        """A copy of rows, in the given order; row -1 reads as zeros.
 
-        Authors of sources and of replied-to posts that an event left out are filled in where that post is stored.
+        An absent author of a source or of a replied-to post is filled in if that post is stored.
         """
         with self.lock:
             return self._rows.take(rows)
 
     def facts(self, rows: Int64[np.ndarray, " n"]) -> PostFacts:
-        """The few columns that decide whether a post may be shown, like `columns` in a fifth of the time."""
+        """The columns for visibility rules: like `columns`, in a fifth of the time."""
         with self.lock:
             return self._rows.facts(rows)
 
     def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
-        """The first tokens of some posts' texts, like `columns`."""
+        """The first tokens of texts, like `columns`."""
         with self.lock:
             return self._rows.tokens(rows)
 
@@ -196,20 +196,20 @@ class PostStore:
         *,
         videos_only: bool = False,
     ) -> Int64[np.ndarray, " r"]:
-        """The rows of posts by followed authors that may be candidates, newest first; the rules are `in_network`'s."""
+        """The rows of candidates by followed authors, newest first, by the rules of `in_network`."""
         following = np.ascontiguousarray(following, np.int64)
         excluded = np.ascontiguousarray(excluded, np.int64)
         with self.lock:
             most = min(self.limits.max_results if limit is None else limit, len(self))
-            question = asked(viewer, now_ms - self.limits.max_age_ms, self.limits, most, videos_only=videos_only)
-            return select(self._posts(), self._room(), question, following, excluded)
+            wanted = query(viewer, now_ms - self.limits.max_age_ms, self.limits, most, videos_only=videos_only)
+            return select(self._posts(), self._room(), wanted, following, excluded)
 
     def _posts(self) -> Posts:
         rows, stored = self._rows, self._rows.columns
         return Posts(
             rows.ids,
             rows.authors,
-            rows.log,
+            rows.timeline,
             stored.post_id,
             stored.created_at,
             stored.author,
@@ -226,18 +226,18 @@ class PostStore:
         return self._scratch
 
     def popular(self, now_ms: int, limit: int) -> Int64[np.ndarray, " r"]:
-        """The rows of originals and quotes that are liked and fresh, best first; the formula is `popularity`'s."""
+        """The rows of the most popular originals and quotes, best first, by the formula of `popularity`."""
         with self.lock:
-            stored, log = self._rows.columns, self._rows.log
-            oldest = position(log, stored.created_at, stored.post_id, now_ms - self.limits.max_age_ms, 0)
-            entries = slice(oldest, int(log.bounds[END]))
+            stored, line = self._rows.columns, self._rows.timeline
+            oldest = position(line, stored.created_at, stored.post_id, now_ms - self.limits.max_age_ms, 0)
+            entries = slice(oldest, int(line.bounds[END]))
             rate = self._rows.totals.rate
             return most_popular(
-                log.row[entries], log.tag[entries], rate, stored.created_at, stored.post_id, now_ms, limit
+                line.row[entries], line.tag[entries], rate, stored.created_at, stored.post_id, now_ms, limit
             )
 
     def author_views(self, author_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """How often all stored posts of each author were seen together, whatever their kind: the author's reach."""
+        """The impressions of all stored posts of each author: the author's reach."""
         views = np.empty(len(author_ids), np.int64)
         with self.lock:
             sums_of(self._rows.authors, np.ascontiguousarray(author_ids), self._rows.totals.impressions, views)
@@ -246,12 +246,12 @@ class PostStore:
     def contains_phrase(
         self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]
     ) -> Bool[np.ndarray, " n"]:
-        """Which posts have the hashed tokens of a phrase in their text, uninterrupted; long texts are read whole."""
+        """True for posts with the hashed tokens of a phrase side by side in the whole text."""
         with self.lock:
             return self._rows.contain(rows, phrase)
 
     def forms(self, rows: Int64[np.ndarray, " n"]) -> list[tuple[str, str]]:
-        """The ids of posts and of their authors as they were published, as text."""
+        """The published forms of the ids of posts and of their authors, as text."""
         with self.lock:
             stored = self._rows.columns
             post_ids = stored.post_id[rows]
@@ -268,7 +268,7 @@ class PostStore:
         return self._rows.languages.name(code)
 
     def languages_in(self, ranges: Iterable[str]) -> Int64[np.ndarray, " n"]:
-        """The codes, ascending, of the languages in some ranges (`en` has `en-GB` in it), as far as posts have them."""
+        """The codes, ascending, of the posts' languages in some ranges; `en` matches `en-GB`."""
         return self._rows.languages.codes_in(ranges)
 
     def label_mask(self, names: Iterable[str]) -> int:
@@ -277,6 +277,6 @@ class PostStore:
             return self._rows.labels.mask(names)
 
     def label_names(self, mask: int) -> list[str]:
-        """The labels that some bits of `PostColumns.labels` stand for."""
+        """The labels of some bits in `PostColumns.labels`."""
         with self.lock:
             return self._rows.labels.names(mask)

@@ -1,9 +1,9 @@
-"""What a post is, after all that was said about it: joining post events in any order, any number of times.
+"""The table of posts: the state of the posts flow, joined from post events in any order, any number of times.
 
-Everything said about a post is a `Post` that carries just that; `join` puts two of them together. Content, deletion
-and each label are registers of their own, in each the last writer by event time wins, and at one time the safer:
-deletion beats content, a label put on beats it taken off. Content that a deletion outdates is forgotten, since nothing
-can bring it back but newer content, so that what was deleted is not kept.
+Each event becomes a `Post` with the facts of that event alone; `join` merges two of them. Content, deletion and each
+label are last-writer-wins registers by event time (a state-based CRDT: Shapiro, Preguiça, Baquero and Zawirski, 2011).
+At equal times the safer value wins: deletion over content, a set label over a removed one. Content older than a
+deletion is dropped, since only newer content can restore the post.
 """
 
 from collections import defaultdict
@@ -27,10 +27,10 @@ from thunder_ingest.events.ids import id64, string_form
 from thunder_ingest.events.text import packed_tokens, packed_tokens_of
 
 MAX_LABELS: Final = 64
-"""Labels that one post may bear, those taken off again included."""
+"""Labels of one post at most, removed ones included."""
 
 STATE_HEADER: Final = "state"
-"""The header of a tombstone that still tells what is known of a post that is not there."""
+"""The header of a tombstone with the state of a post that is not live."""
 
 _KIND_INDEX: Final = {kind: index for index, kind in enumerate(KINDS)}
 _encode = msgspec.msgpack.Encoder().encode
@@ -62,14 +62,14 @@ Change = tuple[bytes, bytes | None, Headers | None]
 
 
 class Changes(NamedTuple):
-    """What some events changed: the record of each post, and why some were refused, by their place."""
+    """The changes by a batch of events: a record for each changed post, and refusals by index of the event."""
 
     records: list[Change]
     refused: dict[int, Refused]
 
 
 def from_event(event: PostEvent) -> Post:
-    """What one event says about a post."""
+    """A post with the facts of one event."""
     if isinstance(event, PostCreated):
         return _created(event)
     post = Post(
@@ -90,9 +90,9 @@ def _created(event: PostCreated) -> Post:
 
 
 def _packed_creation(event: PostCreated, tokens: bytes) -> bytes:
-    """The record of a post of which nothing but its creation is known: all that most posts ever are.
+    """The packed record of a new post.
 
-    Written field by field, in the order of `Post`, since it costs a third of building the object first.
+    It is encoded field by field, in the order of `Post`, at a third of the cost of building a `Post` first.
     """
     post_id, author_id, at = event.post_id, event.author_id, event.at
     return _encode(
@@ -122,12 +122,12 @@ def _packed_creation(event: PostCreated, tokens: bytes) -> bytes:
 
 
 def join(a: Post, b: Post) -> Post:
-    """What two records say about one post together: commutative, associative, idempotent.
+    """Merge two records of one post: commutative, associative, idempotent.
 
-    The earliest creation stands, so that an edit or a restoration makes no post younger.
+    The earliest creation time wins, so an edit or a restoration makes no post younger.
 
     Raises:
-        Refused: where they are not of one post by one author, under one published form of both ids.
+        Refused: for records with different posts, authors, or published forms of an id.
 
     """
     _check_identity(a, b)
@@ -165,7 +165,7 @@ def _content(post: Post) -> bytes:
 
 
 def _joined_labels(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
-    """Of each label the newest word; labels in order of their names, so that equal posts are packed to equal bytes."""
+    """The newest value of each label, in order of the names, so that equal posts have equal bytes."""
     if not b:
         return a
     labels = {name: max(a.get(name, 0), b.get(name, 0), key=_label_order) for name in a.keys() | b.keys()}
@@ -177,15 +177,15 @@ def _label_order(at: int) -> tuple[int, int]:
 
 
 def newest_at(post: Post) -> int:
-    """The time of the last thing that is known about a post."""
+    """The newest event time in a post."""
     return max(post.at, post.created_at, post.deleted_at, *map(abs, post.labels.values()))
 
 
 def changelog(post: Post) -> Change:
     """A post's record in `thunder-posts`: key, value, headers.
 
-    What is not live is a tombstone, whose header still tells what a restarting flow has to know: when the post was
-    deleted, by whom it was, its labels.
+    A post that is not live is a tombstone. Its header keeps the state for a restarting flow: deletion time, author and
+    labels.
     """
     if post.is_live:
         return key_of_id(post.post_id), pack(post), None
@@ -200,9 +200,8 @@ def _record_of(value: bytes | None, headers: Headers | None) -> bytes | None:
 class PostTable:
     """All posts that are younger than `max_age_ms`, deleted ones included: the state of the posts flow.
 
-    Whatever the order of events, duplicates among them, the table is the same, as long as none is older than that age.
-    It holds posts packed, as they stand in the changelog: a fraction of the memory, and nothing that the garbage
-    collector would have to walk.
+    Order and duplicates of events make no difference, as long as no event is older than that age. The table holds
+    packed records, as in the changelog: they take a fraction of the memory, and the garbage collector skips them.
     """
 
     def __init__(self, max_age_ms: int) -> None:
@@ -210,16 +209,16 @@ class PostTable:
         self._records: dict[int, bytes] = {}
         self._by_age: defaultdict[int, list[int]] = defaultdict(
             list
-        )  # post ids by the second of `newest_at`, or an earlier
+        )  # post ids by second of `newest_at`, or an earlier second
 
     def __len__(self) -> int:
         return len(self._records)
 
     def restore(self, value: bytes | None, headers: Headers | None) -> None:
-        """Take over a record of the changelog, in any order.
+        """Join a record of the changelog; records may come in any order.
 
         Raises:
-            Refused: where the record contradicts an earlier one.
+            Refused: for a record that contradicts an earlier one.
 
         """
         packed = _record_of(value, headers)
@@ -227,11 +226,10 @@ class PostTable:
             self._join(unpack_post(packed))
 
     def apply(self, event: PostEvent, now_ms: int) -> Post | None:
-        """Join an event; returns the post as it is now, or None where nothing changed or the event came too late.
+        """Join an event; returns the changed post, or None for no change or a late event.
 
         Raises:
-            Refused: where the event contradicts what is known: another author, another form of an id, or too many
-                labels.
+            Refused: for another author, another form of an id, or too many labels.
 
         """
         changes = self.changes([event], now_ms)
@@ -241,7 +239,7 @@ class PostTable:
         return unpack_post(packed[0]) if packed and packed[0] is not None else None
 
     def changes(self, events: Sequence[PostEvent], now_ms: int) -> Changes:
-        """Join events, in order, as `apply` does; of several changes to one post only the last is worth a record."""
+        """Join events in order, like `apply`; several changes of one post make one record."""
         oldest_ms = now_ms - self._max_age_ms
         changed: dict[int, Change] = {}
         refused: dict[int, Refused] = {}
@@ -252,7 +250,7 @@ class PostTable:
             if post_id not in self._records:
                 if event.at < oldest_ms:
                     continue
-                if type(event) is PostCreated:  # what most events are: there is nothing to join
+                if type(event) is PostCreated:  # the common case: nothing to join
                     self._records[post_id] = packed = _packed_creation(event, tokens)
                     self._by_age[event.at // 1_000].append(post_id)
                     changed[post_id] = b"%d" % post_id, packed, None
@@ -267,10 +265,10 @@ class PostTable:
         return Changes(list(changed.values()), refused)
 
     def expire(self, now_ms: int) -> list[int]:
-        """Forget the posts about which nothing was said for `max_age_ms`; returns the ids of those that were live.
+        """Drop the posts without an event for `max_age_ms`; returns the ids of the live ones.
 
-        Their records are still to be taken out of the changelog. The others are tombstones already, and to write one
-        more would be wrong: another process may have heard of the post's creation since this one was started.
+        The caller writes a tombstone for each of them. The others are tombstones already. A second tombstone would be
+        wrong: another process may have received the creation of the post after this process started.
         """
         oldest_ms = now_ms - self._max_age_ms
         expired = []
@@ -295,8 +293,8 @@ class PostTable:
         if joined == known:
             return None
         if len(joined.labels) > MAX_LABELS:
-            raise Refused(f"a post may bear {MAX_LABELS} labels")
+            raise Refused(f"a post may have at most {MAX_LABELS} labels")
         self._records[post.post_id] = pack(joined)
-        if known is None:  # that a known post has become younger is found out when its second is over
+        if known is None:  # a newer time of a known post is found when its old second expires
             self._by_age[newest_at(joined) // 1_000].append(post.post_id)
         return joined

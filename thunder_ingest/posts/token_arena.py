@@ -1,4 +1,9 @@
-"""The hashed tokens of all posts in one array: a text takes as much room as it has words."""
+"""The hashed tokens of all posts in one array (an arena), with free lists of blocks by size (Knuth, TAOCP 1, 2.5).
+
+A text of up to 64 tokens has a block of exactly its length, a longer one a block of 64 · 2ⁿ tokens.
+
+glossary of shapes: `room` tokens of the arena, `rows` of the store, `n` given rows, `t` given tokens, `k` of a phrase.
+"""
 
 from typing import Final, NamedTuple
 
@@ -9,16 +14,15 @@ from thunder_ingest.events.text import MAX_TOKENS
 from thunder_ingest.kernels.compiled import inlined, kernel
 from thunder_ingest.posts.author_index import longer
 
-_FIRST_STEPS: Final = 4096
-_STEP: Final = 1
-_EXACT: Final = MAX_TOKENS // _STEP
+_FIRST_TOKENS: Final = 4096
+_EXACT: Final = MAX_TOKENS
 _CLASSES: Final = _EXACT + 16
 
 
 class TokenArena(NamedTuple):
-    """`free` holds how many steps have ever been used, then the first free piece of each size, plus one; 0 is none.
+    """`free` has the number of used tokens, then for each size the first free block, plus one; 0 is none.
 
-    A free piece names the next one in its first token.
+    A free block has the next one in its first token.
     """
 
     tokens: UInt32[np.ndarray, " room"]
@@ -27,27 +31,26 @@ class TokenArena(NamedTuple):
 
 def token_arena() -> TokenArena:
     """An empty arena."""
-    return TokenArena(np.zeros(_FIRST_STEPS * _STEP, np.uint32), np.zeros(_CLASSES + 1, np.int64))
+    return TokenArena(np.zeros(_FIRST_TOKENS, np.uint32), np.zeros(_CLASSES + 1, np.int64))
 
 
 def with_room(arena: TokenArena, words: Int64[np.ndarray, " n"]) -> TokenArena:
-    """The arena with room for texts of so many tokens, whatever pieces are free."""
-    short = int(((words + _STEP - 1) // _STEP * _STEP)[words <= MAX_TOKENS].sum())
-    needed = int(arena.free[0]) * _STEP + short + 2 * int(words[words > MAX_TOKENS].sum())
+    """The arena with room for texts of these lengths, without counting free blocks."""
+    short = int(words[words <= MAX_TOKENS].sum())
+    needed = int(arena.free[0]) + short + 2 * int(words[words > MAX_TOKENS].sum())
     room = len(arena.tokens)
     while needed > room:
-        room = room * 3 // 2 // _STEP * _STEP
+        room = room * 3 // 2
     return arena._replace(tokens=longer(arena.tokens, room))
 
 
 @inlined
 def _size_class(words: int) -> int:
-    """The class of a text's piece, 0 where it needs none: so many steps, from the 17th on doubling."""
-    steps = (words + _STEP - 1) // _STEP
-    if steps <= _EXACT:
-        return steps
+    """The size class of a text's block: its length up to 64, then doubling; 0 for an empty text."""
+    if words <= _EXACT:
+        return words
     size_class = _EXACT
-    while _EXACT << (size_class - _EXACT) < steps:
+    while _EXACT << (size_class - _EXACT) < words:
         size_class += 1
     return size_class
 
@@ -56,7 +59,7 @@ def _size_class(words: int) -> int:
 def _put_back(arena: TokenArena, at: int, words: int) -> None:
     size_class = _size_class(words)
     if size_class:
-        arena.tokens[at * _STEP] = arena.free[size_class]
+        arena.tokens[at] = arena.free[size_class]
         arena.free[size_class] = at + 1
 
 
@@ -67,7 +70,7 @@ def put_back(
     text: Int32[np.ndarray, " rows"],
     words: UInt16[np.ndarray, " rows"],
 ) -> None:
-    """Forget the texts of rows."""
+    """Free the texts of rows."""
     for row in rows:
         _put_back(arena, text[row], words[row])
         words[row] = 0
@@ -82,7 +85,7 @@ def store(
     text: Int32[np.ndarray, " rows"],
     words: UInt16[np.ndarray, " rows"],
 ) -> None:
-    """Keep the texts of rows, which stand in `tokens` one after another; there is room."""
+    """Store the texts of rows, which are concatenated in `tokens`; the arena has room."""
     begin = 0
     for i in range(len(rows)):
         row, length = rows[i], lengths[i]
@@ -90,14 +93,14 @@ def store(
         size_class = _size_class(length)
         at = arena.free[size_class] - 1 if size_class else 0
         if at >= 0 and size_class:
-            arena.free[size_class] = arena.tokens[at * _STEP]
+            arena.free[size_class] = arena.tokens[at]
         elif size_class:
             at = arena.free[0]
             arena.free[0] += size_class if size_class <= _EXACT else _EXACT << (size_class - _EXACT)
         text[row] = at
         words[row] = length
         for word in range(length):
-            arena.tokens[at * _STEP + word] = tokens[begin + word]
+            arena.tokens[at + word] = tokens[begin + word]
         begin += length
 
 
@@ -109,9 +112,9 @@ def padded(
     words: UInt16[np.ndarray, " rows"],
     into: UInt32[np.ndarray, "n t"],
 ) -> None:
-    """The first tokens of rows into zeros."""
+    """Write the first tokens of rows; `into` is zero before."""
     for i in range(len(rows)):
-        at = text[rows[i]] * _STEP
+        at = text[rows[i]]
         for word in range(min(np.int64(words[rows[i]]), into.shape[1])):
             into[i, word] = arena.tokens[at + word]
 
@@ -125,9 +128,9 @@ def contain(
     phrase: UInt32[np.ndarray, " k"],
     found: Bool[np.ndarray, " n"],
 ) -> None:
-    """Which rows have the phrase in their text, uninterrupted."""
+    """Write True for rows with the phrase side by side in their text."""
     for i in range(len(rows)):
-        at = text[rows[i]] * _STEP
+        at = text[rows[i]]
         for start in range(at, at + np.int64(words[rows[i]]) - len(phrase) + 1):
             same = True
             for k in range(len(phrase)):

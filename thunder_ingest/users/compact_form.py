@@ -1,11 +1,10 @@
-"""The stored form of a user's entries of one kind, of two versions, which may stand side by side in one hash.
+"""The compact stored form of a user's entries of one kind. It has two versions; one hash may contain both.
 
-Version 1, rows: the entries end to end. What is appended is written so, since a batch adds an entry or two.
-Version 2: a byte that says how the rest is written, then rows or columns, compressed where that makes them shorter.
-Tails that were joined are rows, which costs least to write; bases are columns: the number of entries, then field by
-field, times and posts as steps from one entry to the next, authors as indexes of those that occur, each in no more
-bytes than the largest needs, all lowest bytes first, then all second ones. A history of 1,024 positions takes 40 % of
-its rows.
+Version 1: rows, the entries end to end. Appended tails use it, since a batch adds an entry or two.
+Version 2: a layout byte, then rows or columns, compressed with Zstandard if that is shorter. Joined tails are rows, the
+cheapest to write. Bases are columns: the number of entries, then one field after another. Times and posts are delta
+encoded with zigzag; authors are dictionary encoded. Each field takes as many bytes as its largest value, in byte planes
+(all lowest bytes, then all second bytes, …). A history of 1,024 positions takes 40 % of the bytes of its rows.
 
 glossary of shapes: n entries, m values of a field that differ.
 """
@@ -23,7 +22,7 @@ from thunder_ingest.users.entries import EDGE, EDGE_KINDS, HISTORY, KINDS, VIEW
 ROWS: Final = 1
 COMPACT: Final = 2
 
-Entries = NDArray[Any]  # of one of the dtypes below
+Entries = NDArray[Any]  # of a dtype in DTYPES
 
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "history": HISTORY,
@@ -31,7 +30,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "seen": VIEW,
     "served": VIEW,
 }
-"""The kinds whose entries are of one width; those of `keywords` are text, and `seen_before` is a filter."""
+"""The kinds with entries of fixed width; `keywords` are text, and `seen_before` is a filter."""
 
 _KNOWN_KINDS: Final = frozenset(KINDS)
 _ROWS_BYTE, _COMPACT_BYTE = bytes((ROWS,)), bytes((COMPACT,))
@@ -60,7 +59,7 @@ def encode_columns(entries: Entries) -> bytes:
 
 
 def encode_rows(rows: bytes) -> bytes:
-    """Rows, or what has no entries, in the newer version."""
+    """Rows, keywords or a filter in version 2."""
     return _packed(_IN_ROWS, rows)
 
 
@@ -72,10 +71,10 @@ def _packed(layout: int, body: bytes) -> bytes:
 
 
 def rows_of(kind: str, stored: bytes) -> bytes:
-    """What stands in a stored value of either version, as rows.
+    """The rows in a stored value of either version.
 
     Raises:
-        ValueError: naming the version, where it is not one that is known here; for a value that is broken.
+        ValueError: for an unknown version, which the text names, or a broken value.
 
     """
     if stored[:1] == _ROWS_BYTE:
@@ -84,7 +83,7 @@ def rows_of(kind: str, stored: bytes) -> bytes:
         raise ValueError(f"user state of version {stored[0] if stored else None}; this program knows {ROWS}, {COMPACT}")
     layout, body = int.from_bytes(stored[1:2]), stored[2:]
     if len(stored) < 2 or layout > _COMPRESSED | _IN_ROWS:
-        raise ValueError(f"broken: no layout is called {stored[1:2]!r}")
+        raise ValueError(f"broken: unknown layout {stored[1:2]!r}")
     try:
         body = zstandard.decompress(body) if layout & _COMPRESSED else body
     except zstandard.ZstdError as error:
@@ -93,18 +92,18 @@ def rows_of(kind: str, stored: bytes) -> bytes:
 
 
 def is_compact(stored: bytes) -> bool:
-    """Whether a value is of the newer version."""
+    """True for a value of version 2."""
     return stored[:1] == _COMPACT_BYTE
 
 
 def decode_entries(kind: str, stored: Iterable[bytes]) -> Entries:
-    """The entries of stored values of either version, one after another.
+    """The entries of stored values of either version, concatenated.
 
     Raises:
         ValueError: like `rows_of`.
 
     """
-    # joined as bytes: NumPy takes microseconds to make sure that arrays of records are of one type
+    # joined as bytes: np.concatenate of record arrays spends microseconds on comparing their types
     return np.frombuffer(b"".join([rows_of(kind, value) for value in stored]), DTYPES[kind])
 
 
@@ -146,7 +145,7 @@ def _decoded(name: str, reader: "_Reader", count: int) -> NDArray[Any]:
 
 
 class _Reader:
-    """Reads columns in the order in which they were written; all raise ValueError where there is too little."""
+    """Reads columns in the order in which they were written; all methods raise ValueError for missing bytes."""
 
     def __init__(self, body: bytes) -> None:
         self._body, self._offset = body, 0
@@ -172,12 +171,12 @@ class _Reader:
 
     def finish(self) -> None:
         if self._offset != len(self._body):
-            raise ValueError(f"broken: {len(self._body) - self._offset} bytes are left over")
+            raise ValueError(f"broken: {len(self._body) - self._offset} bytes too many")
 
     def _take(self, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         end = self._offset + count * dtype.itemsize
         if end > len(self._body):
-            raise ValueError("broken: cut off")
+            raise ValueError("broken: truncated")
         taken = np.frombuffer(self._body[self._offset : end], dtype)
         self._offset = end
         return taken

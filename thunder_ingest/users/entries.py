@@ -1,7 +1,7 @@
-"""What an event adds to the state of users, as small fixed-width entries that are only ever appended.
+"""Entries of user state: small fixed-width records that events append.
 
-The state of a user is a set of entries per kind; which of them count is decided when they are read, so that entries may
-come in any order and any number of times.
+The state of a user is a set of entries per kind. The reader decides which entries count, so entries may arrive in any
+order and any number of times.
 """
 
 import struct
@@ -46,7 +46,7 @@ HISTORY: Final = np.dtype(
 )
 EDGE: Final = np.dtype([("at", "<i8"), ("target_id", "<i8"), ("undo", "u1")])
 VIEW: Final = np.dtype([("at", "<i8"), ("post_id", "<i8")])
-"""A post that was seen, or served."""
+"""A seen or served post."""
 
 EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscriptions")
 KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "seen_before", "served")
@@ -57,7 +57,7 @@ _EDGE = struct.Struct("<qqB")
 _pack_view = struct.Struct("<qq").pack
 _KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
 
-# the kind that an edge belongs to with its user, with its target where that matters, and whether it is an undoing
+# kind of the edge at its user, kind at its target if stored there, and True for an undo
 _EDGES: Final[dict[type, tuple[str, str | None, bool]]] = {
     Follow: ("following", None, False),
     Unfollow: ("following", None, True),
@@ -71,7 +71,7 @@ _EDGES: Final[dict[type, tuple[str, str | None, bool]]] = {
 
 
 class UserUpdate(NamedTuple):
-    """An entry to append: to which user (published form) and which of KINDS."""
+    """An entry to append: the user (published form of the id), one of KINDS, and the bytes."""
 
     user: str
     kind: str
@@ -84,7 +84,7 @@ _kinds: Final[Callable[[], defaultdict[str, list[bytes]]]] = partial(defaultdict
 
 
 def by_user(updates: Iterable[UserUpdate]) -> UserEntries:
-    """Updates, in any order, by user and kind."""
+    """Group updates by user and kind; they may come in any order."""
     entries: UserEntries = defaultdict(_kinds)
     for user, kind, entry in updates:
         entries[user][kind].append(entry)
@@ -92,7 +92,7 @@ def by_user(updates: Iterable[UserUpdate]) -> UserEntries:
 
 
 def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
-    """The entries that an event adds; a block is an entry of both users."""
+    """The entries that an event adds; a block adds one to both users."""
     if isinstance(event, Impression | Engagement):
         entries = entries_by_user([event])
         return [UserUpdate(user, kind, each) for user, kinds in entries.items() for kind, (each,) in kinds.items()]
@@ -109,7 +109,7 @@ def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
 
 
 def entries_by_user(events: Iterable[EngagementEvent | GraphEvent]) -> UserEntries:
-    """What `updates_of` says of each event, by user and kind: the hot path of the engagements flow."""
+    """The entries of `updates_of` for each event, by user and kind: the hot path of the engagements flow."""
     entries: UserEntries = defaultdict(_kinds)
     for event in events:
         action, dwell_ms, undo = IMPRESSION, 0, False
@@ -131,25 +131,25 @@ def entries_by_user(events: Iterable[EngagementEvent | GraphEvent]) -> UserEntri
 
 
 def view_entry(at: int, post_id: int) -> bytes:
-    """The entry of a post that was seen or served."""
+    """The entry of a seen or served post."""
     return _pack_view(at, post_id)
 
 
 def keyword_entry(at: int, keyword: str, undo: bool) -> bytes:
-    """The entry of a keyword that was muted, or is no longer."""
+    """The entry of a muted keyword, or of its unmuting."""
     encoded = keyword.encode()
     return _KEYWORD.pack(at, undo, len(encoded)) + encoded
 
 
 def keyword_entries(joined: bytes) -> Iterator[tuple[int, bool, str]]:
-    """The time, undoing and keyword of each of many entries; raises ValueError where the last is cut off."""
+    """Time, undo flag and keyword of each entry; raises ValueError for a truncated entry."""
     offset = 0
     while offset < len(joined):
         start = offset + _KEYWORD.size
         if start > len(joined):
-            raise ValueError("a keyword entry is cut off")
+            raise ValueError("a keyword entry is truncated")
         at, undo, length = _KEYWORD.unpack_from(joined, offset)
         offset = start + length
         if offset > len(joined):
-            raise ValueError("a keyword entry is cut off")
+            raise ValueError("a keyword entry is truncated")
         yield at, bool(undo), joined[start:offset].decode()

@@ -1,10 +1,12 @@
-"""The action history: raw entries fold into positions, one for what a viewer did with a post in one go.
+"""The action history: raw entries fold into positions, one for each visit of a viewer to a post.
 
-What counts is a function of the set of entries alone, whatever their order, duplicates or earlier compactions:
-- Of an action on a post, only the newest of each five minutes of the clock counts.
-- An undo takes back that action on that post wherever it is older; at the same time the action stands.
-- Entries on one post at most five minutes apart, one to the next, make one position; it carries the actions that stand,
-  the time of the newest of them and the longest dwell. An impression stands for itself, as no action.
+Positions depend on the set of entries alone; order, duplicates and earlier compactions make no difference:
+- Of each action on a post, only the newest within each five-minute window of the clock counts.
+- An undo cancels older entries of its action on its post; at equal times the action counts.
+- Entries on one post with gaps of at most five minutes make one position. It has the actions that count, the time of
+  the newest of them and the longest dwell. An impression makes a position without an action.
+
+The window of five minutes, and one position per post and window, are those of the published Home Mixer.
 
 glossary of shapes: n raw entries, g positions, w windows.
 """
@@ -22,7 +24,7 @@ from thunder_ingest.users.entries import HISTORY
 
 WINDOW_MS: Final = 300_000
 _PRESENCE: Final = 31
-"""The action code of a mere moment, kept so that entries left out do not tear a position apart."""
+"""The action code of a bare moment: it keeps a position whole when its other entries are dropped."""
 _CODES: Final = 32
 _ACTIONS: Final = len(ACTIONS)
 _FIELDS: Final = HISTORY.names or ()
@@ -55,16 +57,16 @@ class _Sorted(NamedTuple):
 
 
 class _Folded(NamedTuple):
-    """What becomes of entries, and the positions that they make."""
+    """The role of each entry, and the positions."""
 
-    position: Int64[np.ndarray, " n"]  # index of the position that an entry matters to, -1 where it matters to none
-    is_moment: Bool[np.ndarray, " n"]  # it matters only as the first moment of a window
-    undone_by: Int64[np.ndarray, " n"]  # index of the undoing that takes an entry back, -1 where there is none
-    is_last_undo: Bool[np.ndarray, " n"]  # the newest undoing of its post and action
+    position: Int64[np.ndarray, " n"]  # index of the position that needs the entry, -1 without one
+    is_moment: Bool[np.ndarray, " n"]  # needed only as the first moment of a window
+    undone_by: Int64[np.ndarray, " n"]  # index of the undo that cancels the entry, -1 without one
+    is_last_undo: Bool[np.ndarray, " n"]  # the newest undo of its post and action
     post_id: Int64[np.ndarray, " g"]
     author_id: Int64[np.ndarray, " g"]
-    at: Int64[np.ndarray, " g"]  # 0 where nothing stands
-    last_at: Int64[np.ndarray, " g"]  # of whatever was done
+    at: Int64[np.ndarray, " g"]  # 0 if no entry counts
+    last_at: Int64[np.ndarray, " g"]  # of any entry but an undo
     actions: Int64[np.ndarray, " g"]
     dwell_ms: Int64[np.ndarray, " g"]
     surface: Int64[np.ndarray, " g"]
@@ -75,8 +77,8 @@ def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray
 
     Args:
         entries: [n] in any order.
-        limit: so many at most.
-        passed_over: whether posts that were seen and no more are positions.
+        limit: the maximum number of positions.
+        passed_over: True to include posts that were seen without an action.
 
     """
     if not len(entries):
@@ -91,22 +93,22 @@ def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray
 
 
 def warm_up() -> None:
-    """Compile what folds entries, which takes seconds that the first users would else wait for."""
+    """Compile the kernel that folds entries, which takes seconds, before the first request."""
     positions(np.zeros(1, HISTORY), 1)
 
 
 class Compacted(NamedTuple):
-    """A history divided: what still matters, and what was done on posts that have left it."""
+    """The entries that a history keeps, and the entries of posts that left it."""
 
     kept: Entries
     left: Entries
 
 
 def compacted(entries: Entries, limit: int, passed_over: bool = True) -> Compacted:
-    """Leave out what no longer matters: `positions` of what is kept, and of that with later entries, are as before.
+    """Drop entries without changing `positions`, also after later entries are added.
 
-    Kept are the newest `limit` positions, as many that do not count, the undoings that these need, and the newest
-    `limit` others; oldest first. Arguments as of `positions`.
+    It keeps, oldest first, the entries of the newest `limit` positions, of as many positions that are not shown, the
+    undos that these need, and the newest `limit` other undos. Arguments as for `positions`.
     """
     if not len(entries):
         return Compacted(entries, entries)
@@ -134,19 +136,19 @@ def _kept_positions(folded: _Folded, limit: int, passed_over: bool) -> Bool[np.n
 
 
 def _counts(folded: _Folded, passed_over: bool) -> Bool[np.ndarray, " g"]:
-    """Which positions are shown: something stands of them, and where that is asked for an action."""
+    """True for positions that are shown: an entry counts, and it is an action unless `passed_over`."""
     return np.asarray((folded.at > 0) & (passed_over | (folded.actions > 0)))
 
 
 def _moments(entries: Entries) -> Entries:
-    """What is kept of entries that matter as a moment alone."""
+    """Entries that keep time and post alone."""
     moments = np.zeros(len(entries), HISTORY)
     moments["at"], moments["post_id"], moments["action"] = entries["at"], entries["post_id"], _PRESENCE
     return moments
 
 
 def _fold(entries: Entries) -> tuple[Entries, _Folded]:
-    """The entries by post and time, and what becomes of them."""
+    """The entries sorted by post and time, and their roles."""
     ordered = entries[np.lexsort((entries["at"], entries["post_id"]))]
     folded, count = fold_posts(_Sorted._make(np.ascontiguousarray(ordered[name]) for name in _FIELDS))
     return ordered, _Folded(*folded[:4], *(column[:count] for column in folded[4:]))
@@ -154,16 +156,16 @@ def _fold(entries: Entries) -> tuple[Entries, _Folded]:
 
 @kernel
 def fold_posts(entries: _Sorted) -> tuple[_Folded, int]:
-    """Fold entries by post and time into positions, and say how many of these there are."""
-    # names for every array: to reach into a tuple counts a reference to what is in it, each time
+    """Fold entries, sorted by post and time, into positions; returns the roles and the number of positions."""
+    # local names: each use of a member of a tuple counts a reference
     at, post_id, author_id, dwell_ms, action, undo, surface = entries
     n = len(at)
     position, undone_by = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     is_moment, is_last_undo = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     folded = np.zeros((7, n), np.int64)
     of_post, of_author, newest_at, last_at, actions, longest, where = folded
-    newest = np.full(_CODES, -1, np.int64)  # entry of each action in a window
-    undone = np.full(_CODES, -1, np.int64)  # newest undoing of each action on a post
+    newest = np.full(_CODES, -1, np.int64)  # entry of each action in the window
+    undone = np.full(_CODES, -1, np.int64)  # newest undo of each action on the post
     count, start = 0, 0
     while start < n:
         undone[:] = -1
@@ -183,9 +185,9 @@ def fold_posts(entries: _Sorted) -> tuple[_Folded, int]:
             if count == first_position or at[i] - last_at[count - 1] > WINDOW_MS:
                 of_post[count] = post_id[i]
                 count += 1
-            first, window, used, told, p = i, at[i] // WINDOW_MS, 0, False, count - 1
+            first, window, used, has_first, p = i, at[i] // WINDOW_MS, 0, False, count - 1
             while i < end and at[i] // WINDOW_MS == window:
-                code = action[i] & _PRESENCE  # so that no value points outside of `newest`
+                code = action[i] & _PRESENCE  # stay within the bounds of `newest`
                 if not undo[i]:
                     last_at[p] = at[i]
                     if code != _PRESENCE:
@@ -204,7 +206,7 @@ def fold_posts(entries: _Sorted) -> tuple[_Folded, int]:
                     continue
                 e = newest[code]
                 position[e] = p
-                told |= at[e] == at[first]
+                has_first |= at[e] == at[first]
                 if undone[code] >= 0 and at[e] < at[undone[code]]:
                     undone_by[e] = undone[code]
                     continue
@@ -212,7 +214,7 @@ def fold_posts(entries: _Sorted) -> tuple[_Folded, int]:
                     actions[p] |= 1 << code
                 newest_at[p], of_author[p] = max(newest_at[p], at[e]), max(of_author[p], author_id[e])
                 longest[p], where[p] = max(longest[p], np.int64(dwell_ms[e])), max(where[p], np.int64(surface[e]))
-            if not told:
+            if not has_first:
                 position[first], is_moment[first] = p, True
         start = end
     return _Folded(
@@ -221,7 +223,7 @@ def fold_posts(entries: _Sorted) -> tuple[_Folded, int]:
 
 
 def is_last(*keys: NDArray[Any]) -> Bool[np.ndarray, " n"]:
-    """Where, in arrays sorted together, the next entry has other keys."""
+    """True for the last entry of each run of equal keys; the keys are sorted together."""
     last = np.ones(len(keys[0]), bool)
     last[:-1] = reduce(np.logical_or, [key[1:] != key[:-1] for key in keys])
     return last

@@ -1,9 +1,9 @@
-"""The state of users in Redis: a hash each, appended to, compacted now and then, read in one round trip.
+"""The Redis form of users: one hash per user, append-only between compactions, read in one round trip.
 
-A hash has a base per kind and a tail per appended batch and kind. Writing is proportional to what happened: a batch
-adds one field to each user and kind it concerns. A tail is called after its batch, so that a batch written again,
-after a crash, replaces itself or folds away. When fields have become many, the tails of a kind are joined into one;
-only when that has grown long are its entries folded into the base.
+A hash has a base per kind, and a tail per kind and appended batch. The cost of a write depends on the batch alone: it
+adds one field per user and kind. The name of a tail is the name of its batch. A batch that is written again after a
+crash therefore replaces itself, or adds entries that are already in the base. Many tails of a kind are joined into
+one. Only a long joined tail is folded into the base.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,15 +23,15 @@ Fields: TypeAlias = dict[Any, Any]  # of bytes to bytes; redis-py types a mappin
 Command: TypeAlias = Sequence[str | bytes]
 
 MAX_FIELDS: Final = 64
-"""Fields of a user's hash; more are joined. A further field costs 100 bytes, and a microsecond of each read."""
+"""Fields of a user's hash before tails are joined. A field costs 100 bytes, and a microsecond of each read."""
 
 FOLD_BYTES: Final = 8_192
-"""Tails that are longer together are folded into the bases: a millisecond of work, for some 500 entries at once."""
+"""Bytes of all tails before they are folded into the bases: a millisecond of work, for about 500 entries at once."""
 
-_COUNTED_FIELDS: Final = 16  # a hash is asked for its size after so many fields were added to it, not after each
-_TIDIED_TOGETHER: Final = 32  # users: three round trips for all of them
+_COUNTED_FIELDS: Final = 16  # fields added to a hash between two queries of its size
+_TIDIED_TOGETHER: Final = 32  # users: three round trips for all
 _COUNTERS: Final = 1 << 20
-_CHUNK: Final = 1_000  # commands sent at once: Redis works on some while the next are packed
+_CHUNK: Final = 1_000  # commands per send: Redis executes some while the next are packed
 
 
 class UserStates:
@@ -39,7 +39,7 @@ class UserStates:
 
     Args:
         client: of a Redis or a Redis Cluster; it must return bytes.
-        limits: how much of a user is kept, and shown.
+        limits: the number of entries that are kept and shown.
 
     """
 
@@ -47,22 +47,22 @@ class UserStates:
         if client.get_encoder().decode_responses:
             raise ValueError("the state of users is binary: the client must not decode responses")
         self._client, self._limits = client, limits
-        self._added = bytearray(_COUNTERS)  # fields, by hash of the user: users who share a counter are asked earlier
+        self._added = bytearray(_COUNTERS)  # fields, by hash of the user; a shared counter only queries sizes earlier
 
     def append(self, updates: Iterable[UserUpdate], suffix: str) -> None:
         """Write entries, in any order; like `write`."""
         self.write(by_user(updates), suffix)
 
     def write(self, entries: UserEntries, suffix: str) -> None:
-        """Write a batch: a tail for each user and kind, called after the batch.
+        """Write a batch: a tail for each user and kind, with the name of the batch.
 
         Args:
-            entries: what to append, by user and kind.
-            suffix: names the batch, the same when it is written again.
+            entries: to append, by user and kind.
+            suffix: name of the batch, the same when it is written again.
 
         Raises:
-            redis.RedisError: where Redis does not take it; it may then be written in part, and should be again.
-            ValueError: where what is stored cannot be read.
+            redis.RedisError: for a failed write, which may be partial; write the batch again.
+            ValueError: for a stored value that cannot be read.
 
         """
         writes = hset_commands(entries, suffix)
@@ -74,7 +74,7 @@ class UserStates:
             self._tidy(large[first : first + together])
 
     def _grown(self, entries: UserEntries) -> list[str]:
-        """The users whose hashes have got many fields since they were last asked for their size."""
+        """The users whose hashes got many fields since the last query of their sizes."""
         grown = []
         for user, fields in entries.items():
             slot = hash(user) % _COUNTERS
@@ -86,15 +86,15 @@ class UserStates:
         return grown
 
     def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, suffix: str) -> None:
-        """Remember posts as served at a time; again with the same suffix it changes nothing. Raises like `append`."""
+        """Store posts as served; idempotent for a suffix. Raises like `write`."""
         self.append([UserUpdate(user, "served", view_entry(at_ms, post_id)) for post_id in post_ids], suffix)
 
     def read(self, users: Sequence[str]) -> list[UserState]:
-        """The state of each user, an empty one where nothing is known; one round trip.
+        """The state of each user, empty for a user without a hash; one round trip.
 
         Raises:
-            redis.RedisError: where Redis does not answer.
-            ValueError: where what is stored cannot be read; the text names the user.
+            redis.RedisError: for a failed read.
+            ValueError: for a stored value that cannot be read; the text names the user.
 
         """
         return [self._decoded(user, fields) for user, fields in zip(users, self._stored(users), strict=True)]
@@ -107,7 +107,7 @@ class UserStates:
         return stored
 
     def _execute(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to commands sent together; on a cluster each goes to the node of its key."""
+        """The replies to commands that are sent together; a cluster client sends each to the node of its key."""
         if isinstance(self._client, RedisCluster):
             with self._client.pipeline(transaction=False) as pipe:
                 for command in commands:
@@ -123,7 +123,7 @@ class UserStates:
             raise ValueError(f"{user_key(user)} in Redis cannot be read: {error}") from error
 
     def _tidy(self, users: Sequence[str]) -> None:
-        """Join users' tails; given up for those who are written to meanwhile: a later batch tries again."""
+        """Join or fold the tails of users; skip users with concurrent writes, since a later batch tries again."""
         with self._client.pipeline(transaction=True) as pipe:
             try:
                 pipe.watch(*map(user_key, users))
@@ -140,7 +140,7 @@ class UserStates:
 
 
 def hset_commands(entries: UserEntries, suffix: str) -> list[Command]:
-    """The command for each user that writes their tails."""
+    """For each user the command that writes the tails."""
     names = {kind: kind.encode() + TAIL + suffix.encode() for kind in KINDS}
     commands: list[Command] = []
     for user, kinds in entries.items():
@@ -151,12 +151,12 @@ def hset_commands(entries: UserEntries, suffix: str) -> list[Command]:
     return commands
 
 
-# typed by hiredis as if commands were of one word
+# the types of hiredis allow only commands of one word
 _pack_words: Final = cast(Callable[[tuple[str | bytes, ...]], bytes], hiredis.pack_command)
 
 
 def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
-    """Send commands on one connection and read the replies: a fifth of what a pipeline of redis-py costs."""
+    """Send commands on one connection and read the replies, at a fifth of the cost of a redis-py pipeline."""
     connection = client.connection_pool.get_connection()
     try:
         for start in range(0, len(commands), _CHUNK):
@@ -165,13 +165,13 @@ def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
         read = connection.read_response
         return [read() for _ in commands]
     except BaseException:
-        connection.disconnect()  # replies may still be under way
+        connection.disconnect()  # unread replies may follow
         raise
     finally:
         client.connection_pool.release(connection)
 
 
 def _tidied(fields: Fields, limits: StateLimits) -> tuple[Fields, list[bytes]]:
-    """The tails of each kind joined into one, or folded into the bases; with the names of those they replace."""
+    """The fields to write, with tails joined or folded into bases, and the names of the fields to delete."""
     tail_bytes = sum(len(value) for name, value in fields.items() if TAIL in name)
     return compact(fields, limits) if tail_bytes > FOLD_BYTES else join(fields)

@@ -1,10 +1,10 @@
-"""Posts seen so long ago that their ids are no longer kept: Bloom filters, a generation after the other.
+"""A Bloom filter (Bloom, 1970) of posts seen long ago, in generations.
 
-Posts are added oldest first; a full generation is followed by an empty one, and of more than some the oldest is
-forgotten. So memory is bounded however long a user lives, no post of the generations that are kept is ever missed, and
-a post that was never seen is taken for seen with a probability of at most `error`, over all generations together.
-Adding a post again changes nothing, unless the generation that holds it is the next to go: a replayed log forgets
-nothing. A post is remembered at least as long as one generation of others takes to follow it.
+Posts are added oldest first. A full generation is followed by an empty one, and the oldest generation is dropped when
+there are too many. So memory is bounded. A kept post is always found. A post that was never seen is found with a
+probability of at most `error`, over all generations together. A post that is added again changes nothing, unless its
+generation is the next to be dropped: a replayed log loses nothing. A post is kept at least until a whole generation of
+other posts follows it. The probes of a post come from one 64-bit hash (Kirsch and Mitzenmacher, 2006).
 
 glossary of shapes: n posts, k probes of a post.
 """
@@ -25,16 +25,16 @@ _HEAD: Final = struct.Struct("<BII")  # probes, posts, bytes
 
 @dataclass(frozen=True, slots=True)
 class FilterSize:
-    """How many posts are remembered, and how well: 12.5 bits a post at the defaults, 51 kB when all are full."""
+    """Capacity and error of a filter: 12.5 bits per post at the defaults, 51 kB with all generations full."""
 
     posts: int = 8_192
-    """Of a generation."""
+    """Capacity of a generation."""
     generations: int = 4
     error: float = 0.01
-    """The probability that a post never seen is taken for seen."""
+    """Probability of a false positive, over all generations."""
 
     def empty(self) -> "_Generation":
-        """A new generation: of so many bits, and so many of a post, as are best for the error."""
+        """A new generation, with the optimal numbers of bits and probes for the error."""
         bits_per_post = -log(self.error / self.generations) / log(2) ** 2
         bits = np.zeros(ceil(self.posts * bits_per_post / 8), np.uint8)
         return _Generation(round(bits_per_post * log(2)), 0, bits)
@@ -63,17 +63,17 @@ class _Generation:
 
 
 class SeenFilter:
-    """An immutable set of posts that knows too many rather than too few."""
+    """An immutable approximate set of posts: false positives, no false negatives."""
 
     def __init__(self, generations: tuple[_Generation, ...] = ()) -> None:
         self._generations = generations  # oldest first
 
     def __len__(self) -> int:
-        """How many posts were added and are not yet forgotten."""
+        """The number of added posts in the kept generations."""
         return sum(generation.posts for generation in self._generations)
 
     def holds(self, post_ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which of some posts were added, or pass for them; 0, which is no id, never is."""
+        """True for added posts and for false positives; False for id 0."""
         found = np.zeros(len(post_ids), bool)
         if self._generations:
             asked = np.flatnonzero(post_ids)
@@ -81,7 +81,7 @@ class SeenFilter:
         return found
 
     def with_posts(self, post_ids: Int64[np.ndarray, " n"], size: FilterSize) -> "SeenFilter":
-        """These posts as well, oldest first."""
+        """The filter with more posts, which are given oldest first."""
         generations, left = list(self._generations), _distinct(post_ids)
         left = left[~self._outlives(left, size)]
         while len(left):
@@ -93,32 +93,32 @@ class SeenFilter:
         return SeenFilter(tuple(generations[-size.generations :]))
 
     def _outlives(self, post_ids: Int64[np.ndarray, " n"], size: FilterSize) -> Bool[np.ndarray, " n"]:
-        """Which posts are held by a generation that is not the next to go."""
-        next_to_go = max(0, len(self._generations) - size.generations + 1)
-        return SeenFilter(self._generations[next_to_go:]).holds(post_ids)
+        """True for posts in a generation that is not the next to be dropped."""
+        first_safe = max(0, len(self._generations) - size.generations + 1)
+        return SeenFilter(self._generations[first_safe:]).holds(post_ids)
 
     def to_bytes(self) -> bytes:
-        """The generations, oldest first: head and bits of each."""
+        """Header and bits of each generation, oldest first."""
         return b"".join(
             _HEAD.pack(each.probes, each.posts, len(each.bits)) + each.bits.tobytes() for each in self._generations
         )
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Self:
-        """The filter whose bytes these are; raises ValueError where they are cut off."""
+        """The filter from the bytes of `to_bytes`; raises ValueError for truncated bytes."""
         generations, offset = list[_Generation](), 0
         while offset < len(body):
             start = offset + _HEAD.size
             if start > len(body):
-                raise ValueError("broken: a filter is cut off")
+                raise ValueError("broken: a filter is truncated")
             probes, posts, size = _HEAD.unpack_from(body, offset)
             offset = start + size
             if offset > len(body):
-                raise ValueError("broken: a filter is cut off")
+                raise ValueError("broken: a filter is truncated")
             generations.append(_Generation(probes, posts, np.frombuffer(body, np.uint8, size, start)))
         return cls(tuple(generations))
 
 
 def _distinct(post_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
-    """Each once, in the order of the first."""
+    """The distinct posts, in order of their first occurrence."""
     return post_ids[np.sort(np.unique(post_ids, return_index=True)[1])]

@@ -1,15 +1,14 @@
-"""The state of a user: what they did, whom they follow, block and mute, what they saw and were served.
+"""The state of a user: history, social graph, muted keywords, seen and served posts.
 
-Stored as entries (`user_entries`), a base per kind and a tail per appended batch, each in either version of the stored
-form (`user_form`). `decode` gives what a request needs of them, `join` puts tails end to end, `compact` folds them into
-bases. All are functions of the set of entries alone: order, duplicates and compactions in between make no difference,
-so that a replayed log leads to the same state. What is bounded forgets the oldest, by event time:
-- Follows: above `following` of them the oldest no longer count, until they are followed again. Blocks, mutes and
-  subscriptions, without which a feed would show what it must not, are all kept.
-- What was undone is remembered for `undone_ms`, counted back from the newest entry of its kind, and `undone` times at
-  most. A doing that comes later than that, and is older than its undoing, may stand again.
-- Posts seen: a post in the history was seen. What has left the history is known by id while it is among the newest
-  `seen`, then by a filter, which also takes some posts for seen that were not (`seen_filter`).
+It is stored as entries (`entries`): a base per kind and a tail per appended batch, in either version of the compact
+form (`compact_form`). `decode` reads the state that a request needs, `join` concatenates tails, `compact` folds tails
+into bases. All depend on the set of entries alone. Order, duplicates and earlier compactions make no difference, so a
+replayed log leads to the same state. Each bounded kind drops its oldest entries by event time:
+- Follows: only the newest `following` count. Blocks, mutes and subscriptions are safety rules, so all are kept.
+- Undos are kept for `undone_ms` before the newest entry of their kind, and at most `undone` of them. An action that
+  arrives after that, and is older than its undo, may count again.
+- Seen posts: each post in the history was seen. A post that left the history is kept by id while it is among the
+  newest `seen`, then in a Bloom filter, which has false positives (`seen_filter`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +25,10 @@ from thunder_ingest.users.entries import EDGE_KINDS, KINDS, VIEW, keyword_entrie
 from thunder_ingest.users.seen_filter import FilterSize, SeenFilter
 
 TAIL: Final = b"+"
-"""Between a kind and the name of a tail in a field's name."""
+"""Separates kind and batch in the field name of a tail."""
 
 JOINED: Final = TAIL + b"joined"
-"""Ends the name of tails that were joined; no batch is called so."""
+"""The end of the field name of a joined tail; no batch has this name."""
 
 DAY_MS: Final = 86_400_000
 
@@ -38,22 +37,22 @@ _Stored = Mapping[str, Sequence[bytes]]  # base and tails of each kind
 
 @dataclass(frozen=True, slots=True)
 class StateLimits:
-    """How much of a user is kept. Who compacts and who reads should agree."""
+    """Bounds on the state of a user, the same for the compacting flow and for readers."""
 
     positions: int = 1_024
-    """Of the history."""
+    """Positions of the history."""
     passed_over: bool = True
-    """Whether posts that were seen, and no more, are positions of the history."""
+    """True: a post that was seen without an action is a position of the history, too."""
     following: int = 10_000
     seen: int = 4_096
-    """Posts that have left the history and are known by id."""
+    """Posts that left the history and are kept by id."""
     seen_before: FilterSize = FilterSize()  # noqa: RUF009  # immutable
-    """Posts seen before those."""
+    """The filter of older seen posts."""
     served: int = 500
     undone: int = 4_096
-    """Edges of a kind, or keywords, that were undone."""
+    """Undos of a kind."""
     undone_ms: int = 30 * DAY_MS
-    """How long undoings are remembered: as long as engagements stay in the log."""
+    """Age of the oldest undo: the retention of engagements in the log."""
 
 
 _LIMITS: Final = StateLimits()
@@ -61,9 +60,9 @@ _LIMITS: Final = StateLimits()
 
 @dataclass(slots=True, eq=False)
 class UserState:
-    """What is known about one user when a feed is made."""
+    """The state of one user for a feed request."""
 
-    is_known: bool  # anything but what was served
+    is_known: bool  # has an entry other than served posts
     positions: NDArray[Any]  # [<= 1024] of POSITION, oldest first
     following: Int64[np.ndarray, " f"]  # sorted, as all edges
     blocks: Int64[np.ndarray, " b"]
@@ -78,17 +77,17 @@ class UserState:
 
     @classmethod
     def empty(cls) -> "UserState":
-        """The state of a user about whom nothing is known."""
+        """The state of a user without entries."""
         return decode({})
 
 
 def decode(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> UserState:
-    """The state in the fields of a user's hash: bases called like their kind, tails `kind+name`.
+    """The state in the fields of a user's hash: bases are named `kind`, tails `kind+batch`.
 
-    Fields of other names are passed over, so that a newer program may add a kind.
+    Fields with other names are ignored, so that a newer program may add a kind.
 
     Raises:
-        ValueError: for a value of an unknown version, or one that is broken.
+        ValueError: for an unknown version or a broken value.
 
     """
     stored = _by_kind(fields)
@@ -110,7 +109,7 @@ def compact(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> tup
     """Fold the tails of each kind into its base.
 
     Returns:
-        the bases to write, and the names of the tails that they replace.
+        the bases to write, and the names of the tails to delete.
 
     Raises:
         ValueError: like `decode`.
@@ -139,7 +138,7 @@ def compact(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> tup
 
 
 def join(fields: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], list[bytes]]:
-    """Put the tails of each kind end to end, in one; returns and raises like `compact`."""
+    """Concatenate the tails of each kind into one; returns and raises like `compact`."""
     joined, replaced = {}, list[bytes]()
     for kind, names in _tails(fields).items():
         name = kind.encode() + JOINED
@@ -175,12 +174,12 @@ def _entries(kind: str, stored: _Stored) -> Entries:
     return decode_entries(kind, stored.get(kind, ()))
 
 
-# --- edges: the last writer by time wins, at one time the doing ------------------------------------------------------
+# --- edges: the last writer by time wins; at equal times the action wins over its undo ------------------------------
 
 
 def _edges(entries: Entries) -> Entries:
-    """The edge of each target that counts, sorted by target."""
-    if (np.diff(entries["target_id"]) > 0).all():  # as a base alone is
+    """The newest edge to each target, sorted by target."""
+    if (np.diff(entries["target_id"]) > 0).all():  # the order of a base
         return entries
     edges = entries[np.lexsort((1 - entries["undo"].astype(np.int8), entries["at"], entries["target_id"]))]
     return np.asarray(edges[history.is_last(edges["target_id"])])
@@ -204,7 +203,7 @@ def _newest(edges: Entries, limit: int) -> Int64[np.ndarray, " n"]:
     return np.sort(np.lexsort((edges["target_id"], edges["at"]))[-limit:])
 
 
-# --- keywords: like edges, but of text -------------------------------------------------------------------------------
+# --- keywords: like edges, with a text as target ----------------------------------------------------------------------
 
 
 def _keyword_rows(stored: _Stored) -> bytes:
@@ -212,7 +211,7 @@ def _keyword_rows(stored: _Stored) -> bytes:
 
 
 def _keywords(rows: bytes) -> dict[str, tuple[int, bool]]:
-    """The time and whether it is muted, for each keyword; at one time the muting wins."""
+    """Time and mute flag of each keyword; at equal times muting wins."""
     latest: dict[str, tuple[int, bool]] = {}
     for at, undo, keyword in keyword_entries(rows):
         latest[keyword] = max(latest.get(keyword, (0, False)), (at, not undo))
@@ -231,7 +230,7 @@ def _compacted_keywords(rows: bytes, limits: StateLimits) -> bytes:
 
 
 def _views(entries: Entries) -> Entries:
-    """The entries of a history that saw their posts: all but the undoings."""
+    """Views of the posts in a history: all entries except undos."""
     done = entries[entries["undo"] == 0]
     views = np.empty(len(done), VIEW)
     views["at"], views["post_id"] = done["at"], done["post_id"]
@@ -239,14 +238,14 @@ def _views(entries: Entries) -> Entries:
 
 
 def _newest_views(views: Entries) -> Entries:
-    """The last time of each post, oldest first."""
+    """The newest view of each post, oldest first."""
     views = views[np.lexsort((views["at"], views["post_id"]))]
     views = views[history.is_last(views["post_id"])]
     return np.asarray(views[np.lexsort((views["post_id"], views["at"]))])
 
 
 def _seen(entries: Entries, views: Entries) -> Int64[np.ndarray, " n"]:
-    """Posts of a history and others, sorted, each once."""
+    """The distinct posts of a history and of views, sorted."""
     seen = np.sort(np.concatenate([entries["post_id"][entries["undo"] == 0], views["post_id"]]))
     return np.asarray(seen[history.is_last(seen)])
 

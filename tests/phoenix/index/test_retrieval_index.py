@@ -10,24 +10,24 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from phoenix.index.device import DeviceSlab
-from phoenix.index.host import HostSlab
+from phoenix.index.device_index import DeviceIndex
+from phoenix.index.host_index import HostIndex
 from phoenix.index.int8_kernel import PANEL, TILE, Precision, empty_panels, lowest, products, reaching, tiles, write
-from phoenix.index.retrieval_index import Mask, Slab, Traits, VectorIndex
+from phoenix.index.retrieval_index import FlatIndex, Mask, Traits, VectorIndex
 from phoenix.index.scan import finish, scan
 
 DIM = 3
 IDS, AUTHORS, LANGUAGES, LABELS = range(1, 13), range(1, 4), range(3), 3
-SLABS: dict[str, Callable[[int], Slab]] = {
-    "int8 on the host": lambda dim: HostSlab(dim, "int8"),
-    "float16 on the host": lambda dim: HostSlab(dim, "float16"),
-    "float32 on the host": lambda dim: HostSlab(dim, "float32"),
-    "on a device": lambda dim: DeviceSlab(dim, chunk_rows=8),
+FLAT_INDEXES: dict[str, Callable[[int], FlatIndex]] = {
+    "int8 on the host": lambda dim: HostIndex(dim, "int8"),
+    "float16 on the host": lambda dim: HostIndex(dim, "float16"),
+    "float32 on the host": lambda dim: HostIndex(dim, "float32"),
+    "on a device": lambda dim: DeviceIndex(dim, chunk_rows=8),
 }
 ids = st.lists(st.sampled_from(IDS), max_size=8).map(lambda given: np.array(given, np.int64))
 WIDTHS = {"old": DIM, "new": DIM + 1}
 versions = st.sampled_from([*WIDTHS])
-whole_numbers = st.integers(-3, 3).map(float)  # sums of whole numbers are exact, in whatever order
+whole_numbers = st.integers(-3, 3).map(float)  # sums of whole numbers are exact, in any order
 
 
 def some_of(values: range) -> st.SearchStrategy[np.ndarray | None]:
@@ -71,11 +71,11 @@ def lets_through(mask: Mask, id_: int, author: int, language: int, labels: int, 
 
 
 class IndexAgainstBruteForce(RuleBasedStateMachine):
-    """Whatever happened to the index, it finds what sorting all that should be in it finds."""
+    """Random operations on an index and on a dictionary; a sort of the dictionary gives the expected results."""
 
-    def __init__(self, slab: Callable[[int], Slab]) -> None:
+    def __init__(self, flat_index: Callable[[int], FlatIndex]) -> None:
         super().__init__()
-        self.index = VectorIndex(slab)
+        self.index = VectorIndex(flat_index)
         self.expected: dict[str, dict[int, tuple[np.ndarray, tuple[int, int, int, bool]]]] = {"old": {}, "new": {}}
         self.known = set[str]()
 
@@ -148,34 +148,34 @@ class IndexAgainstBruteForce(RuleBasedStateMachine):
         assert len(self.index) == len({*self.expected["old"], *self.expected["new"]})
 
 
-@pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
-def test_any_interleaving_finds_what_brute_force_finds(slab: Callable[[int], Slab]) -> None:
+@pytest.mark.parametrize("flat_index", FLAT_INDEXES.values(), ids=FLAT_INDEXES)
+def test_any_sequence_of_writes_and_searches_agrees_with_brute_force(flat_index: Callable[[int], FlatIndex]) -> None:
     class Machine(IndexAgainstBruteForce):
         def __init__(self) -> None:
-            super().__init__(slab)
+            super().__init__(flat_index)
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=25, deadline=None))
 
 
-SIZED: dict[str, Callable[[int], Slab]] = {
-    "one chunk": HostSlab,
-    "guesses that are often too high": lambda dim: HostSlab(dim, chunk_rows=64),
-    "guesses": lambda dim: HostSlab(dim, chunk_rows=2_048),
-    "approximations that are rescored": lambda dim: HostSlab(dim, "float16", chunk_rows=2_048),
-    "fp32 alone": lambda dim: HostSlab(dim, "float32", chunk_rows=2_048),
-    "a device": lambda dim: DeviceSlab(dim, chunk_rows=8_192),
+SIZED: dict[str, Callable[[int], FlatIndex]] = {
+    "one chunk": HostIndex,
+    "guesses that are often too high": lambda dim: HostIndex(dim, chunk_rows=64),
+    "guesses": lambda dim: HostIndex(dim, chunk_rows=2_048),
+    "approximations that are rescored": lambda dim: HostIndex(dim, "float16", chunk_rows=2_048),
+    "fp32 alone": lambda dim: HostIndex(dim, "float32", chunk_rows=2_048),
+    "a device": lambda dim: DeviceIndex(dim, chunk_rows=8_192),
 }
 
 
-@pytest.mark.parametrize("slab", SIZED.values(), ids=SIZED)
+@pytest.mark.parametrize("flat_index", SIZED.values(), ids=SIZED)
 @settings(max_examples=10, deadline=None)
 @given(k=st.sampled_from([1, 10, 300]), seed=st.integers(0, 2**16), is_sorted=st.booleans())
-def test_the_best_of_many_are_found(slab: Callable[[int], Slab], k: int, seed: int, is_sorted: bool) -> None:
+def test_the_best_of_many_are_found(flat_index: Callable[[int], FlatIndex], k: int, seed: int, is_sorted: bool) -> None:
     rng = np.random.default_rng(seed)
     stored, query = rng.normal(size=(20_000, 8)).astype(np.float32), rng.normal(size=(1, 8)).astype(np.float32)
     if is_sorted:
         stored = stored[np.argsort(stored @ query[0])]  # each row better than all before
-    index = VectorIndex(slab)
+    index = VectorIndex(flat_index)
     index.upsert(np.arange(1, 20_001), stored, "v")
     index.remove(np.arange(1, 20_001, 2))
     left = np.arange(2, 20_001, 2)
@@ -191,7 +191,7 @@ def test_the_best_of_many_are_found(slab: Callable[[int], Slab], k: int, seed: i
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 @given(data=st.data())
-def test_no_scan_is_off_by_more_than_it_says(precision: Precision, data: st.DataObject) -> None:
+def test_the_error_of_a_product_is_within_its_bound(precision: Precision, data: st.DataObject) -> None:
     elements = st.floats(-1e3, 1e3, width=32).map(lambda value: value if abs(value) > 1e-15 else 0.0)
     vectors_ = data.draw(arrays(np.float32, (PANEL, 5), elements=elements))
     queries = data.draw(arrays(np.float32, (TILE, 5), elements=elements))
@@ -220,7 +220,7 @@ quarters = st.integers(-8, 8).map(lambda value: value / 4)  # sums and products 
     norm=quarters,
     threshold=quarters | st.just(-np.inf),
 )
-def test_each_row_that_reaches_the_floor_with_what_it_may_be_off_is_collected_once(
+def test_each_row_within_its_error_of_the_floor_is_collected_once(
     found: np.ndarray,
     scale: np.ndarray,
     error: np.ndarray,
@@ -249,11 +249,11 @@ def lanes(
 def test_the_same_compiled_code_serves_every_number_of_posts_queries_and_results() -> None:
     for posts in (1, 100, 1_000):
         for precision in get_args(Precision):
-            slab = HostSlab(DIM, precision, chunk_rows=64)
-            slab.upsert(np.arange(1, posts + 1), np.ones((posts, DIM), np.float32), Traits.unknown(posts))
+            flat_index = HostIndex(DIM, precision, chunk_rows=64)
+            flat_index.upsert(np.arange(1, posts + 1), np.ones((posts, DIM), np.float32), Traits.unknown(posts))
             for batch in (1, 4, 5):
                 for k in (1, 10, 300):
-                    slab.search(np.ones((batch, DIM), np.float32), k, [Mask()] * batch)
+                    flat_index.search(np.ones((batch, DIM), np.float32), k, [Mask()] * batch)
     assert [len(cast(Any, kernel).signatures) for kernel in (scan, finish)] == [len(get_args(Precision)), 1]
 
 
@@ -265,11 +265,11 @@ def test_an_unknown_version_finds_nothing_rather_than_another_versions_vectors()
     assert scores.tolist() == [[-np.inf, -np.inf]]
 
 
-def test_vectors_of_another_width_than_the_first_ones_of_their_version_are_refused() -> None:
+def test_vectors_of_another_width_in_a_version_are_refused() -> None:
     index = VectorIndex()
     index.upsert(np.array([1]), np.ones((1, 2), np.float32), "old")
     index.upsert(np.array([1]), np.ones((1, 3), np.float32), "v")
-    with pytest.raises(ValueError, match=r"shape \(1, 2\) for 1 ids; \(1, 3\) is wanted"):
+    with pytest.raises(ValueError, match=r"shape \(1, 2\) for 1 ids; expected \(1, 3\)"):
         index.upsert(np.array([1]), np.ones((1, 2), np.float32), "v")
 
 
@@ -284,9 +284,9 @@ def test_id_0_is_refused() -> None:
         VectorIndex().upsert(np.array([1, 0]), np.ones((2, DIM), np.float32), "v")
 
 
-@pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
-def test_a_search_during_writes_finds_whole_states_only(slab: Callable[[int], Slab]) -> None:
-    index = VectorIndex(slab)
+@pytest.mark.parametrize("flat_index", FLAT_INDEXES.values(), ids=FLAT_INDEXES)
+def test_a_search_during_writes_finds_whole_states_only(flat_index: Callable[[int], FlatIndex]) -> None:
+    index = VectorIndex(flat_index)
     pair = np.array([1, 2])
     stop = threading.Event()
 
@@ -305,12 +305,12 @@ def test_a_search_during_writes_finds_whole_states_only(slab: Callable[[int], Sl
     assert states <= {(-1, -1), (2, 1)}
 
 
-@pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
-def test_a_search_beside_a_writer_sees_old_or_new_vectors_and_never_a_torn_or_foreign_one(
-    slab: Callable[[int], Slab],
+@pytest.mark.parametrize("flat_index", FLAT_INDEXES.values(), ids=FLAT_INDEXES)
+def test_a_search_beside_a_writer_sees_whole_batches_of_whole_vectors(
+    flat_index: Callable[[int], FlatIndex],
 ) -> None:
     posts, stop = np.arange(1, 65), threading.Event()
-    index = VectorIndex(slab)
+    index = VectorIndex(flat_index)
 
     def publish(generation: int) -> None:
         of_all = np.full(len(posts), generation)
@@ -342,50 +342,50 @@ def test_a_search_beside_a_writer_sees_old_or_new_vectors_and_never_a_torn_or_fo
     assert len(generations) > 1
 
 
-def test_a_row_is_written_again_only_when_no_search_can_see_it() -> None:
-    slab, one, nothing = HostSlab(DIM), np.array([1]), Traits.unknown(1)
-    slab.upsert(one, np.full((1, DIM), 1, np.float32), nothing)
-    seen = slab.snapshot
+def test_a_row_is_reused_only_after_all_searches_that_can_read_it() -> None:
+    flat_index, one, nothing = HostIndex(DIM), np.array([1]), Traits.unknown(1)
+    flat_index.upsert(one, np.full((1, DIM), 1, np.float32), nothing)
+    seen = flat_index.snapshot
     for value in range(2, 6):
-        slab.upsert(one, np.full((1, DIM), value, np.float32), nothing)
+        flat_index.upsert(one, np.full((1, DIM), value, np.float32), nothing)
     assert seen.chunks[0].vectors[seen.shown[0]].tolist() == [[1, 1, 1]]
-    assert slab.snapshot.rows == 5
+    assert flat_index.snapshot.rows == 5
     del seen
     for value in range(6, 20):
-        slab.upsert(one, np.full((1, DIM), value, np.float32), nothing)
-    assert slab.snapshot.rows == 5
+        flat_index.upsert(one, np.full((1, DIM), value, np.float32), nothing)
+    assert flat_index.snapshot.rows == 5
 
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_a_vector_that_is_stored_at_less_precision_is_read_as_it_is_scanned(precision: Precision) -> None:
-    slab = HostSlab(DIM, precision, exact=False, chunk_rows=64)
+    flat_index = HostIndex(DIM, precision, exact=False, chunk_rows=64)
     vectors_ = np.random.default_rng(7).normal(size=(200, DIM)).astype(np.float32)
-    slab.upsert(np.arange(1, 201), vectors_, Traits.unknown(200))
-    read = slab.vectors(np.array([404, *range(200, 0, -1)]))
+    flat_index.upsert(np.arange(1, 201), vectors_, Traits.unknown(200))
+    read = flat_index.vectors(np.array([404, *range(200, 0, -1)]))
     assert read[0].tolist() == [0] * DIM
     assert read[:0:-1] == pytest.approx(vectors_, abs=0.02)
     assert abs(read[:0:-1] - vectors_).max() > 0
 
 
 def test_more_vectors_than_a_device_reads_at_once_come_back_in_the_order_asked_for() -> None:
-    slab = DeviceSlab(DIM, chunk_rows=256)
+    flat_index = DeviceIndex(DIM, chunk_rows=256)
     vectors_ = np.random.default_rng(7).normal(size=(600, DIM)).astype(np.float32)
-    slab.upsert(np.arange(1, 601), vectors_, Traits.unknown(600))
+    flat_index.upsert(np.arange(1, 601), vectors_, Traits.unknown(600))
     asked = np.random.default_rng(8).permutation(600)
-    assert slab.vectors(asked + 1).tolist() == vectors_[asked].tolist()
+    assert flat_index.vectors(asked + 1).tolist() == vectors_[asked].tolist()
 
 
 def test_a_bulk_of_posts_may_name_one_twice_and_be_spread_over_chunks() -> None:
-    slab = HostSlab(DIM, chunk_rows=64)
+    flat_index = HostIndex(DIM, chunk_rows=64)
     ids = np.concatenate([np.arange(1, 1_001), np.arange(1, 501)])
-    slab.upsert(ids, np.repeat(np.arange(1_500, dtype=np.float32), DIM).reshape(-1, DIM), Traits.unknown(1_500))
-    found, scores = slab.search(np.eye(1, DIM, dtype=np.float32), 1_001, [Mask()])
-    assert len(slab) == 1_000
+    flat_index.upsert(ids, np.repeat(np.arange(1_500, dtype=np.float32), DIM).reshape(-1, DIM), Traits.unknown(1_500))
+    found, scores = flat_index.search(np.eye(1, DIM, dtype=np.float32), 1_001, [Mask()])
+    assert len(flat_index) == 1_000
     assert found[0].tolist() == [*range(500, 0, -1), *range(1_000, 500, -1), -1]
     assert scores[0, :-1].tolist() == [*range(1_499, 999, -1), *range(999, 499, -1)]
 
 
-def test_what_is_asked_of_the_index_about_its_posts() -> None:
+def test_an_index_reports_its_posts_and_counts_by_version() -> None:
     index = VectorIndex()
     index.upsert(np.array([1, 2]), np.ones((2, DIM), np.float32), "old")
     index.upsert(np.array([2, 3]), np.ones((2, DIM), np.float32), "new")
@@ -394,9 +394,9 @@ def test_what_is_asked_of_the_index_about_its_posts() -> None:
     assert VectorIndex().holds(np.array([1])).tolist() == [False]
 
 
-@pytest.mark.parametrize("slab", SLABS.values(), ids=SLABS)
-def test_warming_up_leaves_nothing_in_the_index(slab: Callable[[int], Slab]) -> None:
-    index = VectorIndex(slab)
+@pytest.mark.parametrize("flat_index", FLAT_INDEXES.values(), ids=FLAT_INDEXES)
+def test_warming_up_leaves_nothing_in_the_index(flat_index: Callable[[int], FlatIndex]) -> None:
+    index = VectorIndex(flat_index)
     index.warm_up(DIM, (1, 4), 10)
     assert len(index) == 0
     assert index.search(np.ones((1, DIM), np.float32), 1, "v")[0].tolist() == [[-1]]

@@ -33,7 +33,7 @@ def test_totals_do_not_depend_on_how_events_were_batched_or_where_a_snapshot_was
 
 
 @given(st.lists(events, max_size=20), st.integers(1, 4))
-def test_the_shards_together_count_what_all_events_count(events: list[EngagementEvent], shards: int) -> None:
+def test_the_counts_of_all_shards_add_up_to_those_of_one_table(events: list[EngagementEvent], shards: int) -> None:
     changes, whole = changes_of(events), CountTable(1)
     whole.add(changes)
     found = []
@@ -74,7 +74,7 @@ def test_only_changed_totals_are_written_and_old_posts_are_forgotten() -> None:
     assert len(table) == len(CountTable(1_000, table.snapshot())) == 1
 
 
-def test_what_comes_too_late_counts_while_its_post_is_known_and_not_once_it_is_forgotten() -> None:
+def test_a_late_event_counts_only_while_its_post_is_in_the_table() -> None:
     table = CountTable(1_000)
     table.add(changes_of([Impression(user_id=1, post_id=post_id, author_id=9, at=T0) for post_id in (5, 6)]))
     table.add(changes_of([Impression(user_id=1, post_id=6, author_id=9, at=T0 + 2_000)]))

@@ -1,8 +1,8 @@
-"""Whatever happens to a log on its way, what is derived from it is what a few lines say of its events.
+"""The derived state of a log against a simple model of its events, under duplicates, disorder and crashes.
 
-Events come late, twice and in any order; batches end anywhere; flows are killed and replay what their last snapshot did
-not cover; user state is compacted, workers copy the changelog in gulps. None of it may show. `Derived` goes through
-all that with the real parts, `said` is the model.
+Events arrive late, twice and in any order. Batches end anywhere. Flows are killed and replay from their last snapshot.
+User state is compacted, and workers read the changelog in batches. The state must not depend on any of it. `Derived`
+runs the real parts, `said` is the model.
 """
 
 from collections import Counter, defaultdict
@@ -72,15 +72,15 @@ def author_of(post_id: int) -> int:
 
 
 class Left(NamedTuple):
-    """What is left of a log."""
+    """The state that a log leads to."""
 
     served: dict[int, Post]
     """The posts in the changelog that are live."""
     columns: dict[int, tuple[Any, ...]]
-    """Of each post in a worker's store: author, time, kind, labels, and what is counted."""
+    """Of each post in a worker's store: author, time, kind, labels, and counts."""
     users: dict[int, dict[str, Any]]
     feeds: dict[int, Feed]
-    """Of each user the posts of those whom they follow, newest first, without what they have seen."""
+    """For each user the unseen posts by followed authors, newest first."""
     counts: dict[int, list[int]]
 
 
@@ -88,7 +88,7 @@ class Left(NamedTuple):
 
 
 def said(events: Sequence[Published], messages: Sequence[Published]) -> Left:
-    """What is left of events; `messages` are the same events as often as they stand in the log, each counted once."""
+    """The state that events lead to; `messages` has them as often as the log, and each message counts once."""
     served, counts = said_of_posts(events), said_of_counts(messages)
     users = {user: said_of_user(user, events) for user in USERS}
     columns = {
@@ -105,7 +105,7 @@ def said(events: Sequence[Published], messages: Sequence[Published]) -> Left:
 
 
 def newest(words: Iterable[tuple[Hashable, int, bool]]) -> dict[Any, tuple[int, bool]]:
-    """The last word on each thing: its time, and whether the thing was done or undone; at one time it was done."""
+    """Time and flag of the newest event on each thing: True if done; at equal times done wins over undone."""
     last: dict[Any, tuple[int, bool]] = {}
     for thing, at, done in words:
         last[thing] = max(last.get(thing, (0, False)), (at, done))
@@ -137,7 +137,7 @@ def content_order(event: PostCreated) -> tuple[int, ...]:
 
 
 def said_of_user(user: int, events: Sequence[Published]) -> dict[str, Any]:
-    """Whom a user follows and so on, what they have seen, and their history."""
+    """The edges, seen posts and history of a user."""
     edges = [e for e in of(GraphEvent, events) if not isinstance(e, MuteKeyword | UnmuteKeyword)]
     last = newest((((DONE | UNDONE)[type(e)], e.user_id, e.target_id), e.at, type(e) in DONE) for e in edges)
     standing = {edge for edge, (_, done) in last.items() if done}
@@ -155,7 +155,7 @@ def said_of_user(user: int, events: Sequence[Published]) -> dict[str, Any]:
 
 
 def said_history(post_id: int, own: Sequence[EngagementEvent]) -> list[tuple[int, int, set[str]]]:
-    """What was done with a post in one go is one position: its time is that of the last thing that stands."""
+    """One position per visit to a post; its time is that of the newest action that counts."""
     own = [e for e in own if e.post_id == post_id]
     undone = {(e.action, e.at) for e in of(Engagement, own) if e.undo}
     goes: list[list[EngagementEvent]] = []
@@ -177,7 +177,7 @@ def said_history(post_id: int, own: Sequence[EngagementEvent]) -> list[tuple[int
 
 
 def said_feed(posts: dict[int, Post], viewer: int, state: dict[str, Any]) -> Feed:
-    """Replies are shown below what stands on its own, or one deeper below someone followed; no reposts of one's own."""
+    """Visible are replies to originals and quotes, and answers of followed authors to them; no reposts of own posts."""
 
     def stands_alone(post_id: int) -> bool:
         return post_id in posts and posts[post_id].kind in (ORIGINAL, QUOTE)
@@ -217,7 +217,7 @@ def is_undo(event: EngagementEvent) -> bool:
 
 
 class Derived:
-    """What the flows and a worker make of a log; they die and begin again at the last snapshot."""
+    """The flows and a worker on a log; after a crash they resume from the last snapshot."""
 
     def __init__(self, log: Sequence[Published], client: redis.Redis) -> None:
         self._log, self._redis = log, cast(Any, client)  # typed wider than what it returns
@@ -244,14 +244,14 @@ class Derived:
         self._snapshot = self._next, self._counts.snapshot()
 
     def die(self) -> None:
-        """What was in memory is lost."""
+        """Lose all memory."""
         self._next, counts = self._snapshot
         self._counts, self._table = CountTable(AGE_MS, counts), PostTable(AGE_MS)
         for _, value, headers in self._changelog:
             self._table.restore(value, headers)
 
     def compact(self) -> None:
-        """Fold what Redis has of each user."""
+        """Compact the Redis hash of each user."""
         for user in USERS:
             bases, tails = compact(self._redis.hgetall(key := user_key(str(user))))
             if tails:
@@ -259,13 +259,13 @@ class Derived:
                 self._redis.hdel(key, *tails)
 
     def copy(self) -> None:
-        """Have the worker copy what has been written since it last looked."""
+        """Let the worker read the records since its last read."""
         posts, counts = self._copied
         put_into(self._store, self._changelog[posts:], self._counted[counts:])
         self._copied = len(self._changelog), len(self._counted)
 
     def left(self) -> Left:
-        """What is left once all is read."""
+        """The state after all reads."""
         self.read(len(self._log))
         self.copy()
         states = dict(zip(USERS, self._users.read([str(user) for user in USERS]), strict=True))
@@ -281,7 +281,7 @@ class Derived:
 
 
 def put_into(store: PostStore, changes: Sequence[Change], counted: Sequence[PostCounts]) -> None:
-    """What a worker does with a gulp of records: of several of one post only the last counts."""
+    """Apply a batch of records like a worker: only the last record of a post counts."""
     last = {int(key): value for key, value, _ in changes}
     store.remove([post_id for post_id, value in last.items() if value is None])
     store.apply([unpack_post(value) for value in last.values() if value is not None])
@@ -358,7 +358,7 @@ steps = st.lists(st.sampled_from(["read", "read", "snapshot", "die", "compact", 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(events, min_size=12, max_size=40), steps, st.data())
-def test_what_is_left_of_a_log_is_what_its_events_say_whatever_happens_on_the_way(
+def test_duplicates_disorder_and_crashes_lead_to_the_state_of_the_events_alone(
     valkey: redis.Redis, events: list[Published], steps: list[str], data: st.DataObject
 ) -> None:
     valkey.flushall()

@@ -16,7 +16,7 @@ FOLLOWING = (ALICE, BOB)
 
 
 def shown(*posts: Post, following: tuple[int, ...] = FOLLOWING, **limits: Any) -> list[int]:
-    """The post ids that a viewer who follows Alice and Bob gets."""
+    """The post ids for a viewer with follows of Alice and Bob."""
     store = store_of(*posts, **limits)
     return stored_ids(store, store.in_network(ids(*following), VIEWER, NONE, NOW))
 
@@ -29,7 +29,7 @@ def test_posts_of_the_same_millisecond_are_ordered_by_id() -> None:
     assert shown(post(1, ALICE, 30), post(3, BOB, 30), post(2, ALICE, 30)) == [3, 2, 1]
 
 
-def test_whoever_follows_nobody_gets_nothing() -> None:
+def test_a_viewer_without_follows_gets_no_posts() -> None:
     assert shown(post(1, ALICE), following=()) == []
 
 

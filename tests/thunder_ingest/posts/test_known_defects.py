@@ -1,6 +1,6 @@
-"""What is known to go wrong in the published store, each as the behaviour that ours shows instead.
+"""Known defects of the published store, each with a test of the behaviour of this store.
 
-That a silent partition does not block start-up is shown in `tests/feed_worker/replica/test_reader.py`.
+The test that a silent partition does not block start-up is in `tests/feed_worker/replica/test_reader.py`.
 """
 
 from tests.thunder_ingest.posts.test_store import NONE, NOW, ids, post, store_of, stored_ids
@@ -65,7 +65,7 @@ def test_a_post_edited_or_labelled_keeps_its_place() -> None:
     assert newest(store) == [1, 2, 3]
 
 
-def test_memory_is_that_of_what_is_stored_and_not_of_all_that_ever_was() -> None:
+def test_memory_follows_the_stored_posts_and_not_all_posts_ever_stored() -> None:
     store = store_of(max_age_ms=1_000)
     sizes = []
     for second in range(12):
@@ -80,4 +80,4 @@ def test_memory_is_that_of_what_is_stored_and_not_of_all_that_ever_was() -> None
 def _bytes(store: PostStore) -> int:
     rows = store._rows
     tables = rows.ids.keys.nbytes + sum(table.nbytes for table in (rows.authors.entries, rows.authors.heads))
-    return tables + sum(column.nbytes for column in (*rows.columns, *rows.references, *rows.log, *rows.arena))
+    return tables + sum(column.nbytes for column in (*rows.columns, *rows.references, *rows.timeline, *rows.arena))

@@ -1,4 +1,4 @@
-"""Records read from their bytes are what they are when decoded one by one."""
+"""The compiled decoder agrees with the decoder of single records."""
 
 from typing import Any
 

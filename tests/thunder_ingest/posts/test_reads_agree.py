@@ -1,4 +1,4 @@
-"""The compiled reads against a slow and obvious reader, through whatever happens to a store."""
+"""The compiled reads agree with a slow and simple reader after any operations on a store."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -107,7 +107,7 @@ def test_a_post_comes_back_in_columns_as_it_was_applied() -> None:
     assert columns.tokens[0, :4].tolist() == [*token_hashes("hello wide world").tolist(), 0]
 
 
-def test_what_is_not_stored_has_row_minus_one_and_reads_as_zeros() -> None:
+def test_a_post_that_is_not_stored_has_row_minus_one_and_reads_as_zeros() -> None:
     store = store_of(post(5))
     rows = store.rows_of(ids(4, 5, 6))
     assert (rows >= 0).tolist() == [False, True, False]
@@ -140,7 +140,7 @@ def test_of_two_records_of_a_post_in_one_batch_the_last_counts() -> None:
     assert len(store) == 1
 
 
-def test_what_is_not_live_is_removed() -> None:
+def test_a_post_that_is_not_live_is_removed() -> None:
     store = store_of(post(5), post(6))
     store.apply([post(5, at=0, deleted_at=NOW), Post(post_id=7, author_id=1, labels={"spam": NOW})])
     assert store.rows_of(ids(5, 7)).tolist() == [-1, -1]
@@ -203,7 +203,7 @@ def test_the_log_clock_is_the_newest_time_of_any_record() -> None:
 # --- counts ---------------------------------------------------------------------------------------------------------
 
 
-def test_counts_are_kept_whether_they_come_before_or_after_their_post() -> None:
+def test_counts_are_kept_before_and_after_the_arrival_of_their_post() -> None:
     store = store_of(post(5))
     store.apply_counts([counts(5, favorite=3), counts(6, favorite=4)])
     store.apply([post(6)])
@@ -255,7 +255,7 @@ def test_early_counts_are_bounded_and_the_oldest_go_first(monkeypatch: pytest.Mo
 # --- labels and languages -------------------------------------------------------------------------------------------
 
 
-def test_a_label_has_one_bit_whether_it_was_asked_for_or_seen_first() -> None:
+def test_a_label_has_one_bit_for_queries_and_for_posts() -> None:
     store = PostStore()
     asked = store.label_mask(["gore"])
     store.apply([post(5, labels={"spam": NOW, "gore": NOW})])
@@ -293,7 +293,7 @@ def test_popular_posts_are_originals_and_quotes_best_first() -> None:
     assert stored_ids(store, store.popular(NOW, 1)) == [2]
 
 
-def test_a_post_nobody_saw_comes_before_one_that_was_passed_over_and_a_reported_one_last() -> None:
+def test_an_unseen_post_comes_before_an_ignored_one_and_a_reported_one_last() -> None:
     store = store_of(post(1), post(2), post(3))
     store.apply_counts([counts(2, impressions=1000, favorite=3), counts(3, impressions=1000, favorite=9, report=1)])
     assert stored_ids(store, store.popular(NOW, 10)) == [1, 2, 3]
@@ -365,7 +365,7 @@ steps = st.lists(
 
 @settings(deadline=None)
 @given(steps)
-def test_whatever_is_done_to_the_store_its_index_finds_each_authors_posts_once(steps: list[tuple[str, Any]]) -> None:
+def test_the_author_index_finds_each_post_once_after_any_operations(steps: list[tuple[str, Any]]) -> None:
     store, model = PostStore(StoreLimits(max_age_ms=10)), dict[int, Post]()
     for step, argument in steps:
         if step == "apply":

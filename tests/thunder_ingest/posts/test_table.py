@@ -60,7 +60,7 @@ def test_join_is_commutative_associative_and_idempotent(
 
 
 @given(events_of_one_post)
-def test_a_post_is_what_its_newest_events_say(events: list[PostEvent]) -> None:
+def test_a_post_has_the_state_of_its_newest_events(events: list[PostEvent]) -> None:
     post = joined(*events)
     creations = [event for event in events if isinstance(event, PostCreated)]
     deletion = max((event.at for event in events if isinstance(event, PostDeleted)), default=0)
@@ -162,7 +162,7 @@ events_of_posts = st.lists(
 
 
 def table_of(events: list[PostEvent], max_age_ms: int = DAY_MS) -> tuple[PostTable, dict[int, Post], list[Post]]:
-    """A table after some events; with it what a reader of its changelog keeps, and the whole changelog."""
+    """A table after some events, the state of a reader of its changelog, and the whole changelog."""
     table, log = PostTable(max_age_ms), []
     for event in events:
         post = table.apply(event, T0 + 10)
@@ -248,7 +248,7 @@ def test_a_late_creation_after_a_restart_still_loses_against_the_deletion() -> N
         (created(1, post_id=id64("did:p")), created(2, post_id="did:p"), "another post id, .* already stands"),
     ],
 )
-def test_an_event_that_contradicts_what_is_known_is_refused(first: PostEvent, second: PostEvent, reason: str) -> None:
+def test_an_event_that_contradicts_the_stored_post_is_refused(first: PostEvent, second: PostEvent, reason: str) -> None:
     table, _, (known,) = table_of([first])
     with pytest.raises(Refused, match=reason):
         table.apply(second, T0 + 10)
@@ -295,7 +295,7 @@ def test_a_post_is_forgotten_when_nothing_was_said_about_it_for_long() -> None:
     assert table.expire(T0 + 106) == []
 
 
-def test_what_is_not_live_is_forgotten_without_a_word_since_it_is_a_tombstone_already() -> None:
+def test_a_post_that_is_not_live_expires_without_a_second_tombstone() -> None:
     table = PostTable(max_age_ms=100)
     for event in (labeled(1, post_id=1), created(2, post_id=2), deleted(2, post_id=2), created(2, post_id=3)):
         table.apply(event, T0 + 10)
@@ -305,7 +305,7 @@ def test_what_is_not_live_is_forgotten_without_a_word_since_it_is_a_tombstone_al
 
 @settings(max_examples=50)
 @given(events_of_posts, st.lists(st.integers(1, 12), max_size=4))
-def test_expiry_forgets_exactly_what_is_too_old(events: list[PostEvent], clock: list[int]) -> None:
+def test_expiry_drops_exactly_the_posts_that_are_too_old(events: list[PostEvent], clock: list[int]) -> None:
     table, posts, _ = table_of(events, max_age_ms=5)
     posts = {id_: post for id_, post in posts.items() if newest_at(post) >= T0 + 5}
     table.expire(T0 + 10)

@@ -1,4 +1,4 @@
-"""The stored form: both versions, alone and side by side, and what the first one wrote."""
+"""The stored form: both versions, alone and side by side, and stored values of the first version."""
 
 from collections.abc import Callable
 from typing import Any
@@ -100,16 +100,16 @@ def test_columns_of_a_history_take_less_than_half_of_its_rows() -> None:
     ("name", "value", "reason"),
     [
         (b"seen+1", b"\x03" + bytes(16), "version 3; this program knows 1, 2"),
-        (b"history+1", b"\x02", "no layout"),
+        (b"history+1", b"\x02", "unknown layout"),
         (b"seen+1", b"", "version None; this program knows 1, 2"),
         (b"history+1", b"\x01" + bytes(30), "multiple of element size"),
         (b"history+1", b"\x02\x01nonsense", "broken"),
         (b"history+1", b"\x02\x07", "broken"),
         (b"history+1", encode_columns(np.zeros(9, HISTORY))[:-1], "broken"),
-        (b"history+1", b"\x02\x00\x02\x00\x00\x00\x01", "cut off"),
-        (b"seen+1", b"\x02\x00" + bytes(99), "left over"),
-        (b"keywords+1", b"\x01" + keyword_entry(T0, "word", undo=False)[:-1], "cut off"),
-        (b"keywords+1", b"\x01" + bytes(5), "cut off"),
+        (b"history+1", b"\x02\x00\x02\x00\x00\x00\x01", "truncated"),
+        (b"seen+1", b"\x02\x00" + bytes(99), "bytes too many"),
+        (b"keywords+1", b"\x01" + keyword_entry(T0, "word", undo=False)[:-1], "truncated"),
+        (b"keywords+1", b"\x01" + bytes(5), "truncated"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_a_value_error(read: Any, name: bytes, value: bytes, reason: str) -> None:
@@ -119,11 +119,11 @@ def test_a_value_that_cannot_be_read_is_a_value_error(read: Any, name: bytes, va
 
 def test_a_filter_that_is_cut_off_is_a_value_error() -> None:
     for body in (bytes(3), bytes([1, 0, 0, 0, 0, 9, 0, 0, 0, 0])):
-        with pytest.raises(ValueError, match="a filter is cut off"):
+        with pytest.raises(ValueError, match="a filter is truncated"):
             decode({b"seen_before": encode_rows(body)})
 
 
-def test_what_the_first_version_wrote_is_read() -> None:
+def test_values_of_the_first_version_are_read() -> None:
     state = plain(decode(from_hex(BASES_OF_VERSION_1 | TAILS_OF_VERSION_1)))
     assert state == {
         "is_known": True,
@@ -162,7 +162,7 @@ events = st.lists(
 
 
 @given(events, st.randoms(use_true_random=False))
-def test_rows_and_columns_side_by_side_say_what_rows_alone_say(
+def test_rows_and_columns_side_by_side_equal_rows_alone(
     happened: list[EngagementEvent | GraphEvent], random: Any
 ) -> None:
     rows = tails_of(happened)

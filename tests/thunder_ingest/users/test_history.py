@@ -54,7 +54,7 @@ def test_actions_on_a_post_in_one_go_are_one_position() -> None:
     ]
 
 
-def test_the_five_minutes_are_between_entries_whatever_the_clock_says() -> None:
+def test_the_gap_of_five_minutes_counts_between_entries_and_not_by_the_clock() -> None:
     last_moment = WINDOW_MS - 1
     assert len(folded(Entry(last_moment), Entry(last_moment + 1, action=REPLY))) == 1
     assert len(folded(Entry(1), Entry(1 + WINDOW_MS, action=REPLY))) == 1
@@ -69,7 +69,7 @@ def test_positions_come_oldest_first() -> None:
     assert [post for post, _, _ in folded(Entry(9, 3), Entry(5, 2), Entry(9, 1))] == [2, 1, 3]
 
 
-def test_an_undo_takes_back_what_is_older_and_leaves_the_impression() -> None:
+def test_an_undo_cancels_older_actions_and_keeps_the_impression() -> None:
     seen, liked, unliked = Entry(0, action=IMPRESSION), Entry(10), Entry(20, undo=1)
     assert folded(seen, liked, unliked) == [(1, set(), 0)]
     assert folded(liked, unliked) == []
@@ -198,7 +198,7 @@ def test_compacting_at_any_time_and_repeating_entries_in_any_order_changes_nothi
 
 @settings(deadline=None, max_examples=300)
 @given(histories, st.integers(1, 4))
-def test_compacting_shows_what_was_shown_before_also_where_it_forgets(history: list[Entry], limit: int) -> None:
+def test_compaction_keeps_the_shown_positions(history: list[Entry], limit: int) -> None:
     entries = raw(*history)
     once = kept_of(entries, limit)
     assert positions(once, limit).tolist() == positions(entries, limit).tolist() == model(set(history))[-limit:]
@@ -218,7 +218,7 @@ def test_posts_that_were_passed_over_take_no_place_where_only_actions_count(hist
 
 @settings(deadline=None)
 @given(histories, st.integers(1, 3))
-def test_a_post_that_leaves_the_history_is_told(history: list[Entry], limit: int) -> None:
+def test_compaction_returns_the_posts_that_leave_the_history(history: list[Entry], limit: int) -> None:
     entries = raw(*history)
     kept, left = compacted(entries, limit)
     done, still = entries[entries["undo"] == 0], kept[kept["undo"] == 0]
@@ -226,7 +226,7 @@ def test_a_post_that_leaves_the_history_is_told(history: list[Entry], limit: int
     assert {*done["post_id"]} == {*still["post_id"]} | {*left["post_id"]}
 
 
-def test_what_is_compiled_first_serves_every_history() -> None:
+def test_one_compiled_kernel_serves_every_history() -> None:
     warm_up()
     assert folded(Entry(at=1), Entry(at=2, undo=1), Entry(at=3, post_id=2, action=DWELL_TIME, dwell_ms=9))
     compacted(raw(Entry(at=1), Entry(at=2, post_id=5, action=IMPRESSION)), 1)

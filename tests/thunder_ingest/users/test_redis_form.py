@@ -20,7 +20,7 @@ def write(users: UserStates, suffix: str, *events: EngagementEvent | GraphEvent)
     users.append([update for event in events for update in updates_of(event)], suffix)
 
 
-def test_what_is_written_is_read_back_for_many_users_at_once(valkey: redis.Redis) -> None:
+def test_written_entries_are_read_back_for_many_users_at_once(valkey: redis.Redis) -> None:
     users = UserStates(valkey)
     write(users, "0-1", edge(Block, 1, user="did:a", target=2), edge(Follow, 1, user=2, target=3), impression(1))
     blocker, blocked, viewer, unknown = users.read(["did:a", "2", "1", "99"])
@@ -80,7 +80,7 @@ def test_short_tails_are_joined_and_long_ones_folded_into_the_base(
     assert len(users.read(["1"])[0].following) == 9
 
 
-def test_what_somebody_writes_during_a_compaction_is_not_lost(
+def test_a_concurrent_write_during_a_compaction_is_not_lost(
     valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users, other = UserStates(valkey), UserStates(redis.Redis(connection_pool=valkey.connection_pool))

@@ -25,7 +25,7 @@ def test_an_empty_filter_holds_nothing() -> None:
 
 
 @given(st.lists(st.integers(1, 2**63 - 1), max_size=30, unique=True), st.integers(1, 7))
-def test_what_fits_is_never_missed_however_it_was_added_and_read_again(posts: list[int], at_once: int) -> None:
+def test_a_filter_within_its_capacity_never_misses_a_post(posts: list[int], at_once: int) -> None:
     made = SeenFilter()
     size = FilterSize(posts=8, generations=4, error=1e-6)
     for first in range(0, len(posts), at_once):
@@ -53,7 +53,7 @@ def test_a_replay_forgets_nothing() -> None:
     assert after.to_bytes() == before.to_bytes()
 
 
-def test_a_post_that_was_about_to_be_forgotten_is_remembered_anew() -> None:
+def test_a_post_of_the_oldest_generation_moves_to_the_newest_when_it_is_added_again() -> None:
     again = filled(24, SMALL, 8).with_posts(ids(1), SMALL)
     assert again.with_posts(np.arange(100, 108), SMALL).holds(ids(1))[0]
 

@@ -51,13 +51,13 @@ def test_an_unknown_user_has_an_empty_state() -> None:
     assert all(len(value) == 0 for name, value in plain(state).items() if name != "is_known")
 
 
-def test_whoever_was_only_served_is_still_unknown() -> None:
+def test_a_user_with_served_posts_alone_is_still_unknown() -> None:
     state = decode({b"served+r": encode("served", [view_entry(T0, 5)])})
     assert (state.is_known, state.served_ids.tolist(), state.served_at.tolist()) == (False, [5], [T0])
     assert decode(tails_of([impression(1)])).is_known
 
 
-def test_the_state_is_what_the_events_say() -> None:
+def test_the_state_follows_the_events() -> None:
     state = decode(
         tails_of(
             [
@@ -144,7 +144,7 @@ event_lists = st.lists(graph | keywords | views | actions, max_size=16)
 
 
 def model(events: list[EngagementEvent | GraphEvent]) -> dict[str, Any]:
-    """Who is followed and so on: the last word on each target, an event at a time."""
+    """The edges of each kind by the newest event on each target, one event at a time."""
     last: dict[tuple[str, str], tuple[int, bool]] = {}
     for event in events:
         if isinstance(event, MuteKeyword | UnmuteKeyword):
@@ -208,7 +208,7 @@ def test_a_compacted_state_reads_as_before_also_where_it_forgets(
 
 @settings(deadline=None, max_examples=200)
 @given(event_lists, st.randoms(use_true_random=False))
-def test_what_was_seen_is_never_forgotten_while_it_fits_and_nothing_else_is_seen_by_id(
+def test_seen_posts_within_the_limit_are_kept_and_no_other_post_is_seen_by_id(
     events: list[EngagementEvent | GraphEvent], random: Any
 ) -> None:
     limits = replace(SMALL, positions=1, seen=1)
@@ -234,7 +234,7 @@ def test_joined_tails_are_read_as_those_that_they_replace(
     assert join(joined) == (joined, [])
 
 
-def test_what_was_undone_is_remembered_up_to_a_limit() -> None:
+def test_undos_are_kept_up_to_a_limit() -> None:
     events = [edge(Unfollow, n, target=n + 2) for n in range(5)] + [unmute(n, f"word {n}") for n in range(5)]
     stored = compacted(tails_of([*events, edge(Follow, 9, target=99), mute(9, "on")]), SMALL)
     assert decode_entries("following", [stored[b"following"]])["target_id"].tolist() == [5, 6, 99]
@@ -243,7 +243,7 @@ def test_what_was_undone_is_remembered_up_to_a_limit() -> None:
     assert (state.following.tolist(), state.keywords) == ([2, 99], ("on", "word 0"))
 
 
-def test_what_was_undone_is_remembered_for_a_time() -> None:
+def test_undos_are_kept_for_a_time() -> None:
     month = SMALL.undone_ms
     undone = [edge(Unfollow, 0, target=2), edge(Unfollow, 1, target=3), unmute(0, "x"), unmute(1, "y")]
     stored = compacted(tails_of([*undone, edge(Follow, month + 1, target=99), mute(month + 1, "on")]), SMALL)
@@ -252,7 +252,7 @@ def test_what_was_undone_is_remembered_for_a_time() -> None:
     assert (state.following.tolist(), state.keywords) == ([2, 99], ("on", "x"))
 
 
-def test_what_leaves_the_history_stays_seen_by_id_and_longer_ago_in_the_filter() -> None:
+def test_posts_that_leave_the_history_stay_seen_by_id_and_later_in_the_filter() -> None:
     stored: Fields = {}
     for n in range(12):
         stored = compacted(stored | tails_of([favorite(n * HOUR, post_id=n + 1)]), SMALL)

@@ -1,9 +1,10 @@
-"""The vectors of one model version on accelerators, their rows split over all devices.
+"""The flat index of one model version on accelerators, with rows sharded over all devices.
 
-Glossary of shapes: R: rows of a chunk; r: of them on one device; B: queries and K: results, rounded up to powers of
-two; S: ids in a set of a mask, see SET_SIZES. None of the sizes grows with the index: more posts are more chunks, and
-a compiled function serves them all. Arrays on a device are never changed but replaced, so a search that holds a tuple
-of chunks sees one state of the index, whatever is written meanwhile.
+glossary of shapes: `rows` of a chunk, `shard` (rows of a chunk on one device), `dim` components, `queries` of a batch
+and `top_k` results, both rounded up to powers of two, `ids` in a set of a mask (SET_SIZES), `n` given posts.
+
+No shape grows with the index: more posts make more chunks, and the same compiled functions serve all chunks. Arrays on
+a device are immutable. A search that holds a tuple of chunks sees one state of the index during later writes.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,61 +25,60 @@ CHUNK_ROWS: Final = 65_536
 _WRITTEN_AT_ONCE: Final = (64, 4_096)
 _READ_AT_ONCE: Final = 256
 SET_SIZES: Final = (64, 512, 4_096)
-"""The sets of a batch's masks are filled up to one of these, or to a power of two: blocks and seen posts by the dozen
-or by the thousand."""
+"""Padded sizes of the sets in masks; larger sets are padded to a power of two."""
 _spec: Any = PartitionSpec
 _ROWS: Final = _spec("rows")
 _EVERYWHERE: Final = _spec()
 Column = Any
-"""NumPy's array where it is made, JAX's on the devices."""
+"""A NumPy array on the host, a JAX array on the devices."""
 
 
 class Rows(NamedTuple):
-    """A chunk; rows that are not shown hold no post."""
+    """A chunk; only shown rows hold a post."""
 
-    vectors: Float[Column, "R d"]
-    ids: Int64[Column, " R"]
+    vectors: Float[Column, "rows dim"]
+    ids: Int64[Column, " rows"]
     traits: Traits
-    shown: Bool[Column, " R"]
+    shown: Bool[Column, " rows"]
 
 
 class PaddedSets(NamedTuple):
-    """A sorted set for each query, filled up with its last id; an empty one with zeros that `some` says to ignore."""
+    """A sorted set per query, padded with its last id; `some` is False for an empty set, which is all zeros."""
 
-    ids: Int64[Column, "B S"]
-    some: Bool[Column, " B"]
+    ids: Int64[Column, "queries ids"]
+    some: Bool[Column, " queries"]
 
 
 class PaddedMasks(NamedTuple):
-    """`Masks` in shapes that are compiled for."""
+    """`Masks` in padded shapes, for which functions are compiled."""
 
-    any_language: Bool[Column, " B"]
+    any_language: Bool[Column, " queries"]
     languages: PaddedSets
-    any_author: Bool[Column, " B"]
+    any_author: Bool[Column, " queries"]
     authors: PaddedSets
     without_authors: PaddedSets
     without_posts: PaddedSets
-    without_labels: UInt64[Column, " B"]
-    video: Bool[Column, " B"]
+    without_labels: UInt64[Column, " queries"]
+    video: Bool[Column, " queries"]
 
 
 class Best(NamedTuple):
-    """The best so far, best first; id -1 with score -inf where there are fewer."""
+    """The best results so far, best first; id -1 with score -inf for missing ones."""
 
-    scores: Float32[Column, "B K"]
-    ids: Int64[Column, "B K"]
+    scores: Float32[Column, "queries top_k"]
+    ids: Int64[Column, "queries top_k"]
 
 
-class DeviceSlab:
-    """Vectors by post id. One writer at a time; any number of searches at any time.
+class DeviceIndex:
+    """Vectors by post id. One writer at a time; any number of concurrent searches.
 
     Args:
         dim: width of the vectors.
-        dtype: what they are stored as; products are summed in fp32, so with fp32 scores are exact.
+        dtype: of the stored vectors; products are summed in fp32, so fp32 vectors have exact scores.
         chunk_rows: a multiple of the number of devices.
 
     Attributes:
-        chunks: what a search sees, as of now.
+        chunks: the current state, which the next search reads.
 
     """
 
@@ -91,7 +91,7 @@ class DeviceSlab:
 
     @property
     def traces(self) -> int:
-        """How many functions all slabs together have traced so far; does not grow with an index."""
+        """The number of traces by all indexes so far; it does not grow with an index."""
         return self._functions.traces
 
     def __len__(self) -> int:
@@ -103,11 +103,11 @@ class DeviceSlab:
         return self._slots.ids
 
     def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which posts are there."""
+        """True for posts in the index."""
         return self._slots.slots_of(ids) >= 0
 
-    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
-        """The vectors of posts as they are stored, zeros for those that are not there."""
+    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n dim"]:
+        """The stored vectors of posts, zeros for other ids."""
         slots = self._slots.slots_of(ids)
         vectors = np.zeros((len(ids), self._dim), np.float32)
         for number in np.unique(slots[slots >= 0] // self._chunk_rows).tolist():
@@ -120,8 +120,8 @@ class DeviceSlab:
                 vectors[wanted] = np.asarray(taken)[: len(wanted)]
         return vectors
 
-    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
-        """Insert posts, or replace them; of an id named twice the last one stays."""
+    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n dim"], traits: Traits) -> None:
+        """Insert or replace posts; the last of a repeated id wins."""
         last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
         ids, vectors, traits = ids[last], vectors[last], Traits(*(column[last] for column in traits))
         slots = self._slots.slots_of(ids)
@@ -132,7 +132,7 @@ class DeviceSlab:
         self.chunks = self._written(slots, rows, lambda chunk: chunk, lambda _, changed: changed)
 
     def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
-        """Forget posts; those that are not there do no harm."""
+        """Remove posts; other ids are ignored."""
         slots = self._slots.release(ids)
         self._free = np.concatenate([self._free, slots])
         gone = np.zeros(len(slots), np.bool_)
@@ -141,7 +141,7 @@ class DeviceSlab:
         )
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
-        """Replace what masks look at, where the posts are there; of an id named twice the last one stays."""
+        """Replace the traits of posts in the index; the last of a repeated id wins."""
         last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
         slots = self._slots.slots_of(ids[last])
         there = last[slots >= 0]
@@ -153,8 +153,8 @@ class DeviceSlab:
         )
 
     def warm_up(self, batches: Sequence[int], k: int) -> None:
-        """Compile for these numbers of queries and for all sizes of masks; the index stays as it is."""
-        blank = DeviceSlab(self._dim, self._dtype, self._chunk_rows)
+        """Compile for these numbers of queries and all sizes of masks; the index stays unchanged."""
+        blank = DeviceIndex(self._dim, self._dtype, self._chunk_rows)
         for size in _WRITTEN_AT_ONCE:
             ids = np.arange(1, size + 1)
             blank.upsert(ids, np.zeros((size, self._dim), np.float32), Traits.unknown(size))
@@ -167,17 +167,17 @@ class DeviceSlab:
                 blank.search(np.zeros((batch, self._dim), np.float32), k, masks)
 
     def search(
-        self, queries: Float32[np.ndarray, "B d"], k: int, masks: Sequence[Mask]
-    ) -> tuple[Int64[np.ndarray, "B k"], Float32[np.ndarray, "B k"]]:
-        """The k best of each query, as `VectorIndex.search` says."""
-        chunks = self.chunks  # as of now, whatever is written while they are gone through
+        self, queries: Float32[np.ndarray, "queries dim"], k: int, masks: Sequence[Mask]
+    ) -> tuple[Int64[np.ndarray, "queries top_k"], Float32[np.ndarray, "queries top_k"]]:
+        """The k best posts of each query, like `VectorIndex.search`."""
+        chunks = self.chunks  # one state, during later writes too
         batch, results = _rounded(len(queries)), _rounded(k)
         padded = np.zeros((batch, self._dim), np.float32)
         padded[: len(queries)] = queries
         with jax.enable_x64(True):
             wanted = _padded([*masks, *[Mask()] * (batch - len(queries))])
             none = Best(np.full((batch, results), -np.inf, np.float32), np.full((batch, results), -1, np.int64))
-            # where the best of a chunk will be, too, so that the first chunk's call is compiled like all others
+            # placed like the results of a chunk, so that the first call runs the same compiled function
             best = jax.device_put(none, NamedSharding(self._functions.mesh, _EVERYWHERE))
             for chunk in chunks:
                 best = self._functions.improve(chunk, padded, wanted, best)
@@ -195,7 +195,7 @@ class DeviceSlab:
         part: Callable[[Rows], Any],
         with_part: Callable[[Rows, Any], Rows],
     ) -> tuple[Rows, ...]:
-        """The chunks with a part of some rows replaced, which is done for few or for many rows at once."""
+        """The chunks with `part` of some rows replaced, in padded batches of few or many rows."""
         chunks = list(self.chunks)
         with jax.enable_x64(True):
             while len(chunks) * self._chunk_rows < self._used:
@@ -224,7 +224,7 @@ class DeviceSlab:
 
 
 class _Functions:
-    """What is compiled for all devices, once for each bucket of sizes."""
+    """The compiled functions over all devices, one for each bucket of sizes."""
 
     def __init__(self) -> None:
         self.traces = 0
@@ -238,18 +238,18 @@ class _Functions:
             self.traces += 1
             return function(*arguments)
 
-        # that every device has the same best after it has gathered all is more than the check can see
+        # the check cannot infer that all devices have equal results after the all-gather
         return jax.jit(jax.shard_map(traced, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False))
 
 
 @cache
 def _compiled() -> _Functions:
-    """Shared by all slabs: another version's vectors are of the same shapes."""
+    """The functions, shared by all indexes: vectors of other versions have the same shapes."""
     return _Functions()
 
 
 def _put(columns: Any, places: Int32[Array, " n"], values: Any) -> Any:
-    """One device's part of columns, with the values for those places of the chunk that are its own."""
+    """The shard of columns with new values at those of the chunk's places that are in the shard."""
 
     def changed(column: Array, new: Array) -> Array:
         own = places - lax.axis_index("rows") * column.shape[0]
@@ -258,17 +258,17 @@ def _put(columns: Any, places: Int32[Array, " n"], values: Any) -> Any:
     return jax.tree.map(changed, columns, values)
 
 
-def _take(vectors: Float[Array, "r d"], places: Int32[Array, " n"]) -> Float32[Array, "n d"]:
-    """The rows at those places of the chunk, each from the device that has it; zeros for a place behind its end."""
+def _take(vectors: Float[Array, "shard dim"], places: Int32[Array, " n"]) -> Float32[Array, "n dim"]:
+    """The vectors at places of the chunk, each from its own device; zeros for a place behind the end."""
     own = places - lax.axis_index("rows") * vectors.shape[0]
     held = (own >= 0) & (own < vectors.shape[0])
     taken = jnp.where(held[:, None], vectors[jnp.where(held, own, 0)].astype(jnp.float32), 0)
-    together: Float32[Array, "n d"] = lax.psum(taken, "rows")
+    together: Float32[Array, "n dim"] = lax.psum(taken, "rows")
     return together
 
 
-def _improve(rows: Rows, queries: Float32[Array, "B d"], masks: PaddedMasks, best: Best) -> Best:
-    """The best so far and the best of a chunk; called on each device with the rows that it has."""
+def _improve(rows: Rows, queries: Float32[Array, "queries dim"], masks: PaddedMasks, best: Best) -> Best:
+    """Merge the best so far with the best of a chunk; runs on each device with its shard of the rows."""
     products = jnp.matmul(
         queries.astype(rows.vectors.dtype),
         rows.vectors.T,
@@ -283,8 +283,8 @@ def _improve(rows: Rows, queries: Float32[Array, "B d"], masks: PaddedMasks, bes
     return Best(*(part[:, ::-1][:, : best.scores.shape[1]] for part in worst_first))
 
 
-def _best_rows(scores: Float32[Array, "B r"], ids: Int64[Array, " r"], k: int) -> Best:
-    """The k best rows of each query, in no order. Where scores equal the k-th's are cut in two, ids decide."""
+def _best_rows(scores: Float32[Array, "queries shard"], ids: Int64[Array, " shard"], k: int) -> Best:
+    """The k best rows of each query, in no order; ids decide among scores equal to the k-th."""
     greatest, places = lax.top_k(scores, k)
     kth = greatest[:, -1:]
     cut = (kth > -jnp.inf) & (jnp.sum(scores >= kth, axis=1, keepdims=True, dtype=jnp.int32) > k)
@@ -299,23 +299,23 @@ def _best_rows(scores: Float32[Array, "B r"], ids: Int64[Array, " r"], k: int) -
     return Best(chosen, jnp.where(chosen > -jnp.inf, ids[places], -1))
 
 
-def _eligible(rows: Rows, masks: PaddedMasks) -> Bool[Array, "B r"]:
+def _eligible(rows: Rows, masks: PaddedMasks) -> Bool[Array, "queries shard"]:
     author, language, labels, video = (jnp.asarray(column) for column in rows.traits)
     clean = (labels[None] & masks.without_labels[:, None]) == 0
     silent = ~video[None] | masks.video[:, None]
     spoken = masks.any_language[:, None] | _held(masks.languages, language)
     wanted = masks.any_author[:, None] | _held(masks.authors, author)
     unwanted = _held(masks.without_authors, author) | _held(masks.without_posts, rows.ids)
-    eligible: Bool[Array, "B r"] = rows.shown[None] & clean & silent & spoken & wanted & ~unwanted
+    eligible: Bool[Array, "queries shard"] = rows.shown[None] & clean & silent & spoken & wanted & ~unwanted
     return eligible
 
 
-def _held(sets: PaddedSets, values: Int64[Array, " r"]) -> Bool[Array, "B r"]:
-    def one(ids: Int64[Array, " S"]) -> Bool[Array, " r"]:
+def _held(sets: PaddedSets, values: Int64[Array, " shard"]) -> Bool[Array, "queries shard"]:
+    def one(ids: Int64[Array, " ids"]) -> Bool[Array, " shard"]:
         places = jnp.minimum(jnp.searchsorted(ids, values), len(ids) - 1)
         return ids[places] == values
 
-    held: Bool[Array, "B r"] = jax.vmap(one)(sets.ids) & sets.some[:, None]
+    held: Bool[Array, "queries shard"] = jax.vmap(one)(sets.ids) & sets.some[:, None]
     return held
 
 
@@ -335,7 +335,7 @@ def _padded_sets(sets: IdSets, size: int) -> PaddedSets:
 
 
 def _filled(given: Int64[np.ndarray, " m"], size: int, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Some of the values, filled up with zeros."""
+    """The selected values, zero-padded to `size`."""
     filled = np.zeros((size, *values.shape[1:]), values.dtype)
     filled[: len(given)] = values[given]
     return filled

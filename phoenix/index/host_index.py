@@ -1,9 +1,12 @@
-"""The vectors of one model version in the memory of the host, scanned by its cores.
+"""The flat index of one model version in the memory of the host, scanned by all its cores.
 
-What a search sees is a snapshot: the chunks there are, and for each a column that says which rows are shown. A writer
-never touches a row that some snapshot shows: a replaced vector goes to another row, and the next snapshot shows that
-one instead. So a search needs no lock, and sees each post's old vector or its new one, all of a batch or nothing of it.
-A row that is shown no more is free once the last search that could see it has let go of its snapshot.
+A search reads a snapshot (multiversion concurrency control by copy-on-write): the chunks, and for each chunk the column
+of shown rows. A writer never touches a row that a snapshot shows. A replaced vector goes to another row, and the next
+snapshot shows that row instead. So a search needs no lock; it sees all of a batch or nothing of it. A row that is no
+longer shown becomes free when no search holds an earlier snapshot (epoch-based reclamation).
+
+glossary of shapes: `rows` of a chunk, `n` given posts or rows, `freed` and `m` of them, `count` rows to take, `dim`
+components, `queries` of a batch, `top_k` results of a query.
 """
 
 import os
@@ -24,34 +27,34 @@ from phoenix.index.scan import Candidates, Chunk, Queries, finish, no_candidates
 from phoenix.index.slot_table import SlotTable
 
 CHUNK_ROWS: Final = 65_536
-"""Rows that are scanned by one call: a tenth of a millisecond or more, so that the call itself hardly counts."""
-_SAMPLED: Final = 32
-"""One panel of so many is in the sample that a guess is made from."""
-_WORTH_GUESSING: Final = 3
+"""Rows per call of the scan: at least a tenth of a millisecond, so that the cost of the call is negligible."""
+_SAMPLE_STEP: Final = 32
+"""The sample for an estimate of the floor has every 32nd panel."""
+_MIN_CHUNKS_TO_ESTIMATE: Final = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """One state of the index. Whoever holds it keeps the rows that it shows from being written."""
+    """One immutable state of the index. While a search holds it, no writer touches the rows that it shows."""
 
     chunks: tuple[Chunk, ...]
     shown: tuple[Bool[np.ndarray, " rows"], ...]
     rows: int
-    """Rows that have ever been written; those behind them need no look."""
+    """Rows that were ever written; a scan skips the rows behind them."""
 
 
-class HostSlab:
-    """Vectors by post id. One writer at a time; any number of searches at any time.
+class HostIndex:
+    """Vectors by post id. One writer at a time; any number of concurrent searches.
 
     Args:
         dim: width of the vectors.
-        precision: what is scanned.
-        exact: whether fp32 stands beside it, so that what the scan finds has its true score: exact, since the scan
-            knows how far each of its own scores may be off. Without it those scores are final.
+        precision: of the scanned vectors.
+        exact: True to keep fp32 vectors beside it and re-score candidates. The result is exact, since the scan has an
+            error bound for each score. False: the scores of the scan are final.
         chunk_rows: a multiple of 64.
 
     Attributes:
-        snapshot: what a search sees, as of now.
+        snapshot: the current state, which the next search reads.
 
     """
 
@@ -74,11 +77,11 @@ class HostSlab:
         return self._slots.ids
 
     def holds(self, ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which posts are there."""
+        """True for posts in the index."""
         return self._slots.slots_of(ids) >= 0
 
-    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
-        """The vectors of posts: fp32 where that is kept, else what is scanned; zeros for those that are not there."""
+    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n dim"]:
+        """The vectors of posts, in fp32 if kept, else as scanned; zeros for other ids."""
         slots = self._slots.slots_of(ids)
         there = np.flatnonzero(slots >= 0)
         vectors = np.zeros((len(ids), self._dim), np.float32)
@@ -87,8 +90,8 @@ class HostSlab:
             vectors[there[given]] = chunk.vectors[rows] if len(chunk.vectors) else read(chunk.panels, rows)
         return vectors
 
-    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"], traits: Traits) -> None:
-        """Insert posts, or replace them; of an id named twice the last one stays."""
+    def upsert(self, ids: Int64[np.ndarray, " n"], vectors: Float32[np.ndarray, "n dim"], traits: Traits) -> None:
+        """Insert or replace posts; the last of a repeated id wins."""
         fresh = self._take(len(ids))
         chunks = self.snapshot.chunks + tuple(self._new_chunks(int(fresh.max(initial=-1)) + 1))
         for number, rows, given in self._by_chunk(fresh):
@@ -97,11 +100,11 @@ class HostSlab:
         self._show(chunks, fresh, before[before >= 0])
 
     def remove(self, ids: Int64[np.ndarray, " n"]) -> None:
-        """Forget posts; those that are not there do no harm."""
+        """Remove posts; other ids are ignored."""
         self._show(self.snapshot.chunks, np.zeros(0, np.int64), self._slots.release(ids))
 
     def describe(self, ids: Int64[np.ndarray, " n"], traits: Traits) -> None:
-        """Replace what masks look at, where the posts are there."""
+        """Replace the traits of posts in the index."""
         slots = self._slots.slots_of(ids)
         there = np.flatnonzero(slots >= 0)
         for number, rows, given in self._by_chunk(slots[there]):
@@ -109,43 +112,43 @@ class HostSlab:
                 column[rows] = values[there[given]]
 
     def warm_up(self, batches: Sequence[int], k: int) -> None:
-        """Compile what is not yet; the index stays as it is."""
-        blank = HostSlab(self._dim, self._precision, exact=self._rescored, chunk_rows=self._chunk_rows)
+        """Compile all kernels; the index stays unchanged."""
+        blank = HostIndex(self._dim, self._precision, exact=self._rescored, chunk_rows=self._chunk_rows)
         blank.upsert(np.array([1]), np.zeros((1, self._dim), np.float32), Traits.unknown(1))
         for batch in batches:
             blank.search(np.zeros((batch, self._dim), np.float32), k, [Mask()] * batch)
         blank.remove(np.array([1]))
 
     def search(
-        self, queries: Float32[np.ndarray, "B d"], k: int, masks: Sequence[Mask]
-    ) -> tuple[Int64[np.ndarray, "B k"], Float32[np.ndarray, "B k"]]:
-        """The k best of each query, as `VectorIndex.search` says."""
+        self, queries: Float32[np.ndarray, "queries dim"], k: int, masks: Sequence[Mask]
+    ) -> tuple[Int64[np.ndarray, "queries top_k"], Float32[np.ndarray, "queries top_k"]]:
+        """The k best posts of each query, like `VectorIndex.search`."""
         snapshot = self.snapshot
         ids, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        looked_for = min(k, snapshot.rows)
-        if not looked_for or not len(queries):
+        results = min(k, snapshot.rows)
+        if not results or not len(queries):
             return ids, scores
-        asked = _asked(queries, masks)
-        found = _guessed(snapshot, asked, looked_for)
+        batch = _batch_of(queries, masks)
+        found = _scanned_above_estimate(snapshot, batch, results)
         if found is None:
-            asked.floor[:] = -np.inf
-            found = _scanned(snapshot, asked, looked_for)
+            batch.floor[:] = -np.inf
+            found = _scanned(snapshot, batch, results)
         _finish(found, scores, ids)
         return ids, scores
 
     def _take(self, count: int) -> Int64[np.ndarray, " count"]:
-        """Rows that no search sees: those that were given up, as far as there are any, and new ones."""
-        given_up = [self._free]
+        """Rows that no search reads: free rows first, then new ones."""
+        freed = [self._free]
         while self._leaving and self._leaving[0][0]() is None:
-            given_up.append(self._leaving.popleft()[1])
-        self._free = np.concatenate(given_up)
+            freed.append(self._leaving.popleft()[1])
+        self._free = np.concatenate(freed)
         again, self._free = self._free[:count], self._free[count:]
         first = self.snapshot.rows
         return np.concatenate([again, np.arange(first, first + count - len(again))])
 
     def _new_chunks(self, rows: int) -> Iterator[Chunk]:
         for _ in range(len(self.snapshot.chunks) * self._chunk_rows, rows, self._chunk_rows):
-            # a row's id and traits side by side: what is looked at here and there costs one cache line, not five
+            # id and traits of a row are adjacent: a random access costs one cache line, not five
             id_, author, language, labels = np.zeros((self._chunk_rows, 4), np.int64).T
             yield Chunk(
                 empty_panels(self._chunk_rows, self._dim, self._precision),
@@ -155,7 +158,7 @@ class HostSlab:
             )
 
     def _show(self, chunks: tuple[Chunk, ...], new: Int64[np.ndarray, " n"], gone: Int64[np.ndarray, " m"]) -> None:
-        """Make the next snapshot the current one: with new rows, without those that are gone (a row may be both)."""
+        """Publish the next snapshot: with new rows, without removed ones; a row may be in both."""
         last = self.snapshot
         shown = [*last.shown, *(np.zeros(self._chunk_rows, np.bool_) for _ in chunks[len(last.shown) :])]
         for slots, value in ((new, True), (gone, False)):
@@ -168,7 +171,7 @@ class HostSlab:
     def _by_chunk(
         self, slots: Int64[np.ndarray, " n"]
     ) -> Iterator[tuple[int, Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]]:
-        """For each chunk that slots are in: its number, the rows there, and which of the slots they are."""
+        """For each chunk with slots: its index, the rows in it, and the positions of these rows in `slots`."""
         order = np.argsort(slots, kind="stable")
         numbers, begins = np.unique(slots[order] // self._chunk_rows, return_index=True)
         for number, given in zip(numbers.tolist(), np.split(order, begins)[1:], strict=True):
@@ -179,7 +182,7 @@ def _write(
     chunk: Chunk,
     rows: Int64[np.ndarray, " n"],
     ids: Int64[np.ndarray, " n"],
-    vectors: Float32[np.ndarray, "n d"],
+    vectors: Float32[np.ndarray, "n dim"],
     traits: Traits,
 ) -> None:
     write(chunk.panels, rows, vectors)
@@ -190,58 +193,60 @@ def _write(
         column[rows] = values
 
 
-def _asked(queries: Float32[np.ndarray, "B d"], masks: Sequence[Mask]) -> Queries:
+def _batch_of(queries: Float32[np.ndarray, "queries dim"], masks: Sequence[Mask]) -> Queries:
     queries = np.ascontiguousarray(queries, np.float32)
     norms = np.nextafter(np.linalg.norm(queries.astype(np.float64), axis=1).astype(np.float32), np.float32(np.inf))
     floor = np.full(len(queries), -np.inf, np.float32)
     return Queries(queries, tiles(queries), norms, Masks.of(masks), floor)
 
 
-def _guessed(snapshot: Snapshot, asked: Queries, k: int) -> Candidates | None:
-    """The candidates, if a guess at the k-th best score is low enough, which it nearly always is.
+def _scanned_above_estimate(snapshot: Snapshot, batch: Queries, k: int) -> Candidates | None:
+    """The candidates above an estimate of the k-th best score; None if the estimate was too high, which is rare.
 
-    Until k good rows are found a floor is low, and rows by the thousand are looked at in vain. A sample tells where the
-    floor will end: at about its `k / _SAMPLED`-th best. The guess stays below by five standard deviations of how many
-    of the k best a sample has, twice what would make one in a million searches start again.
+    The floor is low until k good rows are found, and until then the scan examines thousands of useless rows. The
+    `k / _SAMPLE_STEP`-th best score of a sample estimates the final floor. The estimate is lower by five standard
+    deviations of the number of the k best in a sample: twice the margin at which one search in a million would fail.
     """
-    if len(snapshot.chunks) < _WORTH_GUESSING:
+    if len(snapshot.chunks) < _MIN_CHUNKS_TO_ESTIMATE:
         return None
-    expected = k / _SAMPLED
-    sampled = int(expected + 5 * expected**0.5) + 5
-    sample = _scanned(snapshot, asked, sampled, _SAMPLED)
-    best = np.full((len(asked.floor), sampled), -np.inf, np.float32)
+    expected = k / _SAMPLE_STEP
+    sample_size = int(expected + 5 * expected**0.5) + 5
+    sample = _scanned(snapshot, batch, sample_size, _SAMPLE_STEP)
+    best = np.full((len(batch.floor), sample_size), -np.inf, np.float32)
     _finish(sample, best, np.empty(best.shape, np.int64))
-    guess = best[:, -1]
-    asked.floor[:] = guess
-    found = _scanned(snapshot, asked, k)
-    too_few = (found.counts.sum(axis=0) < k) & (guess > -np.inf)
+    estimate = best[:, -1]
+    batch.floor[:] = estimate
+    found = _scanned(snapshot, batch, k)
+    too_few = (found.counts.sum(axis=0) < k) & (estimate > -np.inf)
     return None if too_few.any() else found
 
 
-def _scanned(snapshot: Snapshot, asked: Queries, k: int, step: int = 1) -> Candidates:
-    """The k best and others of every `step`-th panel, by as many threads as there is work for."""
+def _scanned(snapshot: Snapshot, batch: Queries, k: int, step: int = 1) -> Candidates:
+    """The k best and other candidates of every `step`-th panel; one thread per core, at most one per chunk."""
     threads = min(len(snapshot.chunks), _cores())
-    found = no_candidates(threads, len(asked.floor), k)
-    numbers = iter(range(len(snapshot.chunks)))  # shared: each thread takes the next when it is done with one
+    found = no_candidates(threads, len(batch.floor), k)
+    numbers = iter(range(len(snapshot.chunks)))  # shared: each thread takes the next chunk when it has finished one
 
     def work(thread: int) -> None:
-        own, reached = Candidates(*(part[thread] for part in found)), none_reached(len(asked.floor))
+        own, reached = Candidates(*(part[thread] for part in found)), none_reached(len(batch.floor))
         for number in numbers:
             chunk, shown = snapshot.chunks[number], snapshot.shown[number]
             panels = -(-min(snapshot.rows - number * len(shown), len(shown)) // PANEL)
-            scan(chunk, shown, panels, step, asked, k, own, reached)
+            scan(chunk, shown, panels, step, batch, k, own, reached)
 
-    _by_all(threads, work)
+    _on_all_threads(threads, work)
     return found
 
 
-def _finish(found: Candidates, scores: Float32[np.ndarray, "B k"], ids: Int64[np.ndarray, "B k"]) -> None:
+def _finish(
+    found: Candidates, scores: Float32[np.ndarray, "queries top_k"], ids: Int64[np.ndarray, "queries top_k"]
+) -> None:
     """Write the best of the candidates, in order."""
     threads = min(len(scores), _cores())
-    _by_all(threads, lambda thread: finish(found, thread, threads, scores, ids))
+    _on_all_threads(threads, lambda thread: finish(found, thread, threads, scores, ids))
 
 
-def _by_all(threads: int, work: Callable[[int], None]) -> None:
+def _on_all_threads(threads: int, work: Callable[[int], None]) -> None:
     others = [_pool().submit(work, thread) for thread in range(1, threads)]
     work(0)
     for other in others:
@@ -254,5 +259,5 @@ def _cores() -> int:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """Threads beside the one that asks, shared by all searches."""
+    """The threads beside the calling one, shared by all searches."""
     return ThreadPoolExecutor(max(_cores() - 1, 1), "scan")

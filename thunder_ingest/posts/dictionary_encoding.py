@@ -1,4 +1,4 @@
-"""Names as small integers, so that they fit into columns; a code is given out at first sight and never changes."""
+"""Dictionary encoding of labels and languages: small integers for columns, given at first sight, never changed."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -14,8 +14,8 @@ OTHER_LABEL: Final = "other"
 class LabelBits:
     """A bit for each visibility label: 63 labels have their own, later ones share the last.
 
-    Whoever asks for a label that shares a bit also finds posts with another label of that bit: what hides posts then
-    hides too many of them, never too few.
+    A query for a label that shares the last bit also finds posts with the other labels of that bit. A filter then hides
+    too many posts, never too few.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class LabelBits:
         return mask
 
     def names(self, mask: int) -> list[str]:
-        """The labels of some bits, in order of their bits; `other` stands for those that share the last."""
+        """The labels of some bits, in order of the bits; `other` stands for all labels of the last bit."""
         own = [name for name, bit in self._bits.items() if mask >> bit & 1]
         return [*own, OTHER_LABEL] if mask >> (LABELS - 1) & 1 else own
 
@@ -40,14 +40,14 @@ class LabelBits:
 
 
 class LanguageCodes:
-    """A code for each language; 0 is no language, or one that came after 65,535 others."""
+    """A code for each language tag; 0 is no language, or any tag after the first 65,535."""
 
     def __init__(self) -> None:
         self._codes = {"": 0}
         self._names = [""]
 
     def code(self, name: str) -> int:
-        """The code of a language tag as it was published."""
+        """The code of a published language tag."""
         if name not in self._codes and len(self._names) < LANGUAGES:
             self._codes[name] = len(self._names)
             self._names.append(name)
@@ -58,7 +58,7 @@ class LanguageCodes:
         return self._names[code]
 
     def codes_in(self, ranges: Iterable[str]) -> Int64[np.ndarray, " n"]:
-        """The codes, ascending, of all tags in language ranges: `en` has `en` and `en-GB` in it (RFC 4647, basic)."""
+        """The codes, ascending, of all tags in language ranges: `en` matches `en-GB` (RFC 4647, basic filtering)."""
         prefixes = tuple(f"{each.lower()}-" for each in ranges)
         codes = [code for code, name in enumerate(self._names) if f"{name.lower()}-".startswith(prefixes)]
         return np.array(codes, np.int64)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phoenix.index.device import DeviceSlab
+from phoenix.index.device_index import DeviceIndex
 from phoenix.index.masks import Mask, Traits
 
 STRICT = {"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
@@ -21,30 +21,30 @@ def test_rows_split_over_eight_devices_are_found_as_if_they_were_on_one() -> Non
     )
 
 
-def test_nothing_is_traced_anew_as_the_index_grows() -> None:
-    slab, traces = DeviceSlab(4, chunk_rows=64), set()
+def test_a_growing_index_is_never_traced_again() -> None:
+    flat_index, traces = DeviceIndex(4, chunk_rows=64), set()
     for begin in range(1, 400, 50):
         ids = np.arange(begin, begin + 50)
-        slab.upsert(ids, np.ones((50, 4), np.float32), Traits.unknown(50))
-        slab.remove(ids[:5])
-        found, _ = slab.search(np.ones((1, 4), np.float32), 3, [Mask()])
+        flat_index.upsert(ids, np.ones((50, 4), np.float32), Traits.unknown(50))
+        flat_index.remove(ids[:5])
+        found, _ = flat_index.search(np.ones((1, 4), np.float32), 3, [Mask()])
         assert found.tolist() == [[begin + 49, begin + 48, begin + 47]]
-        traces.add(slab.traces)
-    assert len(slab.chunks) > 4
+        traces.add(flat_index.traces)
+    assert len(flat_index.chunks) > 4
     assert len(traces) == 1
 
 
 def test_after_the_warm_up_nothing_is_traced_for_any_request() -> None:
-    slab = DeviceSlab(4, chunk_rows=64)
-    slab.warm_up(batches=(1, 4), k=16)
-    assert len(slab) == 0
-    traces = slab.traces
-    slab.upsert(np.arange(1, 301), np.ones((300, 4), np.float32), Traits.unknown(300))
+    flat_index = DeviceIndex(4, chunk_rows=64)
+    flat_index.warm_up(batches=(1, 4), k=16)
+    assert len(flat_index) == 0
+    traces = flat_index.traces
+    flat_index.upsert(np.arange(1, 301), np.ones((300, 4), np.float32), Traits.unknown(300))
     for batch, k, left_out in ((1, 9, 5), (4, 16, 80), (3, 12, 280)):
         mask = Mask(without_posts=np.arange(301 - left_out, 301), authors=np.zeros(1, np.int64))
-        found, _ = slab.search(np.ones((batch, 4), np.float32), k, [mask] * batch)
+        found, _ = flat_index.search(np.ones((batch, 4), np.float32), k, [mask] * batch)
         expected = list(range(300 - left_out, max(300 - left_out - k, 0), -1))
         assert found.tolist() == [expected + [-1] * (k - len(expected))] * batch
-    slab.remove(np.arange(1, 200))
-    slab.upsert(np.arange(1, 3), np.ones((2, 4), np.float32), Traits.unknown(2))
-    assert slab.traces == traces
+    flat_index.remove(np.arange(1, 200))
+    flat_index.upsert(np.arange(1, 3), np.ones((2, 4), np.float32), Traits.unknown(2))
+    assert flat_index.traces == traces
