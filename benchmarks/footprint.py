@@ -1,10 +1,10 @@
-"""What users take in Redis, and how long it takes to read one.
+"""Memory of users in Redis, and the time to read a user.
 
-`python -m benchmarks.footprint [--users N] [--positions N] [--sample N] [--reads N] [--own-server]`. An embedded Valkey
-is started, or with `--own-server` the Redis of the settings is used: its keys are then DELETED. Users come into being
-as they do in service: each event is written in a batch of its own through `UserStates`, so that a user holds what was
-joined and as many tails as have come since; ids are hashes, which no compression makes shorter. Measured are the growth
-of `used_memory` for each user and, where users are few, `MEMORY USAGE` of each.
+`python -m benchmarks.footprint [--users N] [--positions N] [--sample N] [--reads N] [--own-server]`. It starts an
+embedded Valkey. With `--own-server` it uses the configured Redis and DELETES all its keys. It writes users as in
+service: each event in its own batch through `UserStates`, so that a user has a joined tail and later tails. Ids are
+hashes, which do not compress. It measures the growth of `used_memory` per user and, for small numbers of users,
+`MEMORY USAGE` of each.
 """
 
 import argparse
@@ -34,32 +34,32 @@ BEGIN_MS = 1_750_000_000_000
 POSITIONS_A_SESSION = 20
 SECONDS_A_POSITION = 8
 HOURS_BETWEEN_SESSIONS = 9
-ACTED_ON = 0.3  # of the posts that are shown
-AUTHORS = 500  # whom one user sees
-AT_ONCE = 1_000  # users who come into being together
-BATCH = 16  # users read together, as by a worker under load
+ACTED_ON = 0.3  # share of the shown posts
+AUTHORS = 500  # per user
+AT_ONCE = 1_000  # users written together
+BATCH = 16  # users per read, like a worker under load
 
 
 class CountingConnection(redis.Connection):
-    """Counts how often anything is sent."""
+    """A connection that counts its sends."""
 
     sent = 0
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send, and count it."""
+        """Send and count."""
         CountingConnection.sent += 1
         super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]  # redis-py's
 
 
 class Lives(NamedTuple):
-    """What some users did: the entries of one after the other, each oldest first."""
+    """The entries of users, one user after another, each oldest first."""
 
     entries: NDArray[Any]  # [n] of HISTORY
     starts: NDArray[np.int64]  # [users + 1]
 
 
 def lives(positions: NDArray[np.int64], random: np.random.Generator) -> Lives:
-    """Users who see so many posts each, in sessions, and act on some of them a moment later."""
+    """Users with a given number of impressions each, in sessions, and actions on some of them."""
     shown = int(positions.sum())
     acted_on = random.random(shown) < ACTED_ON
     gaps_ms = random.exponential(SECONDS_A_POSITION * 1_000, shown).astype(np.int64) + 500
@@ -83,7 +83,7 @@ def lives(positions: NDArray[np.int64], random: np.random.Generator) -> Lives:
 
 
 def live(users: UserStates, names: Sequence[str], lived: Lives) -> None:
-    """Write an event of each user at a time, in one batch, until all have lived their lives."""
+    """Write all events, in batches with one event per user."""
     rows, size = lived.entries.tobytes(), HISTORY.itemsize
     starts, ends = lived.starts[:-1].tolist(), lived.starts[1:].tolist()
     for step in range(max(end - start for start, end in zip(starts, ends, strict=True))):
@@ -96,7 +96,7 @@ def live(users: UserStates, names: Sequence[str], lived: Lives) -> None:
 
 
 def populate(client: Any, names: Sequence[str], positions: int, seed: int, advance: Advance) -> float:
-    """Users of so many positions each, or about as many where they are many; gives the growth of memory for one."""
+    """Write users with a given (for many users: average) number of positions; returns the memory per user."""
     users, random, before = UserStates(client), np.random.default_rng(seed), _used_bytes(client)
     for first in range(0, len(names), AT_ONCE):
         some = names[first : first + AT_ONCE]
@@ -109,7 +109,7 @@ def populate(client: Any, names: Sequence[str], positions: int, seed: int, advan
 
 
 def fill(client: Any, name: str) -> None:
-    """A user who has everything that is kept: they follow, have seen and have done as much as there is room for."""
+    """A user at all limits: follows, seen posts and history."""
     limits, random = StateLimits(), np.random.default_rng(3)
     users, seen = UserStates(client), limits.seen_before.posts * limits.seen_before.generations + limits.seen
     edges = np.zeros(limits.following, EDGE)
@@ -131,7 +131,7 @@ def _used_bytes(client: Any) -> int:
 
 
 class Reading(NamedTuple):
-    """Wall and CPU time of reads, in µs, and how often something was sent for each."""
+    """Wall and CPU time of reads in µs, and the sends per read."""
 
     wall: dict[str, float]
     cpu: dict[str, float]
@@ -139,7 +139,7 @@ class Reading(NamedTuple):
 
 
 def reading(client: Any, names: Sequence[str], times: int, together: int = 1) -> Reading:
-    """Read so many users together, again and again."""
+    """Repeat reads of a batch of users."""
     users, wall, cpu = UserStates(client), list[float](), list[float]()
     chosen = np.random.default_rng(13).integers(0, len(names), (times, together)).tolist()
     users.read([names[0]])
@@ -154,7 +154,7 @@ def reading(client: Any, names: Sequence[str], times: int, together: int = 1) ->
 
 
 def hydrations(name: str, found: Reading) -> list[Measure]:
-    """What was read as measures."""
+    """The measures of reads."""
     p50, p99 = found.wall["p50"], found.wall["p99"]
     return [
         Measure(f"hydrate_{name}_p50", p50, "us", "lower", None, found.wall),
@@ -164,12 +164,12 @@ def hydrations(name: str, found: Reading) -> list[Measure]:
     ]
 
 
-# --- all of it ------------------------------------------------------------------------------------------------------
+# --- the benchmark --------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def server(own: bool) -> Iterator[Any]:
-    """A client of an empty Redis that counts."""
+    """A counting client of an empty Redis."""
     with tempfile.TemporaryDirectory() as directory:
         if own:
             with _client(load().redis) as client:
@@ -184,7 +184,7 @@ def _client(address: str) -> Any:
 
 
 def measures(arguments: argparse.Namespace, client: Any, report: Report) -> list[Measure]:
-    """Everything that the benchmark reports."""
+    """All measures."""
     found = list[Measure]()
     for positions in (128, 1_024):
         client.flushall()
@@ -218,12 +218,12 @@ def measures(arguments: argparse.Namespace, client: Any, report: Report) -> list
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=1_000_000, help="typical ones")
-    parser.add_argument("--positions", type=int, default=32, help="of a typical user, on average")
-    parser.add_argument("--sample", type=int, default=200, help="users of 128 and of 1,024 positions")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--users", type=int, default=1_000_000, help="Set the number of typical users")
+    parser.add_argument("--positions", type=int, default=32, help="Set the average positions of a typical user")
+    parser.add_argument("--sample", type=int, default=200, help="Set the users of 128 and of 1,024 positions")
     parser.add_argument("--reads", type=int, default=2_000)
-    parser.add_argument("--own-server", action="store_true", help="that of the settings; it is emptied")
+    parser.add_argument("--own-server", action="store_true", help="Use the configured Redis and delete all its keys")
     arguments = parser.parse_args(options)
     with server(arguments.own_server) as client, Report(Console(stderr=True)) as report:
         found = measures(arguments, client, report)

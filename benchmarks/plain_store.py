@@ -1,4 +1,4 @@
-"""A post store as one writes it first: a dictionary of posts and a deque for each author, to compare with."""
+"""The baseline post store: a dictionary of posts and a deque per author."""
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from thunder_ingest.posts.in_network import StoreLimits
 
 
 class PlainStore:
-    """Posts must come in order of time; the read rules are those of `thunder_ingest.posts.in_network`."""
+    """A store with the read rules of `thunder_ingest.posts.in_network`; posts must arrive in order of time."""
 
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits
@@ -17,7 +17,7 @@ class PlainStore:
         self._second: defaultdict[int, deque[int]] = defaultdict(deque)
 
     def apply(self, posts: Iterable[Post]) -> None:
-        """Take over posts."""
+        """Insert posts."""
         for post in posts:
             self._posts[post.post_id] = post
             lists = self._second if post.kind in (REPLY, REPOST) else self._first

@@ -1,9 +1,9 @@
-"""Exact retrieval from a large index, beside what the machine's memory and multipliers allow at most.
+"""Exact retrieval from a large index, with the limit by memory bandwidth and arithmetic of the machine.
 
 `python -m benchmarks.retrieval [--posts N] [--dim D] [--k K] [--batches B ...] [--rounds N] [--large-posts N]`. The
-bound of a search is the longer of reading every fp32 component once and of multiplying it with every query, at the
-bandwidth and the matmul peak that are measured between the searches; `bound_share` is that bound by the search's time,
-round by round, so that whatever else the machine does counts for both. Recall is the share of the true k best by fp64.
+lower bound of a search is the longer of two times: to read every fp32 component once, and to multiply it with every
+query. Bandwidth and matmul peak are measured between the searches. `bound_share` is the bound divided by the time of
+the search, per round, so that other load counts for both. Recall is the share of the true k best in fp64.
 """
 
 import argparse
@@ -31,11 +31,11 @@ MATMUL: Final = 2_048
 GOAL: Final = 0.7
 LANGUAGES: Final = 20
 TIES: Final = 1e-6
-"""What ties with the k-th best as far as fp32 can tell is as good."""
+"""Scores within this fp32 tolerance of the k-th best count as found."""
 
 
 class Form(NamedTuple):
-    """A way to store the vectors; the goal is for what is exact."""
+    """A storage form of the vectors; the goal applies to exact forms."""
 
     name: str
     precision: Precision
@@ -51,7 +51,7 @@ FORMS: Final = (
 
 
 def unit_vectors(rng: np.random.Generator, count: int, dim: int) -> Float32[np.ndarray, "n d"]:
-    """Points on the sphere, no direction preferred: the hardest case, for no group of rows can be ruled out."""
+    """Points on the sphere, uniform: the hardest case, since no group of rows can be excluded."""
     vectors = rng.standard_normal((count, dim), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
@@ -64,7 +64,7 @@ def traits(ids: Int64[np.ndarray, " n"]) -> Traits:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """The seconds of a call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -79,7 +79,7 @@ def _sum(words: Int64[np.ndarray, " n"]) -> int:
 
 
 class Machine:
-    """What the machine can do: `bytes` read once by all cores, and a square matmul by XLA."""
+    """The limits of the machine: `bytes` read once by all cores, and a square matmul by XLA."""
 
     def __init__(self, vectors: Float32[np.ndarray, "n d"]) -> None:
         self._bytes = vectors.nbytes
@@ -102,13 +102,13 @@ class Machine:
         return self._bytes / min(seconds(read), seconds(lambda: [_sum(part) for part in self._parts]))
 
     def flops(self) -> float:
-        """Floating-point operations a second, products and sums."""
+        """Floating-point operations per second, products and sums."""
         taken = seconds(lambda: self._matmul(self._square, self._square).block_until_ready())
         return 2 * MATMUL**3 / taken
 
 
 def load(flat_index: HostIndex, count: int, dim: int, seed: int) -> float:
-    """Fill a flat_index with posts from 1 on; returns the seconds of its own work."""
+    """Fill an index with posts from 1 on; returns the seconds of its own work."""
     rng, spent = np.random.default_rng(seed), 0.0
     for begin in range(0, count, LOADED_AT_ONCE):
         ids = np.arange(begin + 1, min(begin + LOADED_AT_ONCE, count) + 1)
@@ -133,7 +133,7 @@ class Batch(NamedTuple):
 
 
 def batch_of(size: int, seed: int, vectors: Float32[np.ndarray, "n d"]) -> Batch:
-    """Queries that resemble nothing in particular."""
+    """Random queries."""
     queries = unit_vectors(np.random.default_rng(seed + size), size, vectors.shape[1])
     parts = np.array_split(vectors, 64)
     return Batch(queries, np.concatenate([queries.astype(np.float64) @ part.T for part in parts], axis=1))
@@ -142,7 +142,7 @@ def batch_of(size: int, seed: int, vectors: Float32[np.ndarray, "n d"]) -> Batch
 def searched(
     form: Form, options: argparse.Namespace, vectors: Float32[np.ndarray, "n d"], batches: Sequence[Batch]
 ) -> list[Measure]:
-    """Latency, share of the bound and recall of each batch size, and how fast a form loads."""
+    """Latency, share of the bound and recall per batch size, and loading speed of a form."""
     flat_index = HostIndex(options.dim, form.precision, exact=form.exact)
     loaded = load(flat_index, options.posts, options.dim, options.seed)
     machine, result = Machine(vectors), []
@@ -170,7 +170,7 @@ def searched(
 
 
 def masked(flat_index: HostIndex, options: argparse.Namespace) -> list[Measure]:
-    """One query that may find one language of 20, no video, no labelled post and none of 1,000 authors."""
+    """One query with a mask: one language of 20, no videos, no labelled posts, none of 1,000 authors."""
     query = unit_vectors(np.random.default_rng(options.seed), 1, options.dim)
     authors = np.arange(0, options.posts // 10, max(options.posts // 10_000, 1))
     mask = Mask(languages=np.array([7]), without_authors=authors, without_labels=1, video=False)
@@ -184,7 +184,7 @@ def masked(flat_index: HostIndex, options: argparse.Namespace) -> list[Measure]:
 
 
 def while_writing(flat_index: HostIndex, options: argparse.Namespace) -> list[Measure]:
-    """One query at a time while another thread replaces 1,000 vectors after the other as fast as it can."""
+    """One query at a time beside a thread that replaces batches of 1,000 vectors at full speed."""
     rng, stop, written = np.random.default_rng(options.seed), threading.Event(), 0
 
     def write() -> None:
@@ -221,11 +221,11 @@ def large(options: argparse.Namespace) -> list[Measure]:
 
 
 def measures(options: argparse.Namespace) -> list[Measure]:
-    """Everything that the benchmark reports; the large index first, since memory once used is not given back."""
+    """All measures; the large index first, since freed memory stays with the process."""
     result = large(options) if options.large_posts else []
     rng = np.random.default_rng(options.seed)
     sizes = [min(LOADED_AT_ONCE, options.posts - begin) for begin in range(0, options.posts, LOADED_AT_ONCE)]
-    vectors = np.concatenate([unit_vectors(rng, size, options.dim) for size in sizes])  # those that `load` makes
+    vectors = np.concatenate([unit_vectors(rng, size, options.dim) for size in sizes])  # equal to the vectors of `load`
     machine = Machine(vectors)
     bandwidth = [machine.bytes_per_second() / 1e9 for _ in range(options.rounds)]
     flops = [machine.flops() / 1e9 for _ in range(options.rounds)]
@@ -241,13 +241,18 @@ def measures(options: argparse.Namespace) -> list[Measure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--posts", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--k", type=int, default=1_000)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--large-posts", type=int, default=10_000_000, help="0 leaves the large index out")
+    parser.add_argument(
+        "--large-posts",
+        type=int,
+        default=10_000_000,
+        help="Set the posts of the large index; 0 skips it",
+    )
     parser.add_argument("--seed", type=int, default=20261125)
     options = parser.parse_args(arguments)
     print_report("retrieval", vars(options), measures(options))

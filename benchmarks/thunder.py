@@ -1,9 +1,9 @@
 """Thunder: in-network reads, inserts, memory and start-up of the post store, beside a plain dict-and-deque store.
 
 `python -m benchmarks.thunder [--posts N] [--authors N] [--viewers N] [--plain-viewers N] [--writing-seconds S]
-[--ready-posts N]`. Reads are thread CPU time; wall time stands beside it. Every viewer is read once, so that caches
-hold nothing of theirs. Inserts are what a worker does: records of the changelog as bytes, decoding included;
-`insert_decoded_per_second` are `Post` objects, a tenth of the posts.
+[--ready-posts N]`. Reads are in thread CPU time, with wall time beside it. Each viewer is read once, so that caches are
+cold. Inserts are those of a worker: changelog records as bytes, decoding included. `insert_decoded_per_second` inserts
+`Post` objects, a tenth of the posts.
 """
 
 import argparse
@@ -32,7 +32,7 @@ VIEWER: Final = 1 << 59
 
 
 def resident_bytes() -> int:
-    """The memory of this process, without what is free and only kept by the allocator (where it can give it back)."""
+    """Resident memory of this process, after the allocator has returned free memory where it can."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -42,7 +42,7 @@ def resident_bytes() -> int:
 
 
 def load(world: ThunderWorld, store: PostStore, end: int) -> dict[str, float]:
-    """Fill a store; the seconds that its own work took, and bytes for each post (the process grew by)."""
+    """Fill a store; returns the seconds of its own work, and the growth of the process in bytes per post."""
     before = resident_bytes()
     spent = sum((insert(store, packed(world, begin, end)) for begin in range(0, end, BATCH)), np.zeros(2))
     for begin in range(0, end, BATCH):
@@ -52,7 +52,7 @@ def load(world: ThunderWorld, store: PostStore, end: int) -> dict[str, float]:
 
 
 def packed(world: ThunderWorld, begin: int, end: int) -> list[bytes]:
-    """A batch of posts of the world as they stand on the changelog."""
+    """A batch of posts of the world as changelog records."""
     return [pack(post) for post in world.posts(begin, min(begin + BATCH, end))]
 
 
@@ -65,7 +65,7 @@ def insert(store: PostStore, records: list[bytes]) -> NDArray[np.float64]:
 
 
 def decoded_per_second(world: ThunderWorld, end: int) -> float:
-    """Posts that are inserted as objects, a second of wall time."""
+    """Posts inserted as objects, per second of wall time."""
     store, spent = PostStore(), 0.0
     for begin in range(0, end, BATCH):
         posts = world.posts(begin, min(begin + BATCH, end))
@@ -94,7 +94,7 @@ def timed(work: Callable[[Viewer], object], of: Sequence[Viewer]) -> dict[str, f
 def while_writing(
     store: PostStore, world: ThunderWorld, begin: int, seconds: float, of: Sequence[Viewer]
 ) -> dict[str, float]:
-    """The same while posts are applied at a fixed rate in another thread; also how many were, each second."""
+    """The same beside a thread that applies posts at a fixed rate; also the applied posts per second."""
     wanted = int(seconds * POSTS_PER_SECOND_WHILE_READING)
     batches = [packed(world, at, begin + wanted) for at in range(begin, begin + wanted, BATCH)]
     written, stopping = [0], threading.Event()
@@ -121,7 +121,7 @@ def while_writing(
 
 
 def compare(store: PostStore, plain: PlainStore, of: Sequence[Viewer]) -> tuple[dict[str, float], float]:
-    """Times of the plain store, and how many of the viewers get anything else from it."""
+    """Times of the plain store, and the number of viewers with other results from it."""
     arguments = [(viewer.following.tolist(), set(viewer.excluded.tolist())) for viewer in of]
     answers: list[list[int]] = []
     spread = timed(lambda _: answers.append(_plain(plain, *arguments[len(answers)])), of)
@@ -134,7 +134,7 @@ def _plain(plain: PlainStore, following: list[int], excluded: set[int]) -> list[
 
 
 def measures(arguments: argparse.Namespace) -> list[Measure]:
-    """Everything that the benchmark reports."""
+    """All measures."""
     limits = StoreLimits()
     PostStore(limits).warm_up()
     more = int(arguments.writing_seconds * POSTS_PER_SECOND_WHILE_READING)
@@ -187,13 +187,18 @@ def _p99(name: str, spread: dict[str, float], goal: float | None) -> Measure:
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--posts", type=int, default=1_000_000)
     parser.add_argument("--authors", type=int, default=200_000)
-    parser.add_argument("--viewers", type=int, default=300, help="of each kind, each read once")
-    parser.add_argument("--plain-viewers", type=int, default=20, help="of each kind, also read from the plain store")
+    parser.add_argument("--viewers", type=int, default=300, help="Set the viewers per kind, each read once")
+    parser.add_argument("--plain-viewers", type=int, default=20, help="Set the viewers per kind for the plain store")
     parser.add_argument("--writing-seconds", type=float, default=5.0)
-    parser.add_argument("--ready-posts", type=int, default=1_000_000, help="on the changelog; 0 leaves it out")
+    parser.add_argument(
+        "--ready-posts",
+        type=int,
+        default=1_000_000,
+        help="Set the posts for the start-up; 0 skips it",
+    )
     parser.add_argument("--seed", type=int, default=20261123)
     arguments = parser.parse_args(options)
     found = measures(arguments)

@@ -1,6 +1,6 @@
-"""From an empty process to a post store that has read a changelog: real Kafka, the worker's own replica.
+"""Start-up of a worker's replica: from an empty process to a post store with the whole changelog, on real Kafka.
 
-`python -m benchmarks.thunder_ready` is that process: it prints the seconds of its parts as JSON.
+`python -m benchmarks.thunder_ready` is the measured process; it prints the seconds of its parts as JSON.
 """
 
 import json
@@ -21,7 +21,7 @@ _TOPIC: Final = "thunder-posts"
 
 
 def ready_seconds(posts: int, authors: int, seed: int) -> dict[str, float]:
-    """Seconds from starting a process until it could serve, and of what they consist, with a broker beside it."""
+    """Seconds from the start of a process to readiness, and their parts, with a broker on the same machine."""
     with tempfile.TemporaryDirectory() as directory, EmbeddedKafka(Path(directory)) as kafka:
         settings = Settings(kafka=kafka.address, clock="log", max_post_age_ms=2 * SPAN_MS)
         create_topics(settings)
@@ -50,7 +50,7 @@ def _publish(settings: Settings, posts: int, authors: int, seed: int) -> None:
 
 
 def main() -> None:
-    """Read the changelog of the broker in the settings as a worker does, and say how long it took."""
+    """Read the changelog of the configured broker like a worker, and print the seconds."""
     began = time.perf_counter()
     from feed_worker.replica.reader import Replica, tune_garbage_collector
     from infra.ports.clock import clock_of

@@ -1,4 +1,4 @@
-"""The work of the post store's benchmark: posts of two days by authors of very different diligence, and viewers."""
+"""The workload of the post store's benchmark: two days of posts, with Zipf-distributed authors, and viewers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _SHARES: Final = (0.55, 0.25, 0.15, 0.05)
 _WORDS_MEDIAN: Final = 10.0
 _WORDS_SIGMA: Final = 0.6
 _MEMORY: Final = 50_000
-"""What is answered, reposted or quoted is one of so many posts before."""
+"""A reply, repost or quote refers to one of this number of earlier posts."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ThunderWorld:
     author_id: NDArray[np.int64]
     created_at: NDArray[np.int64]
     kind: NDArray[np.int64]
-    refers_to: NDArray[np.int64]  # index of an earlier post, -1 for originals and what refers to an unknown post
+    refers_to: NDArray[np.int64]  # index of an earlier post, -1 for originals and for references to unknown posts
     root: NDArray[np.int64]  # index of the first post of the conversation
     words: NDArray[np.int64]
 
@@ -91,7 +91,7 @@ def generate(posts: int, authors: int, seed: int, kinds: Sequence[float] = _SHAR
 
 @dataclass(frozen=True)
 class Viewer:
-    """Whom a viewer follows, and what is not to be shown again."""
+    """The follows and the excluded posts of a viewer."""
 
     following: NDArray[np.int64]
     excluded: NDArray[np.int64]
