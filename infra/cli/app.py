@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli import dead_letters, feeds, models, state, system
+from infra.cli import dead_letters, feeds, models, settings, state, system
 from infra.cli.evaluate import evaluate
 from infra.cli.train import train
 
@@ -41,7 +41,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     RUN: (system.up, system.demo),
     PUBLISH_AND_READ: (feeds.publish, feeds.feed, feeds.replay, feeds.schemas),
     LOOK_INSIDE: (feeds.explain,),
-    OPERATE: (system.doctor, system.topics, dead_letters.dead_letters),
+    OPERATE: (system.doctor, system.topics, settings.settings, dead_letters.dead_letters),
     MODELS: (train, evaluate),
 }
 for panel, commands in _COMMANDS.items():

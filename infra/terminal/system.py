@@ -1,11 +1,14 @@
-"""Tables of topics and of the doctor's checks."""
+"""Tables of topics, of settings and of the doctor's checks."""
 
 from collections.abc import Iterable
 
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 
 from infra.ops.doctor import Check
 from infra.ports.kafka_admin import TopicState
+from infra.ports.settings import SettingRow
 from infra.ports.topics import TOPICS
 from infra.terminal.tables import plain
 
@@ -35,3 +38,14 @@ def checks_table(checks: Iterable[Check]) -> Table:
         state = f"[{COLOURS[check.state]}]{check.state}[/]"
         table.add_row(state, check.name, plain(check.detail), plain(check.remedy))
     return table
+
+
+def settings_view(rows: Iterable[SettingRow]) -> Group:
+    """Settings, two lines each: the variable, its value and its source; then meaning, limits and default."""
+    lines: list[RenderableType] = []
+    for row in rows:
+        limits = f" ({row.limits})" if row.limits else ""
+        default = "" if row.value == row.default else f"; default: {row.default or 'empty'}"
+        value = f"[bold]{row.variable}[/bold] = {plain(row.value)}  [dim]({plain(row.origin)})[/dim]"
+        lines += [value, Padding(plain(f"{row.meaning}{limits}{default}"), (0, 0, 0, 4))]
+    return Group(*lines)
