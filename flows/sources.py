@@ -21,7 +21,7 @@ from infra.ports.settings import Settings
 
 BATCH_MESSAGES: Final = 5_000
 """Largest batch; a flow without lag gets the messages since its last poll."""
-IDLE: Final = timedelta(milliseconds=5)
+IDLE: Final = timedelta(milliseconds=30)
 EPOCH: Final = timedelta(seconds=1)
 """The epoch interval that flows are run with, `-s 1`: EpochEnds aligns no other interval."""
 TICK_S: Final = 1.0

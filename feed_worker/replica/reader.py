@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 VECTORS = "post-embeddings"
 TOPICS = ("thunder-posts", VECTORS, "post-counts")
-POLL_S = 0.02
+POLL_S = 0.04
 BACKFILL_MESSAGES = 1_000
 """Records of the backfill between two batches of the main consumer: a few milliseconds of work."""
 _READ_AHEAD: Final = {

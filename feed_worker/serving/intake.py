@@ -32,6 +32,7 @@ TOPIC: Final = "feed-requests"
 LAG_EACH_S: Final = 1.0
 """The interval between two updates of `lag`."""
 
+FETCH_WAIT_MS: Final = 50  # viewers wait for these fetches
 MAX_POLL_MS: Final = 60_000
 """Kafka evicts a worker that does not poll for so long, as while Redis is away. A rebalance waits until then."""
 
@@ -82,7 +83,7 @@ class Intake:
         self._consumer = self._join()
 
     def _join(self) -> Consumer:
-        options = consumer_config(self._settings, group(self._settings, "feed-worker"))
+        options = consumer_config(self._settings, group(self._settings, "feed-worker"), FETCH_WAIT_MS)
         options["max.poll.interval.ms"] = max(MAX_POLL_MS, self._settings.session_timeout_ms)
         consumer = Consumer(options | {"on_commit": self._on_commit})
         consumer.subscribe(

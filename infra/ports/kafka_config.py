@@ -16,7 +16,7 @@ FLOW_GROUPS: Final = {
     "flows.embeddings": ("thunder-posts",),
 }
 """The flows and the topics that each reads; a flow's consumer group is `group(settings, flow)`."""
-FETCH_WAIT_MS: Final = 50
+FETCH_WAIT_MS: Final = 100
 """Longest time in ms for which a broker holds a fetch request back while a partition has no new message."""
 _UNREACHABLE: Final = {
     KafkaError._ALL_BROKERS_DOWN,
@@ -54,7 +54,8 @@ def consumer_config(settings: Settings, group_id: str, fetch_wait_ms: int = FETC
         settings: address and further options of Kafka.
         group_id: consumer group.
         fetch_wait_ms: longest time for which the broker holds a fetch request back while there is no new message;
-            a larger value costs an idle broker less CPU. A new message ends the wait at once.
+            a larger value costs an idle broker less CPU. At Kafka a new message ends the wait at once. The embedded
+            broker looks for it after a half, three quarters and so on of the wait only.
 
     """
     common = client_config(settings)

@@ -23,5 +23,16 @@ def compile_cache() -> dict[str, str]:
 
 
 def is_filled() -> bool:
-    """True if models were compiled before."""
-    return any(cache_directory().glob("*"))
+    """True if a worker compiled its models before."""
+    return _marker().exists()
+
+
+def mark_filled() -> None:
+    """Note that a worker compiled its models."""
+    if not is_filled():
+        cache_directory().mkdir(parents=True, exist_ok=True)
+        _marker().touch()
+
+
+def _marker() -> Path:
+    return cache_directory() / "foryou-compiled"

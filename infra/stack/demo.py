@@ -1,4 +1,4 @@
-"""`foryou demo`: the whole system on this machine, a generated world through it, and the feeds of a few viewers."""
+"""`foryou demo`: the whole system on this machine, a generated world and the feeds of a few viewers."""
 
 import time
 from collections import Counter
@@ -27,27 +27,27 @@ FEED_TIMEOUT_S = 30.0
 ADVANCE_EVERY = 1_000
 
 
-class Asked(NamedTuple):
-    """A feed, and how long it took from publishing the request to reading it from Redis."""
+class TimedFeed(NamedTuple):
+    """A feed, and the time from the publication of the request until the feed was read from Redis."""
 
     feed: Feed
     took_ms: float
 
 
 def run(settings: Settings, out: Console, err: Console) -> None:
-    """Run the demo; tables go to `out`, progress to `err`. Raises what `Stack` and `Client` raise."""
+    """Run the demo; tables go to `out`, progress to `err`. Raises the errors of `Stack` and `Client`."""
     began = time.monotonic()
     with scratch_directory() as directory, Report(err) as report, Stack(settings, directory, say=report.say) as stack:
-        with report.step("a world is generated"):
+        with report.step("generate a world"):
             world = generate(WorldConfig(), until_ms=_now_ms())
         with Client(stack.settings) as client:
             delivered = _publish(world, client, report)
-            with report.step("the worker compiles its model and joins"):
+            with report.step("load the models"):
                 stack.wait_ready()
             wait_for_flows(stack.settings, delivered, report, stack.check)
             took_ms = [_show(client, world, viewer, out) for viewer in _viewers(world)]
             _explain(client, _viewers(world)[0], out)
-        with report.step("everything stops"):
+        with report.step("stop"):
             stack.stop()
     out.print(counts_table("summary", _summary(world, delivered, took_ms, time.monotonic() - began)))
 
@@ -58,7 +58,7 @@ def _now_ms() -> int:
 
 def _publish(world: World, client: Client, report: Report) -> Offsets:
     total = len(world.posts) + len(world.engagements) + len(world.graph)
-    with report.step(f"{total:,} events are published through Kafka") as advance:
+    with report.step(f"publish {total:,} events to Kafka") as advance:
         for done, event in enumerate(world.events()):
             client.publish(event)
             if done % ADVANCE_EVERY == 0:
@@ -67,24 +67,24 @@ def _publish(world: World, client: Client, report: Report) -> Offsets:
 
 
 def _viewers(world: World) -> list[int]:
-    """The most active viewers, and one whom nobody has heard of."""
+    """The most active viewers, and one without any history."""
     active = Counter(event.user_id for event in world.engagements)
     return [int(user) for user, _ in active.most_common(VIEWERS)] + [NEWCOMER]
 
 
-def _ask(client: Client, viewer: int) -> Asked:
+def _request(client: Client, viewer: int) -> TimedFeed:
     began = time.perf_counter()
     request = client.request_feed(viewer, size=FEED_SIZE, explain=True)
     feed = client.wait(viewer, request, FEED_TIMEOUT_S)
-    return Asked(feed, 1000 * (time.perf_counter() - began))
+    return TimedFeed(feed, 1000 * (time.perf_counter() - began))
 
 
 def _show(client: Client, world: World, viewer: int, out: Console) -> float:
-    feed, took_ms = _ask(client, viewer)
+    feed, took_ms = _request(client, viewer)
     out.print(
         feed_table(
             feed,
-            f"{_introduced(world, viewer)}: {feed.status}, {took_ms:.0f} ms",
+            f"{_described(world, viewer)}: {feed.status}, {took_ms:.0f} ms",
             text_of=lambda post: world.text(int(post)),
             name_of=lambda author: world.name(int(author)),
         )
@@ -92,9 +92,9 @@ def _show(client: Client, world: World, viewer: int, out: Console) -> float:
     return took_ms
 
 
-def _introduced(world: World, viewer: int) -> str:
+def _described(world: World, viewer: int) -> str:
     if viewer == NEWCOMER:
-        return f"{viewer}, whom nobody has heard of"
+        return f"{viewer}, a viewer without any history"
     return f"{world.name(viewer)} ({viewer}), into {', '.join(world.interests(viewer))}"
 
 

@@ -45,8 +45,8 @@ GroupOffsets: TypeAlias = dict[str, list[tuple[str, int, int]]]
 """The committed offsets of each consumer group: topic, partition, offset."""
 
 BATCH_MESSAGES: Final = 10_000
-POLL_S: Final = 0.1
-FETCH_WAIT_MS: Final = 100
+POLL_S: Final = 0.2
+FETCH_WAIT_MS: Final = 200
 SYNC_EVERY_S: Final = 0.25
 LOOK_EVERY_S: Final = 1.0
 """The time between two looks for new topics and committed offsets."""

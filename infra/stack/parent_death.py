@@ -1,7 +1,7 @@
-"""Run as a script between a parent and the program it starts: ties the program's life to the parent's, then becomes it.
+"""A script that ties a program to its parent, then execs the program.
 
-`python child.py PARENT_PID PROGRAM ARGUMENT…`. Linux kills the program once the parent is gone, even by SIGKILL. Where
-there is no such call, the parent's own clean-up has to do. Needs the standard library alone, and no thread is forked.
+`python parent_death.py PARENT_PID PROGRAM ARGUMENT…`. Linux kills the program once the parent is gone, even by SIGKILL.
+Other systems have no such call: there the parent has to stop the program. Imports the standard library alone.
 """
 
 import ctypes

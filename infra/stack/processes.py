@@ -1,7 +1,7 @@
-"""Child processes that never outlive this one: each in its own session, with a log file, stopped together.
+"""Child processes, each in a session of its own, with a log file; they are stopped together.
 
-Children are started and stopped from the main thread: Linux ties their lives to the thread that started them, and
-signals are handled there.
+Only the main thread may start and stop children: Linux ties a child to the thread that started it, and Python handles
+signals in the main thread.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ KILL_WAIT_S = 1.0
 
 
 class ChildDied(ForYouError, RuntimeError):
-    """A process of the stack has ended by itself; the text has its name, its exit code and its last words."""
+    """A process of the stack has ended by itself; the text has its name, its exit code and the end of its log."""
 
 
 class Child:
@@ -47,17 +47,17 @@ class Child:
         return "\n".join(lines[-TAIL_LINES:])
 
     def died(self) -> ChildDied:
-        """The error that reports its end."""
+        """The error for its end."""
         return ChildDied(f"{self.name} ended with exit code {self.poll()}; the end of {self.log}:\n{self.tail()}")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to it and to whatever it has started."""
+        """Send a signal to the process and to all that it has started."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
     def wait(self, until: float) -> bool:
-        """Whether it has ended by `until`, a time of the monotonic clock."""
+        """True if it ends by `until`, a time of the monotonic clock."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, until - time.monotonic()))
         return self.poll() is not None
@@ -97,17 +97,17 @@ class Children:
         """
         self._log_directory.mkdir(parents=True, exist_ok=True)
         log = self._log_directory / f"{name}.log"
-        # a signal between start and entry would leave a child that nobody stops
+        # a signal between start and entry would leave a child running
         with log.open("wb") as output, held_back():
             process = subprocess.Popen(
-                # isolated and without site: it only has to exec, and starts in 20 ms
+                # isolated and without site: it starts in 20 ms, and only execs
                 [*([sys.executable, "-I", "-S", str(CHILD), str(os.getpid())] if is_tied else []), *command],
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=inherited,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which stops them in order
+                start_new_session=True,  # Ctrl-C reaches this process alone; it stops the children in order
             )
             child = Child(name, process, log)
             self._children.append(child)
@@ -120,7 +120,7 @@ class Children:
                 raise child.died()
 
     def stop(self, grace_s: float = 3.0) -> None:
-        """Ask all to end, the last started first; kill those that are still there after `grace_s`."""
+        """Send SIGTERM, to the last started first; after `grace_s` kill those that still run."""
         with held_back():
             for child in reversed(self._children):
                 child.signal(signal.SIGTERM)

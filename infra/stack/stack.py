@@ -16,7 +16,7 @@ from infra.ports.kafka_admin import cluster_id, create_topics
 from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
-from infra.stack.compile_cache import compile_cache
+from infra.stack.compile_cache import compile_cache, mark_filled
 from infra.stack.data_directory import DataDirectory
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis, EmbeddedServer
 from infra.stack.kept_kafka import KeptKafka
@@ -24,11 +24,14 @@ from infra.stack.processes import Child, ChildDied, Children
 from infra.terminal import signals
 
 WORKER = "feed_worker"
-READY_TIMEOUT_S = 180.0
+READY_TIMEOUT_S = 600.0  # the first start compiles the models
 POLL_S = 0.1
 GRACE_S = 2.0  # work that is cut short is done again from the log
 # the embedded broker lets a group wait for half of this before its first assignment
 EMBEDDED_SESSION_TIMEOUT_MS = 3_000
+EMBEDDED_PARTITIONS = 1  # each costs the broker and every flow CPU while idle; one machine needs no more
+# glibc else keeps memory in up to eight arenas a core
+MEMORY = {"MALLOC_ARENA_MAX": "2"}
 
 
 class NotReady(ForYouError, TimeoutError):
@@ -62,9 +65,11 @@ class Stack:
         redis_port: int | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        if embedded and "partitions" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"partitions": EMBEDDED_PARTITIONS})
         self.settings, self.directory = settings, directory
         self._data = DataDirectory(directory)
-        self._embedded, self._is_kept = embedded, is_kept
+        self.is_embedded, self._is_kept = embedded, is_kept
         self._kafka_port, self._redis_port = kafka_port, redis_port
         self._servers: list[EmbeddedServer] = []
         self._children = Children(directory / "logs")
@@ -91,7 +96,7 @@ class Stack:
 
     def _start(self) -> None:
         self._stack.enter_context(self._data)
-        kept = self._start_servers() if self._embedded else None
+        kept = self._start_servers() if self.is_embedded else None
         if kept is None:
             connect(self.settings).close()
             created = create_topics(self.settings)
@@ -143,13 +148,13 @@ class Stack:
         self._children.start(flow, [sys.executable, "-m", "bytewax.run", flow, *recovery], self._environment())
 
     def _environment(self) -> dict[str, str]:
-        return {"PYTHONUNBUFFERED": "1"} | compile_cache() | self.settings.environment()
+        return {"PYTHONUNBUFFERED": "1"} | MEMORY | compile_cache() | self.settings.environment()
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> dict[str, Any]:
         """Wait until the worker answers requests.
 
         Returns:
-            the worker's entry in the registry: `ready_at`, `pid`, `model_version`, `clock`.
+            the worker's entry in the registry of ready workers: `ready_at`, `pid`, `model_version`, `clock`.
 
         Raises:
             ChildDied: a process has ended meanwhile.
@@ -164,6 +169,7 @@ class Stack:
             for ready in ready_workers(client):
                 if ready["pid"] == self._worker.pid:
                     client.close()
+                    mark_filled()
                     return ready
             time.sleep(POLL_S)
         raise NotReady(f"the worker was not ready after {timeout_s:g} s; the end of its log:\n{self._worker.tail()}")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from infra.ports.settings import Settings, redacted
+from infra.ports.settings import Settings
+from infra.stack import compile_cache
 from infra.stack.stack import Stack, scratch_directory
 from infra.terminal.progress import Report
 
@@ -33,9 +34,13 @@ def run_external(settings: Settings, directory: Path, err: Console) -> None:
 
 def _serve(stack: Stack, report: Report) -> None:
     with stack:
-        with report.step("the worker compiles its model and joins"):
+        if not compile_cache.is_filled():
+            report.say("the first start compiles the models, once per installation: a minute or two")
+        with report.step("load the models"):
             ready = stack.wait_ready()
         report.say(f"model {ready['model_version']}, clock {ready['clock']}, logs in {stack.directory / 'logs'}")
-        report.say("ready; Ctrl-C stops it. Other terminals and programs reach it with:")
-        report.say(f"export FORYOU_KAFKA={stack.settings.kafka} FORYOU_REDIS={redacted(stack.settings.redis)}")
+        report.say("ready; Ctrl-C stops it")
+        if stack.is_embedded:  # the addresses of other servers may have passwords
+            report.say("other terminals and programs reach it with:")
+            report.say(f"export FORYOU_KAFKA={stack.settings.kafka} FORYOU_REDIS={stack.settings.redis}")
         stack.watch()

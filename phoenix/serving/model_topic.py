@@ -72,7 +72,7 @@ class ModelWatcher:
 
     def __init__(self, settings: Settings, known: ModelPointer | None, stopping: threading.Event) -> None:
         partitions = wait_for_topics(settings, [TOPIC], stopping)[TOPIC]
-        self._consumer = Consumer(consumer_config(settings, group(settings, "watch")))
+        self._consumer = Consumer(consumer_config(settings, group(settings, "watch"), fetch_wait_ms=1_000))
         self._consumer.assign([TopicPartition(TOPIC, partition, OFFSET_BEGINNING) for partition in partitions])
         self._current = known
 

