@@ -170,9 +170,9 @@ def hanging() -> Iterator[Hanging]:
         act.let_go.set()
 
 
-def until_idle(asked: Pipeline) -> None:
+def until_idle(tested: Pipeline) -> None:
     """Wait until calls that were given up have ended."""
     end = time.monotonic() + LONG_S
-    while any(call.is_running for call in asked._calls.values()):
+    while any(call.is_running for call in tested._calls.values()):
         assert time.monotonic() < end
         time.sleep(0.001)

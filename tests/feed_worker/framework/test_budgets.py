@@ -29,10 +29,10 @@ class ScriptedSource(Source):
 
     def __init__(self, act: Callable[[], Any], *post_ids: int) -> None:
         self.act, self._post_ids = act, post_ids
-        self.asked = 0
+        self.called = 0
 
     def fetch(self, queries: Sequence[Query], /) -> list[Fetched]:
-        self.asked += 1
+        self.called += 1
         self.act()
         return [Fetched(candidates_in(STORE, *self._post_ids)) for _ in queries]
 
@@ -100,24 +100,24 @@ def meeting() -> Callable[[], int]:
 
 def test_independent_components_run_in_parallel() -> None:
     viewers, candidates = meeting(), meeting()
-    asked = pipeline(
+    tested = pipeline(
         query_hydrators=[ScriptedQueryHydrator(viewers), ScriptedQueryHydrator(viewers)],
         sources=[FirstSource(candidates, 1), SecondSource(candidates, 2)],
     )
-    (result,) = asked.run([query()])
+    (result,) = tested.run([query()])
     assert (result.status, shown(result)) == ("ok", [2, 1])
 
 
 def test_candidates_keep_the_order_of_the_sources_whatever_their_speed() -> None:
     second_is_done = threading.Event()
-    asked = pipeline(
+    tested = pipeline(
         sources=[
             FirstSource(lambda: second_is_done.wait(LONG_S), 3, 1),
             SecondSource(second_is_done.set, 2, 4),
         ],
         scorers=[],
     )
-    (run,) = asked.gather([query()])
+    (run,) = tested.gather([query()])
     assert run.candidates.posts.post_id.tolist() == [3, 1, 2, 4]
     assert [(step.name, step.entered, step.left) for step in run.funnel] == [
         ("first_source", 0, 2),
@@ -127,17 +127,17 @@ def test_candidates_keep_the_order_of_the_sources_whatever_their_speed() -> None
 
 @pytest.mark.parametrize(("found", "expected"), [((1, 2), [1, 2, 6]), ((1, 2, 3), [1, 2, 3])])
 def test_a_waiting_source_depends_on_the_results_of_the_others(found: tuple[int, ...], expected: list[int]) -> None:
-    asked = pipeline(sources=[FirstSource(nothing, *found), LastSource(nothing, 6)])
-    (run,) = asked.gather([query()])
+    tested = pipeline(sources=[FirstSource(nothing, *found), LastSource(nothing, 6)])
+    (run,) = tested.gather([query()])
     assert run.candidates.posts.post_id.tolist() == expected
 
 
 def test_a_hanging_optional_component_degrades_the_feed_and_its_late_result_is_dropped() -> None:
     with hanging() as act:
-        asked = pipeline(sources=[OneToSix(), FirstSource(act, 1)], budgets_ms={"first_source": 20})
-        (result,) = asked.run([query()])
+        tested = pipeline(sources=[OneToSix(), FirstSource(act, 1)], budgets_ms={"first_source": 20})
+        (result,) = tested.run([query()])
     assert act.ended.wait(LONG_S)
-    until_idle(asked)
+    until_idle(tested)
     assert (result.status, shown(result)) == ("degraded", [6, 5, 4, 3, 2, 1])
     assert result.query.degradations == ["first_source: over its budget of 20 ms"]
     assert result.query.found == 6
@@ -145,77 +145,77 @@ def test_a_hanging_optional_component_degrades_the_feed_and_its_late_result_is_d
 
 def test_a_hanging_required_component_fails_the_request_and_its_late_result_is_dropped() -> None:
     with hanging() as act:
-        asked = pipeline(query_hydrators=[ScriptedQueryHydrator(act)], budgets_ms={"scripted_query_hydrator": 20})
-        (result,) = asked.run([query()])
-    until_idle(asked)
+        tested = pipeline(query_hydrators=[ScriptedQueryHydrator(act)], budgets_ms={"scripted_query_hydrator": 20})
+        (result,) = tested.run([query()])
+    until_idle(tested)
     assert (result.status, shown(result)) == ("failed", [])
     assert result.query.degradations == ["scripted_query_hydrator: over its budget of 20 ms"]
     assert not len(result.query.viewer.blocks)
-    assert asked.stats["scripted_query_hydrator"].errors_by_kind == {"OverBudget": 1}
-    assert asked.stats["scripted_query_hydrator"].over_budget == 1
+    assert tested.stats["scripted_query_hydrator"].errors_by_kind == {"OverBudget": 1}
+    assert tested.stats["scripted_query_hydrator"].over_budget == 1
 
 
 def test_a_hanging_scorer_is_given_up() -> None:
     with hanging() as act:
-        asked = pipeline(scorers=[OptionalScorer(act)], budgets_ms={"optional_scorer": 20})
-        (result,) = asked.run([query(size=2)])
+        tested = pipeline(scorers=[OptionalScorer(act)], budgets_ms={"optional_scorer": 20})
+        (result,) = tested.run([query(size=2)])
     assert (result.status, shown(result)) == ("degraded", [1, 2])
 
 
 def test_a_hanging_batch_is_not_retried() -> None:
     with hanging() as act:
         source = FirstSource(act, 1)
-        asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
-        results = asked.run([query(user_id=user) for user in (1, 2, 3)])
-    until_idle(asked)
+        tested = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
+        results = tested.run([query(user_id=user) for user in (1, 2, 3)])
+    until_idle(tested)
     assert [result.status for result in results] == ["degraded"] * 3
-    assert source.asked == 1
+    assert source.called == 1
 
 
 def test_retries_of_a_failed_batch_stop_at_the_budget() -> None:
     with hanging() as act:
         source = FirstSource(in_turn(failing_with(BOOM), act), 1)
-        asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
-        results = asked.run([query(user_id=user) for user in (1, 2, 3)])
-    until_idle(asked)
+        tested = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
+        results = tested.run([query(user_id=user) for user in (1, 2, 3)])
+    until_idle(tested)
     assert [result.status for result in results] == ["degraded"] * 3
-    assert source.asked == 2
+    assert source.called == 2
 
 
 def test_a_component_that_still_hangs_is_not_called_again_before_it_has_ended() -> None:
     with hanging() as act:
         source = FirstSource(act, 1)
-        asked = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
-        asked.run([query()])
-        (result,) = asked.run([query()])
+        tested = pipeline(sources=[source, OneToSix()], budgets_ms={"first_source": 20})
+        tested.run([query()])
+        (result,) = tested.run([query()])
         assert result.query.degradations == ["first_source: still busy"]
-        assert source.asked == 1
-    until_idle(asked)
-    assert asked.run([query()])[0].status == "ok"
-    assert asked.stats["first_source"].errors_by_kind == {"OverBudget": 1, "StillBusy": 1}
+        assert source.called == 1
+    until_idle(tested)
+    assert tested.run([query()])[0].status == "ok"
+    assert tested.stats["first_source"].errors_by_kind == {"OverBudget": 1, "StillBusy": 1}
 
 
 def test_a_component_is_not_called_after_the_budget_of_its_stage() -> None:
     with hanging() as act:
         last = LastSource(nothing, 2)
-        asked = pipeline(sources=[OneToSix(), FirstSource(act, 1), last], budgets_ms={"source": 20})
+        tested = pipeline(sources=[OneToSix(), FirstSource(act, 1), last], budgets_ms={"source": 20})
         last.enable = lambda _query: True  # type: ignore[method-assign]
-        (result,) = asked.run([query()])
+        (result,) = tested.run([query()])
     assert result.query.degradations == [
         "first_source: over its stage's budget of 20 ms",
         "last_source: over its stage's budget of 20 ms",
     ]
-    until_idle(asked)
-    assert last.asked == 0
-    assert asked.stage_stats["source"].over_budget == 1
+    until_idle(tested)
+    assert last.called == 0
+    assert tested.stage_stats["source"].over_budget == 1
 
 
 def test_an_overrun_of_a_direct_call_is_counted_and_its_result_applies() -> None:
-    asked = pipeline(filters=[EvenFilter()], budgets_ms={"even_filter": 1e-6, "filter": 1e-6})
-    (result,) = asked.run([query()])
+    tested = pipeline(filters=[EvenFilter()], budgets_ms={"even_filter": 1e-6, "filter": 1e-6})
+    (result,) = tested.run([query()])
     assert (result.status, shown(result)) == ("ok", [6, 4, 2])
-    assert asked.stats["even_filter"].over_budget == 1
-    assert asked.stage_stats["filter"].over_budget == 1
+    assert tested.stats["even_filter"].over_budget == 1
+    assert tested.stage_stats["filter"].over_budget == 1
 
 
 def test_a_budget_of_an_unknown_name_is_refused_with_the_valid_names() -> None:
@@ -227,7 +227,7 @@ def test_a_budget_of_an_unknown_name_is_refused_with_the_valid_names() -> None:
 
 def test_a_lost_server_is_raised_after_all_components_of_the_wave_have_ended() -> None:
     let_go = threading.Event()
-    asked = pipeline(
+    tested = pipeline(
         sources=[
             FirstSource(in_turn(failing_with(ConnectionError("away")), nothing), 1),
             SecondSource(lambda: let_go.wait(LONG_S), 2),
@@ -236,8 +236,8 @@ def test_a_lost_server_is_raised_after_all_components_of_the_wave_have_ended() -
     )
     threading.Timer(0.01, let_go.set).start()
     with pytest.raises(ConnectionError):
-        asked.run([query()])
-    (result,) = asked.run([query()])
+        tested.run([query()])
+    (result,) = tested.run([query()])
     assert (result.status, shown(result)) == ("ok", [2, 1])
 
 
@@ -258,27 +258,27 @@ def test_one_batch_is_gathered_while_another_is_ranked() -> None:
         assert ranking.wait(LONG_S)
         together()
 
-    asked = pipeline(sources=[FirstSource(in_turn(nothing, gather), 1, 2)], scorers=[OptionalScorer(rank)])
-    first = asked.gather([query()])
-    thread = threading.Thread(target=asked.rank, args=(first,))
+    tested = pipeline(sources=[FirstSource(in_turn(nothing, gather), 1, 2)], scorers=[OptionalScorer(rank)])
+    first = tested.gather([query()])
+    thread = threading.Thread(target=tested.rank, args=(first,))
     thread.start()
-    second = asked.gather([query()])
+    second = tested.gather([query()])
     thread.join(LONG_S)
     assert len(second[0].candidates) == 2
-    assert asked.finish(first)[0].status == "ok"
+    assert tested.finish(first)[0].status == "ok"
 
 
 def test_statistics_are_exact_and_readable_while_batches_run() -> None:
-    asked = pipeline(filters=[EvenFilter()])
+    tested = pipeline(filters=[EvenFilter()])
     reading = threading.Event()
 
     def serve() -> None:
         for _ in range(50):
-            asked.run([query(), query(user_id=2)])
+            tested.run([query(), query(user_id=2)])
 
     def read() -> None:
         while not reading.is_set():
-            for stats in [*asked.stats.values(), *asked.stage_stats.values()]:
+            for stats in [*tested.stats.values(), *tested.stage_stats.values()]:
                 assert sum(stats.histogram) == stats.calls
 
     threads = [threading.Thread(target=serve) for _ in range(3)]
@@ -289,12 +289,12 @@ def test_statistics_are_exact_and_readable_while_batches_run() -> None:
         thread.join()
     reading.set()
     reader.join()
-    stats = asked.stats["even_filter"]
+    stats = tested.stats["even_filter"]
     assert (stats.stage, stats.calls, stats.removed) == ("filter", 300, 900)
-    assert (asked.stats["one_to_six"].calls, asked.stats["one_to_six"].added) == (150, 1800)
+    assert (tested.stats["one_to_six"].calls, tested.stats["one_to_six"].added) == (150, 1800)
     assert stats.cumulative[-1] == (float("inf"), 300)
-    assert asked.stage_stats["filter"].calls == 150
-    assert asked.stats.keys() == {"one_to_six", "even_filter", "by_id_scorer", "top_k_selector"}
+    assert tested.stage_stats["filter"].calls == 150
+    assert tested.stats.keys() == {"one_to_six", "even_filter", "by_id_scorer", "top_k_selector"}
 
 
 def test_threads_are_reused() -> None:

@@ -111,9 +111,9 @@ def test_any_mix_of_faults_gives_each_request_the_one_status_of_the_rules(
         }
         components = [each for some in made.values() for each in some]
         budgets = {each.name: 5 for each in components if each.behaviour == "hanging"}
-        asked = pipeline(**made, budgets_ms=budgets)
-        results = asked.run([query(user_id=user) for user in users])
-    until_idle(asked)
+        tested = pipeline(**made, budgets_ms=budgets)
+        results = tested.run([query(user_id=user) for user in users])
+    until_idle(tested)
     assert [result.query.user_id for result in results] == users
     for user, result in zip(users, results, strict=True):
         failing = [each for each in components if each.fails(user)]

@@ -66,8 +66,8 @@ def test_a_request_past_its_deadline_is_answered_expired_without_work() -> None:
 
 
 def test_dropped_candidates_are_kept_only_for_an_explanation() -> None:
-    asked = [query(size=2, explain=True), query(size=2)]
-    explained, plain = pipeline(filters=[EvenFilter()]).run(asked)
+    queries = [query(size=2, explain=True), query(size=2)]
+    explained, plain = pipeline(filters=[EvenFilter()]).run(queries)
     assert [(name, left_out.posts.post_id.tolist()) for name, left_out in explained.dropped] == [
         ("even_filter", [1, 3, 5]),
         ("size", [2]),
@@ -196,8 +196,8 @@ class Passing:
 
 def test_a_request_that_expires_between_stages_stops_there_and_keeps_its_funnel() -> None:
     clock, scorer = Passing(), ScriptedScorer(lambda found: list(found))
-    asked = pipeline(filters=[ScriptedFilter(clock.passes), EvenFilter()], scorers=[scorer])
-    late, other = asked.run([replace(query(), monotonic=clock), query(user_id=2)])
+    tested = pipeline(filters=[ScriptedFilter(clock.passes), EvenFilter()], scorers=[scorer])
+    late, other = tested.run([replace(query(), monotonic=clock), query(user_id=2)])
     assert (late.status, shown(late), late.query.degradations) == ("expired", [], [])
     assert [(step.name, step.left) for step in late.funnel] == [
         ("one_to_six", 6),
@@ -210,25 +210,25 @@ def test_a_request_that_expires_between_stages_stops_there_and_keeps_its_funnel(
 
 def test_a_request_that_has_failed_does_not_expire_as_well() -> None:
     clock = Passing()
-    asked = pipeline(filters=[RequiredFilter(raising(BOOM)), ScriptedFilter(clock.passes)])
-    runs = asked.gather([replace(query(), monotonic=clock)])
+    tested = pipeline(filters=[RequiredFilter(raising(BOOM)), ScriptedFilter(clock.passes)])
+    runs = tested.gather([replace(query(), monotonic=clock)])
     clock.now_s += 61.0
-    assert asked.finish(runs)[0].status == "failed"
+    assert tested.finish(runs)[0].status == "failed"
 
 
 def test_a_late_feed_is_expired_and_a_timely_one_keeps_its_status() -> None:
     clock, effect = Passing(), Noting()
-    asked = pipeline(side_effects=[effect])
-    runs = asked.gather([replace(query(), monotonic=clock)])
-    asked.rank(runs)
-    in_time = asked.finish(runs)
+    tested = pipeline(side_effects=[effect])
+    runs = tested.gather([replace(query(), monotonic=clock)])
+    tested.rank(runs)
+    in_time = tested.finish(runs)
     clock.now_s += 61.0
-    assert asked.finish(runs) == in_time
+    assert tested.finish(runs) == in_time
     assert in_time[0].status == "ok"
-    late = asked.gather([replace(query(), monotonic=clock)])
-    asked.rank(late)
+    late = tested.gather([replace(query(), monotonic=clock)])
+    tested.rank(late)
     clock.now_s += 61.0
-    assert [(result.status, shown(result)) for result in asked.finish(late)] == [("expired", [])]
+    assert [(result.status, shown(result)) for result in tested.finish(late)] == [("expired", [])]
     assert effect.noted == in_time * 2
 
 
@@ -242,7 +242,7 @@ def test_an_unknown_query_field_is_an_error_of_the_hydrator() -> None:
 
 
 def test_side_effects_are_timed_and_counted() -> None:
-    asked = pipeline(side_effects=[Noting(BOOM)])
-    asked.run([query()])
-    assert (asked.stats["noting"].calls, asked.stats["noting"].errors_by_kind) == (1, {"RuntimeError": 1})
-    assert asked.stage_stats["side_effect"].calls == 1
+    tested = pipeline(side_effects=[Noting(BOOM)])
+    tested.run([query()])
+    assert (tested.stats["noting"].calls, tested.stats["noting"].errors_by_kind) == (1, {"RuntimeError": 1})
+    assert tested.stage_stats["side_effect"].calls == 1
