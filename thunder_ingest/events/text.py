@@ -112,7 +112,7 @@ def padded_tokens(packed: Sequence[bytes]) -> UInt32[np.ndarray, "n 64"]:
 
 
 def contains_sequence(tokens: UInt32[np.ndarray, "n t"], phrase: UInt32[np.ndarray, " k"]) -> Bool[np.ndarray, " n"]:
-    """Which rows contain the phrase, token for token and uninterrupted; none contain an empty phrase.
+    """True for each row that contains the phrase, token for token and uninterrupted; no row contains an empty phrase.
 
     Args:
         tokens: hashed tokens, a row each, padded with 0.

@@ -7,7 +7,7 @@ from jaxtyping import Int64, UInt8, UInt32
 
 from thunder_ingest.kernels.compiled import inlined, kernel
 
-# the algorithm's primes; in int64 the low 32 bits of sums and products are right, whatever their sign
+# the primes of XXH32; the low 32 bits of int64 sums and products are right, also of negative ones
 _P1: Final = 0x9E3779B1
 _P2: Final = 0x85EBCA77
 _P3: Final = 0xC2B2AE3D

@@ -73,7 +73,7 @@ def requests_of(settings: Settings, user: int) -> list[FeedRequest]:
 
 
 def feed_in(client: Client, user: str) -> Feed | None:
-    """What a user (published form) has to look at."""
+    """The feed of a user (published form)."""
     return decode_feed(cast(bytes | None, client.get(feed_key(user))))
 
 
@@ -84,6 +84,6 @@ def explanation_in(client: Client, user: str) -> Explanation | None:
 
 
 def record_in(client: Client, user: str, request_id: str) -> FeedServed | None:
-    """What the ledger says of a request."""
+    """The record of an answered request."""
     record = cast(bytes | None, client.hget(answered_key(user), request_id))
     return None if record is None else unpack_feed_served(record)

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.embedded
 
 
 def with_client(settings: Settings, story: Callable[[AsyncClient], Awaitable[None]]) -> None:
-    async def told() -> None:
+    async def run() -> None:
         async with AsyncClient(settings) as client:
             await story(client)
 
-    asyncio.run(told())
+    asyncio.run(run())
 
 
 def subscribers(settings: Settings) -> int:

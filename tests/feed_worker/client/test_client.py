@@ -55,9 +55,9 @@ def test_a_request_without_a_feed_raises_its_status_and_the_old_feed_stays(
     user = new_user()
     old = answer(servers, feed_of(user, "old"))
     without = feed_of(user, "new", T0 + 1, status, degradations=["overloaded: too many"])  # type: ignore[arg-type]
-    with answered_soon(servers, without), pytest.raises(NoFeed, match="overloaded: too many") as told:
+    with answered_soon(servers, without), pytest.raises(NoFeed, match="overloaded: too many") as raised:
         client.wait(user, "new", timeout_s=30)
-    assert (told.value.status, told.value.degradations) == (status, ["overloaded: too many"])
+    assert (raised.value.status, raised.value.degradations) == (status, ["overloaded: too many"])
     assert client.feed(user) == old
 
 

@@ -39,7 +39,7 @@ def test_no_page_repeats_an_earlier_one_and_after_the_last_comes_an_empty_one(va
     assert len(set(read)) == len(read) > 5
 
 
-def test_what_is_no_page_repeats_what_was_served_long_ago(valkey: redis.Redis) -> None:
+def test_a_request_that_is_no_page_repeats_posts_served_long_ago(valkey: redis.Redis) -> None:
     pipeline = foryou_pipeline(
         store_of(*(post(i, 50 + i) for i in range(1, 6))), index_of({}), FixedModel(), UserStates(valkey)
     )

@@ -36,7 +36,7 @@ def test_a_feed_begins_with_the_time_of_its_request() -> None:
     assert document.startswith(b'{"at":%d,' % NOW_MS)
 
 
-def test_a_feed_says_what_it_answers_and_how() -> None:
+def test_a_feed_names_the_requests_that_it_answers_and_its_status() -> None:
     feed = feed_of(*served(size=3), NOW_MS + 5, ["r0", "r"])
     assert (feed.request_id, feed.user_id, feed.status, feed.answers) == ("r", "1", "ok", ["r0", "r"])
     assert (feed.generated_at, feed.model_version, feed.parameters) == (NOW_MS + 5, "fixed-1", "foryou")
@@ -52,7 +52,7 @@ def test_ids_come_back_as_they_were_published() -> None:
     assert forms["1"] == "51"
 
 
-def test_an_item_says_where_it_came_from_and_names_the_actions_that_speak_for_it() -> None:
+def test_an_item_names_its_source_and_the_actions_that_speak_for_it() -> None:
     (item,) = (item for item in feed_of(*served(), NOW_MS, ["r"]).items if item.post_id == POST)
     assert (item.kind, item.source, item.in_network) == ("original", "thunder", True)
     assert len(item.reasons) == 3
@@ -96,7 +96,7 @@ def test_the_terms_of_an_explanation_add_up_to_the_score() -> None:
         assert added * item.author_diversity * item.out_of_network * item.dpp == pytest.approx(item.score)
 
 
-def test_a_post_that_was_raised_says_by_how_much_and_its_arithmetic_still_holds() -> None:
+def test_a_boosted_post_has_its_boost_and_its_arithmetic_still_holds() -> None:
     def predict(post_id: int) -> list[float]:
         return [0.1 if post_id == 3 else 0.9, *(0.0 for _ in ACTIONS[1:])]
 
@@ -128,7 +128,7 @@ def test_the_funnel_has_every_stage_and_each_begins_where_the_last_one_ended() -
     assert steps[-1].left == 2
 
 
-def test_what_was_dropped_after_scoring_has_its_score_and_its_rank_among_all_that_were_scored() -> None:
+def test_a_candidate_dropped_after_scoring_has_its_score_and_its_rank_among_all_scored() -> None:
     explanation = explanation_of(*served(explain=True, size=2))
     after = [each for each in explanation.dropped if each.filter == "size"]
     before = [each for each in explanation.dropped if each.filter == "author_socialgraph_filter"]
@@ -137,7 +137,7 @@ def test_what_was_dropped_after_scoring_has_its_score_and_its_rank_among_all_tha
     assert [(each.score, each.rank) for each in before] == [(None, None)]
 
 
-def test_what_re_ranking_left_out_is_told_with_the_score_that_it_had() -> None:
+def test_a_candidate_left_out_by_re_ranking_has_its_score_from_before() -> None:
     one = replace(X_2026_08_12, new_author_boost=False, dpp_pool=1)
     explanation = explanation_of(*served(explain=True, parameters=one))
     left_out = [each for each in explanation.dropped if each.filter == "top_k_selector"]
@@ -146,7 +146,7 @@ def test_what_re_ranking_left_out_is_told_with_the_score_that_it_had() -> None:
     assert all(each.score for each in left_out)
 
 
-def test_a_feed_its_record_and_its_explanation_say_which_variants_made_it_and_which_model_ranked() -> None:
+def test_a_feed_its_record_and_its_explanation_name_the_variants_and_the_ranking_model() -> None:
     other = {"there": FixedModel(version="other-2")}
     variants = {"ranker": "new", "voices": "many"}
     result, store = served(
@@ -162,7 +162,7 @@ def test_a_feed_its_record_and_its_explanation_say_which_variants_made_it_and_wh
     assert feed.model_version == explanation.model_version == record.model_version == "other-2"
 
 
-def test_a_record_without_experiments_as_they_were_written_before_is_still_read() -> None:
+def test_an_older_record_without_experiments_is_still_read() -> None:
     result, store = served()
     record = served_of(result, feed_of(result, store, NOW_MS, ["r"]), "r")
     older = msgspec.msgpack.encode(msgspec.msgpack.decode(pack(record))[:-1])
@@ -176,7 +176,7 @@ def test_an_explanation_names_the_filter_of_each_dropped_candidate_and_the_way_o
     assert explanation["funnel"][-1] == {"stage": "size", "name": "size", "in": 6, "out": 2}
 
 
-def test_a_feed_without_a_ranker_is_ordered_by_time_and_says_so() -> None:
+def test_a_feed_without_a_ranker_is_ordered_by_time_and_degraded() -> None:
     class Broken(FixedModel):
         def score(self, *_: Any) -> np.ndarray:
             raise RuntimeError("no device")
@@ -189,7 +189,7 @@ def test_a_feed_without_a_ranker_is_ordered_by_time_and_says_so() -> None:
     assert not any(item.scored or item.predictions or item.terms for item in explanation.items)
 
 
-def test_the_record_of_what_was_served_is_that_of_the_feed() -> None:
+def test_the_served_record_agrees_with_the_feed() -> None:
     result, store = served(surface="home")
     feed = feed_of(result, store, NOW_MS + 5, ["r0", "r"])
     record = served_of(result, feed, "r0")

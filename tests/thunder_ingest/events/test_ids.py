@@ -33,7 +33,7 @@ def test_a_string_id_is_one_documented_hash_and_keeps_its_form(form: str) -> Non
     assert published_form(form) == string_form(form) == form
 
 
-def test_a_hash_is_the_same_for_ever() -> None:
+def test_the_hash_of_an_id_never_changes() -> None:
     assert id64(DID) == 472_140_349_439_473_754
 
 
@@ -43,7 +43,7 @@ def test_digits_of_other_scripts_are_no_integer() -> None:
 
 
 @pytest.mark.parametrize("outside", [0, -1, MAX_ID + 1, "0", "000", str(MAX_ID + 1), "9" * 255, "x" * 256, "ü" * 128])
-def test_what_no_app_may_publish_is_a_value_error(outside: int | str) -> None:
+def test_an_invalid_id_is_a_value_error(outside: int | str) -> None:
     with pytest.raises(ValueError, match=r"outside 1 … 2\^63-1|bytes; 1 to 255 are allowed"):
         id64(outside)
 
@@ -56,7 +56,7 @@ def test_the_schema_takes_the_forms_of_the_field(form: str) -> None:
 @pytest.mark.parametrize(
     "form", ["", "a b", "a{b", "a}b", "a\nb", "\u00a0", "a\x00", "a\x85", "x" * 256, 0, -1, 2**63, 1.5]
 )
-def test_the_schema_refuses_what_would_break_a_key(form: object) -> None:
+def test_the_schema_refuses_an_id_that_would_break_a_key(form: object) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(form, PublishedId)
 

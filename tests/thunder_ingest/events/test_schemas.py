@@ -30,7 +30,7 @@ def test_a_schema_names_every_type_of_event(topic: str, tags: set[str]) -> None:
     assert _tags(json_schemas()[topic]) == tags
 
 
-def test_a_schema_tells_limits_and_what_is_required() -> None:
+def test_a_schema_has_the_limits_and_the_required_fields() -> None:
     post = json_schemas()["posts"]["$defs"]["PostCreated"]
     assert {"type", "at", "post_id", "author_id"} == set(post["required"])
     assert post["properties"]["at"]["minimum"] == 1
