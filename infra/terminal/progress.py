@@ -1,4 +1,4 @@
-"""What a command is doing, for who waits: a line for each finished step, and a moving bar where a terminal shows it."""
+"""Progress of a command: a line for each finished step, and a moving bar on a terminal."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from infra.terminal.signals import unwinding
 
 Advance: TypeAlias = Callable[[float, float], None]
-"""Called with how much is done, and of how much."""
+"""Called with the amount done and the total amount."""
 
 
 class Report:
-    """A context manager; `console` should be that of stderr, so that stdout carries results alone."""
+    """A context manager that prints progress. Use the console of stderr: stdout has the results only."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -43,12 +43,12 @@ class Report:
         self._exits.__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self.console.print(f"  {text}", highlight=False, markup=False)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Advance]:
-        """Announce a step, show how far it is, and say how long it took once it is done."""
+        """Print a step, its progress, and its duration at its end."""
         if not self.console.is_terminal:
             self.say(f"{title} …")
         task = self._progress.add_task(title, total=None)

@@ -1,4 +1,4 @@
-"""Ctrl-C and its like: where there is something to clean up they unwind it, once, and nothing can swallow them."""
+"""Ctrl-C, SIGTERM and SIGHUP end a command with its cleanup, once; no code can swallow them."""
 
 import signal
 import sys
@@ -9,14 +9,14 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONGEST_EXIT_S = 10
-"""After this an exit that hangs is cut short; the children of the process die with it."""
+"""Time limit of the cleanup; after it SIGALRM ends the process, and its children with it."""
 
 _arrived: list[int] = []
 
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Meanwhile a signal raises KeyboardInterrupt or SystemExit in the main thread; further ones change nothing."""
+    """Within the block a signal raises KeyboardInterrupt or SystemExit in the main thread; later ones are ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -32,9 +32,9 @@ def unwinding() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Handle signals that arrive meanwhile afterwards; to be used in the main thread.
+    """Defer signals until the end of the block. Call it in the main thread.
 
-    They are not blocked: a child would inherit that, and another thread would still take them.
+    The signals are not blocked: a child would inherit the block, and another thread would still receive them.
     """
     meanwhile: list[int] = []
     handlers = {number: signal.signal(number, lambda number, _: meanwhile.append(number)) for number in SIGNALS}
@@ -48,13 +48,13 @@ def held_back() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise again what a signal has raised: it may have hit a place where exceptions are ignored, such as `__del__`."""
+    """Raise the exception of a signal again, in case Python ignored it, as in `__del__`."""
     if _arrived:
         _raise(_arrived[0])
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    if _arrived:  # a second one would only interrupt the cleaning up, which takes a few seconds at most
+    if _arrived:  # a second signal would interrupt the cleanup, which takes a few seconds at most
         return
     _arrived.append(number)
     signal.alarm(LONGEST_EXIT_S)
@@ -62,7 +62,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 
 def _ignored(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Print what was raised where it is ignored, unless a signal did: `check` raises that again."""
+    """Print an ignored exception, except that of a signal: `check` raises it again."""
     if not (_arrived and issubclass(unraisable.exc_type, KeyboardInterrupt | SystemExit)):
         sys.__unraisablehook__(unraisable)
 

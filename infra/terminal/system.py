@@ -47,5 +47,5 @@ def settings_view(rows: Iterable[SettingRow]) -> Group:
         limits = f" ({row.limits})" if row.limits else ""
         default = "" if row.value == row.default else f"; default: {row.default or 'empty'}"
         value = f"[bold]{row.variable}[/bold] = {plain(row.value)}  [dim]({plain(row.origin)})[/dim]"
-        lines += [value, Padding(plain(f"{row.meaning}{limits}{default}"), (0, 0, 0, 4))]
+        lines += [value, Padding(plain(f"{row.meaning}{limits}{default}"), (0, 0, 0, 4), expand=False)]
     return Group(*lines)
