@@ -3,7 +3,7 @@
 Replies and reposts have none: out of the network nobody is shown them, so they would only take others' places among
 what is retrieved. The published corpus leaves them out too.
 
-Run with `python -m bytewax.run flows.embeddings -r DIR -s 1 -b 0`. A vector depends on its post and on the model alone.
+Run with `python -m flows embeddings --recovery DIR`. A vector depends on its post and on the model alone.
 When another model is announced (`models`), it is loaded and compiled beside the stream; then each partition is read
 again from its beginning, a bounded batch a turn, behind what has just come. What is read again may be older than what
 has been written meanwhile, so it is read again up to where the partition is: whatever was written out of order on the
@@ -29,7 +29,7 @@ from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartiti
 from bytewax.outputs import Sink
 from confluent_kafka import Message
 
-from flows.process import exit_now, start, stopping
+from flows.process import exit_now, fail, start, stopping
 from flows.sinks import KafkaSink
 from flows.sources import Batch, KafkaSource
 from infra.ports.producer import Record
@@ -307,7 +307,7 @@ def flow() -> Dataflow:
     try:
         served = served_first(pointers, settings.checkpoint, settings.model, settings.model_seed)
     except ValueError as error:
-        raise SystemExit(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
+        fail(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}", 2)
     served.model.warm_up(parts=("embed",))
     model = Model(served)
     model.follow(settings, pointers[0] if pointers else None)

@@ -1,6 +1,6 @@
 """engagements, social-graph ▸ Redis `user:{id}` and post-counts; refused messages ▸ dead-letters.
 
-Run with `python -m bytewax.run flows.engagements -r DIR -s 1 -b 0`. A user's state in Redis is a set of small entries
+Run with `python -m flows engagements --recovery DIR`. A user's state in Redis is a set of small entries
 that a reader joins, the last writer by event time winning, so that writing an entry twice changes nothing. The counts
 per post are sums, which a replay would double: they are Bytewax state, snapshotted together with the offsets.
 """

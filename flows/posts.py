@@ -1,6 +1,6 @@
 """posts ▸ thunder-posts: every post as it is served now, compacted by post id; refused messages ▸ dead-letters.
 
-Run with `python -m bytewax.run flows.posts -r DIR -s 1 -b 0`. The flow's state is the changelog that it writes: a
+Run with `python -m flows posts --recovery DIR`. The flow's state is the changelog that it writes: a
 starting process reads it back, and joining an event twice changes nothing, so that a replay from an older offset, or
 from the beginning, leads to the same changelog.
 """

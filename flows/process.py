@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from infra.ports import logs
 from infra.ports.consumer import wait_for_topics
@@ -42,9 +42,14 @@ def start(topics: Sequence[str]) -> Settings:
         logs.configure(settings.log_format)
         wait_for_topics(settings, topics, stopping)
     except ForYouError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(error.exit_code) from None
+        fail(str(error), error.exit_code)
     return settings
+
+
+def fail(reason: str, exit_code: int) -> NoReturn:
+    """Exit during the start, after one line on stderr."""
+    sys.stderr.write(f"{reason}\n")
+    raise SystemExit(exit_code) from None
 
 
 def tune_garbage_collector() -> None:
