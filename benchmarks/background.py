@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from infra.ports.clock import now_ms
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import load
 
@@ -60,7 +61,7 @@ def main() -> None:
     publisher = KafkaProducer(load(), options={"linger.ms": 5})
     random, begin, posts, engagements = np.random.default_rng(4), time.perf_counter(), 0, 0
     while True:
-        elapsed, at_ms = time.perf_counter() - begin, time.time_ns() // 1_000_000
+        elapsed, at_ms = time.perf_counter() - begin, now_ms()
         until = int(elapsed * posts_a_second) + 1
         records = [_post(FIRST_POST + number, at_ms) for number in range(posts, until)]
         posts = until

@@ -25,6 +25,7 @@ from benchmarks.servers import servers, worker
 from feed_worker.client import Client
 from feed_worker.parameters import PRESETS
 from infra.ops.flow_lag import wait_for_flows
+from infra.ports.clock import now_ms
 from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
@@ -53,7 +54,7 @@ class System(NamedTuple):
 @contextmanager
 def embedded(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
     """An embedded stack that has taken in a generated world."""
-    world = generate(WorldConfig(users=arguments.viewers, posts=arguments.posts), time.time_ns() // 1_000_000)
+    world = generate(WorldConfig(users=arguments.viewers, posts=arguments.posts), now_ms())
     settings = Settings(model=arguments.model, parameters=arguments.parameters)
     with TemporaryDirectory() as directory, Stack(settings, Path(directory), embedded=True) as stack:
         with report.step("the stack gets ready"):

@@ -23,6 +23,7 @@ from feed_worker.parameters import PRESETS
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica.index_traits import traits_of
 from feed_worker.serving.feed_store import Answer, FeedStore
+from infra.ports.clock import now_ms
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.stack.embedded import EmbeddedRedis
@@ -46,13 +47,13 @@ def fill(store: PostStore, index: VectorIndex, world: ThunderWorld, version: str
 
 def query_of(viewer: Viewer, preset: str, number: int) -> Query:
     """A request of a viewer, made now."""
-    now_ms, form = time.time_ns() // 1_000_000, str(viewer.user_id)
+    requested_ms, form = now_ms(), str(viewer.user_id)
     return Query(
-        request=FeedRequest(request_id=f"r{number}", user_id=viewer.user_id, at=now_ms),
+        request=FeedRequest(request_id=f"r{number}", user_id=viewer.user_id, at=requested_ms),
         user_id=viewer.user_id,
         user_form=form,
-        now_ms=now_ms,
-        deadline_at=now_ms + 60_000,
+        now_ms=requested_ms,
+        deadline_at=requested_ms + 60_000,
         size=35,
         parameters=PRESETS[preset],
     )

@@ -4,7 +4,6 @@ Everything is written as the flows write it, so that a worker alone can serve it
 point for each author, and the author's posts around it. What a search costs does not depend on what vectors mean.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks import thunder_world
 from benchmarks.thunder_world import ThunderWorld, post_id
+from infra.ports.clock import now_ms
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Client
 from infra.ports.settings import Settings
@@ -50,7 +50,7 @@ class Viewer:
 def world_of(posts: int, authors: int, seed: int) -> ThunderWorld:
     """Posts of the two days before now."""
     world = thunder_world.generate(posts, authors, seed, KINDS)
-    shift = time.time_ns() // 1_000_000 - thunder_world.NOW_MS
+    shift = now_ms() - thunder_world.NOW_MS
     age = np.maximum(thunder_world.NOW_MS - world.created_at - _MARGIN_MS, 0)
     return replace(world, created_at=thunder_world.NOW_MS - age + shift)
 

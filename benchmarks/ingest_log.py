@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from infra.ports.clock import now_ms
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings
 from thunder_ingest.events import Engagement, Event, Impression, PostCreated, encode
@@ -26,7 +27,7 @@ def posts(count: int, random: np.random.Generator) -> Iterator[tuple[bytes, byte
         texts = vocabulary[random.zipf(1.2, (size, WORDS_PER_POST)) % len(vocabulary)].tolist()
         authors = random.integers(1, AUTHORS, size).tolist()
         for index, (author, words) in enumerate(zip(authors, texts, strict=True), FIRST_POST + first):
-            post = PostCreated(post_id=index, author_id=author, at=_now_ms(), text=" ".join(words), lang="en")
+            post = PostCreated(post_id=index, author_id=author, at=now_ms(), text=" ".join(words), lang="en")
             yield b"%d" % author, encode(post)
 
 
@@ -35,7 +36,7 @@ def engagements(count: int, users: int, random: np.random.Generator) -> Iterator
     viewers = random.integers(1, users + 1, count).tolist()
     viewed = (FIRST_POST + random.zipf(1.1, count) % ENGAGED_POSTS).tolist()
     for index, (user, post_id) in enumerate(zip(viewers, viewed, strict=True)):
-        author, at = post_id % AUTHORS + 1, _now_ms()
+        author, at = post_id % AUTHORS + 1, now_ms()
         event: Event = Impression(user_id=user, post_id=post_id, author_id=author, at=at, surface="home")
         if index % 2:
             event = Engagement(user_id=user, post_id=post_id, author_id=author, at=at, action="favorite")
@@ -51,7 +52,3 @@ def publish(settings: Settings, topic: str, messages: Iterator[tuple[bytes, byte
         if index % 1_000 == 0:
             time.sleep(max(0.0, begin + index / rate - time.perf_counter()))
     publisher.flush()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

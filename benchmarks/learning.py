@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import Measure, print_report
+from infra.ports.clock import DAY_MS
 from infra.world import WorldConfig, generate
 from infra.world.taste_benchmark import Exam
 from phoenix.data.batches import Batches, Span
@@ -28,7 +29,6 @@ from phoenix.training.step import Trainer
 from thunder_ingest.events import ACTIONS
 
 NOW_MS: Final = 1_790_000_000_000
-DAY_MS: Final = 86_400_000
 GOALS: Final = {"ndcg@35_known": 0.9, "ndcg@35_new": 0.75}
 BAR: Final = 40  # characters of a full bar
 TRAINING: Final = TrainingConfig(

@@ -12,6 +12,7 @@ import msgspec
 
 from feed_worker.client import Client
 from feed_worker.documents.feed import Feed
+from infra.ports.clock import now_ms
 from infra.ports.redis import connect, subscription
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest
@@ -93,7 +94,7 @@ class Arrivals:
 
 def ask(client: Client, viewer: int, **options: Any) -> Asked:
     """Publish a request."""
-    request_id, at_ms = uuid.uuid4().hex, time.time_ns() // 1_000_000
+    request_id, at_ms = uuid.uuid4().hex, now_ms()
     asked = Asked(request_id, viewer, time.perf_counter())
     client.publish(FeedRequest(request_id=request_id, user_id=viewer, at=at_ms, **options))
     return asked

@@ -15,6 +15,7 @@ from benchmarks.background import FIRST_POST, said
 from benchmarks.load import Answered, Arrivals, ask
 from feed_worker.client import Client
 from feed_worker.documents.explanation import Explanation
+from infra.ports.clock import now_ms
 
 INTERVAL_S: Final = 0.03
 TIMEOUT_S: Final = 15.0
@@ -192,7 +193,7 @@ CUTS: Final = (Probes.block, Probes.mute)
 
 
 def _event(type_: str, **fields: Any) -> dict[str, Any]:
-    return {"type": type_, "at": time.time_ns() // 1_000_000} | fields
+    return {"type": type_, "at": now_ms()} | fields
 
 
 def _post(author_id: int, text: str) -> dict[str, Any]:

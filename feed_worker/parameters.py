@@ -16,10 +16,10 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from infra.ports.clock import MINUTE_MS
 from infra.ports.errors import UsageError
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
-MINUTE_MS: Final = 60_000
 DWELL_TIME_UNIT_MS: Final = 1_000
 """The unit of the weight of dwell time: published heads predict seconds (a sigmoid times 30 s), ours milliseconds."""
 

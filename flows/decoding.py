@@ -1,13 +1,12 @@
 """From raw messages to events: what cannot be used becomes a dead letter, whole, with the reason and where it stood."""
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import Message
 
 from flows.sources import Batch
-from infra.ports.clock import Clock
+from infra.ports.clock import Clock, now_ms
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from thunder_ingest.events import Event, Refused, decode
@@ -36,7 +35,7 @@ class Decoder:
         messages: list[Message] = []
         refused: list[Record] = []
         topic = batch.topic
-        latest_ms = time.time_ns() // 1_000_000 + self._tolerance_ms
+        latest_ms = now_ms() + self._tolerance_ms
         for message in batch.messages:
             try:
                 event = decode(topic, message.value())

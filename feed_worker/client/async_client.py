@@ -29,6 +29,7 @@ from feed_worker.client.messages import OutgoingMessage, feed_request, messages_
 from feed_worker.client.refresh import STORED_FEED_S, Fresh, PendingRequests, Refresh, stored_feed, stored_feed_commands
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
+from infra.ports.clock import now_ms
 from infra.ports.topics import INPUTS
 from thunder_ingest.events import Event, FeedRequest
 from thunder_ingest.events.ids import PublishedId, published_form
@@ -131,7 +132,7 @@ class AsyncClient:
 
     async def next_page(self, feed: Feed, *, timeout_s: float = 10.0, at: int | None = None, **options: Any) -> Feed:
         """Request the page after a feed and wait for it; see `Client.next_page`."""
-        at = at or max(time.time_ns() // 1_000_000, feed.at + 1)
+        at = at or max(now_ms(), feed.at + 1)
         request_id = await self.request_feed(feed.user_id, at=at, after=feed.request_id, **options)
         return await self.wait(feed.user_id, request_id, timeout_s)
 

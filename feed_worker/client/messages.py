@@ -1,12 +1,12 @@
 """The Kafka messages of an app's events."""
 
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
+from infra.ports.clock import now_ms
 from thunder_ingest.events import Event, FeedRequest, decode_any, encode, key_of, topic_of
 from thunder_ingest.events.ids import PublishedId, published_form
 
@@ -28,5 +28,5 @@ def messages_of(events: Event | dict[str, Any] | Iterable[Event | dict[str, Any]
 
 def feed_request(user: PublishedId, at: int | None, options: dict[str, Any]) -> FeedRequest:
     """A request with a new id; its time is `at`, or now."""
-    at = at or time.time_ns() // 1_000_000
+    at = at or now_ms()
     return FeedRequest(request_id=uuid.uuid4().hex, user_id=user, at=at, **options)

@@ -9,14 +9,13 @@ If a worker dies between two steps, the next worker computes the requests again;
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 from feed_worker.documents.build import explanation_of, feed_of, served_of
 from feed_worker.monitoring.metrics import WorkerMetrics
 from feed_worker.serving.batch import Batch, Computation
 from feed_worker.serving.feed_store import Answer, FeedStore
-from infra.ports.clock import Clock
+from infra.ports.clock import Clock, now_ms
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Patience
 from thunder_ingest.events import unpack_feed_served
@@ -92,7 +91,7 @@ class Delivery:
         batch.runner.finish(batch.computations)
         answers = [self._documents.answer(each) for each in batch.computations]
         written = self._patience.run(lambda: self._feeds.write(answers))
-        announced_ms = time.time_ns() // 1_000_000
+        announced_ms = now_ms()
         keys = [answer.feed.user_id.encode() for answer in answers for _ in answer.served]
         records = [Record("feeds-served", key, record) for key, record in zip(keys, written, strict=True)]
         self._producer.publish([*records, *(each.record for each in batch.dead_letters)])

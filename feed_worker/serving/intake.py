@@ -17,7 +17,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Kafka
 
 from feed_worker.serving.offsets import MessageOffset, Offsets, Partition
 from feed_worker.serving.request_queue import ReceivedRequest
-from infra.ports.clock import Clock
+from infra.ports.clock import Clock, now_ms
 from infra.ports.consumer import usable_messages
 from infra.ports.kafka_config import consumer_config, group
 from infra.ports.outage import outage
@@ -198,17 +198,17 @@ class Intake:
     def _decoded(self, messages: Sequence[Message]) -> tuple[list[ReceivedRequest], list[DeadLetterRecord]]:
         received: list[ReceivedRequest] = []
         dead_letters: list[DeadLetterRecord] = []
-        now_ms = time.time_ns() // 1_000_000
+        polled_ms = now_ms()
         for message in messages:
             try:
                 request: FeedRequest = decode(TOPIC, message.value())
-                if request.at > now_ms + self._settings.future_tolerance_ms:
+                if request.at > polled_ms + self._settings.future_tolerance_ms:
                     raise Refused("`at` is too far in the future - at `$.at`")
             except Refused as reason:
                 dead_letters.append(DeadLetterRecord(dead_letter(message, reason), message_offset(message)))
             else:
                 kind, timestamp_ms = message.timestamp()
-                arrived_ms = now_ms if kind == TIMESTAMP_NOT_AVAILABLE else min(timestamp_ms, now_ms)
+                arrived_ms = polled_ms if kind == TIMESTAMP_NOT_AVAILABLE else min(timestamp_ms, polled_ms)
                 received.append(ReceivedRequest(request, arrived_ms, message_offset(message)))
                 self._clock.observe(request.at)
         return received, dead_letters

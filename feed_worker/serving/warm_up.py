@@ -21,7 +21,7 @@ from feed_worker.framework.request_run import Result
 from feed_worker.parameters import Parameters
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica.reader import Records, ReplicaState
-from infra.ports.clock import WallClock
+from infra.ports.clock import DAY_MS, WallClock
 from phoenix.index.retrieval_index import VectorIndex
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events import (
@@ -58,7 +58,6 @@ REQUESTS: Final[Sequence[dict[str, Any]]] = (
 )
 _POSTS: Final = 2_000  # more than the initial capacity of a store, so that it grows
 _AUTHORS: Final = 50
-_DAY_MS: Final = 86_400_000
 
 
 def warm_up_pipeline(
@@ -95,7 +94,7 @@ def warm_up_pipeline(
     for result in results:
         feed_of(result, replica.store, now_ms, [VIEWER])
         explanation_of(result, replica.store)
-    replica.store.expire(now_ms + _DAY_MS + replica.store.limits.max_age_ms)
+    replica.store.expire(now_ms + DAY_MS + replica.store.limits.max_age_ms)
     return results
 
 
@@ -123,7 +122,7 @@ def _results(pipeline: Pipeline, parameters: Parameters, now_ms: int) -> list[Re
                 user_id=id64(viewer),
                 user_form=viewer,
                 now_ms=now_ms,
-                deadline_at=now_ms + _DAY_MS,
+                deadline_at=now_ms + DAY_MS,
                 size=parameters.result_size,
                 parameters=parameters,
             )
@@ -135,7 +134,7 @@ def _results(pipeline: Pipeline, parameters: Parameters, now_ms: int) -> list[Re
 def _replica_state(model: ModelEngine, now_ms: int) -> ReplicaState:
     """The replica of the synthetic world."""
     replica = ReplicaState(PostStore(), VectorIndex(), WallClock(), (model.version,))
-    table = PostTable(_DAY_MS)
+    table = PostTable(DAY_MS)
     vector = (np.ones(model.config.embed_dim, np.float32) / model.config.embed_dim**0.5).tobytes()
     totals = [number + 1 for number in range(COUNT_COLUMNS)]
     for events in _post_events(now_ms):
@@ -172,7 +171,7 @@ def _post(number: int, at: int) -> PostCreated:
         conversation_id=before if kind == "reply" else None,
         in_reply_to_post_id=before if kind == "reply" else None,
         source_post_id=before if kind in ("repost", "quote") else None,
-        video_ms=_DAY_MS if number % 3 == 0 else None,
+        video_ms=DAY_MS if number % 3 == 0 else None,
     )
 
 

@@ -29,7 +29,7 @@ from feed_worker.serving.intake import DeadLetterRecord, Intake
 from feed_worker.serving.request_queue import MergedRequest, RequestQueue
 from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker_registry import WorkerRegistry
-from infra.ports.clock import Clock
+from infra.ports.clock import Clock, now_ms
 from infra.ports.producer import KafkaProducer, check_stop
 from infra.ports.redis import Client, Patience
 from infra.ports.settings import Settings
@@ -196,16 +196,16 @@ class Worker:
 
     def _form_batch(self, busy: set[str]) -> Batch | None:
         """The next batch; None if all queued requests are of busy viewers."""
-        now_ms = time.time_ns() // 1_000_000
-        chosen = self._queue.take(self._settings.max_batch, busy, lambda merged: self._refusal(merged, now_ms))
+        formed_ms = now_ms()
+        chosen = self._queue.take(self._settings.max_batch, busy, lambda merged: self._refusal(merged, formed_ms))
         if not chosen and not self._dead_letters:
             return None
-        waits = [now_ms - merged.arrived_ms for merged, _ in chosen]
+        waits = [formed_ms - merged.arrived_ms for merged, _ in chosen]
         quality = self._admission.quality(max(waits, default=0))
         computations = [self._computation(*each, quality) for each in chosen]
         batch = Batch(self._runner, computations, self._dead_letters, time.monotonic())
         self._dead_letters = []
-        self._metrics.batch_formed(batch, now_ms, quality)
+        self._metrics.batch_formed(batch, formed_ms, quality)
         return batch
 
     def _refusal(self, merged: MergedRequest, now_ms: int) -> Refusal | None:

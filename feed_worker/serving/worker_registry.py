@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import redis
 
+from infra.ports.clock import now_ms
 from infra.ports.redis import Client, Patience
 
 READY_KEY: Final = "foryou:ready"
@@ -41,7 +42,7 @@ class WorkerRegistry:
 
     def register(self) -> None:
         """Add the entry, or renew it; waits while Redis is away."""
-        self._facts["ready_at"] = _now_ms()
+        self._facts["ready_at"] = now_ms()
         self._patience.run(self._write)
 
     def update(self, **facts: str) -> None:
@@ -68,7 +69,7 @@ class WorkerRegistry:
 
     def _write(self) -> None:
         self._written_at_s = time.monotonic()
-        self._client.hset(READY_KEY, self._name, json.dumps(self._facts | {"said_at": _now_ms()}))
+        self._client.hset(READY_KEY, self._name, json.dumps(self._facts | {"said_at": now_ms()}))
         self._client.pexpire(READY_KEY, STALE_MS)
 
 
@@ -80,8 +81,4 @@ def ready_workers(client: Client) -> list[dict[str, Any]]:
     """
     values = cast(dict[bytes, bytes], client.hgetall(READY_KEY)).values()
     entries: list[dict[str, Any]] = [json.loads(value) for value in values]
-    return [entry for entry in entries if entry["said_at"] > _now_ms() - STALE_MS]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return [entry for entry in entries if entry["said_at"] > now_ms() - STALE_MS]

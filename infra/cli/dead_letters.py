@@ -1,12 +1,12 @@
 """`foryou dead-letters`: list, count and show refused messages, or publish them again."""
 
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.cli.options import AsJson, duration_ms, fail, print_json, print_result
+from infra.ports.clock import now_ms
 
 if TYPE_CHECKING:
     from infra.ops.dead_letter_query import LetterFilter
@@ -75,7 +75,7 @@ def dead_letters(
         raise typer.BadParameter("--summary, --show and --republish exclude each other")
     if not republish and (changes or again or yes):
         raise typer.BadParameter("--set, --again and --yes need --republish")
-    since_ms = None if since is None else time.time_ns() // 1_000_000 - since
+    since_ms = None if since is None else now_ms() - since
     wanted = LetterFilter(topic, reason, since_ms, partition, offset)
     if republish:
         _republish(wanted, limit, changes or [], again=again, yes=yes, as_json=as_json)

@@ -15,6 +15,7 @@ import msgspec
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from rich.console import Console
 
+from infra.ports.clock import now_ms
 from infra.ports.consumer import partitions_of
 from infra.ports.redis import Patience, connect
 from infra.ports.settings import Settings
@@ -128,4 +129,4 @@ def _partition(message: Message) -> int:
 def _arrived_ms(message: Message) -> int:
     """Arrival time by the broker's clock; a producer's own timestamp is not used."""
     kind, at_ms = message.timestamp()
-    return at_ms if kind == TIMESTAMP_LOG_APPEND_TIME else time.time_ns() // 1_000_000
+    return at_ms if kind == TIMESTAMP_LOG_APPEND_TIME else now_ms()

@@ -6,7 +6,6 @@ engagement that is published twice counts twice.
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,11 +16,12 @@ from rich.console import Console
 
 from infra.ops.dead_letter_query import LetterFilter, ReasonCount, identity, newest, reason_counts, select
 from infra.ops.message_fix import Fix
+from infra.ports.clock import DAY_MS, now_ms
 from infra.ports.consumer import partitions_of
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Client, Patience, connect
 from infra.ports.settings import Settings
-from infra.ports.topics import DAY_MS, INPUTS
+from infra.ports.topics import INPUTS
 from infra.terminal.progress import Report
 from thunder_ingest.events import DeadLetter, Refused
 
@@ -80,10 +80,10 @@ class Ledger:
 
     def add(self, marks: Iterable[bytes]) -> None:
         """Add delivered messages; waits while Redis is away."""
-        now_ms = time.time_ns() // 1_000_000
-        if added := dict.fromkeys(marks, now_ms):
+        delivered_ms = now_ms()
+        if added := dict.fromkeys(marks, delivered_ms):
             self._patience.run(lambda: self._client.zadd(LEDGER, added))
-            self._patience.run(lambda: self._client.zremrangebyscore(LEDGER, "-inf", now_ms - KEPT_MS))
+            self._patience.run(lambda: self._client.zremrangebyscore(LEDGER, "-inf", delivered_ms - KEPT_MS))
 
 
 def run(
@@ -151,7 +151,7 @@ def _publish(
     settings: Settings, plan: RepublishPlan, letters: Iterable[DeadLetter], fix: Fix, ledger: Ledger
 ) -> RepublishResult:
     """Publish the messages of the plan only; messages that are refused during the run are not added."""
-    latest_ms = time.time_ns() // 1_000_000 + settings.future_tolerance_ms
+    latest_ms = now_ms() + settings.future_tolerance_ms
     republisher, unusable, left = _Republisher(settings, ledger), list[UnusableMessage](), set(plan.marks)
     for letter in letters:
         if (mark := identity(letter)) not in left:

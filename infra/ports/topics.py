@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-DAY_MS: Final = 86_400_000
+from infra.ports.clock import DAY_MS
 
 
 @dataclass(frozen=True, slots=True)

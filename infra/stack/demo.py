@@ -10,6 +10,7 @@ from feed_worker.client import Client
 from feed_worker.documents.feed import Feed
 from infra.ops.explain import ExplainedFeed
 from infra.ops.flow_lag import wait_for_flows
+from infra.ports.clock import now_ms
 from infra.ports.kafka_admin import Offsets
 from infra.ports.settings import Settings
 from infra.stack.stack import Stack, scratch_directory
@@ -39,7 +40,7 @@ def run(settings: Settings, out: Console, err: Console) -> None:
     began = time.monotonic()
     with scratch_directory() as directory, Report(err) as report, Stack(settings, directory, say=report.say) as stack:
         with report.step("generate a world"):
-            world = generate(WorldConfig(), until_ms=_now_ms())
+            world = generate(WorldConfig(), until_ms=now_ms())
         with Client(stack.settings) as client:
             delivered = _publish(world, client, report)
             with report.step("load the models"):
@@ -50,10 +51,6 @@ def run(settings: Settings, out: Console, err: Console) -> None:
         with report.step("stop"):
             stack.stop()
     out.print(counts_table("summary", _summary(world, delivered, took_ms, time.monotonic() - began)))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _publish(world: World, client: Client, report: Report) -> Offsets:

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
+from infra.ports.clock import HOUR_MS
 from infra.world.topics import TOPICS
-
-HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

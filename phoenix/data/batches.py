@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Float32, Float64, Int32, Int64
 
+from infra.ports.clock import HOUR_MS
 from phoenix.data.impressions import Log
 from phoenix.data.negatives import with_negatives
 from phoenix.data.point_in_time import Totals
@@ -38,7 +39,6 @@ from phoenix.models.configs import ModelConfig, TrainingConfig
 from phoenix.training.losses import RankingTargets, RetrievalTargets
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
-HOUR_MS: Final = 3_600_000
 _ENDLESS_MS: Final = 2**62
 _ORDER, _SAMPLE, _DROPOUT = range(3)
 """What chance is asked for; each has a stream of its own."""

@@ -20,13 +20,13 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from infra.ports.clock import HOUR_MS
 from phoenix.data.impressions import Log
 from phoenix.features.actions import DWELL_TIME
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
 _MAX_TOTAL: Final = 2**31 - 1
-_HOUR_MS: Final = 3_600_000
 _PRIOR: Final = 10
 """The share among all posts weighs as much as so many impressions of a post's own."""
 
@@ -88,9 +88,9 @@ class _Part:
         self._actions = actions
         changes[:, actions] *= recorded[:, np.newaxis]
         self._recorded = _running(recorded)
-        self._first_hour = int(known_at.min()) // _HOUR_MS
-        hour = known_at[recorded] // _HOUR_MS - self._first_hour
-        of_hour = np.zeros((int(known_at.max()) // _HOUR_MS - self._first_hour + 1, len(actions) + 1))
+        self._first_hour = int(known_at.min()) // HOUR_MS
+        hour = known_at[recorded] // HOUR_MS - self._first_hour
+        of_hour = np.zeros((int(known_at.max()) // HOUR_MS - self._first_hour + 1, len(actions) + 1))
         np.add.at(of_hour, hour, np.column_stack([changes[recorded][:, actions], np.ones(len(hour))]))
         sums = _running(of_hour)
         self._shares: Float64[np.ndarray, "hours a"] = sums[:, :-1] / np.maximum(sums[:, -1:], 1)
@@ -104,7 +104,7 @@ class _Part:
     ) -> None:
         """Add to totals what is to be expected of the impressions of which these actions are not recorded."""
         recorded = self._recorded[last] - self._recorded[first]
-        hour = np.clip(moment_ms // _HOUR_MS - self._first_hour, 0, len(self._shares) - 1)
+        hour = np.clip(moment_ms // HOUR_MS - self._first_hour, 0, len(self._shares) - 1)
         counted = totals[..., self._actions]
         share = (counted + _PRIOR * self._shares[hour]) / (recorded + _PRIOR)[..., np.newaxis]
         totals[..., self._actions] += np.rint((totals[..., -1] - recorded)[..., np.newaxis] * share).astype(np.int64)

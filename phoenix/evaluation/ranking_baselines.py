@@ -23,13 +23,13 @@ from scipy.special import expit, logit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from infra.ports.clock import HOUR_MS
 from phoenix.data.impressions import Log
 from phoenix.evaluation.baseline_features import Counts, Keys, entities, frozen_counts, smoothed_rates
 from phoenix.evaluation.split import Rows, Split
 from phoenix.features.inputs import LOG_BUCKETS, log_bucket
 from thunder_ingest.events import ActionName
 
-HOUR_MS: Final = 3_600_000
 VIDEO_UNIT_MS: Final = 500
 IDS_STRENGTH: Final = 0.3
 """Of the regression on ids, inverse: many earlier watches speak for an id, so it may be believed."""

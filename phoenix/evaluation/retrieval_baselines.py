@@ -24,10 +24,10 @@ from jaxtyping import Bool, Float, Float32, Int64, Real
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from infra.ports.clock import DAY_MS
 from phoenix.evaluation.split import Rows, Split
 from thunder_ingest.events import ActionName
 
-DAY_MS: Final = 86_400_000
 NEIGHBOURS: Final = 1_000
 """Kept of each post: in the log at hand a fifth of them finds a twentieth less, all of them no more."""
 FACTORS: Final = 64

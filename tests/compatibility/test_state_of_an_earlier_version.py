@@ -27,7 +27,7 @@ from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica.reader import ReplicaState
 from flows.decoding import Decoder
 from flows.posts import Apply, build_flow
-from infra.ports.clock import LogClock
+from infra.ports.clock import HOUR_MS, LogClock
 from infra.ports.settings import Settings
 from phoenix.features.inputs import PostInputs
 from phoenix.index.retrieval_index import VectorIndex
@@ -53,7 +53,6 @@ from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
 
 HERE = Path(__file__).parent
-HOUR_MS = 3_600_000
 D = TypeVar("D", Feed, Explanation)
 
 Rows = list[tuple[bytes, bytes | None, list[tuple[str, bytes]] | None]]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from feed_worker.client import Client
+from infra.ports.clock import DAY_MS, now_ms
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings
 from infra.world import WorldConfig, generate
@@ -22,7 +23,6 @@ from thunder_ingest.posts.table import PostTable, changelog
 from thunder_ingest.users.entries import entries_by_user
 from thunder_ingest.users.redis_form import UserStates
 
-DAY_MS = 86_400_000
 LATE_MS, DEADLINE_MS = 5_000, 1_000
 POISON_KEY = b"poison-"
 
@@ -164,4 +164,4 @@ def is_poison(key: bytes) -> bool:
 
 
 def now() -> int:
-    return time.time_ns() // 1_000_000
+    return now_ms()

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import time
 import uuid
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from feed_worker.client import Client, NoFeed
 from feed_worker.client.async_client import AsyncClient
 from feed_worker.documents.feed import Feed
+from infra.ports.clock import now_ms
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.stack.stack import Stack
@@ -26,7 +26,7 @@ def new_id() -> int:
 
 
 def now() -> int:
-    return time.time_ns() // 1_000_000
+    return now_ms()
 
 
 def post(author: Any, text: str = "sailing across the bay", **fields: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import redis
 
 from feed_worker.client import Client
 from feed_worker.documents.feed import Feed
+from infra.ports.clock import now_ms
 from infra.ports.errors import RedisUnreachable
 from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.settings import Settings
@@ -72,7 +73,7 @@ def events() -> Iterator[Event]:
 
 
 def now() -> int:
-    return time.time_ns() // 1_000_000
+    return now_ms()
 
 
 def shares(events: Sequence[Event], number: int) -> list[Sequence[Event]]:

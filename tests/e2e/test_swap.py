@@ -3,7 +3,6 @@
 import itertools
 import re
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from feed_worker.documents.feed import Feed
 from flows.embeddings import Work, embed
 from flows.sources import Batch
 from infra.ops.model_command import use
+from infra.ports.clock import HOUR_MS, now_ms
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from phoenix.serving.engine import Phoenix
@@ -35,7 +35,6 @@ from thunder_ingest.users.redis_form import UserStates
 
 FLOWS = ("flows.posts", "flows.engagements", "flows.embeddings")
 POSTS, AUTHORS, VIEWERS, LIKED = 6_000, 300, range(1, 21), 6
-HOUR_MS = 3_600_000
 WORDS = ("sail", "bay", "harbour", "soup", "bread", "oven", "goal", "match", "score", "violin", "opera", "tune")
 PRODUCT_TOLERANCE = 0.02
 """Histories age between the request and the test's own look at them; what is mixed is off by far more."""
@@ -49,7 +48,7 @@ def settings() -> Iterator[Settings]:
 
 
 def now() -> int:
-    return time.time_ns() // 1_000_000
+    return now_ms()
 
 
 def post(number: int) -> dict[str, object]:

@@ -12,6 +12,7 @@ from feed_worker.candidates.query import Query
 from feed_worker.hydrators.in_network import InNetworkHydrator
 from feed_worker.hydrators.related_posts import RelatedPostsHydrator
 from feed_worker.parameters import FORYOU, Parameters
+from infra.ports.clock import MINUTE_MS
 from phoenix.features.inputs import CandidateInputs, History
 from phoenix.models.configs import NANO, ModelConfig
 from thunder_ingest.events import (
@@ -31,7 +32,6 @@ from thunder_ingest.users.history import POSITION
 from thunder_ingest.users.state import UserState
 
 NOW_MS = 1_800_000_000_000
-MINUTE_MS = 60_000
 VIEWER = 1
 
 

@@ -13,10 +13,10 @@ from feed_worker.experiments import Experiment, Experiments, Variant
 from feed_worker.framework.pipeline import Pipeline
 from feed_worker.parameters import FORYOU, PRESETS, Parameters
 from feed_worker.pipeline import foryou_pipeline
+from infra.ports.clock import MINUTE_MS
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.models.configs import NANO
 from tests.feed_worker.builders import (
-    MINUTE_MS,
     NOW_MS,
     VIEWER,
     FixedModel,

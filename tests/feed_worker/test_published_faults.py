@@ -13,8 +13,9 @@ import pytest
 from feed_worker.framework.request_run import Result
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
+from infra.ports.clock import MINUTE_MS
 from phoenix.index.retrieval_index import VectorIndex
-from tests.feed_worker.builders import MINUTE_MS, NOW_MS, FixedModel, KnownUsers, post, query, store_of, viewer
+from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, post, query, store_of, viewer
 from thunder_ingest.events import ACTIONS, NEGATIVE_ACTIONS, Post
 from thunder_ingest.users.history import POSITION
 

@@ -15,10 +15,11 @@ from feed_worker.framework.pipeline import Pipeline
 from feed_worker.framework.request_run import RequestRun, Result
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
+from infra.ports.clock import MINUTE_MS
 from phoenix.features.inputs import PostInputs
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
-from tests.feed_worker.builders import MINUTE_MS, NOW_MS, post, store_of
+from tests.feed_worker.builders import NOW_MS, post, store_of
 from thunder_ingest.events import Block, Engagement, EngagementEvent, FeedRequest, Follow, GraphEvent, Post
 from thunder_ingest.events.ids import id64
 from thunder_ingest.posts.store import PostStore

@@ -1,4 +1,3 @@
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from flows.decoding import Decoder
 from flows.engagements import UserWrites, build_flow
 from flows.sources import Batch
-from infra.ports.clock import LogClock
+from infra.ports.clock import HOUR_MS, LogClock, now_ms
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from tests.flows.messages import batch
@@ -28,7 +27,6 @@ from thunder_ingest.events import (
 from thunder_ingest.users.redis_form import UserStates
 
 T0 = 1_700_000_000_000
-HOUR = 3_600_000
 
 
 def favorite(user: int = 1, post: int = 10, at: int = T0, undo: bool | None = None) -> Engagement:
@@ -49,7 +47,7 @@ def run(
         TestingSink(users),
         TestingSink(records),
         Decoder(Settings(), LogClock()),
-        48 * HOUR,
+        48 * HOUR_MS,
     )
     run_main(flow, recovery_config=recovery, epoch_interval=timedelta(0))
     return [each for each in users if each.entries], [record for each in records for record in each]
@@ -100,7 +98,7 @@ def test_a_refused_engagement_is_a_dead_letter_and_the_rest_is_written(valkey: r
 
 
 def test_an_event_of_a_clock_that_runs_ahead_is_a_dead_letter_of_either_topic() -> None:
-    ahead = time.time_ns() // 1_000_000 + Settings().future_tolerance_ms + HOUR
+    ahead = now_ms() + Settings().future_tolerance_ms + HOUR_MS
     follow = Follow(user_id=1, target_id=2, at=ahead)
     writes, records = run([batch("engagements", favorite(at=ahead))], [batch("social-graph", follow)])
     assert writes == []
@@ -108,7 +106,7 @@ def test_an_event_of_a_clock_that_runs_ahead_is_a_dead_letter_of_either_topic() 
 
 
 def test_an_event_that_comes_late_takes_its_own_place_in_the_history(valkey: redis.Redis) -> None:
-    writes, _ = run([batch("engagements", favorite(post=11, at=T0 + 9 * HOUR), favorite(post=10))])
+    writes, _ = run([batch("engagements", favorite(post=11, at=T0 + 9 * HOUR_MS), favorite(post=10))])
     users = UserStates(valkey)
     for entries, suffix in writes:
         users.write(entries, suffix)

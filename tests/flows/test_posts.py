@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from flows.decoding import Decoder
 from flows.posts import Apply, build_flow
 from flows.sources import Batch
-from infra.ports.clock import LogClock
+from infra.ports.clock import HOUR_MS, LogClock
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from tests.flows.messages import batch
@@ -24,11 +24,10 @@ from thunder_ingest.events import (
 )
 from thunder_ingest.posts.table import PostTable
 
-HOUR = 3_600_000
 T0 = 1_700_000_000_000
 
 
-def run(batches: Iterable[Batch], changelog: Iterable[Record] = (), age_ms: int = 48 * HOUR) -> list[Record]:
+def run(batches: Iterable[Batch], changelog: Iterable[Record] = (), age_ms: int = 48 * HOUR_MS) -> list[Record]:
     """Run the flow over batches, restarting from an earlier run's changelog; what it wrote."""
     config, clock, out = Settings(), LogClock(), list[tuple[str, list[Record]]]()
     apply = Apply(PostTable(age_ms), clock, restore_of(changelog))
@@ -111,14 +110,14 @@ def test_another_authors_word_on_a_post_is_refused() -> None:
     assert [record.topic for record in records].count("dead-letters") == 1
 
 
-@pytest.mark.parametrize(("late_tolerance_ms", "created_at"), [(2 * HOUR, T0), (0, T0 + 47 * HOUR)])
+@pytest.mark.parametrize(("late_tolerance_ms", "created_at"), [(2 * HOUR_MS, T0), (0, T0 + 47 * HOUR_MS)])
 def test_an_event_that_comes_late_within_the_tolerance_meets_what_is_known_of_its_post(
     monkeypatch: pytest.MonkeyPatch, late_tolerance_ms: int, created_at: int
 ) -> None:
     """Else an edit would make an old post young again."""
     monkeypatch.setattr("flows.posts.EXPIRE_EVERY_S", 0.0)
-    age_ms = Settings(max_post_age_ms=48 * HOUR, late_tolerance_ms=late_tolerance_ms).remembered_ms
-    other, edit = created(2, at=T0 + 49 * HOUR), created(at=T0 + 47 * HOUR, text="edited")
+    age_ms = Settings(max_post_age_ms=48 * HOUR_MS, late_tolerance_ms=late_tolerance_ms).remembered_ms
+    other, edit = created(2, at=T0 + 49 * HOUR_MS), created(at=T0 + 47 * HOUR_MS, text="edited")
     post = served(run([batch("posts", event) for event in (created(), other, edit)], age_ms=age_ms))[b"1"]
     assert post is not None
     assert (post.text, post.created_at) == ("edited", created_at)
@@ -131,8 +130,8 @@ def test_a_process_that_lost_a_partition_does_not_expire_what_another_has_heard_
     monkeypatch.setattr("flows.posts.EXPIRE_EVERY_S", 0.0)
     label = PostLabeled(post_id=1, author_id=7, at=T0, label="adult")
     before = run([batch("posts", label)])
-    hears = run([batch("posts", created(at=T0 + 47 * HOUR))], before)
-    lost_it = run([batch("posts", created(2, at=T0 + 49 * HOUR), partition=1)], before)
+    hears = run([batch("posts", created(at=T0 + 47 * HOUR_MS))], before)
+    lost_it = run([batch("posts", created(2, at=T0 + 49 * HOUR_MS), partition=1)], before)
     post = served([*before, *hears, *lost_it])[b"1"]
     assert post is not None
     assert post.labels == {"adult": T0}

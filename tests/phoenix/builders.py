@@ -2,13 +2,13 @@
 
 import numpy as np
 
+from infra.ports.clock import DAY_MS
 from phoenix.features.inputs import CandidateInputs, History, PostInputs
 from phoenix.models.configs import ModelConfig
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 
 TOLERANCE = 2e-5
 """Relative tolerance. Shapes decide the order of float32 sums, so equal scores differ by rounding."""
-DAY_MS = 86_400_000
 
 
 def some_history(config: ModelConfig, viewers: int, positions: int, seed: int = 0) -> History:

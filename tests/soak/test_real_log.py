@@ -9,13 +9,13 @@ import pytest
 from feed_worker.documents.feed import Feed
 from infra.ops.replay.command import Replay, run
 from infra.ops.replay.log_reader import LogReader
+from infra.ports.clock import DAY_MS
 from infra.ports.settings import Settings
 from infra.terminal.tables import console
 from thunder_ingest.events import Engagement, Impression, PostDeleted, Refused, decode
 from thunder_ingest.events.ids import published_form
 
 LOG = os.environ.get("FORYOU_LOG")
-DAY_MS = 86_400_000
 USERS = 100
 
 

@@ -1,9 +1,8 @@
 """Dead letters: a refused message, kept whole, with the reason and where it stood."""
 
-import time
-
 from confluent_kafka import Message
 
+from infra.ports.clock import now_ms
 from infra.ports.producer import Record
 from thunder_ingest.events import DeadLetter, pack
 
@@ -16,7 +15,7 @@ def dead_letter(message: Message, reason: object) -> Record:
         topic=topic,
         partition=message.partition() or 0,
         offset=message.offset() or 0,
-        at=time.time_ns() // 1_000_000,
+        at=now_ms(),
         reason=str(reason),
         key=key.encode() if isinstance(key, str) else key,
         value=value.encode() if isinstance(value, str) else value,

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt32
 
+from infra.ports.clock import DAY_MS
 from thunder_ingest.events import REPLY, REPOST
 from thunder_ingest.kernels.compiled import inlined, kernel
 from thunder_ingest.kernels.id_table import FIRST, IdTable, place_of, touch
@@ -21,8 +22,6 @@ from thunder_ingest.posts.author_index import COUNT, START, AuthorIndex
 from thunder_ingest.posts.newest_first import newest_first, sort
 from thunder_ingest.posts.references import ALWAYS, CHECK, HIDDEN, UNKNOWN_AUTHOR, fingerprint, row_of
 from thunder_ingest.posts.timeline import END, Timeline, position
-
-DAY_MS = 86_400_000
 
 _WALKED_AT_ONCE: Final = 20_000
 GATHERED_COST = 25

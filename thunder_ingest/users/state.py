@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
+from infra.ports.clock import DAY_MS
 from thunder_ingest.users import history
 from thunder_ingest.users.compact_form import DTYPES, Entries, decode_entries, encode_columns, encode_rows, rows_of
 from thunder_ingest.users.entries import EDGE_KINDS, KINDS, VIEW, keyword_entries, keyword_entry
@@ -30,7 +31,6 @@ TAIL: Final = b"+"
 JOINED: Final = TAIL + b"joined"
 """The end of the field name of a joined tail; no batch has this name."""
 
-DAY_MS: Final = 86_400_000
 
 _Stored = Mapping[str, Sequence[bytes]]  # base and tails of each kind
 

@@ -18,6 +18,7 @@ from infra.ops.flow_lag import wait_for_flows
 from infra.ops.replay.line_counts import LineCounts
 from infra.ops.replay.log_reader import Line, LogReader
 from infra.ops.replay.sent_messages import SentMessages
+from infra.ports.clock import now_ms
 from infra.ports.consumer import partitions_of
 from infra.ports.errors import ForYouError
 from infra.ports.producer import KafkaProducer, Record
@@ -98,7 +99,7 @@ class _ReplayRun:
             self._settings, check=self._check, on_delivered=self._sent.add, options=_PRODUCER_OPTIONS
         )
         self._pace = Pace(replay.speed, self._sleep)
-        self._latest_ms = time.time_ns() // 1_000_000 + settings.future_tolerance_ms
+        self._latest_ms = now_ms() + settings.future_tolerance_ms
         self._began = time.monotonic()
 
     def publish(self, reader: LogReader) -> None:

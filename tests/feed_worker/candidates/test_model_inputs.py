@@ -1,8 +1,9 @@
 import numpy as np
 
 from feed_worker.candidates.model_inputs import candidates_of, history_of
+from infra.ports.clock import MINUTE_MS
 from phoenix.models.configs import NANO
-from tests.feed_worker.builders import MINUTE_MS, candidates_in, positions_of, post, query, store_of, viewer
+from tests.feed_worker.builders import candidates_in, positions_of, post, query, store_of, viewer
 from thunder_ingest.events import ACTION_INDEX, PostCounts
 from thunder_ingest.events.text import token_hashes
 

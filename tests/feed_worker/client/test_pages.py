@@ -4,12 +4,10 @@ from hypothesis import HealthCheck, given, settings
 from feed_worker.framework.pipeline import Pipeline
 from feed_worker.framework.request_run import Result
 from feed_worker.pipeline import foryou_pipeline
+from infra.ports.clock import HOUR_MS
 from tests.feed_worker.builders import NOW_MS, FixedModel, post, query, store_of
 from tests.feed_worker.test_pipeline import SEEDS, index_of, vectors_of, world_of
 from thunder_ingest.users.redis_form import UserStates
-
-HOUR_MS = 3_600_000
-"""Between two pages: long enough for what was served to be forgotten by anything but a page."""
 
 
 def page(pipeline: Pipeline, number: int, after: str | None) -> Result:

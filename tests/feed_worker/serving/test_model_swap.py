@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from feed_worker.serving.worker_registry import ready_workers
 from flows.embeddings import Work, embed
 from flows.sources import Batch
 from infra.ops.model_command import use
+from infra.ports.clock import now_ms
 from infra.ports.kafka_admin import create_topics
 from infra.ports.producer import Record
 from infra.ports.redis import connect
@@ -99,7 +99,7 @@ def models_of(settings: Settings) -> tuple[str, str]:
 
 
 def fresh_posts() -> list[Post]:
-    at = time.time_ns() // 1_000_000 - 60_000
+    at = now_ms() - 60_000
     return [post(number, 100 + number, text=f"words of post {number}", created_at=at) for number in range(1, POSTS + 1)]
 
 

@@ -24,7 +24,7 @@ from feed_worker.parameters import FORYOU, X_2026_08_12
 from feed_worker.serving.service import Service
 from feed_worker.serving.warm_up import warm_up_pipeline
 from feed_worker.serving.worker_registry import ready_workers
-from infra.ports.clock import WallClock
+from infra.ports.clock import DAY_MS, WallClock
 from infra.ports.kafka_admin import create_topics
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Client as RedisClient
@@ -41,7 +41,6 @@ from thunder_ingest.events.ids import PublishedId
 from thunder_ingest.posts.table import PostTable
 from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
-from thunder_ingest.users.state import DAY_MS
 
 OURS: Final = ("feed_worker", "infra", "phoenix", "thunder_ingest")
 OPTIONS: Final[list[dict[str, Any]]] = [

@@ -10,9 +10,10 @@ from feed_worker.query_hydrators.user_state import UserStateHydrator
 from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
 from feed_worker.sources.popular import PopularSource
 from feed_worker.sources.thunder import ThunderSource
+from infra.ports.clock import MINUTE_MS
 from phoenix.index.retrieval_index import Traits, VectorIndex
 from phoenix.models.configs import NANO
-from tests.feed_worker.builders import MINUTE_MS, NOW_MS, FixedModel, KnownUsers, ids, post, query, store_of, viewer
+from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, ids, post, query, store_of, viewer
 
 FRIEND, STRANGER = 60, 70
 

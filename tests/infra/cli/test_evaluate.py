@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from infra.cli.app import app
 from infra.cli.learning_options import read_log
+from infra.ports.clock import HOUR_MS
 from infra.terminal.progress import Report
 from infra.world import WorldConfig, generate
 from phoenix.data.batches import Batches, Span
@@ -19,8 +20,7 @@ from phoenix.training.step import Trainer
 from thunder_ingest.events import encode
 
 NOW = 1_790_000_000_000
-HOUR = 3_600_000
-SINCE = NOW - 4 * HOUR
+SINCE = NOW - 4 * HOUR_MS
 TINY = {"dim": 16, "layers": 1, "head_dim": 4, "history": 8, "table_dim": 4, "embed_dim": 8, "tokens": 8}
 ROWS = {"user_rows": 50, "post_rows": 90, "author_rows": 90, "token_rows": 90}
 
@@ -41,7 +41,7 @@ def checkpoint(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Report(Console(quiet=True)) as report:
         columns = read_log(log, report)
     training = TrainingConfig(batch=64)
-    batches = Batches(columns, Span(NOW - 20 * HOUR, SINCE, {"click": NOW - 19 * HOUR}), model, training)
+    batches = Batches(columns, Span(NOW - 20 * HOUR_MS, SINCE, {"click": NOW - 19 * HOUR_MS}), model, training)
     out = tmp_path_factory.mktemp("run")
     state = Trainer(model, training, batches.steps).initial()
     card = Card(step=0, steps=batches.steps, model=model, training=training, data=batches.description, commit="none")
@@ -63,7 +63,7 @@ def test_the_report_as_json_holds_models_baselines_and_their_differences(log: Pa
     assert 0 < report["actions"]["click"]["auc"] < 1
     assert 0 <= report["retrieval"]["recall@100"] <= 1
     assert report["differences"]["als"]["retrieval"]["interval"]["recall@100"]
-    assert report["protocol"]["labelled_since"] == {"click": NOW - 19 * HOUR}
+    assert report["protocol"]["labelled_since"] == {"click": NOW - 19 * HOUR_MS}
     assert report["models"][0].startswith("tiny-seed0-step0-")
     assert "1 messages are invalid" in err
 
@@ -84,7 +84,7 @@ def test_baselines_can_be_left_out(log: Path, checkpoint: Path) -> None:
 
 
 def test_a_model_trained_on_the_evaluated_span_is_refused(log: Path, checkpoint: Path) -> None:
-    code, _, err = run(log, checkpoint, since=SINCE - HOUR)
+    code, _, err = run(log, checkpoint, since=SINCE - HOUR_MS)
     assert code == 2
     assert "was trained on impressions up to" in err
 

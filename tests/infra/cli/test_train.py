@@ -19,6 +19,7 @@ from rich.console import Console
 
 from infra.cli.learning_options import labelled_since, read_log, time_ms
 from infra.cli.train import train
+from infra.ports.clock import HOUR_MS
 from infra.ports.kafka_admin import create_topics
 from infra.ports.producer import Record
 from infra.ports.settings import load
@@ -31,7 +32,6 @@ from tests.infra.cli.foryou import write
 from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, encode
 
 T0 = time_ms("2026-01-01")
-HOUR = 3_600_000
 SIZES: dict[str, Any] = {"dim": 16, "layers": 1, "head_dim": 4, "history": 8, "table_dim": 4, "embed_dim": 8}
 ROWS: dict[str, Any] = {"user_rows": 50, "post_rows": 90, "author_rows": 90, "token_rows": 90}
 TINY = replace(NANO, name="tiny", **SIZES, **ROWS)
@@ -49,13 +49,15 @@ main()
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("log")
     rng = np.random.default_rng(1)
-    posts = [PostCreated(post_id=post, author_id=post, at=T0 - HOUR, text=f"word{post % 7}") for post in range(1, 60)]
+    posts = [
+        PostCreated(post_id=post, author_id=post, at=T0 - HOUR_MS, text=f"word{post % 7}") for post in range(1, 60)
+    ]
     shown: list[Any] = []
     for hour in range(200):
         ids: dict[str, Any] = {"user_id": int(rng.integers(1, 9)), "post_id": (post := int(rng.integers(1, 60)))}
-        shown.append(Impression(**ids, author_id=post, at=T0 + hour * HOUR))
+        shown.append(Impression(**ids, author_id=post, at=T0 + hour * HOUR_MS))
         if rng.random() < 0.4:
-            shown.append(Engagement(**ids, author_id=post, at=T0 + hour * HOUR + 9, action="click"))
+            shown.append(Engagement(**ids, author_id=post, at=T0 + hour * HOUR_MS + 9, action="click"))
     (directory / "posts.jsonl").write_bytes(b"\n".join(map(encode, posts)))
     (directory / "engagements.jsonl").write_bytes(b"\n".join([*map(encode, shown), b"nonsense", b'{"at":1}']))
     return directory
@@ -65,7 +67,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(log: Path, tmp_path: Path) -> Path:
     """The same log without clicks before the fifth day."""
     events = [json.loads(line) for line in (log / "engagements.jsonl").read_bytes().splitlines()[:-2]]
-    kept = [event for event in events if event["type"] == "impression" or event["at"] >= T0 + 96 * HOUR]
+    kept = [event for event in events if event["type"] == "impression" or event["at"] >= T0 + 96 * HOUR_MS]
     (tmp_path / "engagements.jsonl").write_text("\n".join(map(json.dumps, kept)))
     (tmp_path / "posts.jsonl").write_bytes((log / "posts.jsonl").read_bytes())
     return tmp_path
@@ -74,7 +76,7 @@ def begun(log: Path, tmp_path: Path) -> Path:
 def command(log: Path, out: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-c", PROGRAM, "train", "--model", "tiny", "--log", str(log), "--out", str(out)),
-        *("--since", "2026-01-01", "--until", str(T0 + 190 * HOUR), "--labelled-since", "click=2026-01-02"),
+        *("--since", "2026-01-01", "--until", str(T0 + 190 * HOUR_MS), "--labelled-since", "click=2026-01-02"),
         *("--epochs", "4", "--batch", "8", "--checkpoint-every", "3"),
         *more,
     ]
@@ -101,8 +103,8 @@ def whole(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_card_has_the_span_and_the_size_of_the_training_data(whole: Path) -> None:
     card = last_card(whole)
     assert card["step"] == card["steps"] > 6
-    assert (card["data"]["since_ms"], card["data"]["until_ms"]) == (T0, T0 + 190 * HOUR)
-    assert card["data"]["labelled_since"] == {"click": T0 + 24 * HOUR}
+    assert (card["data"]["since_ms"], card["data"]["until_ms"]) == (T0, T0 + 190 * HOUR_MS)
+    assert card["data"]["labelled_since"] == {"click": T0 + 24 * HOUR_MS}
     assert card["data"]["examples"] == 190
     assert card["figures"]["loss_ranking"] > 0
     assert len(card["commit"]) in (7, 40)
@@ -113,19 +115,19 @@ def test_recording_times_are_derived_from_the_log_and_earlier_impressions_are_ex
     begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
-    train(since=T0 + 100 * HOUR, until=T0 + 190 * HOUR, out=tmp_path / "out", log=begun, model="tiny", batch=8)
+    train(since=T0 + 100 * HOUR_MS, until=T0 + 190 * HOUR_MS, out=tmp_path / "out", log=begun, model="tiny", batch=8)
     messages = " ".join(capsys.readouterr().err.split())
     assert re.search(r"recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", messages)
     data = last_card(tmp_path / "out")["data"]
-    assert T0 + 96 * HOUR <= data["labelled_since"]["click"] < T0 + 120 * HOUR
-    assert (data["since_ms"], data["examples"], data["earlier"]) == (T0 + 100 * HOUR, 190, True)
+    assert T0 + 96 * HOUR_MS <= data["labelled_since"]["click"] < T0 + 120 * HOUR_MS
+    assert (data["since_ms"], data["examples"], data["earlier"]) == (T0 + 100 * HOUR_MS, 190, True)
 
 
 def test_with_no_earlier_earlier_impressions_are_history_only(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
-    given: dict[str, Any] = {"since": T0 + 100 * HOUR, "until": T0 + 190 * HOUR, "model": "tiny", "batch": 8}
+    given: dict[str, Any] = {"since": T0 + 100 * HOUR_MS, "until": T0 + 190 * HOUR_MS, "model": "tiny", "batch": 8}
     train(**given, out=tmp_path, log=log, labelled=["*=0"], earlier=False)
     assert last_card(tmp_path)["data"]["examples"] == 90
 

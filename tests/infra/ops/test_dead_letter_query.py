@@ -1,6 +1,5 @@
 import json
 import sys
-import time
 
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from typer.testing import CliRunner
 from infra.cli.app import app
 from infra.ops.dead_letter_query import LetterFilter, as_json, count_reasons, identity, list_newest, reason_counts
 from infra.ops.message_fix import Fix
+from infra.ports.clock import HOUR_MS, now_ms
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from infra.terminal.dead_letters import letters_table
@@ -18,7 +18,6 @@ from tests.infra.cli.foryou import foryou, letters, unique, write
 from thunder_ingest.events import DeadLetter, Refused, decode
 
 T0 = 1_700_000_000_000
-HOUR = 3_600_000
 
 
 def letter(reason: str, offset: int = 0, topic: str = "posts", at: int = T0, value: bytes | None = b"x") -> DeadLetter:
@@ -99,12 +98,12 @@ def test_a_record_that_is_not_a_dead_letter_is_logged_and_skipped(
 
 @pytest.mark.embedded
 def test_the_command_filters_counts_and_shows_letters(servers: Settings) -> None:
-    reason, now = unique("reason"), time.time_ns() // 1_000_000
+    reason, now = unique("reason"), now_ms()
     whole = b'{"text":"' + b"long " * 100 + b'\xff"}'
     letters(
         servers,
         letter(reason, offset=1, at=now, value=whole),
-        letter(reason, offset=2, at=now - 2 * HOUR),
+        letter(reason, offset=2, at=now - 2 * HOUR_MS),
         letter(reason, offset=3, topic="engagements", at=now),
     )
     narrowed = ("--reason", reason.upper(), "--since", "1h", "--topic", "posts")

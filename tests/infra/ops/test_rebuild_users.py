@@ -12,6 +12,7 @@ from rich.console import Console
 
 from infra.ops import rebuild_users as rebuild
 from infra.ops.rebuild_users import RebuildResult
+from infra.ports.clock import now_ms
 from infra.ports.kafka_admin import create_topics
 from infra.ports.producer import Record
 from infra.ports.settings import Settings, load
@@ -39,7 +40,7 @@ from thunder_ingest.users.redis_form import UserStates
 
 pytestmark = pytest.mark.embedded
 
-NOW = time.time_ns() // 1_000_000
+NOW = now_ms()
 OLDEST = NOW - 3_600_000
 EVENTS: Sequence[EngagementEvent | GraphEvent] = [
     Follow(user_id="did:plc:ana", target_id=7, at=NOW),

@@ -1,6 +1,5 @@
 import json
 import sys
-import time
 
 import pytest
 import redis
@@ -11,6 +10,7 @@ from infra.ops import republish
 from infra.ops.dead_letter_query import LetterFilter, identity
 from infra.ops.message_fix import Fix
 from infra.ops.republish import LEDGER, RepublishPlan, RepublishResult
+from infra.ports.clock import now_ms
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from tests.infra.cli.foryou import foryou, letters, unique
@@ -18,7 +18,7 @@ from thunder_ingest.events import DeadLetter
 
 pytestmark = pytest.mark.embedded
 
-NOW = time.time_ns() // 1_000_000
+NOW = now_ms()
 
 
 def letter(reason: str, offset: int, value: bytes | None, topic: str = "posts", key: bytes | None = b"7") -> DeadLetter:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from infra.cli.app import app
 from infra.ops import state_user
+from infra.ports.clock import HOUR_MS
 from infra.ports.errors import StateUnreadable
 from infra.ports.settings import Settings, load
 from infra.terminal.state import user_view
@@ -30,7 +31,6 @@ from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
 
 T0 = 1_700_000_000_000
-HOUR = 3_600_000
 ANA = "did:plc:ana"
 
 
@@ -40,7 +40,7 @@ def stored(valkey: redis.Redis, valkey_url: str) -> Settings:
     events: list[EngagementEvent | GraphEvent] = [
         Engagement(user_id=ANA, post_id=10, author_id=7, action="favorite", at=T0),
         Engagement(user_id=ANA, post_id=10, author_id=7, action="dwell_time", dwell_ms=2_500, at=T0 + 1_000),
-        Impression(user_id=ANA, post_id="at://seen", author_id=8, at=T0 + HOUR),
+        Impression(user_id=ANA, post_id="at://seen", author_id=8, at=T0 + HOUR_MS),
         *(Follow(user_id=ANA, target_id=target, at=T0) for target in (5, 6, 7)),
         Unfollow(user_id=ANA, target_id=6, at=T0 + 1),
         Block(user_id=ANA, target_id=20, at=T0),
@@ -75,14 +75,14 @@ def test_the_history_is_newest_first_with_action_names(stored: Settings) -> None
     document = state_user.read(stored, ANA, 20)
     assert document is not None
     seen, liked = document.history
-    assert (seen.at, seen.post_id, seen.author_id, seen.actions) == (T0 + HOUR, str(id64("at://seen")), "8", [])
+    assert (seen.at, seen.post_id, seen.author_id, seen.actions) == (T0 + HOUR_MS, str(id64("at://seen")), "8", [])
     assert (liked.post_id, liked.actions, liked.dwell_ms) == ("10", ["favorite", "dwell_time"], 2_500)
 
 
 def test_the_limit_keeps_the_newest_entries_and_the_full_counts(stored: Settings) -> None:
     document = state_user.read(stored, ANA, 1)
     assert document is not None
-    assert [each.at for each in document.history] == [T0 + HOUR]
+    assert [each.at for each in document.history] == [T0 + HOUR_MS]
     assert [(each.at, each.post_id) for each in document.served] == [(T0 + 1, "32")]
     assert document.edges["following"] == ["5"]
     counts = document.counts

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phoenix.data.batches import HOUR_MS
+from infra.ports.clock import HOUR_MS, MINUTE_MS
 from phoenix.data.impressions import Log
 from phoenix.data.point_in_time import Totals
-from tests.phoenix.data.test_slates import MINUTE, T0, logs
+from tests.phoenix.data.test_slates import T0, logs
 from thunder_ingest.events import ACTION_INDEX, IMPRESSION, ActionName
 
 
@@ -16,7 +16,7 @@ from thunder_ingest.events import ACTION_INDEX, IMPRESSION, ActionName
 @settings(deadline=None)
 def test_totals_count_what_was_known_before_a_moment(log: Log, moments: list[int]) -> None:
     posts = np.arange(len(log.posts.post_id))
-    at = T0 + np.array(moments)[:, np.newaxis] * MINUTE
+    at = T0 + np.array(moments)[:, np.newaxis] * MINUTE_MS
     totals = Totals(log).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
     assert totals.shape == (len(moments), len(posts), 20)
     for row, moment in enumerate(at[:, 0]):
@@ -30,9 +30,9 @@ def test_totals_count_what_was_known_before_a_moment(log: Log, moments: list[int
 @given(log=logs, moments=st.lists(st.integers(-1, 200), min_size=1, max_size=5), since=st.integers(-1, 61))
 @settings(deadline=None)
 def test_what_is_not_recorded_is_expected_to_be_like_what_is(log: Log, moments: list[int], since: int) -> None:
-    labelled_since: dict[ActionName, int] = dict.fromkeys(("click", "dwell_time"), T0 + since * MINUTE)
+    labelled_since: dict[ActionName, int] = dict.fromkeys(("click", "dwell_time"), T0 + since * MINUTE_MS)
     posts = np.arange(len(log.posts.post_id))
-    at = T0 + np.array(moments)[:, np.newaxis] * MINUTE
+    at = T0 + np.array(moments)[:, np.newaxis] * MINUTE_MS
     totals = Totals(log, labelled_since).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
     outcomes: dict[ActionName, np.ndarray] = {
         "click": log.actions[:, ACTION_INDEX["click"]],

@@ -7,22 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.ports.clock import MINUTE_MS
 from phoenix.data.impressions import Log, log_of
 from phoenix.data.point_in_time import Totals
 from phoenix.data.slates import Slates, candidates_of, frozen, history_of, in_runs, labels_of, online, rows_between
 from thunder_ingest.events import ACTION_INDEX, IMPRESSION, Engagement, Event, Impression, PostCreated
 
 T0 = 1_700_000_000_000
-MINUTE = 60_000
 TOKENS = 4
 ENDLESS = 2**62
 
 
 def impression_with(at: int, viewer: int, post: int, surface: str, lag: int | None) -> list[Event]:
     ids = {"user_id": viewer, "post_id": post, "author_id": post + 100}
-    shown: list[Event] = [Impression(**ids, at=T0 + at * MINUTE, surface=surface)]  # type: ignore[arg-type]
+    shown: list[Event] = [Impression(**ids, at=T0 + at * MINUTE_MS, surface=surface)]  # type: ignore[arg-type]
     if lag is not None:
-        shown.append(Engagement(**ids, at=T0 + (at + lag) * MINUTE, action="click"))  # type: ignore[arg-type]
+        shown.append(Engagement(**ids, at=T0 + (at + lag) * MINUTE_MS, action="click"))  # type: ignore[arg-type]
     return shown
 
 
@@ -41,12 +41,12 @@ logs = st.lists(
 
 def slates_of(log: Log, kind: str, seed: int = 0) -> Slates:
     if kind == "frozen":
-        cut = T0 + 20 * MINUTE
-        return frozen(log, rows_between(log, cut, T0 + 35 * MINUTE), cut, 3)
-    rows = rows_between(log, T0 + 3 * MINUTE, T0 + 60 * MINUTE)
+        cut = T0 + 20 * MINUTE_MS
+        return frozen(log, rows_between(log, cut, T0 + 35 * MINUTE_MS), cut, 3)
+    rows = rows_between(log, T0 + 3 * MINUTE_MS, T0 + 60 * MINUTE_MS)
     if kind == "online":
         return online(log, rows)
-    return in_runs(log, rows, 3, 10 * MINUTE, np.random.default_rng(seed))
+    return in_runs(log, rows, 3, 10 * MINUTE_MS, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
@@ -86,7 +86,7 @@ def test_no_row_of_a_slate_nor_a_later_one_is_in_its_history(kind: str, log: Log
 def test_every_row_is_asked_about_once(kind: str, log: Log, seed: int) -> None:
     slates = slates_of(log, kind, seed)
     since, until = (20, 35) if kind == "frozen" else (3, 60)
-    rows = rows_between(log, T0 + since * MINUTE, T0 + until * MINUTE)
+    rows = rows_between(log, T0 + since * MINUTE_MS, T0 + until * MINUTE_MS)
     assert sorted(slates.rows[slates.mask].tolist()) == rows.tolist()
 
 
@@ -105,13 +105,13 @@ def test_candidates_come_with_what_was_counted_before_they_were_asked_for(kind: 
 
 def test_online_slates_stand_in_the_order_of_their_rows() -> None:
     log = log_of([event for at in range(9) for event in impression_with(at % 4, 1 + at % 2, at + 1, "ab"[at % 2], 0)])
-    rows = rows_between(log, T0, T0 + 60 * MINUTE)
+    rows = rows_between(log, T0, T0 + 60 * MINUTE_MS)
     assert online(log, rows).rows[:, 0].tolist() == rows.tolist()
 
 
 def test_a_run_is_of_one_viewer_and_no_longer_than_asked_for() -> None:
     log = log_of([event for at in range(40) for event in impression_with(at, 1 + at % 2, at + 1, "a", None)])
-    slates = in_runs(log, rows_between(log, T0, T0 + 60 * MINUTE), 4, ENDLESS, np.random.default_rng(1))
+    slates = in_runs(log, rows_between(log, T0, T0 + 60 * MINUTE_MS), 4, ENDLESS, np.random.default_rng(1))
     assert slates.rows.shape[1] == 4
     assert (slates.asked_at == log.at[slates.rows[:, 0]]).all()
     assert slates.mask.sum(axis=1)[1:-1].min() >= 1
@@ -119,7 +119,7 @@ def test_a_run_is_of_one_viewer_and_no_longer_than_asked_for() -> None:
 
 def test_runs_are_cut_elsewhere_each_time() -> None:
     log = log_of([event for at in range(40) for event in impression_with(at, 1, at + 1, "a", None)])
-    rows, rng = rows_between(log, T0, T0 + 60 * MINUTE), np.random.default_rng(1)
+    rows, rng = rows_between(log, T0, T0 + 60 * MINUTE_MS), np.random.default_rng(1)
     assert len({tuple(in_runs(log, rows, 8, ENDLESS, rng).rows[:, 0].tolist()) for _ in range(40)}) == 8
 
 
@@ -127,7 +127,7 @@ def test_runs_are_cut_elsewhere_each_time() -> None:
 @settings(deadline=None)
 def test_a_run_lasts_no_longer_than_asked_for(log: Log, seed: int) -> None:
     slates = slates_of(log, "runs", seed)
-    assert (np.where(slates.mask, log.at[slates.rows] - slates.asked_at[:, np.newaxis], 0) < 10 * MINUTE).all()
+    assert (np.where(slates.mask, log.at[slates.rows] - slates.asked_at[:, np.newaxis], 0) < 10 * MINUTE_MS).all()
 
 
 def test_a_frozen_slate_cannot_be_asked_for_after_its_rows() -> None:
@@ -137,7 +137,7 @@ def test_a_frozen_slate_cannot_be_asked_for_after_its_rows() -> None:
 
 
 def test_candidates_are_the_posts_of_the_rows() -> None:
-    post = PostCreated(post_id=1, author_id=101, at=T0 - MINUTE, text="one two", video_ms=900, photos=2)
+    post = PostCreated(post_id=1, author_id=101, at=T0 - MINUTE_MS, text="one two", video_ms=900, photos=2)
     log = log_of([post, *impression_with(0, 5, 1, "a", 0), *impression_with(2, 5, 2, "a", None)])
     slates = in_runs(log, np.arange(2), 3, ENDLESS, np.random.default_rng(0))
     candidates = candidates_of(log, Totals(log), slates, TOKENS)
@@ -145,7 +145,7 @@ def test_candidates_are_the_posts_of_the_rows() -> None:
     assert asked == [1, 2]
     first = candidates.post_id == 1
     assert (candidates.author_id[first], candidates.video_ms[first], candidates.photos[first]) == (101, 900, 2)
-    assert candidates.age_ms[first] == MINUTE
+    assert candidates.age_ms[first] == MINUTE_MS
     assert (candidates.tokens[first] != 0).sum() == 2
     assert not any(column[~candidates.mask].any() for column in candidates if column.ndim > 1)
 
@@ -155,7 +155,7 @@ def test_a_label_is_known_from_the_time_on_that_the_log_records_it() -> None:
         [*impression_with(0, 1, 1, "a", 0), *impression_with(5, 1, 2, "a", 0), *impression_with(5, 2, 3, "a", None)]
     )
     click, favorite = ACTION_INDEX["click"], ACTION_INDEX["favorite"]
-    labels, known = labels_of(log, online(log, np.arange(3)), {"click": T0 + MINUTE})
+    labels, known = labels_of(log, online(log, np.arange(3)), {"click": T0 + MINUTE_MS})
     assert known[:, 0, click].tolist() == [False, True, True]
     assert labels[:, 0, click].tolist() == [False, True, False]
     assert known[:, 0, favorite].all()

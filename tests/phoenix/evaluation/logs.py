@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from infra.ports.clock import DAY_MS
 from phoenix.data.impressions import Log, Posts
 from thunder_ingest.events import ACTION_INDEX, ACTIONS
 
-DAY_MS = 86_400_000
 BEGIN_MS = 1_650_000_000_000
 CLICK, VQV = ACTION_INDEX["click"], ACTION_INDEX["vqv"]
 

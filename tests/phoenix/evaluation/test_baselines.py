@@ -7,13 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from infra.ports.clock import DAY_MS
 from phoenix.evaluation import metrics
 from phoenix.evaluation.baseline_features import entities, frozen_counts, smoothed_rates
 from phoenix.evaluation.bootstrap import Draws
 from phoenix.evaluation.ranking_baselines import RankingBaselines
 from phoenix.evaluation.retrieval_baselines import RetrievalTask
 from phoenix.evaluation.split import Split
-from tests.phoenix.evaluation.logs import BEGIN_MS, CLICK, DAY_MS, log_drawn, with_actions
+from tests.phoenix.evaluation.logs import BEGIN_MS, CLICK, log_drawn, with_actions
 from thunder_ingest.events import ActionName
 
 ACTIONS: tuple[ActionName, ...] = ("click", "vqv")

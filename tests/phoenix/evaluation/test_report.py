@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from infra.ports.clock import DAY_MS
 from phoenix.data.point_in_time import Totals
 from phoenix.data.slates import candidates_of, frozen, history_of
 from phoenix.evaluation.predictions import judging, post_vectors, predictions, viewer_vectors
@@ -14,7 +15,7 @@ from phoenix.evaluation.split import Split
 from phoenix.models.configs import ModelConfig
 from phoenix.serving.engine import Phoenix
 from tests.phoenix.builders import TOLERANCE
-from tests.phoenix.evaluation.logs import BEGIN_MS, DAY_MS, log_drawn, with_actions
+from tests.phoenix.evaluation.logs import BEGIN_MS, log_drawn, with_actions
 
 SINCE_MS = BEGIN_MS + 5 * DAY_MS
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from infra.ports.clock import DAY_MS
 from phoenix.evaluation.split import Split
-from tests.phoenix.evaluation.logs import BEGIN_MS, DAY_MS, log_drawn
+from tests.phoenix.evaluation.logs import BEGIN_MS, log_drawn
 from thunder_ingest.events import ActionName
 
 SINCE_MS = BEGIN_MS + 4 * DAY_MS

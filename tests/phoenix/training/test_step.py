@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from jax import Array
 
+from infra.ports.clock import HOUR_MS
 from phoenix.data.batches import Batches, Span
 from phoenix.data.impressions import Log, log_of
 from phoenix.data.point_in_time import Totals
@@ -34,14 +35,13 @@ from tests.phoenix.builders import some_candidates, some_history
 from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
 
 T0 = 1_700_000_000_000
-HOUR = 3_600_000
 TASTES, WORDS = ("sail", "cook"), 6
 ORBAX_FAILS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """After a failed read, Orbax leaves an event loop to the garbage collector."""
 TRAINING = TrainingConfig(
     batch=16, candidates=4, epochs=3, rate=5e-3, table_rate=0.1, sampled_posts=8, shown_weight=0.0
 )
-SPAN = Span(T0, T0 + 60 * HOUR, {"click": T0 + 2 * HOUR})
+SPAN = Span(T0, T0 + 60 * HOUR_MS, {"click": T0 + 2 * HOUR_MS})
 
 
 def events(viewers: int = 40, shown: int = 60) -> Iterator[Any]:
@@ -49,13 +49,13 @@ def events(viewers: int = 40, shown: int = 60) -> Iterator[Any]:
     rng = np.random.default_rng(3)
     for post in range(1, 201):
         words = " ".join(f"{TASTES[post % 2]}{rng.integers(WORDS)}" for _ in range(4))
-        yield PostCreated(post_id=post, author_id=1_000 + post, at=T0 - HOUR, text=words)
+        yield PostCreated(post_id=post, author_id=1_000 + post, at=T0 - HOUR_MS, text=words)
     for viewer in range(1, viewers + 1):
         for hour, post in enumerate(rng.integers(1, 201, shown).tolist()):
             ids = {"user_id": viewer, "post_id": post, "author_id": 1_000 + post}
-            yield Impression(**ids, at=T0 + hour * HOUR)
+            yield Impression(**ids, at=T0 + hour * HOUR_MS)
             if post % 2:
-                yield Engagement(**ids, at=T0 + hour * HOUR + 1, action="click")
+                yield Engagement(**ids, at=T0 + hour * HOUR_MS + 1, action="click")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_training_learns_the_words_of_clicked_posts(
 ) -> None:
     """Also for posts of unknown authors."""
     model = Phoenix(tiny, after(trainer, batches, trainer.initial(), batches.steps).params, "test")
-    slates = frozen(log, rows_between(log, SPAN.until_ms - 9 * HOUR, SPAN.until_ms), SPAN.until_ms - 9 * HOUR, 9)
+    slates = frozen(log, rows_between(log, SPAN.until_ms - 9 * HOUR_MS, SPAN.until_ms), SPAN.until_ms - 9 * HOUR_MS, 9)
     history = history_of(log, slates, tiny.history, tiny.tokens)
     candidates = candidates_of(log, Totals(log), slates, tiny.tokens)
     of_topic = candidates.post_id % 2 == 1
@@ -282,7 +282,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(log: Log, batches: Batch
 
 def test_training_uses_no_event_after_the_span(tiny: ModelConfig) -> None:
     """A log that ends there gives the same batches and the same description."""
-    until = T0 + 30 * HOUR
+    until = T0 + 30 * HOUR_MS
     span = Span(T0, until, {})
     later = [PostCreated(post_id=5_000, author_id=1, at=until, text="later"), *shown_late(until)]
     cut_off = log_of(event for event in events() if event.at < until)
@@ -299,7 +299,7 @@ def shown_late(until: int) -> list[Impression]:
 
 
 def test_an_impression_whose_labels_are_known_after_the_span_is_no_example(log: Log, tiny: ModelConfig) -> None:
-    until = T0 + 30 * HOUR
+    until = T0 + 30 * HOUR_MS
     ids: dict[str, Any] = {"user_id": 1, "post_id": 7_000, "author_id": 1}
     late = [Impression(**ids, at=until - 5), Engagement(**ids, action="favorite", at=until + 5)]
     with_it = Batches(log_of([*events(), *late]), Span(T0, until, {}), tiny, TRAINING)
@@ -307,7 +307,7 @@ def test_an_impression_whose_labels_are_known_after_the_span_is_no_example(log: 
 
 
 def test_an_action_that_the_log_does_not_record_yet_is_no_negative_label(log: Log, tiny: ModelConfig) -> None:
-    until = T0 + 2 * HOUR
+    until = T0 + 2 * HOUR_MS
     early = Batches(log, Span(T0, until, {"click": until}), tiny, TRAINING)
     weights = early.batch(0).ranking.weights
     assert not weights[..., 4].any()
@@ -315,8 +315,8 @@ def test_an_action_that_the_log_does_not_record_yet_is_no_negative_label(log: Lo
 
 
 def test_impressions_before_the_span_come_first_and_once_with_earlier(log: Log, tiny: ModelConfig) -> None:
-    since, until = T0 + 30 * HOUR, T0 + 60 * HOUR
-    span, everything = Span(since, until, {"click": T0 + 9 * HOUR}), Span(T0, until, {"click": T0 + 9 * HOUR})
+    since, until = T0 + 30 * HOUR_MS, T0 + 60 * HOUR_MS
+    span, everything = Span(since, until, {"click": T0 + 9 * HOUR_MS}), Span(T0, until, {"click": T0 + 9 * HOUR_MS})
     alone = Batches(log, span, tiny, TRAINING)
     assert (log.at[alone.rows] >= since).all()
     one_by_one = replace(TRAINING, batch=1, candidates=1, epochs=1, complete_passes=2)
@@ -329,7 +329,7 @@ def test_impressions_before_the_span_come_first_and_once_with_earlier(log: Log, 
 
 
 def test_a_span_without_impressions_is_refused_despite_earlier_ones(log: Log, tiny: ModelConfig) -> None:
-    until = int(log.at.max()) + HOUR
+    until = int(log.at.max()) + HOUR_MS
     with pytest.raises(ValueError, match="no impression in this span"):
         Batches(log, Span(until - 1, until, {}, earlier=True), tiny, TRAINING)
 
@@ -347,7 +347,7 @@ def test_examples_with_complete_labels_come_last_and_more_often(log: Log, tiny: 
     early = of_click < of_favorite
     assert early.any()
     assert not early[np.argmin(early) :].any()
-    complete = int((log.at[twice.rows] >= T0 + 2 * HOUR).sum())
+    complete = int((log.at[twice.rows] >= T0 + 2 * HOUR_MS).sum())
     assert of_click.sum() == 2 * complete
     assert of_favorite.sum() == len(twice.rows) + complete
 
@@ -390,7 +390,7 @@ def test_the_posts_of_the_retrieval_loss_include_the_positive_ones(log: Log, tin
 
 def test_a_span_without_impressions_is_refused(log: Log, tiny: ModelConfig) -> None:
     with pytest.raises(ValueError, match="no impression in this span"):
-        Batches(log, Span(T0 - HOUR, T0, {}), tiny, TRAINING)
+        Batches(log, Span(T0 - HOUR_MS, T0, {}), tiny, TRAINING)
 
 
 def test_post_dropout_removes_its_share_of_ids_and_negatives_come_last(log: Log, tiny: ModelConfig) -> None:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.ports.clock import HOUR_MS
 from thunder_ingest.events import ACTION_INDEX, IMPRESSION, KINDS, QUOTE, KindName, Post, PostCounts
 from thunder_ingest.events.text import packed_tokens, token_hashes
 from thunder_ingest.posts.store import PostStore, StoreLimits
 
 NOW = 1_700_000_000_000
-HOUR_MS = 3_600_000
 NONE = np.zeros(0, np.int64)
 
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.ports.clock import DAY_MS
 from thunder_ingest.events import Post, PostCreated, PostDeleted, PostEvent, PostLabeled, Refused, unpack_post
 from thunder_ingest.events.ids import id64
 from thunder_ingest.events.text import packed_tokens
 from thunder_ingest.posts.table import MAX_LABELS, STATE_HEADER, PostTable, changelog, from_event, join, newest_at
 
-DAY_MS = 86_400_000
 T0 = 1_700_000_000_000
 
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from infra.ports.clock import MINUTE_MS
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, IMPRESSION
 from thunder_ingest.users.entries import HISTORY
 from thunder_ingest.users.history import POSITION, WINDOW_MS, compacted, fold_posts, positions, warm_up
 
 FAVORITE, REPLY, DWELL_TIME = (ACTION_INDEX[name] for name in ("favorite", "reply", "dwell_time"))
 T0 = WINDOW_MS * 5_000_000
-MINUTE_MS = 60_000
 LIMIT = 1024
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.ports.clock import HOUR_MS
 from tests.thunder_ingest.users.users import (
     DO,
     SMALL,
@@ -39,7 +40,6 @@ from thunder_ingest.users.compact_form import decode_entries, encode
 from thunder_ingest.users.entries import view_entry
 from thunder_ingest.users.state import UserState, compact, decode, join
 
-HOUR = 3_600_000
 SEEN: dict[str, Any] = {"seen": None, "seen_before": None}
 
 # --- decode ---------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_a_viewer_follows_the_newest_so_many_and_blocks_without_limit() -> None:
 
 
 def test_posts_that_were_passed_over_are_positions_only_where_that_is_asked_for() -> None:
-    events: list[EngagementEvent | GraphEvent] = [impression(n * HOUR, post_id=n + 1) for n in range(9)]
+    events: list[EngagementEvent | GraphEvent] = [impression(n * HOUR_MS, post_id=n + 1) for n in range(9)]
     events.append(favorite(0, post_id=20))
     shown = decode(tails_of(events), SMALL).positions["post_id"].tolist()
     assert shown == [7, 8, 9]
@@ -255,7 +255,7 @@ def test_undos_are_kept_for_a_time() -> None:
 def test_posts_that_leave_the_history_stay_seen_by_id_and_later_in_the_filter() -> None:
     stored: Fields = {}
     for n in range(12):
-        stored = compacted(stored | tails_of([favorite(n * HOUR, post_id=n + 1)]), SMALL)
+        stored = compacted(stored | tails_of([favorite(n * HOUR_MS, post_id=n + 1)]), SMALL)
     state = decode(stored, SMALL)
     assert state.positions["post_id"].tolist() == [10, 11, 12]
     assert state.seen.tolist() == [7, 8, 9, 10, 11, 12]

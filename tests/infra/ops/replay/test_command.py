@@ -11,10 +11,10 @@ from feed_worker.documents.feed import Feed
 from infra.ops.replay.command import Pace, Replay, ReplayAborted, run
 from infra.ops.replay.line_counts import LineCounts
 from infra.ops.replay.log_reader import LogError
+from infra.ports.clock import DAY_MS
 from infra.ports.settings import Settings, load
 
 START_MS = 1_600_000_000_000
-DAY_MS = 86_400_000
 QUIET = Console(stderr=True, quiet=True)
 
 
