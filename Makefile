@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test lint format types check bench soak clean
+.PHONY: help install demo up test lint format types check bench docs soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -25,9 +25,11 @@ up: $(INSTALLED) ## the whole system on this machine until Ctrl-C
 test: $(INSTALLED) ## all tests; those end to end need a Docker engine and say so where there is none
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(INSTALLED) ## ruff: rules and format
+lint: $(INSTALLED) ## ruff: rules and format; words that plain English does without
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@! git grep -nwiF -f docs/words.txt -- '*.py' '*.md' '*.lua' '*.toml' Makefile ':!docs/words.txt' || \
+		(echo "the words of docs/words.txt have plainer ones" && false)
 
 format: $(INSTALLED) ## put the code into its format
 	@$(BIN)/ruff format
@@ -39,6 +41,9 @@ check: lint types test ## lint, types and test
 
 bench: $(INSTALLED) ## feeds per second and their latency on the embedded stack, as JSON
 	@$(BIN)/python -m benchmarks.feed --embedded $(ARGS)
+
+docs: $(INSTALLED) ## the documentation, into build/docs
+	@$(BIN)/mkdocs build --quiet
 
 soak: $(INSTALLED) ## the long forms: many kills; with FORYOU_LOG=DIRECTORY a real log, whole
 	@FORYOU_E2E=required FORYOU_SOAK=1 $(BIN)/python -m pytest tests/e2e/test_survival.py tests/e2e/test_nothing_lost.py tests/soak tests/benchmarks $(ARGS)
