@@ -1,0 +1,86 @@
+"""Every code block of README and quick start runs as it is pasted, in order, beside a running `foryou up`."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import ROOT, Block, blocks
+
+pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("code-blocks")]
+
+PAGES = ("README.md", "docs/quickstart.md")
+RUNNABLE = ("sh", "python")
+ALL = [block for page in PAGES for block in blocks(page) if block.language in RUNNABLE]
+MAKE = [block for block in ALL if block.text.startswith("make ")]
+UP = [block for block in ALL if "foryou up" in block.text]
+BESIDE = [block for block in ALL if block not in MAKE + UP]
+READY_TIMEOUT_S = 600
+
+
+def environment() -> dict[str, str]:
+    """The terminal of a reader who has activated the environment and set nothing else."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("FORYOU_", "PYTEST_", "MAKE"))}
+    return clean | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}", "COLUMNS": "120"}
+
+
+def command(block: Block) -> list[str]:
+    return [sys.executable, "-c", block.text] if block.language == "python" else ["bash", "-ec", block.text]
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with an installed `.venv`, in which the README's `foryou up` runs until the end of the tests."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / ".venv").symlink_to(sys.prefix)
+    log = folder / "up.log"
+    with log.open("wb") as output:
+        up = subprocess.Popen(
+            command(UP[0]), cwd=folder, env=environment(), stdout=output, stderr=output, start_new_session=True
+        )
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while "ready; Ctrl-C" not in log.read_text() and time.monotonic() < deadline:
+        assert up.poll() is None, log.read_text()
+        time.sleep(0.2)
+    yield folder
+    os.killpg(up.pid, signal.SIGINT)
+    assert up.wait(60) in (0, 130), log.read_text()
+
+
+def test_the_pages_have_the_blocks_that_these_tests_sort() -> None:
+    assert len(MAKE) == 2
+    assert [block.page for block in UP] == list(PAGES)
+    assert UP[0].text.split("#")[0].split() == UP[1].text.split()
+    assert len(BESIDE) >= 8
+
+
+@pytest.mark.parametrize("block", MAKE, ids=lambda block: block.name)
+def test_a_make_block_runs(block: Block) -> None:
+    # ARGS reaches pytest, which prints its version instead of running these tests within themselves
+    done = subprocess.run(
+        command(block), cwd=ROOT, env=environment() | {"ARGS": "--version"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("block", BESIDE, ids=lambda block: block.name)
+def test_a_block_runs_beside_foryou_up(block: Block, terminal: Path) -> None:
+    done = subprocess.run(
+        command(block), cwd=terminal, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip()
+    EXPECTED.get(block.text.splitlines()[0], lambda _: None)(done.stdout)
+
+
+def _has_the_post(printed: str) -> None:
+    assert printed.split()[:2] == ["1", "1"], "the post of a moment ago is the first of the feed"
+
+
+EXPECTED = {"import time": _has_the_post}
