@@ -43,6 +43,7 @@ bench: $(INSTALLED) ## feeds per second and their latency on the embedded stack,
 	@$(BIN)/python -m benchmarks.feed --embedded $(ARGS)
 
 docs: $(INSTALLED) ## the documentation, into build/docs
+	@$(BIN)/python -m tests.docs.settings_page
 	@$(BIN)/mkdocs build --quiet
 
 soak: $(INSTALLED) ## the long forms: many kills; with FORYOU_LOG=DIRECTORY a real log, whole

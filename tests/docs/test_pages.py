@@ -1,5 +1,6 @@
 """The documentation agrees with the program, and builds."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from infra.ports.topics import TOPICS
 from tests.docs.blocks import ROOT, blocks
+from tests.docs.settings_page import PAGE, page
 from thunder_ingest.events import ACTIONS, Engagement, Event, decode, decode_any, topic_of
 
 EVENTS = [line for block in blocks("docs/events.md") for line in block.text.splitlines()]
@@ -42,6 +44,13 @@ def test_the_readme_fits_on_a_few_screens_and_each_page_is_read_in_ten_minutes()
     assert len((ROOT / "README.md").read_text().splitlines()) <= 170
     words = {page: len((ROOT / "docs" / page).read_text().split()) for page in PAGES}
     assert {page: count for page, count in words.items() if count > 2_200} == {}
+
+
+def test_the_page_of_settings_agrees_with_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("FORYOU_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)  # without a foryou.toml
+    assert PAGE.read_text() == page(), "run `make docs`"
 
 
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
