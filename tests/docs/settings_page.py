@@ -6,9 +6,9 @@ from tests.docs.blocks import ROOT
 PAGE = ROOT / "docs/settings.md"
 INTRODUCTION = """# Settings
 
-Every command and process reads its settings in this order: command line options, `FORYOU_*` environment variables, a TOML
-file (`foryou.toml` in the current folder, or the file that `FORYOU_CONFIG` names), the defaults. `foryou settings` prints
-each setting with its value and the place it came from. A wrong or unknown setting ends a process with one line.
+Every command and process reads its settings in this order: command line options, `FORYOU_*` environment variables, a
+TOML file (`foryou.toml` in the current folder, or the file that `FORYOU_CONFIG` names), the defaults. `foryou settings`
+prints each setting with its value and its origin. A wrong or unknown setting ends a process with one line.
 
 In the TOML file a setting has its name in lower case: `max_wait_ms = 5000`. In the environment that is
 `FORYOU_MAX_WAIT_MS=5000`. Lists and tables are JSON in the environment.
