@@ -12,7 +12,7 @@ import pytest
 
 from tests.docs.blocks import ROOT, Block, blocks
 
-pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("code-blocks")]
+pytestmark = pytest.mark.embedded
 
 PAGES = ("README.md", "docs/quickstart.md")
 RUNNABLE = ("sh", "python")
