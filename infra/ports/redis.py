@@ -12,7 +12,7 @@ from redis.backoff import ExponentialBackoff
 from redis.client import PubSub
 from redis.cluster import RedisCluster
 
-from infra.ports.errors import ForYouError
+from infra.ports.errors import RedisUnreachable, StopRequested
 from infra.ports.outage import outage
 from infra.ports.settings import Settings, redacted
 
@@ -21,14 +21,6 @@ AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluste
 T = TypeVar("T")
 
 _TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
-
-
-class RedisUnreachable(ForYouError, ConnectionError):
-    """No Redis answers at the address of the settings, or it refuses us."""
-
-
-class StopRequested(ForYouError, RuntimeError):
-    """The process was asked to end while it waited for Redis."""
 
 
 def unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable:

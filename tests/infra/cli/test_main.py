@@ -29,7 +29,7 @@ def test_a_wrong_setting_is_reported_in_one_line_with_exit_code_2() -> None:
     done = foryou("topics", FORYOU_PARTITIONS="many")
     assert done.returncode == 2
     (message,) = done.stderr.decode().splitlines()
-    assert message.startswith("foryou: FORYOU_PARTITIONS (partitions of topics that are created): ")
+    assert message.startswith("foryou: FORYOU_PARTITIONS (partitions of topics")
 
 
 def test_an_unreachable_broker_is_reported_in_one_line_with_exit_code_1() -> None:
