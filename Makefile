@@ -22,8 +22,8 @@ demo: $(INSTALLED) ## the whole system on this machine, a generated world, feeds
 up: $(INSTALLED) ## the whole system on this machine until Ctrl-C
 	@$(BIN)/foryou up
 
-test: $(INSTALLED) ## all tests; those end to end need a Docker engine and say so where there is none
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED) ## all tests, in two processes; those end to end are skipped without a Docker engine
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format; words that plain English does without
 	@$(BIN)/ruff check

