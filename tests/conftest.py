@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 E2E = "tests/e2e/"
-ORDER = (E2E, "tests/phoenix/", "tests/benchmarks/", "tests/infra/", "tests/feed_worker/")
-"""The folders with the slowest tests start first; the others follow."""
+ORDER = (
+    *(E2E + name for name in ("test_nothing_lost.py", "test_survival.py", "test_swap.py", "")),
+    *("tests/phoenix/", "tests/benchmarks/", "tests/infra/", "tests/feed_worker/"),
+)
+"""The slowest tests start first; folders that are not listed follow."""
 
 # set before JAX is imported, and inherited by child processes: each model is compiled once in a run
 for _name, _value in {
@@ -51,7 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileSch
     """With `pytest -n 2`, give a file to one process, and all end-to-end tests to one: they share their servers."""
     from xdist.scheduler import LoadFileScheduling
 
-    class Scheduling(LoadFileScheduling):
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             return E2E if nodeid.startswith(E2E) else super()._split_scope(nodeid)
 

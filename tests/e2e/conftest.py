@@ -1,4 +1,4 @@
-"""One Kafka, one Redis and one running stack for the end-to-end tests; a clear word where there is no engine."""
+"""One Kafka and one Redis for the end-to-end tests, and one running stack; one line if no container can run."""
 
 import os
 import time
@@ -7,84 +7,102 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import redis
 
 from feed_worker.client import Client
-from infra.ports.kafka_admin import create_topics
+from infra.ports.kafka_admin import admin, create_topics
 from infra.ports.settings import Settings
 from infra.stack.stack import Stack
 from tests.e2e import containers
 
 HERE = Path(__file__).parent
+NO_ENGINE = "no container can run: "
+LONG_S = 600
+"""The limit of every wait: a busy machine takes minutes for what takes a quiet one a second."""
+POLL_S = 0.05
 T = TypeVar("T")
 
 
-_skipped_for = pytest.StashKey[str]()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Everything in this folder needs real servers: skipped where there is no engine, an error where it is required."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of this folder without a Docker engine; if FORYOU_E2E=required, fail instead."""
     own = [item for item in items if item.path.is_relative_to(HERE)]
     problem = containers.engine_problem() if own else None
     if problem and os.environ.get("FORYOU_E2E") == "required":
         raise pytest.UsageError(f"FORYOU_E2E=required, but {problem}")
-    if problem:
-        config.stash[_skipped_for] = f"{len(own)} end-to-end tests were skipped: {problem}"
     for item in own:
         item.add_marker(pytest.mark.e2e)
         if problem:
-            item.add_marker(pytest.mark.skip(reason=problem))
+            item.add_marker(pytest.mark.skip(reason=NO_ENGINE + problem))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say in one line why the end-to-end tests did not run."""
-    if reason := config.stash.get(_skipped_for, None):
-        terminalreporter.write_line(reason, yellow=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print one line with the number of end-to-end tests that were skipped, and the reason."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
+    skipped = [reason.partition(NO_ENGINE)[2] for reason in reasons if NO_ENGINE in reason]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} end-to-end tests were skipped: {skipped[0]}", yellow=True)
 
 
-def eventually(what: Callable[[], T], timeout_s: float = 180.0) -> T:
-    """The first true answer of `what`; the last one, if none comes in time, for the assertion to show."""
+def eventually(condition: Callable[[], T], timeout_s: float = LONG_S) -> T:
+    """Poll until `condition` returns a true value, and return it; after the timeout return its last value."""
     deadline = time.monotonic() + timeout_s
-    while not (answer := what()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return answer
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return value
 
 
-def on_servers(kafka: containers.Server, redis: containers.Server) -> Settings:
-    """Settings for servers, with the topics created; patient, since a test machine may be slow."""
-    found = Settings(
-        kafka=kafka.address,
-        redis=f"redis://{redis.address}/0",
-        session_timeout_ms=6_000,
-        deadline_ms=600_000,
-        max_wait_ms=600_000,
-    )
-    create_topics(found)
-    return found
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kafka_server() -> Iterator[containers.Server]:
+    """A test that stops it starts it again."""
     with containers.kafka() as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def redis_server() -> Iterator[containers.Server]:
+    """A test that stops it starts it again."""
     with containers.redis_server() as server:
         yield server
 
 
-@pytest.fixture(scope="session")
-def settings(kafka_server: containers.Server, redis_server: containers.Server) -> Settings:
-    """The servers' addresses, with the topics created."""
-    return on_servers(kafka_server, redis_server)
+@pytest.fixture(scope="module")
+def settings(
+    kafka_server: containers.Server, redis_server: containers.Server, request: pytest.FixtureRequest
+) -> Settings:
+    """The servers' addresses; each module gets empty topics, an empty Redis and consumer groups of its own."""
+    found = Settings(
+        kafka=kafka_server.address,
+        redis=f"redis://{redis_server.address}/0",
+        group_prefix=request.module.__name__.rpartition(".")[2],
+        session_timeout_ms=6_000,
+        deadline_ms=LONG_S * 1_000,
+        max_wait_ms=LONG_S * 1_000,
+    )
+    with redis.Redis.from_url(found.redis) as client:
+        client.flushall()
+    delete_topics(found)
+    create_topics(found)
+    return found
 
 
-@pytest.fixture(scope="session")
+def delete_topics(settings: Settings) -> None:
+    """Delete the topics that an earlier module has left, and wait until they are gone."""
+    client = admin(settings)
+
+    def topics() -> list[str]:
+        return [name for name in client.list_topics(timeout=LONG_S).topics if not name.startswith("__")]
+
+    if names := topics():
+        for deleted in client.delete_topics(names, operation_timeout=LONG_S).values():
+            deleted.result()
+        assert eventually(lambda: not topics())
+
+
+@pytest.fixture(scope="module")
 def stack(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The flows and a worker on the real servers."""
     with Stack(settings, tmp_path_factory.mktemp("stack"), embedded=False) as running:
-        running.wait_ready()
+        running.wait_ready(LONG_S)
         yield running
 
 

@@ -15,7 +15,7 @@ from tests.e2e.processes import Process
 from tests.e2e.proxy import Proxy
 
 WORKERS: Final = 3
-START_S: Final = 400.0
+START_S: Final = 600.0
 """Where nothing is compiled yet, and the machine is busy."""
 
 

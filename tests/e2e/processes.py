@@ -57,7 +57,7 @@ class Process:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 600.0) -> int:
         """The exit code, once it has ended; one that does not end says where it is."""
         try:
             return self._process.wait(timeout_s)

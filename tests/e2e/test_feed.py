@@ -14,7 +14,7 @@ from infra.ports.clock import now_ms
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.stack.stack import Stack
-from tests.e2e.conftest import eventually
+from tests.e2e.conftest import LONG_S, eventually
 from thunder_ingest.events import DeadLetter, unpack_dead_letter
 from thunder_ingest.users.redis_form import UserStates
 
@@ -39,7 +39,7 @@ def follow(user: Any, author: Any) -> dict[str, Any]:
 
 def shown(client: Client, user: Any, **options: Any) -> dict[str, str]:
     """Post ids and their authors in a new feed."""
-    feed = client.wait(user, client.request_feed(user, **options), timeout_s=120)
+    feed = client.wait(user, client.request_feed(user, **options), timeout_s=LONG_S)
     assert feed.status in ("ok", "degraded", "empty")
     return {item.post_id: item.author_id for item in feed.items}
 
@@ -183,10 +183,10 @@ def test_pages_go_on_without_repeating_until_nothing_is_left(client: Client) -> 
     posts = {str(each["post_id"]) for each in own}
     client.publish([follow(viewer, author), *own])
     assert eventually(lambda: posts <= first_feed(client, author).keys())
-    page = client.wait(viewer, client.request_feed(viewer, size=5, in_network_only=True), timeout_s=120)
+    page = client.wait(viewer, client.request_feed(viewer, size=5, in_network_only=True), timeout_s=LONG_S)
     pages = [page]
     while page.items:
-        page = client.next_page(page, timeout_s=120, size=5, in_network_only=True)
+        page = client.next_page(page, timeout_s=LONG_S, size=5, in_network_only=True)
         pages.append(page)
     shown_posts = [item.post_id for each in pages for item in each.items]
     assert sorted(shown_posts) == sorted(posts)
@@ -199,12 +199,12 @@ def test_readers_of_asyncio_wait_together_and_refresh_what_is_old(stack: Stack, 
     async def read() -> None:
         async with AsyncClient(settings) as client:
             requests = [await client.request_feed(viewer) for viewer in viewers]
-            waits = [client.wait(viewer, request, 120) for viewer, request in zip(viewers, requests, strict=True)]
+            waits = [client.wait(viewer, request, LONG_S) for viewer, request in zip(viewers, requests, strict=True)]
             feeds = await asyncio.gather(*waits)
             assert [feed.user_id for feed in feeds] == [str(viewer) for viewer in viewers]
             assert [request in feed.answers for request, feed in zip(requests, feeds, strict=True)] == [True] * 40
             assert await client.fresh(viewers[0], max_age_ms=600_000) == (feeds[0], False)
-            newer = await client.fresh(viewers[0], max_age_ms=-1, timeout_s=120)
+            newer = await client.fresh(viewers[0], max_age_ms=-1, timeout_s=LONG_S)
             assert not newer.is_stale
             assert newer.feed.at > feeds[0].at
 
@@ -218,7 +218,7 @@ def test_a_request_past_its_deadline_is_told_to_who_waits_and_the_feed_stays(cli
     before = client.feed(viewer)
     late = client.request_feed(viewer, at=now() - 1_000, deadline_ms=1, size=7)
     with pytest.raises(NoFeed) as told:
-        client.wait(viewer, late, timeout_s=120)
+        client.wait(viewer, late, timeout_s=LONG_S)
     assert told.value.status == "expired"
     assert client.feed(viewer) == before
 
@@ -257,6 +257,6 @@ def test_each_request_that_waits_is_answered_once_and_the_newest_feed_stays(clie
     requests = [client.request_feed(viewer, at=at - age) for age in (0, 2_000, 1_000)]
     answered: dict[str, Feed] = {}
     for request in requests:
-        answered[request] = client.wait(viewer, request, timeout_s=120)
+        answered[request] = client.wait(viewer, request, timeout_s=LONG_S)
     assert (feed := client.feed(viewer)) is not None
     assert feed.at == at

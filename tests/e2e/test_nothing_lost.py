@@ -11,13 +11,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from feed_worker.client import Client
 from infra.ports.settings import Settings
 from tests.e2e import containers, evidence
 from tests.e2e.asking import App
-from tests.e2e.conftest import eventually, on_servers
+from tests.e2e.conftest import eventually
 from tests.e2e.faults import Worker, group_of_workers, plan
 from tests.e2e.processes import behind
 from tests.e2e.watcher import Watcher
@@ -28,22 +26,7 @@ REQUESTS, ROUNDS, AT_ONCE = (5_000, 24, 2) if SOAK else (360, 3, 3)
 STOP_AFTER = 4 if SOAK else 3
 """Rounds after which everything is stopped, and what is committed is held against what is written."""
 ROUND_S = 6.0
-SLOW_S = 600.0 if SOAK else 180.0
 SHOWN = 5
-
-
-@pytest.fixture
-def servers() -> Iterator[tuple[containers.Server, containers.Server]]:
-    """Servers that may be stopped without disturbing other tests."""
-    with containers.kafka() as kafka, containers.redis_server() as redis:
-        yield kafka, redis
-
-
-@pytest.fixture(autouse=True)
-def compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that start again find what was compiled before: they are started too often here to do without."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def assert_none(**wrong: Iterator[str]) -> None:
@@ -77,16 +60,15 @@ def assert_behind_what_is_written(
 
 
 def test_every_request_ends_in_exactly_one_status_whatever_goes_wrong(
-    servers: tuple[containers.Server, containers.Server], tmp_path: Path
+    settings: Settings, kafka_server: containers.Server, redis_server: containers.Server, tmp_path: Path
 ) -> None:
-    kafka, redis = servers
     print(f"FORYOU_SEED={SEED}")  # noqa: T201
-    draw, settings = random.Random(SEED), on_servers(kafka, redis)
+    draw = random.Random(SEED)
     with Client(settings) as client:
         app = App(settings, client, draw)
         app.settle()
         with (
-            group_of_workers(settings, kafka, redis, tmp_path) as faults,
+            group_of_workers(settings, kafka_server, redis_server, tmp_path) as faults,
             Watcher(settings.redis, app.users) as watcher,
         ):
             for number, round_ in enumerate(plan(random.Random(SEED), ROUNDS, AT_ONCE), 1):
@@ -96,7 +78,7 @@ def test_every_request_ends_in_exactly_one_status_whatever_goes_wrong(
                 if number % STOP_AFTER == 0:
                     assert_behind_what_is_written(settings, client, app, faults.workers, draw.uniform(0.2, 1.0))
             app.flush()
-            assert eventually(lambda: not behind(settings, "feed-worker"), SLOW_S), "requests are left"
+            assert eventually(lambda: not behind(settings, "feed-worker")), "requests are left"
             for worker in faults.workers:
                 worker.stop()
         found = evidence.written(settings, client.redis)

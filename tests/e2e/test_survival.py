@@ -26,7 +26,7 @@ from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.world import WorldConfig, generate
 from tests.e2e import containers
-from tests.e2e.conftest import eventually, on_servers
+from tests.e2e.conftest import LONG_S, eventually
 from tests.e2e.processes import Process, behind, outputs, running, stop
 from tests.e2e.proxy import Proxy
 from tests.e2e.undisturbed import left, undisturbed
@@ -38,27 +38,14 @@ KILLS = 20 if SOAK else 2
 EVENTS = 200_000 if SOAK else 8_000
 FEWER = EVENTS // 8
 """Where servers, not flows, are what is disturbed, or the number of processes."""
-SLOW_S = 600.0 if SOAK else 180.0
 FLOWS = ("flows.posts", "flows.engagements")
 
 
-@pytest.fixture(scope="module")
-def own_servers() -> Iterator[tuple[containers.Server, containers.Server]]:
-    """Servers that may be stopped without disturbing other tests."""
-    with containers.kafka() as kafka, containers.redis_server() as redis_:
-        yield kafka, redis_
-
-
-@pytest.fixture(scope="module")
-def servers_settings(own_servers: tuple[containers.Server, containers.Server]) -> Settings:
-    return on_servers(*own_servers)
-
-
 @pytest.fixture
-def own_settings(servers_settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    """Groups of its own for each test: its flows begin with the whole log, and an empty Redis."""
-    redis.Redis.from_url(servers_settings.redis).flushall()
-    return servers_settings.model_copy(update={"group_prefix": request.node.name})
+def own_settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """Consumer groups for each test alone: its flows begin with the whole log, and an empty Redis."""
+    redis.Redis.from_url(settings.redis).flushall()
+    return settings.model_copy(update={"group_prefix": request.node.name})
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +89,14 @@ def assert_at_work(settings: Settings, client: Client, processes: dict[str, Proc
     client.publish(events)
     client.flush()
     before = {flow: behind(settings, flow) for flow in FLOWS}
-    assert eventually(lambda: all(behind(settings, flow) < max(1, before[flow]) for flow in FLOWS), SLOW_S), outputs(
-        processes
-    )
+    assert eventually(lambda: all(behind(settings, flow) < max(1, before[flow]) for flow in FLOWS)), outputs(processes)
 
 
 def assert_done(settings: Settings, client: Client, processes: dict[str, Process], events: Sequence[Event]) -> None:
     """Publish events and wait until the flows have finished them and whatever came before."""
     client.publish(events)
     client.flush()
-    assert eventually(lambda: not any(behind(settings, flow) for flow in FLOWS), SLOW_S), outputs(processes)
+    assert eventually(lambda: not any(behind(settings, flow) for flow in FLOWS)), outputs(processes)
 
 
 def answered(settings: Settings, *requests: str) -> bool:
@@ -140,18 +125,17 @@ def test_flows_killed_at_random_moments_end_as_if_nothing_had_happened(
 
 def test_a_broker_that_dies_in_the_middle_loses_and_doubles_nothing(
     own_settings: Settings,
-    own_servers: tuple[containers.Server, containers.Server],
+    kafka_server: containers.Server,
     events: Iterator[Event],
     tmp_path: Path,
     valkey: redis.Redis,
 ) -> None:
-    kafka, _ = own_servers
     before, meanwhile, after = shares([*itertools.islice(events, FEWER)], 3)
     with Client(own_settings) as client, running(own_settings, tmp_path, *FLOWS) as processes:
         publish(client, before, 3.0)
-        kafka.kill()
+        kafka_server.kill()
         publish(client, meanwhile, 2.0)
-        kafka.start()
+        kafka_server.start()
         assert_done(own_settings, client, processes, after)
         stop(processes)
     assert_undisturbed(own_settings, valkey)
@@ -167,7 +151,7 @@ def test_redis_emptied_is_rebuilt_from_the_log_while_events_keep_coming(
         publish(client, emptied, 1.0)
         rebuild = Process(own_settings, tmp_path / "rebuild.log", "infra.cli", "rebuild", "users")
         publish(client, rebuilding, 3.0)
-        assert rebuild.wait(SLOW_S) == 0, rebuild.output()
+        assert rebuild.wait(LONG_S) == 0, rebuild.output()
         assert_done(own_settings, client, processes, after)
         stop(processes)
     assert_undisturbed(own_settings, valkey)
@@ -198,16 +182,15 @@ def test_flows_rescaled_from_one_process_to_two_and_back_lose_and_double_nothing
 
 
 def test_everything_resumes_when_the_broker_and_redis_were_away(
-    own_settings: Settings, own_servers: tuple[containers.Server, containers.Server], tmp_path: Path
+    own_settings: Settings, kafka_server: containers.Server, redis_server: containers.Server, tmp_path: Path
 ) -> None:
-    kafka, redis_ = own_servers
     names = (*FLOW_GROUPS, "feed_worker")
     viewer, author, newcomers = 900_001, 900_002, itertools.count(900_003)
     with running(own_settings, tmp_path, *names) as processes, Client(own_settings) as client:
         users = UserStates(client.redis)
         client.publish({"type": "follow", "user_id": viewer, "target_id": author, "at": now()})
-        assert client.wait(viewer, client.request_feed(viewer), SLOW_S).status in ("ok", "degraded", "empty")
-        for server in (redis_, kafka):
+        assert client.wait(viewer, client.request_feed(viewer), LONG_S).status in ("ok", "degraded", "empty")
+        for server in (redis_server, kafka_server):
             server.stop()
             post_id = time.time_ns()
             post = {"type": "post_created", "post_id": post_id, "author_id": author, "text": "while nobody was there"}
@@ -216,18 +199,18 @@ def test_everything_resumes_when_the_broker_and_redis_were_away(
             asked_meanwhile = client.request_feed(viewer)
             time.sleep(3)
             server.start()
-            assert eventually(lambda asked=asked_meanwhile: answered(own_settings, asked), SLOW_S), outputs(processes)  # type: ignore[misc]
+            assert eventually(lambda asked=asked_meanwhile: answered(own_settings, asked)), outputs(processes)  # type: ignore[misc]
 
             def shows(post_id: int = post_id) -> bool:
                 newcomer = next(newcomers)
                 client.publish({"type": "follow", "user_id": newcomer, "target_id": author, "at": now()})
-                assert eventually(lambda: users.read([str(newcomer)])[0].is_known, SLOW_S), outputs(processes)
+                assert eventually(lambda: users.read([str(newcomer)])[0].is_known), outputs(processes)
                 # the network alone: what else is popular may rank above a second post of one author
-                feed = client.wait(newcomer, client.request_feed(newcomer, in_network_only=True), SLOW_S)
+                feed = client.wait(newcomer, client.request_feed(newcomer, in_network_only=True), LONG_S)
                 return str(post_id) in {item.post_id for item in feed.items}
 
-            assert eventually(shows, SLOW_S), outputs(processes)
-        for name, server in itertools.product(("feed_worker", "flows.engagements"), (redis_, kafka)):
+            assert eventually(shows), outputs(processes)
+        for name, server in itertools.product(("feed_worker", "flows.engagements"), (redis_server, kafka_server)):
             said = re.findall(rf"{server.address}\S* is (away|back)", processes[name].output())
             assert said == ["away", "back"], outputs(processes)
         stop(processes)
@@ -241,23 +224,22 @@ def test_a_worker_that_is_killed_leaves_its_requests_to_the_next(own_settings: S
         processes["feed_worker"].kill()
         processes["feed_worker"].start()
 
-        assert eventually(lambda: answered(own_settings, *requests), SLOW_S), processes["feed_worker"].output()
+        assert eventually(lambda: answered(own_settings, *requests)), processes["feed_worker"].output()
 
 
 def test_a_client_gets_its_feed_from_a_slow_redis_and_by_waiting_again_from_one_that_was_away(
-    own_settings: Settings, own_servers: tuple[containers.Server, containers.Server], tmp_path: Path
+    own_settings: Settings, redis_server: containers.Server, tmp_path: Path
 ) -> None:
-    _, redis_ = own_servers
-    with Proxy(redis_.port) as proxy, ThreadPoolExecutor() as pool:
+    with Proxy(redis_server.port) as proxy, ThreadPoolExecutor() as pool:
         slowed = own_settings.model_copy(update={"redis": f"redis://{proxy.address}/0"})
         with running(slowed, tmp_path, "feed_worker") as processes, Client(slowed) as client:
             worker = processes["feed_worker"]
-            assert client.wait(1, client.request_feed(1), SLOW_S)
+            assert client.wait(1, client.request_feed(1), LONG_S)
 
             def wait(request: str) -> Feed:
                 while True:
                     try:
-                        return client.wait(1, request, SLOW_S)
+                        return client.wait(1, request, LONG_S)
                     except RedisUnreachable:
                         time.sleep(0.1)  # and the request stands
 
@@ -270,9 +252,9 @@ def test_a_client_gets_its_feed_from_a_slow_redis_and_by_waiting_again_from_one_
                 proxy.flow()
 
             def restarted() -> None:
-                redis_.kill()
+                redis_server.kill()
                 time.sleep(1.0)
-                redis_.start()
+                redis_server.start()
 
             for disturb in (slow, stalled, restarted):
                 worker.freeze()  # so that the client does wait, whatever comes

@@ -23,8 +23,7 @@ from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from phoenix.serving.engine import Phoenix
 from phoenix.training.checkpoints import phoenix_of
-from tests.e2e import containers
-from tests.e2e.conftest import eventually, on_servers
+from tests.e2e.conftest import LONG_S, eventually
 from tests.e2e.processes import Process, outputs, running, stop
 from tests.feed_worker.builders import query
 from tests.infra.cli.foryou import foryou
@@ -38,13 +37,6 @@ POSTS, AUTHORS, VIEWERS, LIKED = 6_000, 300, range(1, 21), 6
 WORDS = ("sail", "bay", "harbour", "soup", "bread", "oven", "goal", "match", "score", "violin", "opera", "tune")
 PRODUCT_TOLERANCE = 0.02
 """Histories age between the request and the test's own look at them; what is mixed is off by far more."""
-
-
-@pytest.fixture(scope="module")
-def settings() -> Iterator[Settings]:
-    """Servers of its own: what is announced there is nobody else's business."""
-    with containers.kafka() as kafka, containers.redis_server() as redis:
-        yield on_servers(kafka, redis)
 
 
 def now() -> int:
@@ -91,7 +83,7 @@ class App(threading.Thread):
                     if self._stopping.is_set():
                         return
                     client.publish([post(number), deletion(number - POSTS + 500)])
-                    feed = client.wait(viewer, client.request_feed(viewer, explain=True, size=20), timeout_s=120)
+                    feed = client.wait(viewer, client.request_feed(viewer, explain=True, size=20), timeout_s=LONG_S)
                     explanation = client.explain(viewer)
                     assert explanation is not None
                     self.answered.append(Answered(feed, explanation))
@@ -105,7 +97,7 @@ class App(threading.Thread):
 
     def stop(self) -> None:
         self._stopping.set()
-        self.join(150)
+        self.join(LONG_S)
         assert self.failure is None
 
 
@@ -118,7 +110,7 @@ def test_models_are_swapped_while_everything_goes_on(settings: Settings, tmp_pat
     assert use(settings, paths[0]).version == first
     with Client(settings) as client, running(settings, tmp_path, *FLOWS, "feed_worker") as processes:
         client.publish([*map(post, range(1, POSTS + 1)), *likes()])
-        client.wait(1, client.request_feed(1), timeout_s=180)
+        client.wait(1, client.request_feed(1), timeout_s=LONG_S)
         assert eventually(lambda: len(vectors(settings)) == POSTS), outputs(processes)
         app = App(settings)
         app.start()

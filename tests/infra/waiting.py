@@ -9,7 +9,7 @@ import psutil
 MARK = "MARK_OF_A_TEST"
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def eventually(condition: Callable[[], bool], timeout_s: float = 600.0) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + timeout_s
     while not condition():
