@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 E2E = "tests/e2e/"
+NO_ENGINE = "no container can run: "
 ORDER = (
     *(E2E + name for name in ("test_nothing_lost.py", "test_survival.py", "test_swap.py", "")),
     *("tests/phoenix/", "tests/benchmarks/", "tests/infra/", "tests/feed_worker/"),
@@ -40,13 +41,38 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """With FORYOU_E2E=required, refuse to start without a Docker engine; the parent of xdist checks."""
+    if os.environ.get("FORYOU_E2E") == "required" and not hasattr(config, "workerinput"):
+        from tests.e2e.containers import engine_problem
+
+        if problem := engine_problem():
+            raise pytest.UsageError(f"FORYOU_E2E=required, but {problem}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests by `ORDER`; the order within a folder stays."""
+    """Sort the tests by `ORDER`, and skip the end-to-end tests without a Docker engine."""
 
     def place(item: pytest.Item) -> int:
         return next((place for place, folder in enumerate(ORDER) if item.nodeid.startswith(folder)), len(ORDER))
 
     items.sort(key=place)
+    if own := [item for item in items if item.nodeid.startswith(E2E)]:
+        from tests.e2e.containers import engine_problem
+
+        problem = engine_problem()
+        for item in own:
+            item.add_marker(pytest.mark.e2e)
+            if problem:
+                item.add_marker(pytest.mark.skip(reason=NO_ENGINE + problem))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print one line with the number of end-to-end tests that were skipped, and the reason."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
+    skipped = [reason.partition(NO_ENGINE)[2] for reason in reasons if NO_ENGINE in reason]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} end-to-end tests were skipped: {skipped[0]}", yellow=True)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,9 +1,7 @@
-"""One Kafka and one Redis for the end-to-end tests, and one running stack; one line if no container can run."""
+"""One Kafka and one Redis for the end-to-end tests, and one running stack."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -15,32 +13,10 @@ from infra.ports.settings import Settings
 from infra.stack.stack import Stack
 from tests.e2e import containers
 
-HERE = Path(__file__).parent
-NO_ENGINE = "no container can run: "
 LONG_S = 600
 """The limit of every wait: a busy machine takes minutes for what takes a quiet one a second."""
 POLL_S = 0.05
 T = TypeVar("T")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of this folder without a Docker engine; if FORYOU_E2E=required, fail instead."""
-    own = [item for item in items if item.path.is_relative_to(HERE)]
-    problem = containers.engine_problem() if own else None
-    if problem and os.environ.get("FORYOU_E2E") == "required":
-        raise pytest.UsageError(f"FORYOU_E2E=required, but {problem}")
-    for item in own:
-        item.add_marker(pytest.mark.e2e)
-        if problem:
-            item.add_marker(pytest.mark.skip(reason=NO_ENGINE + problem))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print one line with the number of end-to-end tests that were skipped, and the reason."""
-    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
-    skipped = [reason.partition(NO_ENGINE)[2] for reason in reasons if NO_ENGINE in reason]
-    if skipped:
-        terminalreporter.write_line(f"{len(skipped)} end-to-end tests were skipped: {skipped[0]}", yellow=True)
 
 
 def eventually(condition: Callable[[], T], timeout_s: float = LONG_S) -> T:

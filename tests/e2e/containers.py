@@ -1,9 +1,11 @@
 """Real Kafka and Redis in containers: the official images, their tags pinned here alone."""
 
 import contextlib
+import gc
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,7 +23,14 @@ START_TIMEOUT_S = 120
 
 
 def engine_problem() -> str | None:
-    """Say why no container can be run here, or None."""
+    """The reason why no container can run here, or None."""
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        problem = _engine_problem()
+        gc.collect()  # docker-py leaves a socket open if no engine listens
+    return problem
+
+
+def _engine_problem() -> str | None:
     try:
         with contextlib.closing(docker.from_env(timeout=600)) as engine:
             engine.ping()
