@@ -212,7 +212,9 @@ def test_everything_resumes_when_the_broker_and_redis_were_away(
             assert eventually(shows), outputs(processes)
         for name, server in itertools.product(("feed_worker", "flows.engagements"), (redis_server, kafka_server)):
             said = re.findall(rf"{server.address}\S* is (away|back)", processes[name].output())
-            assert said == ["away", "back"], outputs(processes)
+            # a busy machine may miss a timeout, and report a server as away once more
+            assert said, outputs(processes)
+            assert said == ["away", "back"] * (len(said) // 2), outputs(processes)
         stop(processes)
 
 
