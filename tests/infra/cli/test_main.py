@@ -1,12 +1,10 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from infra.ports.settings import Settings
+from tests.infra.cli.foryou import foryou
 
 EVENTS = b"""{"type":"follow","user_id":1,"target_id":2,"at":1700000000000}
 
@@ -14,15 +12,6 @@ EVENTS = b"""{"type":"follow","user_id":1,"target_id":2,"at":1700000000000}
 {"type":"post_created","post_id":"at://post","author_id":"did:plc:a","at":1700000000000,"kind":"original","new":1}
 nonsense
 """
-
-
-def foryou(
-    *arguments: str, settings: Settings | None = None, stdin: bytes = b"", **variables: str
-) -> subprocess.CompletedProcess[bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FORYOU_")}
-    environment |= (settings.environment() if settings else {}) | variables
-    command = [sys.executable, "-m", "infra.cli", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
 
 
 def test_a_wrong_setting_is_reported_in_one_line_with_exit_code_2() -> None:
