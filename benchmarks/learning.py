@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.report import Measure, print_report
 from infra.ports.clock import DAY_MS
 from infra.world import WorldConfig, generate
-from infra.world.taste_benchmark import Exam
+from infra.world.taste_benchmark import OracleBenchmark
 from phoenix.data.batches import Batches, Span
 from phoenix.data.impressions import Log
 from phoenix.evaluation.bootstrap import Estimate
@@ -88,16 +88,18 @@ def sized(model: ModelConfig, log: Log) -> ModelConfig:
     )
 
 
-def trained(exam: Exam, model: ModelConfig, training: TrainingConfig, examples: int, steps: int) -> Phoenix:
+def trained(
+    benchmark: OracleBenchmark, model: ModelConfig, training: TrainingConfig, examples: int, steps: int
+) -> Phoenix:
     """The models after `steps` steps, rounded up to epochs, on the newest `examples` impressions; seeded ones for 0."""
     buckets = replace(model, batch_buckets=(16,))
     if not examples:
         return Phoenix.seeded(buckets, training.seed)
-    until_ms = int(exam.log.known_at.max()) + 1
-    since_ms = int(np.sort(exam.log.at)[-min(examples, len(exam.log.at))])
+    until_ms = int(benchmark.log.complete_at.max()) + 1
+    since_ms = int(np.sort(benchmark.log.at)[-min(examples, len(benchmark.log.at))])
     span = Span(since_ms, until_ms, {})
-    epochs = -(-steps // Batches(exam.log, span, model, training).steps_per_epoch)
-    batches = Batches(exam.log, span, model, replace(training, epochs=epochs))
+    epochs = -(-steps // Batches(benchmark.log, span, model, training).steps_per_epoch)
+    batches = Batches(benchmark.log, span, model, replace(training, epochs=epochs))
     trainer = Trainer(model, training, batches.steps)
 
     def show(progress: Progress) -> None:
@@ -171,14 +173,14 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Figures]:
     """Every scorer on one world, with models of one seed."""
     sizes = {name: getattr(arguments, name) for name in ("users", "authors", "posts", "engagements")}
     world = WorldConfig(seed=WorldConfig().seed + seed, span_ms=arguments.days * DAY_MS, **sizes)
-    exam = Exam(generate(world, NOW_MS), arguments.viewers, seed)
-    scorers: dict[str, Figures] = dict(exam.references(seed))
+    benchmark = OracleBenchmark(generate(world, NOW_MS), arguments.viewers, seed)
+    scorers: dict[str, Figures] = dict(benchmark.references(seed))
     training = replace(TRAINING, seed=seed, batch=arguments.batch)
-    model = sized(config_named(arguments.model), exam.log)
+    model = sized(config_named(arguments.model), benchmark.log)
     for examples in arguments.examples:
-        sys.stderr.write(f"seed {seed}: {examples:,} of {len(exam.log.at):,} impressions\n")
-        models = trained(exam, model, training, examples, arguments.steps)
-        scorers[f"models_{examples}"] = figures = exam.judge_models(models)
+        sys.stderr.write(f"seed {seed}: {examples:,} of {len(benchmark.log.at):,} impressions\n")
+        models = trained(benchmark, model, training, examples, arguments.steps)
+        scorers[f"models_{examples}"] = figures = benchmark.evaluate_models(models)
         sys.stderr.write(f"  {', '.join(f'{name} {figures[name].value:.3f}' for name in figures)}\n")
     return scorers
 

@@ -55,7 +55,7 @@ def rounds(batches: Batches, trainer: Trainer, count: int, machine: Machine) -> 
 def learned(log: Log, model: ModelConfig, size: int, count: int, machine: Machine) -> list[Measure]:
     """All figures of batches of `size` slates; examples a second come first."""
     training = replace(TrainingConfig(), batch=size)
-    batches = Batches(log, Span(int(log.at.min()), int(log.known_at.max()) + 1, {}), model, training)
+    batches = Batches(log, Span(int(log.at.min()), int(log.complete_at.max()) + 1, {}), model, training)
     trainer = Trainer(model, training, batches.steps)
     flops, seen = trainer.flops(batches.batch(0)), rounds(batches, trainer, count, machine)
     name, step = f"{model.name}_batch_{size}", np.array(seen.step)

@@ -1,12 +1,12 @@
-"""A generated world: people with tastes, what they write, and what they do about what they see.
+"""A generated world: accounts with preferences, their posts, impressions and engagements.
 
-It exists to run the whole system without anybody's data: every kind of event that an app can publish occurs, in an
-order that could have happened: nobody engages before a post exists, sees an account after blocking it, or reads what is
-for subscribers without subscribing. The taste behind it is known (`World.affinity`), so that a ranking can be held
-against the best one possible.
+The world lets the whole system run without real data. It contains every kind of event that an app can publish, in a
+consistent order: an engagement comes after its post, a viewer sees no posts of a blocked account, and posts for
+subscribers reach only subscribers. The true preferences are known (`World.affinity`), so a ranking can be compared with
+the optimal one.
 
-The shape (topics, gamma-weighted interests, quality of authors and posts, a steep gate on affinity) is that of the
-published generator; the graph, answers, negatives, sessions and drifting tastes are what that one lacks.
+Topics, gamma-distributed interests, quality of authors and posts, and the steep gate on affinity come from the
+published generator. The graph, answers, negative feedback, sessions and drift of preferences are additions.
 """
 
 from infra.world.config import WorldConfig

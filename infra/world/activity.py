@@ -1,6 +1,11 @@
-"""What the accounts of the generated world do about what they see.
+"""The engagements of the generated world.
 
-Shapes: s impressions, a acts. Times are offsets from the world's beginning in milliseconds.
+Glossary of shapes:
+
+    s: impressions
+    a: acts (engagements)
+
+Times are offsets from the start of the world in ms.
 """
 
 from dataclasses import dataclass
@@ -28,24 +33,24 @@ POSITIVE: Final[dict[ActionName, float]] = {
     "quoted_click": 0.15,
     "follow_author": 0.04,
 }
-"""Probability under full affinity at the top of a feed; replies, reposts and quotes come with posts of their own."""
+"""Probability at full affinity and position 0. Replies, reposts and quotes are drawn with the posts instead."""
 NEGATIVE: Final[dict[ActionName, float]] = {
     "not_interested": 0.020,
     "block_author": 0.003,
     "mute_author": 0.006,
     "report": 0.004,
 }
-"""Probability under no affinity at all, for the poorest post."""
+"""Factor of the probability at no affinity, before 1.5 minus the post's quality."""
 REPORTED_SPAM: Final = 0.1
-ATTENTION: Final = 0.3  # a place is looked at with probability (1 + position)^-ATTENTION
-DWELL_MS: Final = 8_000  # from then on it counts as having dwelled
-NOTED_DWELL_MS: Final = 3_000  # shorter ones are not reported
-VIDEO_MS: Final = 10_000  # a shorter video is never a quality view
+ATTENTION: Final = 0.3  # position bias: a position is examined with probability (1 + position)^-ATTENTION
+DWELL_MS: Final = 8_000  # shortest dwell time with the action `dwell`
+NOTED_DWELL_MS: Final = 3_000  # shortest dwell time with the action `dwell_time`
+VIDEO_MS: Final = 10_000  # videos up to this length have no quality view
 FAVORITES_UNDONE: Final = 0.04
 FOLLOWS_UNDONE: Final = 0.05
-EVENTS_PER_IMPRESSION: Final = 1.9  # about
+EVENTS_PER_IMPRESSION: Final = 1.9  # approximate mean
 ANSWER_ACTIONS: Final = np.array([-1, ACTION_INDEX["reply"], ACTION_INDEX["repost"], ACTION_INDEX["quote"]])
-"""The action that goes with a post, by its kind."""
+"""The action on the parent, by the kind of the post."""
 
 _EDGE_OF: Final[dict[ActionName, int]] = {"follow_author": FOLLOW, "block_author": BLOCK, "mute_author": MUTE}
 
@@ -56,11 +61,11 @@ class Acts:
 
     impression: Ints  # [a] row of Impressions
     action: Ints  # [a] index of ACTIONS
-    at: Ints  # [a]
-    undone: Ints  # [a] or NEVER
+    at: Ints  # [a] ms
+    undone: Ints  # [a] time of the undo, or NEVER
 
     def take(self, chosen: Bools | Ints) -> Self:
-        """Those acts alone."""
+        """Select acts by a mask or by indices."""
         return type(self)(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def __add__(self, other: "Acts") -> "Acts":
@@ -70,7 +75,7 @@ class Acts:
 def draw_activity(
     rng: np.random.Generator, config: WorldConfig, accounts: Accounts, posts: Posts, edges: Edges, exposure: Exposure
 ) -> tuple[Impressions, Acts, Edges]:
-    """What is seen, what is done about it, and the edges that come of it."""
+    """Draw impressions, the acts on them, and the edges from these acts."""
     answers = np.flatnonzero(posts.parent >= 0)
     budget = max(0, config.engagements - 2 * len(answers))
     shown = exposure.draw(rng, int(1.5 * budget / EVENTS_PER_IMPRESSION))
@@ -85,7 +90,7 @@ def draw_activity(
 
 
 def _draw_done(rng: np.random.Generator, posts: Posts, shown: Impressions) -> Bools:
-    """Which actions [s, 19] each impression leads to; the dwell decides on the two that are about dwelling."""
+    """Draw the actions [s, 19] of each impression; `dwell` and `dwell_time` follow from its dwell time."""
     done: Bools = rng.random((len(shown), len(ACTIONS))) < _probabilities(posts, shown)
     done[:, ACTION_INDEX["dwell"]] = shown.dwell_ms >= DWELL_MS
     done[:, ACTION_INDEX["dwell_time"]] = shown.dwell_ms >= NOTED_DWELL_MS
@@ -93,7 +98,7 @@ def _draw_done(rng: np.random.Generator, posts: Posts, shown: Impressions) -> Bo
 
 
 def _probabilities(posts: Posts, shown: Impressions) -> Floats:
-    """Probability [s, 19]: the nearer a viewer is to acting, and the higher the post stands, the larger."""
+    """Return action probabilities [s, 19] from affinity, position and content."""
     opened, content = gate(shown.affinity), posts.content[shown.post]
     attention = (1.0 + shown.position) ** -ATTENTION
     dislike = (1 - opened) * (1.5 - posts.quality[shown.post])
@@ -110,7 +115,7 @@ def _probabilities(posts: Posts, shown: Impressions) -> Floats:
 
 
 def _timed(rng: np.random.Generator, config: WorldConfig, shown: Impressions, done: Bools) -> Acts:
-    """Acts at some time while the post is looked at, the dwell as it ends; some are taken back later."""
+    """Draw times of acts during the dwell time, the dwell actions at its end, and later undos of some acts."""
     impression, action = np.nonzero(done)
     begun, dwell_ms = shown.at[impression], shown.dwell_ms[impression]
     share = np.where(action >= ACTION_INDEX["dwell_time"], 1.0, rng.random(len(action)))
@@ -123,7 +128,7 @@ def _timed(rng: np.random.Generator, config: WorldConfig, shown: Impressions, do
 
 
 def _first_of_pairs(acts: Acts, shown: Impressions, posts: Posts, edges: Edges, accounts: int) -> Acts:
-    """Nobody follows, blocks or mutes an account twice, nor blocks or mutes one whom they answer."""
+    """Keep the first follow, block and mute of each pair; drop blocks and mutes between accounts that answer."""
     viewer, author = shown.viewer[acts.impression], posts.author[shown.post[acts.impression]]
     following = Pairs.of(edges.take(edges.kind == FOLLOW), accounts).since(viewer, author) < NEVER
     answer = answering(posts, accounts).since(viewer, author) < NEVER
@@ -140,7 +145,7 @@ def _first_of_pairs(acts: Acts, shown: Impressions, posts: Posts, edges: Edges, 
 def _until_hidden(
     shown: Impressions, acts: Acts, posts: Posts, edges: Edges, accounts: int
 ) -> tuple[Impressions, Acts]:
-    """Nothing is seen of an account after a block or a mute."""
+    """Drop impressions, and their acts, of an account after a block or a mute."""
     hidden = Pairs.hidden(edges + _edges_of(acts, shown, posts), accounts)
     author, original = posts.author[shown.post], posts.author[posts.content[shown.post]]
     ends = np.minimum(hidden.since(shown.viewer, author), hidden.since(shown.viewer, original))
@@ -151,7 +156,7 @@ def _until_hidden(
 
 
 def _edges_of(acts: Acts, shown: Impressions, posts: Posts) -> Edges:
-    """Following, blocking and muting from a post changes the graph, and so does taking that back."""
+    """Return the edges from follows, blocks and mutes on posts, with their undos."""
     kinds = np.full(len(ACTIONS), -1)
     for name, kind in _EDGE_OF.items():
         kinds[ACTION_INDEX[name]] = kind
@@ -161,7 +166,7 @@ def _edges_of(acts: Acts, shown: Impressions, posts: Posts) -> Edges:
 
 
 def _answers(rng: np.random.Generator, posts: Posts, rows: Ints, before: int) -> tuple[Impressions, Acts]:
-    """A reply, repost or quote: its author sees the post that it answers, outside a feed, and then acts on it."""
+    """Return an impression of the parent outside a feed, and the act on it, for each reply, repost and quote."""
     parent, at = posts.parent[rows], posts.created[rows]
     looked_ms = np.minimum(rng.integers(5_000, 60_000, len(rows)), at - posts.created[parent])
     outside, zeros = np.full(len(rows), -1), np.zeros(len(rows), np.float32)

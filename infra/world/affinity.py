@@ -1,6 +1,10 @@
-"""The truth of the generated world: how much each account likes each post. Models are to find it out.
+"""Ground truth of the generated world: the affinity of each account for each post. Models must learn it from the log.
 
-Shapes: u viewers, p posts, k topics; s pairs of one viewer and one post, in any number of dimensions.
+Glossary of shapes:
+
+    u: viewers
+    p: posts
+    *s: pairs of a viewer and a post, any axes
 """
 
 from typing import Final
@@ -11,11 +15,11 @@ from infra.world.people import Accounts, Bools, Floats, Ints
 from infra.world.posts import Posts
 
 FOREIGN: Final = np.float32(0.1)
-"""What is left of the affinity for a post in a language that the viewer does not read."""
+"""Factor of the affinity for a post in a language that the viewer does not read."""
 
 
 class Affinity:
-    """Taste for the post's topics, times how good author and post are, times whether the viewer can read it; 0 … 1."""
+    """Affinity, 0 … 1: preference for the post's topics × quality of author and post × language factor."""
 
     def __init__(self, accounts: Accounts, posts: Posts, topics: int) -> None:
         self._accounts = accounts
@@ -24,12 +28,12 @@ class Affinity:
         self._worth: Floats = np.sqrt(accounts.quality[posts.author[posts.content]] * posts.quality)
 
     def pairs(self, viewers: Ints, posts: Ints, moment: Floats) -> Floats:
-        """Affinity [s] of `viewers` [s] for `posts` [s] at `moment` [s], 0 as the world begins and 1 as it ends."""
+        """Return the affinity [*s] of viewers [*s] for posts [*s] at moments [*s], from 0 (start) to 1 (end)."""
         match = np.einsum("...k,...k->...", self._accounts.tastes(viewers, moment), self._mix[posts])
         return self._adjusted(match, posts, self._accounts.reads[viewers, self._language[posts]])
 
     def matrix(self, viewers: Ints, posts: Ints, moment: float = 1.0) -> Floats:
-        """Affinity [u, p] of each of `viewers` [u] for each of `posts` [p]."""
+        """Return the affinity [u, p] of each of `viewers` [u] for each of `posts` [p]."""
         match = self._accounts.tastes(viewers, moment) @ self._mix[posts].T
         return self._adjusted(match, posts, self._accounts.reads[viewers][:, self._language[posts]])
 
@@ -39,6 +43,6 @@ class Affinity:
 
 
 def gate(affinity: Floats) -> Floats:
-    """How near a viewer is to acting, 0 … 1: steep around a middling affinity."""
+    """Return the propensity to act, 0 … 1: a logistic function of the affinity, steep around 0.15."""
     opened: Floats = 1 / (1 + np.exp(-14 * (affinity - np.float32(0.15))))
     return opened

@@ -1,4 +1,4 @@
-"""How large a generated world is."""
+"""The size of a generated world."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ class WorldConfig:
     """The size of a world; equal configurations give equal worlds.
 
     Args:
-        seed: of everything that is drawn.
-        users: accounts that read: viewers. Now and then they reply, repost and post, too.
-        authors: accounts that mostly write.
-        posts: posts of every kind, replies and reposts among them.
-        topics: how many of `TOPICS` the world is about.
-        engagements: about how many events stand in the engagements topic, impressions included; each reply, repost and
-            quote comes with its own, so there are never fewer than these need.
-        span_ms: the time from the first event to the last.
+        seed: seed of all random draws.
+        users: number of viewers: accounts that mostly read. They also reply, repost and post now and then.
+        authors: number of accounts that mostly write.
+        posts: number of posts of all kinds, including replies and reposts.
+        topics: number of topics, the first of `TOPICS`.
+        engagements: approximate number of engagements and impressions. Each reply, repost and quote has an impression
+            and an engagement, so the number is never below twice theirs.
+        span_ms: time from the first event to the last, in ms.
 
     Raises:
-        ValueError: a size that makes no world.
+        ValueError: a size is out of range.
 
     """
 

@@ -1,9 +1,14 @@
-"""What the viewers of the generated world are shown: sessions, and in them impressions from top to bottom.
+"""The impressions of the generated world: sessions, and the posts shown in each from top to bottom.
 
-The ranking that shows it is a plausible one, not an ideal one: whom the viewer follows, topics of interest and chance
-propose posts, recent ones first; of a few proposals the one that suits best, under noise, is shown, the best on top.
+A plausible ranking, not an ideal one, selects the posts. Candidates come from followed accounts, topics of interest and
+a random draw, with a preference for recent posts. Each position shows the candidate with the best sum of affinity,
+author's popularity and Gumbel noise. A session is sorted by that score.
 
-Shapes: s impressions, c proposals for each, g groups of posts. Times are offsets from the world's beginning, in ms.
+Glossary of shapes:
+
+    s: impressions, or positions of sessions
+
+Times are offsets from the start of the world in ms.
 """
 
 from dataclasses import dataclass
@@ -17,10 +22,10 @@ from infra.world.people import Accounts, Bools, Floats, Ints
 from infra.world.posts import Posts, draw_columns
 from infra.world.social import FOLLOW, SUBSCRIBE, Edges, Pairs
 
-FIRST_SESSIONS: Final = 0.04  # of the span: before, there is hardly anything to read
-MEAN_SESSION: Final = 12
+FIRST_SESSIONS: Final = 0.04  # share of the span before the first session, because there are few posts yet
+MEAN_SESSION: Final = 12  # positions
 LONGEST_SESSION: Final = 40
-BY_TOPIC, BY_FOLLOWING, BY_CHANCE = 3, 2, 1  # proposals for each place
+BY_TOPIC, BY_FOLLOWING, BY_CHANCE = 3, 2, 1  # candidates of each source for each position
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +34,9 @@ class Impressions:
 
     viewer: Ints  # [s] account
     post: Ints  # [s]
-    at: Ints  # [s]
+    at: Ints  # [s] ms
     session: Ints  # [s]
-    position: Ints  # [s] from the top, 0 …
+    position: Ints  # [s] 0 is the top
     affinity: Floats  # [s]
     dwell_ms: Ints  # [s]
 
@@ -39,7 +44,7 @@ class Impressions:
         return len(self.post)
 
     def take(self, chosen: Bools | Ints) -> Self:
-        """Those impressions alone."""
+        """Select impressions by a mask or by indices."""
         return type(self)(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def __add__(self, other: "Impressions") -> "Impressions":
@@ -47,7 +52,7 @@ class Impressions:
 
 
 class Timeline:
-    """Posts by group and in order of time: what there is of a group at some moment."""
+    """Posts grouped by a key, such as topic or author, and sorted by time of creation."""
 
     def __init__(self, group: Ints, created: Ints, span_ms: int) -> None:
         self._width = span_ms + 1
@@ -56,7 +61,7 @@ class Timeline:
         self._keys = keys[self._posts]
 
     def draw(self, rng: np.random.Generator, group: Ints, moment: Ints) -> Ints:
-        """For each group and moment [s] a post created before it, rather a recent one [s]; -1 where there is none."""
+        """Draw for each group and moment [s] an earlier post [s], with a preference for recent ones; -1 for none."""
         start = self._keys.searchsorted(group * self._width)
         end = self._keys.searchsorted(group * self._width + moment)
         back = np.floor((end - start) * rng.random(group.shape) ** 2.5).astype(np.int64)
@@ -64,7 +69,7 @@ class Timeline:
 
 
 class Exposure:
-    """Draws sessions and what is shown in them."""
+    """Draws sessions and their impressions."""
 
     def __init__(self, config: WorldConfig, accounts: Accounts, posts: Posts, edges: Edges, affinity: Affinity) -> None:
         self._config, self._accounts, self._posts, self._affinity = config, accounts, posts, affinity
@@ -78,7 +83,7 @@ class Exposure:
         self._all = Timeline(np.zeros(len(posts), np.int64), posts.created, config.span_ms)
 
     def draw(self, rng: np.random.Generator, impressions: int) -> Impressions:
-        """About so many impressions, ordered by session and position; no viewer sees the same thing twice."""
+        """Draw about this number of impressions, ordered by session and position; no viewer sees content twice."""
         viewer, begun, session = self._places(rng, impressions)
         post, affinity, appeal = self._shown(rng, viewer, begun)
         order = np.lexsort((-appeal, session))
@@ -91,7 +96,7 @@ class Exposure:
         return shown.take(self._first_seen(shown) & in_time)
 
     def _places(self, rng: np.random.Generator, impressions: int) -> tuple[Ints, Ints, Ints]:
-        """For each place in a feed its viewer, when the session begins, and the session; every viewer has one first."""
+        """Return viewer, session start and session of each position; the first sessions cover each viewer once."""
         users, span_ms = self._config.users, self._config.span_ms
         sessions = -(-impressions // MEAN_SESSION)
         weights = self._accounts.productivity[:users].astype(np.float64)
@@ -103,7 +108,7 @@ class Exposure:
         return viewer[session], begun[session], session
 
     def _shown(self, rng: np.random.Generator, viewer: Ints, begun: Ints) -> tuple[Ints, Floats, Floats]:
-        """For each place the best of its proposals, its affinity, and its appeal: -inf where there is nothing."""
+        """Return the best candidate of each position, its affinity, and its score; -inf without a candidate."""
         moment = (begun / self._config.span_ms).astype(np.float32)
         post = np.full(len(viewer), -1)
         affinity, best = np.zeros(len(viewer), np.float32), np.full(len(viewer), -np.inf, np.float32)
@@ -132,14 +137,14 @@ class Exposure:
         return allowed
 
     def _dwell_ms(self, rng: np.random.Generator, affinity: Floats) -> Ints:
-        """Log-normal, around a second for what leaves cold and ten and more for what suits."""
+        """Draw log-normal dwell times: about 1 s without affinity, 10 s and more with high affinity."""
         dwell_ms: Ints = (
             rng.lognormal(np.log(1_200) + 6 * affinity.clip(max=0.5), 0.7).clip(200, 300_000).astype(np.int64)
         )
         return dwell_ms
 
     def _first_seen(self, shown: Impressions) -> Bools:
-        """The first time that a viewer sees a thing, as itself or reposted."""
+        """True for the first impression of each content by a viewer; a repost has the content of its source."""
         pair = shown.viewer * len(self._posts) + self._posts.content[shown.post]
         order = np.lexsort((shown.at, pair))
         _, first = np.unique(pair[order], return_index=True)
@@ -153,17 +158,17 @@ class _Followed:
 
     def __init__(self, follows: Edges, accounts: int) -> None:
         order = follows.user.argsort(kind="stable")
-        self._targets = np.append(follows.target[order], 0)  # an end that may be looked at, though not chosen
+        self._targets = np.append(follows.target[order], 0)  # sentinel, so that an index one past the end is valid
         self._start = follows.user[order].searchsorted(np.arange(accounts + 1))
 
     def draw(self, rng: np.random.Generator, viewer: Ints) -> Ints:
-        """For each viewer [s] somebody followed [s]; for those who follow nobody, anybody."""
+        """Draw a followed account [s] for each viewer [s], and an arbitrary account for a viewer without follows."""
         start, end = self._start[viewer], self._start[viewer + 1]
         return self._targets[start + np.floor((end - start) * rng.random(viewer.shape)).astype(np.int64)]
 
 
 def _top_to_bottom(session: Ints, begun: Ints, dwell_ms: Ints) -> tuple[Ints, Ints]:
-    """Times and positions of the impressions of each session: the next begins when the eye leaves the last."""
+    """Return times and positions; in a session, an impression begins 300 ms after the previous one's dwell time."""
     _, first, place = np.unique(session, return_index=True, return_inverse=True)
     passed = np.cumsum(dwell_ms + 300) - (dwell_ms + 300)
     at = begun + passed - passed[first][place]

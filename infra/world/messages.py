@@ -1,4 +1,4 @@
-"""Turns the columns of the generated world into the events that an app would publish."""
+"""Conversion of the generated world's columns into the events that an app publishes."""
 
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
@@ -47,13 +47,13 @@ _UNDOING: Final = (Unfollow, Unblock, Unmute, Unsubscribe)
 
 
 class Messages:
-    """Makes events whose times are offsets from `start_ms`."""
+    """Creates events; adds `start_ms` to the offsets of the columns."""
 
     def __init__(self, start_ms: int) -> None:
         self._start_ms = start_ms
 
     def of_posts(self, posts: Posts, texts: list[str]) -> list[PostEvent]:
-        """Posts, deletions and labels in the order of time."""
+        """Return created posts, deletions and labels, sorted by time."""
         events: list[PostEvent] = [self._created(posts, row, text) for row, text in enumerate(texts)]
         for row in (posts.labeled < NEVER).nonzero()[0].tolist():
             events.append(self._labeled(posts, row, int(posts.labeled[row]), None))
@@ -94,7 +94,7 @@ class Messages:
         )
 
     def of_engagements(self, shown: Impressions, acts: Acts, posts: Posts) -> list[EngagementEvent]:
-        """Impressions, engagements and what takes them back, in the order of time."""
+        """Return impressions, engagements and their undos, sorted by time."""
         where = self._places(shown, posts)
         times = (self._start_ms + shown.at).tolist()
         events: list[EngagementEvent] = [
@@ -114,7 +114,7 @@ class Messages:
         return _in_order(events)
 
     def _places(self, shown: Impressions, posts: Posts) -> list[dict[str, Any]]:
-        """What the events of each impression have in common."""
+        """Return the fields that all events of an impression share."""
         columns = (shown.viewer, shown.post, posts.author[shown.post], shown.session)
         return [
             {
@@ -128,7 +128,7 @@ class Messages:
         ]
 
     def of_graph(self, edges: Edges, keywords: Iterable[MutedKeyword]) -> list[GraphEvent]:
-        """Follows, blocks, mutes, subscriptions, muted keywords and their undoing, in the order of time."""
+        """Return follows, blocks, mutes, subscriptions, muted keywords and their undos, sorted by time."""
         events: list[GraphEvent] = []
         columns = (edges.kind, edges.user, edges.target, edges.at, edges.undone)
         for kind, user, target, at, undone in zip(*(column.tolist() for column in columns), strict=True):

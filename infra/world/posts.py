@@ -1,6 +1,11 @@
-"""The posts of the generated world, as columns: who writes what when, in answer to what, and what becomes of it.
+"""The posts of the generated world as columns: author, time, kind, parent, content, labels and deletion.
 
-Shapes: p posts in order of creation, k topics. Times are offsets from the world's beginning in milliseconds.
+Glossary of shapes:
+
+    p: posts, by time of creation
+    t: topics
+
+Times are offsets from the start of the world in ms.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +22,7 @@ NEVER: Final = 1 << 60
 LABELS: Final = ("spam", "adult", "violence", "gore")
 SPAM: Final = 0
 SHARE_OF_KINDS: Final = (0.62, 0.18, 0.10, 0.10)  # original, reply, repost, quote
-SHARE_BY_AUTHORS: Final = (0.92, 0.45, 0.4, 0.6)  # of each kind; the rest is written by viewers
+SHARE_BY_AUTHORS: Final = (0.92, 0.45, 0.4, 0.6)  # share of each kind that authors write; viewers write the rest
 CANDIDATE_PARENTS: Final = 8
 
 
@@ -27,37 +32,37 @@ class Posts:
 
     author: Ints  # [p] account
     created: Ints  # [p] ascending
-    kind: NDArray[np.uint8]  # [p] ORIGINAL …
-    parent: Ints  # [p] the post replied to, reposted or quoted, -1 for originals; never itself a repost
-    root: Ints  # [p] the post that began the conversation: for all but replies the post itself
-    topic: Ints  # [p] the main topic
-    aside: Ints  # [p] a second topic, or the same again
+    kind: NDArray[np.uint8]  # [p] ORIGINAL, REPLY, REPOST or QUOTE
+    parent: Ints  # [p] the post replied to, reposted or quoted; -1 for originals; never a repost
+    root: Ints  # [p] first post of the conversation; the post itself unless it is a reply
+    topic: Ints  # [p] main topic
+    aside: Ints  # [p] second topic, or the main topic
     quality: Floats  # [p] 0 … 1
     language: Ints  # [p]
     photos: Ints  # [p]
     video_ms: Ints  # [p] 0: no video
     subscriber_only: Bools  # [p]
     label: Ints  # [p] index of LABELS, -1 for none
-    labeled: Ints  # [p] when the label was put on, or NEVER
-    unlabeled: Ints  # [p] when it was taken off again, or NEVER
-    deleted: Ints  # [p] or NEVER
+    labeled: Ints  # [p] time of the label, or NEVER
+    unlabeled: Ints  # [p] time of the label's removal, or NEVER
+    deleted: Ints  # [p] time of deletion, or NEVER
 
     def __len__(self) -> int:
         return len(self.author)
 
     @property
     def content(self) -> Ints:
-        """The post that holds what a reader sees: for a repost what it reposts, else itself."""
+        """The posts with the visible content [p]: the source of a repost, otherwise the post itself."""
         return np.where(self.kind == REPOST, self.parent, np.arange(len(self)))
 
     @property
     def gone(self) -> Ints:
-        """From when on nobody sees the post any more."""
+        """The times [p] from which on posts are hidden: deletion, or a label that is not removed."""
         own = np.minimum(self.deleted, np.where(self.unlabeled == NEVER, self.labeled, NEVER))
         return np.minimum(own, own[self.content])
 
     def mix(self, topics: int) -> Floats:
-        """What each post is about, [p, k], rows sum to 1."""
+        """Return the topic distribution of each post, [p, t]; each row sums to 1."""
         mixed = np.zeros((len(self), topics), np.float32)
         rows = np.arange(len(self))
         np.add.at(mixed, (rows, self.topic), 0.8)
@@ -66,7 +71,7 @@ class Posts:
 
 
 def draw_posts(rng: np.random.Generator, config: WorldConfig, accounts: Accounts) -> Posts:
-    """Draw authors, times and kinds, then what each answers, then what is in it, then what happens to it."""
+    """Draw times, kinds and authors, then parents, then content, then labels and deletions."""
     p = config.posts
     created = np.sort(rng.integers(config.span_ms // 100, config.span_ms, p, endpoint=True))
     kind = rng.choice(4, p, p=SHARE_OF_KINDS).astype(np.uint8)
@@ -113,24 +118,24 @@ def _authors(rng: np.random.Generator, accounts: Accounts, kind: NDArray[np.uint
 def _topics_of_authors(
     rng: np.random.Generator, accounts: Accounts, author: Ints, moment: NDArray[np.float64]
 ) -> tuple[Ints, Ints]:
-    """For each post a main topic and an aside, drawn from what its author likes at that moment."""
+    """Draw a main and a second topic for each post from its author's preferences at that moment."""
     tastes = accounts.tastes(author, moment.astype(np.float32))
     main, aside = (draw_columns(rng, tastes) for _ in range(2))
     return main, aside
 
 
 def draw_columns(rng: np.random.Generator, weights: Floats) -> Ints:
-    """For each row of weights [n, k] that sum to 1, a column drawn by them [n]."""
+    """Draw a column [n] for each row of probabilities [n, t] (categorical distribution)."""
     reached = weights.cumsum(axis=1)
     drawn: Ints = (rng.random((len(weights), 1)) * reached[:, -1:] >= reached).sum(axis=1)
     return drawn.clip(max=weights.shape[1] - 1)
 
 
 def _parents(rng: np.random.Generator, accounts: Accounts, author: Ints, kind: NDArray[np.uint8], topic: Ints) -> Ints:
-    """What each reply, repost or quote is about: of a few recent posts the one closest to the author's taste."""
+    """Choose the parent of each reply, repost or quote: the most appealing of a few recent posts, with Gumbel noise."""
     open_posts = np.flatnonzero(kind != REPOST)
     rows = np.flatnonzero(kind != ORIGINAL)
-    earlier = np.searchsorted(open_posts, rows)  # how many posts each could answer; the first post is an original
+    earlier = np.searchsorted(open_posts, rows)  # number of earlier posts, at least 1
     back = np.floor(earlier[:, None] * rng.random((len(rows), CANDIDATE_PARENTS)) ** 2).astype(np.int64)
     candidates = open_posts[earlier[:, None] - 1 - back]
     taste = accounts.early[author[rows, None], topic[candidates]]
@@ -143,14 +148,14 @@ def _parents(rng: np.random.Generator, accounts: Accounts, author: Ints, kind: N
 
 
 def _followed_up(link: Ints) -> Ints:
-    """Where each chain of links ends; a post that links to itself is an end."""
+    """Follow the links of each post to the end of the chain; a post at the end links to itself."""
     while not np.array_equal(link, further := link[link]):
         link = further
     return link
 
 
 def _media(rng: np.random.Generator, kind: NDArray[np.uint8]) -> tuple[Ints, Ints]:
-    """Numbers of photos and durations of videos; no post has both, a repost has none of its own."""
+    """Draw numbers of photos and lengths of videos in ms; no post has both, and a repost has none."""
     drawn = rng.random(len(kind))
     shows = np.array([1.0, 0.3, 0.0, 0.4])[kind]
     photos = np.where(drawn < 0.3 * shows, rng.integers(1, 5, len(kind)), 0)
@@ -161,7 +166,7 @@ def _media(rng: np.random.Generator, kind: NDArray[np.uint8]) -> tuple[Ints, Int
 def _subscriber_only(
     rng: np.random.Generator, accounts: Accounts, author: Ints, kind: NDArray[np.uint8], parent: Ints
 ) -> Bools:
-    """A tenth of the authors keep some originals for subscribers: those that nobody answers."""
+    """Make some originals without answers visible to subscribers only, for a tenth of the authors."""
     sells = accounts.is_author & (rng.random(len(accounts)) < 0.1)
     sells[-1] = True
     chosen: Bools = sells[author] & (kind == ORIGINAL) & (rng.random(len(kind)) < 0.4)
@@ -170,7 +175,7 @@ def _subscriber_only(
 
 
 def _with_fates(rng: np.random.Generator, config: WorldConfig, posts: Posts) -> Posts:
-    """Deletions, and labels of which some are taken off again; what falls behind the world's end never happens."""
+    """Draw deletions, labels and removals of labels; drop those after the end of the world."""
     p, last_answer = len(posts), posts.created.copy()
     answers = posts.parent >= 0
     np.maximum.at(last_answer, posts.parent[answers], posts.created[answers])

@@ -1,6 +1,12 @@
-"""Who follows, blocks, mutes and subscribes to whom in the generated world, and which words are muted.
+"""The social graph of the generated world: follows, blocks, mutes, subscriptions and muted keywords.
 
-Shapes: n accounts, e edges. Times are offsets from the world's beginning in milliseconds.
+Glossary of shapes:
+
+    n: accounts
+    e: edges
+    *s: any axes, such as impressions
+
+Times are offsets from the start of the world in ms.
 """
 
 from dataclasses import dataclass
@@ -22,14 +28,14 @@ MUTES_PER_ACCOUNT: Final = 0.2
 class Edges:
     """Columns over edges."""
 
-    kind: Ints  # [e] FOLLOW …
+    kind: Ints  # [e] FOLLOW, BLOCK, MUTE or SUBSCRIBE
     user: Ints  # [e] account
     target: Ints  # [e] account
     at: Ints  # [e]
-    undone: Ints  # [e] or NEVER
+    undone: Ints  # [e] time of the undo, or NEVER
 
     def take(self, chosen: Bools | Ints) -> Self:
-        """Those edges alone."""
+        """Select edges by a mask or by indices."""
         return type(self)(*(getattr(self, name)[chosen] for name in self.__slots__))
 
     def __add__(self, other: "Edges") -> "Edges":
@@ -46,7 +52,7 @@ class MutedKeyword(NamedTuple):
 
 
 class Pairs:
-    """When pairs of accounts came together first, and parted; looked up by the column."""
+    """The first edge of each pair of accounts: its start and its end, for vectorised lookups."""
 
     def __init__(self, accounts: int, user: Ints, target: Ints, at: Ints, undone: Ints) -> None:
         self._accounts = accounts
@@ -57,12 +63,12 @@ class Pairs:
 
     @classmethod
     def of(cls, edges: Edges, accounts: int) -> "Pairs":
-        """From the user of each edge to its target."""
+        """Return the pairs (user, target) of edges."""
         return cls(accounts, edges.user, edges.target, edges.at, edges.undone)
 
     @classmethod
     def hidden(cls, edges: Edges, accounts: int) -> "Pairs":
-        """From a viewer to whomever they no longer see: whom they mute or block, and who blocks them."""
+        """Return pairs (viewer, hidden account): muted and blocked accounts, and accounts that block the viewer."""
         blocks, mutes = edges.take(edges.kind == BLOCK), edges.take(edges.kind == MUTE)
         users = np.concatenate([blocks.user, blocks.target, mutes.user])
         targets = np.concatenate([blocks.target, blocks.user, mutes.target])
@@ -70,11 +76,11 @@ class Pairs:
         return cls(accounts, users, targets, times, np.full(len(times), NEVER))
 
     def since(self, user: Ints, target: Ints) -> Ints:
-        """From when on, NEVER where it never was."""
+        """Return the start of each pair [*s], NEVER for an unknown pair."""
         return self._look_up(self._at, user, target)
 
     def at(self, user: Ints, target: Ints, moment: Ints) -> Bools:
-        """Whether it is so at that moment."""
+        """True for pairs [*s] with an edge at the moment [*s]."""
         begun = self.since(user, target) <= moment
         together: Bools = begun & (moment < self._look_up(self._undone, user, target))
         return together
@@ -88,7 +94,7 @@ class Pairs:
 
 
 def answering(posts: Posts, accounts: int) -> Pairs:
-    """Accounts of which one answers a post of the other: they neither block nor mute each other."""
+    """Return pairs of accounts with an answer of one to the other, in both directions; they never block or mute."""
     rows = np.flatnonzero(posts.parent >= 0)
     one, other = posts.author[rows], posts.author[posts.parent[rows]]
     zeros = np.zeros(2 * len(rows), np.int64)
@@ -96,7 +102,7 @@ def answering(posts: Posts, accounts: int) -> Pairs:
 
 
 def draw_edges(rng: np.random.Generator, config: WorldConfig, accounts: Accounts, posts: Posts) -> Edges:
-    """The edges that no engagement brings about: most follows are there as the world begins."""
+    """Draw the edges that do not come from engagements. Most follows exist from the start of the world."""
     user, target = draw_follows(rng, accounts)
     early = rng.random(len(user)) < 0.85
     at = np.where(early, rng.integers(1, config.span_ms // 100, len(user)), _times(rng, config, len(user)))
@@ -108,7 +114,7 @@ def draw_edges(rng: np.random.Generator, config: WorldConfig, accounts: Accounts
 
 
 def _subscriptions(rng: np.random.Generator, config: WorldConfig, follows: Edges, posts: Posts) -> Edges:
-    """A quarter of the followers of whoever has something for subscribers."""
+    """Subscribe a quarter of the followers of each author with posts for subscribers."""
     sells = np.isin(follows.target, posts.author[posts.subscriber_only])
     buyers = follows.take(sells & (rng.random(len(follows.at)) < 0.25))
     at = buyers.at + 1 + (rng.random(len(buyers.at)) * (config.span_ms - buyers.at) / 10).astype(np.int64)
@@ -120,7 +126,7 @@ def _subscriptions(rng: np.random.Generator, config: WorldConfig, follows: Edges
 def _aversions(
     rng: np.random.Generator, config: WorldConfig, accounts: Accounts, posts: Posts, kind: int, share: float
 ) -> Edges:
-    """Blocks, or mutes, between any two accounts that do not answer each other."""
+    """Draw blocks or mutes between random accounts that never answer each other."""
     n = len(accounts)
     pairs = np.unique(rng.integers(0, n, (1 + int(share * n), 2)), axis=0)
     user, target = pairs[(pairs[:, 0] != pairs[:, 1])].T
@@ -130,7 +136,7 @@ def _aversions(
 
 
 def draw_muted_keywords(rng: np.random.Generator, config: WorldConfig, accounts: Accounts) -> list[MutedKeyword]:
-    """A fifth of the viewers mute a word or two of topics that leave them cold."""
+    """Draw one or two muted keywords for a fifth of the viewers, from topics without interest to them."""
     viewers = np.flatnonzero(rng.random(config.users) < 0.2)
     viewers = np.unique(np.concatenate([viewers, [int(rng.integers(config.users))]]))
     rows = []
@@ -146,7 +152,7 @@ def draw_muted_keywords(rng: np.random.Generator, config: WorldConfig, accounts:
 def _edges(
     rng: np.random.Generator, config: WorldConfig, kind: int, user: Ints, target: Ints, at: Ints, undone: float
 ) -> Edges:
-    """Edges of one kind, of which the share `undone` ends at some later time within the world's span."""
+    """Return edges of one kind; the share `undone` ends at a random later time within the world's span."""
     later = at + 1 + (rng.random(len(at)) * (config.span_ms - at)).astype(np.int64)
     ends = (rng.random(len(at)) < undone) & (later <= config.span_ms)
     return Edges(np.full(len(at), kind), user, target, at, np.where(ends, later, NEVER))

@@ -1,19 +1,22 @@
-"""Models put to the test on the generated world, where it is known how much each viewer likes each post.
+"""Oracle benchmark: models against the known tastes of the generated world.
 
 Glossary of shapes:
 
-    u: viewers who are examined
+    u: benchmarked viewers
     c: candidates of each of them
     p: posts of the log
     v: viewers of the log
+    r: rows of the log
 
-All are asked as the world ends. What a post is worth to a viewer is how near the viewer is to acting on it (`gate` of
-the affinity): the same for every kind of action, up to a factor. Ranking orders candidates drawn at random, its figure
-is NDCG@35. Retrieval chooses among all posts, its figure is the worth of the 100 chosen as a share of that of the best
-100: what recall@100 is expected to be, over what it can be at most. So the oracle has 1 in both.
+All requests are made at the end of the world. The relevance of a post to a viewer is the viewer's propensity to act on
+it (`gate` of the affinity); the probability of each kind of action is proportional to it. Ranking orders random
+candidates and is measured by NDCG@35 (Järvelin & Kekäläinen 2002). Retrieval chooses among all posts and is measured by
+the total relevance of its 100 posts over the largest possible total: expected recall@100 over its maximum. The oracle
+has 1 in both.
 
-Some posts are held out: nobody has seen them as far as the log says. They are new posts by known authors, in known
-words. Reposts have no words of their own, and deleted or labelled posts are not shown: neither is asked about.
+Some posts are held out for a cold-start test: the log has no impressions of them. They are new posts by known authors,
+in known words. Reposts have no words of their own, and deleted or labelled posts are not shown, so neither are
+candidates.
 """
 
 from collections.abc import Callable
@@ -27,7 +30,7 @@ from infra.world import World
 from infra.world.affinity import gate
 from infra.world.messages import FEED_SURFACE
 from phoenix.data.impressions import Log, log_of
-from phoenix.data.point_in_time import Totals
+from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.data.slates import NO_ROW, Slates, history_of
 from phoenix.evaluation import metrics
 from phoenix.evaluation.bootstrap import Draws, Estimate
@@ -49,28 +52,28 @@ RANKED: Final = 35
 RETRIEVED: Final = 100
 CANDIDATES: Final = 256
 HELD_OUT: Final = 0.15
-"""Of all posts; few enough that the log hardly changes, enough for CANDIDATES of them in a world of thousands."""
+"""Share of held-out posts: too small to change the log much, but CANDIDATES of them in a world of thousands."""
 _VIEWERS_AT_ONCE: Final = 16
 _VALUED: Final = [ACTION_INDEX["favorite"], ACTION_INDEX["click"]]
-"""What a ranker's predictions are ranked by: the sum of the actions that any post can get and that are frequent."""
+"""Actions whose predicted probabilities are summed for the ranking: frequent ones that every post can get."""
 
 Candidates = Int64[np.ndarray, "u c"]
 Scores = Float[np.ndarray, "u p"]
 
 
-class Exam:
-    """One world, one choice of viewers and posts.
+class OracleBenchmark:
+    """The benchmark of one world, with one draw of viewers, held-out posts and candidates.
 
     Args:
-        world: where everything comes from.
-        viewers: how many of its viewers are examined, drawn at random from those who have seen anything.
-        seed: of everything that is drawn here.
+        world: source of the log and of the ground truth.
+        viewers: number of benchmarked viewers, drawn at random from those with impressions.
+        seed: seed of the draws.
 
     Attributes:
-        log: what may be learned from: the world's, without those posts' impressions that are held out.
-        viewer_id: who is examined, ascending.
-        truth: what each post is worth to each of them, 0 … 1.
-        candidates: posts to be ranked, as indices into the log's: `known` ones, and `new` ones that were held out.
+        log: training data: the world's log without impressions of held-out posts.
+        viewer_id: benchmarked viewers, ascending.
+        truth: relevance of each post to each of them, 0 … 1.
+        candidates: candidates for ranking, as indices into the log's posts: `known` ones, and `new` (held-out) ones.
 
     Raises:
         ValueError: the world has too few posts to draw candidates from.
@@ -79,26 +82,26 @@ class Exam:
 
     def __init__(self, world: World, viewers: int, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        self._asked_at = world.until_ms
+        self._requested_at = world.until_ms
         gone = {event.post_id for event in world.posts if isinstance(event, PostDeleted | PostLabeled)}
-        askable = [
+        eligible = [
             event.post_id
             for event in world.posts
             if isinstance(event, PostCreated) and event.kind != "repost" and event.post_id not in gone
         ]
-        held_out = rng.choice(askable, int(HELD_OUT * len(askable)), replace=False)
+        held_out = rng.choice(eligible, int(HELD_OUT * len(eligible)), replace=False)
         hidden = set(held_out.tolist())
         self.log: Log = log_of(
             event
             for event in world.events()
             if not (isinstance(event, Impression | Engagement) and event.post_id in hidden)
         )
-        self._totals = Totals(self.log)
+        self._totals = PointInTimeCounts(self.log)
         posts = self.log.posts.post_id
-        self._askable = np.isin(posts, askable)
+        self._eligible = np.isin(posts, eligible)
         self._new = np.isin(posts, held_out)
-        if min(self._new.sum(), (self._askable & ~self._new).sum()) < CANDIDATES:
-            raise ValueError(f"the world has too few posts to draw {CANDIDATES} known and as many new ones from")
+        if min(self._new.sum(), (self._eligible & ~self._new).sum()) < CANDIDATES:
+            raise ValueError(f"the world has too few posts to draw {CANDIDATES} known and {CANDIDATES} new ones")
         reading = np.intersect1d(world.viewers, self.log.viewer_id)
         self.viewer_id: Int64[np.ndarray, " u"] = np.sort(rng.permutation(reading)[:viewers])
         self.truth: Float32[np.ndarray, "u p"] = gate(world.affinity(self.viewer_id, posts))
@@ -106,32 +109,32 @@ class Exam:
         self._draws = Draws.of(self.viewer_id, seed)
         self.candidates = {"known": self._drawn(rng, new=False), "new": self._drawn(rng, new=True)}
 
-    def judge(self, rank: Callable[[Candidates], Float[np.ndarray, "u c"]], retrieve: Scores) -> dict[str, Estimate]:
-        """The figures of a scorer, each as a share of the oracle's.
+    def evaluate(self, rank: Callable[[Candidates], Float[np.ndarray, "u c"]], retrieve: Scores) -> dict[str, Estimate]:
+        """Return the figures of a scorer; the oracle has 1 in each.
 
         Args:
-            rank: scores candidates, given as indices into the log's posts, for the examined viewers.
-            retrieve: scores every post for them.
+            rank: function from candidates, as indices into the log's posts, to their scores.
+            retrieve: scores of all posts for each viewer.
 
         """
         figures = {
             f"ndcg@{RANKED}_{name}": metrics.ndcg(np.take_along_axis(self.truth, posts, axis=1), rank(posts), RANKED)
             for name, posts in self.candidates.items()
         }
-        figures[f"recall@{RETRIEVED}"] = self._recalled(retrieve, self._askable)
+        figures[f"recall@{RETRIEVED}"] = self._recalled(retrieve, self._eligible)
         figures[f"recall@{RETRIEVED}_new"] = self._recalled(retrieve, self._new)
         return {name: Estimate.of(self._draws.mean(of_viewer)) for name, of_viewer in figures.items()}
 
-    def judge_matrix(self, scores: Scores) -> dict[str, Estimate]:
-        """The figures of a scorer that ranks and retrieves by the same scores."""
-        return self.judge(lambda posts: np.take_along_axis(scores, posts, axis=1), scores)
+    def evaluate_matrix(self, scores: Scores) -> dict[str, Estimate]:
+        """Return the figures of a scorer that ranks and retrieves by the same scores."""
+        return self.evaluate(lambda posts: np.take_along_axis(scores, posts, axis=1), scores)
 
-    def judge_models(self, phoenix: Phoenix) -> dict[str, Estimate]:
-        """The figures of the ranker and the retrieval model."""
-        return self.judge(lambda posts: self._ranked(phoenix, posts), self._retrieved(phoenix))
+    def evaluate_models(self, phoenix: Phoenix) -> dict[str, Estimate]:
+        """Return the figures of the ranker and the retrieval model."""
+        return self.evaluate(lambda posts: self._ranked(phoenix, posts), self._retrieved(phoenix))
 
     def references(self, seed: int = 0) -> dict[str, dict[str, Estimate]]:
-        """The figures of the oracle, of chance, and of the baselines, which learn from the whole log."""
+        """Return the figures of the oracle, of random scores, and of the baselines; these learn from the whole log."""
         log, mine = self.log, self._rows_of_viewers()
         positive = np.flatnonzero(log.actions[:, ~IS_NEGATIVE].any(axis=1))
         engaged = self.matrix(positive)
@@ -145,10 +148,10 @@ class Exam:
             "recency": np.tile(log.posts.created_at, alike),
             "chance": np.random.default_rng(seed).random(self.truth.shape),
         }
-        return {name: self.judge_matrix(scores.astype(np.float64)) for name, scores in scorers.items()}
+        return {name: self.evaluate_matrix(scores.astype(np.float64)) for name, scores in scorers.items()}
 
     def matrix(self, rows: Int64[np.ndarray, " r"]) -> sparse.csr_matrix:
-        """Which viewers of the log, ascending, have which posts in some rows [v, p]: 1, however often."""
+        """Return the binary matrix [v, p] of viewers and posts that occur together in these rows."""
         viewers = np.searchsorted(np.unique(self.log.viewer_id), self.log.viewer_id[rows])
         shape = len(np.unique(self.log.viewer_id)), len(self.log.posts.post_id)
         found = sparse.csr_matrix((np.ones(len(rows), np.float32), (viewers, self.log.post[rows])), shape)
@@ -159,28 +162,28 @@ class Exam:
         return np.searchsorted(np.unique(self.log.viewer_id), self.viewer_id)
 
     def _drawn(self, rng: np.random.Generator, *, new: bool) -> Candidates:
-        """CANDIDATES posts for each viewer, none that the viewer has seen while there are others."""
-        allowed = self._askable & (self._new == new)
+        """Draw CANDIDATES posts for each viewer; seen posts only if there are no others."""
+        allowed = self._eligible & (self._new == new)
         keys = rng.random(self.truth.shape) + 2.0 * self._seen + 4.0 * ~allowed
         return np.argsort(keys, axis=1)[:, :CANDIDATES]
 
     def _recalled(self, scores: Scores, among: Bool[np.ndarray, " p"]) -> Float[np.ndarray, " u"]:
-        """The worth of what is retrieved, over the most that RETRIEVED posts can be worth."""
+        """Return the total relevance of the RETRIEVED best-scored posts, over the largest possible total."""
         allowed = among & ~self._seen
 
-        def worth(by: Scores) -> Float[np.ndarray, " u"]:
+        def relevance(by: Scores) -> Float[np.ndarray, " u"]:
             best = np.argsort(np.where(allowed, -by, np.inf), axis=1, kind="stable")[:, :RETRIEVED]
             total: Float[np.ndarray, " u"] = np.take_along_axis(self.truth, best, axis=1).sum(axis=1)
             return total
 
-        share: Float[np.ndarray, " u"] = worth(scores) / worth(self.truth)
+        share: Float[np.ndarray, " u"] = relevance(scores) / relevance(self.truth)
         return share
 
     def _ranked(self, phoenix: Phoenix, posts: Candidates) -> Float[np.ndarray, "u c"]:
         tokens, scores = phoenix.config.tokens, np.empty(posts.shape, np.float32)
         for start in range(0, len(posts), _VIEWERS_AT_ONCE):
             some = slice(start, start + _VIEWERS_AT_ONCE)
-            predicted = phoenix.score(self._histories(phoenix, some), self._asked(posts[some], tokens))
+            predicted = phoenix.score(self._histories(phoenix, some), self._inputs(posts[some], tokens))
             scores[some] = predicted[..., _VALUED].sum(axis=-1)
         return scores
 
@@ -195,7 +198,7 @@ class Exam:
         viewer_id = self.viewer_id[some]
         slates = Slates(
             viewer_id=viewer_id,
-            asked_at=np.full(len(viewer_id), self._asked_at + 1),
+            requested_at=np.full(len(viewer_id), self._requested_at + 1),
             past_start=np.searchsorted(self.log.viewer_id, viewer_id),
             past_end=np.searchsorted(self.log.viewer_id, viewer_id, "right"),
             surface=np.full(len(viewer_id), surface_code(FEED_SURFACE), np.uint8),
@@ -203,7 +206,7 @@ class Exam:
         )
         return history_of(self.log, slates, phoenix.config.history, phoenix.config.tokens)
 
-    def _asked(self, post: Candidates, tokens: int) -> CandidateInputs:
+    def _inputs(self, post: Candidates, tokens: int) -> CandidateInputs:
         posts = self.log.posts
         return CandidateInputs(
             post_id=posts.post_id[post],
@@ -211,8 +214,8 @@ class Exam:
             tokens=posts.tokens[post, :tokens],
             video_ms=posts.video_ms[post],
             photos=posts.photos[post],
-            age_ms=np.maximum(self._asked_at - posts.created_at[post], 0),
-            totals=self._totals.at(post, np.full(post.shape, self._asked_at)),
+            age_ms=np.maximum(self._requested_at - posts.created_at[post], 0),
+            totals=self._totals.at(post, np.full(post.shape, self._requested_at)),
             surface=np.full(len(post), surface_code(FEED_SURFACE), np.uint8),
             mask=np.ones(post.shape, bool),
         )

@@ -1,4 +1,4 @@
-"""Puts the posts and the accounts of the generated world into words. Shapes: p posts, n accounts."""
+"""Texts of posts [p] and handles of accounts [n] of the generated world."""
 
 from collections import Counter
 from typing import Final
@@ -16,7 +16,7 @@ WORDS: Final = 4
 
 
 def write_handles(rng: np.random.Generator, accounts: Accounts) -> list[str]:
-    """A handle [n] for each account, no two alike: a first name, and a word of what they like most."""
+    """Return a unique handle for each account [n]: a first name and a word of the favourite topic."""
     first = rng.integers(len(FIRST_NAMES), size=len(accounts)).tolist()
     drawn = rng.random(len(accounts)).tolist()
     topics = accounts.early.argmax(axis=1).tolist()
@@ -31,7 +31,7 @@ def write_handles(rng: np.random.Generator, accounts: Accounts) -> list[str]:
 
 
 def write_texts(rng: np.random.Generator, posts: Posts, handles: list[str]) -> list[str]:
-    """The text [p] of each post, in its language and about its topic; that of a repost is what it reposts."""
+    """Return the text [p] of each post, in its language and on its topic; a repost has the text of its source."""
     texts: list[str] = []
     drawn = rng.random((len(posts), 1 + WORDS)).tolist()
     for row, content in enumerate(posts.content.tolist()):
@@ -54,6 +54,6 @@ def _text(posts: Posts, row: int, handles: list[str], sentence: float, *shares: 
 
 
 def _distinct(words: tuple[str, ...], shares: tuple[float, ...]) -> list[str]:
-    """Different words, one for each number from 0 to below 1."""
+    """Choose distinct words, one for each number in [0, 1)."""
     left = list(words)
     return [left.pop(int(share * len(left))) for share in shares]

@@ -1,13 +1,13 @@
-"""What the people of the generated world write about: 16 topics with words of their own, in three languages.
+"""The vocabulary of the generated world: 16 topics in three languages, sentence templates and first names.
 
-No two topics share a word, so that whoever reads a feed sees at a glance what it is about.
+Topics share no words, so a reader recognises the topic of a post at a glance.
 """
 
 from typing import Final, NamedTuple
 
 
 class Topic(NamedTuple):
-    """A topic and its words, the telling ones; in `LANGUAGES` order."""
+    """A topic and its words for each language, in the order of `LANGUAGES`."""
 
     name: str
     words: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
@@ -201,7 +201,7 @@ ORIGINALS: Final = (
         "週末は{a}、{b}、{c}",
     ),
 )
-"""Sentences of originals, per language; `{a}` to `{d}` are words of the topic, `{tag}` is its name."""
+"""Templates of originals for each language; `{a}` to `{d}` are words of the topic, `{tag}` is its name."""
 
 REPLIES: Final = (
     (
@@ -226,7 +226,7 @@ QUOTES: Final = (
     ("これです。{a}と{b}", "{a}のところが面白い", "{b}についても読みたい"),
 )
 SPAM: Final = "Win free {a} now!!! Click the link, {b} giveaway, {c} for the first 100"
-"""What posts that end up labelled as spam say, in any language."""
+"""Template of posts that get the label spam, in all languages."""
 
 _FIRST_NAMES = (
     "ada amir ana arjun bea ben carla chen clara dara diego elif emil esra finn gita hana hugo ines iris ivan jonas"

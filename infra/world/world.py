@@ -1,4 +1,4 @@
-"""The world as it is used: events to publish, and the truth behind them to compare with."""
+"""The generated world: its events, and the ground truth behind them."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ from infra.world.text import write_handles, write_texts
 from infra.world.topics import TOPICS
 from thunder_ingest.events import EngagementEvent, Event, GraphEvent, PostEvent
 
-INTEREST: Final = 0.05  # a smaller share of someone's taste is not worth naming
+INTEREST: Final = 0.05  # smallest share of a taste that counts as an interest
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Events in the order of their time, the last of them no later than `until_ms`."""
+    """Events sorted by time, none later than `until_ms`."""
 
     config: WorldConfig
     until_ms: int
@@ -33,31 +33,31 @@ class World:
     engagements: list[EngagementEvent]
     graph: list[GraphEvent]
     viewers: list[int]
-    """User ids of those who mostly read, the most active first."""
+    """User ids of the viewers, the most active first."""
     _accounts: Accounts = field(repr=False)
     _affinity: Affinity = field(repr=False)
     _texts: list[str] = field(repr=False)
     _handles: list[str] = field(repr=False)
 
     def events(self) -> Iterator[Event]:
-        """All events in the order of their time; at equal times posts first, then engagements, then the graph."""
+        """Iterate over all events by time; at equal times posts, then engagements, then the graph."""
         return heapq.merge(self.posts, self.engagements, self.graph, key=lambda event: event.at)
 
     def text(self, post_id: int) -> str:
-        """What stands in a post; for a repost what it reposts. Raises KeyError for an unknown id."""
+        """Return the text of a post; a repost has the text of its source. Raises KeyError for an unknown id."""
         return self._texts[int(self._post_rows([post_id])[0])]
 
     def name(self, user_id: int) -> str:
-        """The handle of an account. Raises KeyError for an unknown id."""
+        """Return the handle of an account. Raises KeyError for an unknown id."""
         return self._handles[int(self._account_rows([user_id])[0])]
 
     def interests(self, user_id: int) -> list[str]:
-        """The names of the topics that an account likes as the world ends, the dearest first."""
+        """Return the names of an account's topics at the end of the world, by decreasing preference."""
         taste = self._accounts.late[int(self._account_rows([user_id])[0])]
         return [TOPICS[topic].name for topic in (-taste).argsort(kind="stable").tolist() if taste[topic] >= INTEREST]
 
     def affinity(self, user_ids: Sequence[int] | NDArray[np.int64], post_ids: Sequence[int] | Ints) -> Floats:
-        """How much each account likes each post as the world ends: float32 [users, posts], 0 … 1.
+        """Return the affinity of accounts for posts at the end of the world: float32 [users, posts], 0 … 1.
 
         Raises:
             KeyError: for an unknown id.
@@ -73,9 +73,9 @@ class World:
 
 
 def generate(config: WorldConfig, until_ms: int) -> World:
-    """Generate a world whose events lie within `config.span_ms` before `until_ms`, epoch milliseconds.
+    """Generate a world with events in the last `config.span_ms` before `until_ms`, epoch ms.
 
-    Equal configurations give equal worlds; another `until_ms` shifts all times and changes nothing else.
+    Equal configurations give equal worlds. `until_ms` only shifts all times.
 
     Raises:
         ValueError: `until_ms` is less than the span after the epoch.

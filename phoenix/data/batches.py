@@ -1,14 +1,15 @@
-"""A log as batches to be learned from: which one comes at which step depends on the seed and the step alone.
+"""Training batches from a log of impressions.
 
-Glossary of shapes:
+The batch of a step is a function of the seed and the step. A resumed run therefore gets the same batches as an
+uninterrupted one, and a checkpoint stores only the step.
 
-    B: slates of a batch
-    C: candidates of each slate
-    A: the 19 actions
-    n: posts that retrieval chooses from
-    k: posts that are known at the end of the span
+Glossary of shapes (the letters of `phoenix.features.inputs`, and):
 
-So a run that goes on from a step sees what it would have seen, and nothing but the step need be kept.
+    r: rows of the log
+    v: viewers
+    p: posts published or shown before the end of the span
+    n: posts that retrieval ranks in a batch
+    w: rows with a positive retrieval weight
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from jaxtyping import Float32, Float64, Int32, Int64
 from infra.ports.clock import HOUR_MS
 from phoenix.data.impressions import Log
 from phoenix.data.negatives import with_negatives
-from phoenix.data.point_in_time import Totals
+from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.data.slates import NO_ROW, Slates, candidates_of, history_of, in_runs, labels_of, rows_between
 from phoenix.features.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE, MAX_DWELL_MS
 from phoenix.features.hashing import AUTHOR_SEED, HASHES, POST_SEED, TOKEN_SEED, USER_SEED, collisions
@@ -39,25 +40,26 @@ from phoenix.models.configs import ModelConfig, TrainingConfig
 from phoenix.training.losses import RankingTargets, RetrievalTargets
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
-_ENDLESS_MS: Final = 2**62
+_UNLIMITED_MS: Final = 2**62
 _ORDER, _SAMPLE, _DROPOUT = range(3)
-"""What chance is asked for; each has a stream of its own."""
+"""Keys of independent random streams."""
 
 
 class Batch(NamedTuple):
-    """What one step learns from."""
+    """The examples of one training step."""
 
     history: HistoryRows
     candidates: CandidateRows
     ranking: RankingTargets
-    posts: PostRows  # what retrieval chooses from, n
+    posts: PostRows  # the n posts that retrieval ranks
     retrieval: RetrievalTargets
 
 
 class Span(NamedTuple):
-    """Which impressions are examples, and which of their labels are known.
+    """The span of a log whose impressions are examples, in epoch ms, and the start of each action's labels.
 
-    With `earlier`, those before the span are met first, once, as far as their labels are known.
+    With `earlier`, impressions before the span are examples too, as far as their labels are known. They come first,
+    and once in an epoch.
     """
 
     since_ms: int
@@ -70,35 +72,35 @@ class Batches:
     """The batches of a training run.
 
     Args:
-        log: where examples and their histories come from; nothing from `span.until_ms` on is read.
-        span: which impressions are examples.
-        model: what the batches are for.
-        training: how they are made.
+        log: source of examples and their histories. Rows from `span.until_ms` on are not read.
+        span: limits of the examples and their labels.
+        model: sizes of the model's inputs.
+        training: batch size, epochs, dropout rates and weights.
 
     Raises:
-        ValueError: where the span has no impression.
+        ValueError: the span has no impression.
 
     """
 
     def __init__(self, log: Log, span: Span, model: ModelConfig, training: TrainingConfig) -> None:
         self._log, self._span, self._training = log, span, training
         rows = rows_between(log, 0 if span.earlier else span.since_ms, span.until_ms)
-        self.rows = rows[log.known_at[rows] < span.until_ms]  # what came of the others was not known by then
+        self.rows = rows[log.complete_at[rows] < span.until_ms]  # the others have incomplete labels
         if not (log.at[self.rows] >= span.since_ms).any():
-            raise ValueError("there is no impression in this span of the log; nothing can be learned")
+            raise ValueError("the log has no impression in this span, so there are no examples")
         longest = int(np.count_nonzero(log.posts.tokens, axis=1).max())
-        # what is padding in every text is not worth being read
+        # positions that are padding in every text cost time and add nothing
         self._model = replace(model, tokens=max(1, min(model.tokens, longest)))
         self._epoch, self._slates = 0, self._slates_of(0)
         self.steps_per_epoch = max(1, len(self._slates.viewer_id) // training.batch)
         self.steps = self.steps_per_epoch * training.epochs
-        self._totals = Totals(log, span.labelled_since)
+        self._totals = PointInTimeCounts(log, span.labelled_since)
         self._posts = _known_posts(log, span.until_ms)
         self._corpus = _Corpus(log, self.rows[self._weights(self.rows) > 0], self._posts, self._model)
 
     @property
     def description(self) -> dict[str, Any]:
-        """What is learned from, for a card: equal descriptions mean equal batches."""
+        """The training data, for the model card. Equal descriptions mean equal batches."""
         log, past = self._log, self._log.at < self._span.until_ms
         digest = xxhash.xxh3_64()
         for column in (log.posts.post_id[log.post], *log[3:], log.viewer_id):
@@ -116,7 +118,7 @@ class Batches:
         }
 
     def _collisions(self, viewers: Int64[np.ndarray, " v"]) -> dict[str, dict[str, float]]:
-        """For each table, which share of what is looked up there has not all of its rows, or none, to itself."""
+        """The share of ids of each table that share at least one of their rows, and that share all of them."""
         model, posts = self._model, self._log.posts
         tables = {
             "viewers": (viewers, model.user_rows, HASHES, USER_SEED),
@@ -130,22 +132,22 @@ class Batches:
         }
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """Return the batch of a step, counted from 0."""
         epoch, ordinal = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._slates = epoch, self._slates_of(epoch)
         size = self._training.batch
-        wanted = np.arange(ordinal * size, (ordinal + 1) * size) % len(self._slates.viewer_id)
-        return self._batch(self._slates.take(wanted), step)
+        of_step = np.arange(ordinal * size, (ordinal + 1) * size) % len(self._slates.viewer_id)
+        return self._batch(self._slates.take(of_step), step)
 
     def _slates_of(self, epoch: int) -> Slates:
-        """An epoch's slates in the order of chance, but last those of the span of which all is known."""
+        """Return an epoch's slates in random order; those with all labels come last."""
         training = self._training
         rng = np.random.default_rng([training.seed, _ORDER, epoch])
         complete = self._log.at[self.rows] >= max([self._span.since_ms, *self._span.labelled_since.values()])
-        passes = [(self.rows[~complete], _ENDLESS_MS)] if not complete.all() else []
-        again = training.complete_passes if passes else 1
-        passes += [(self.rows[complete], training.span_hours * HOUR_MS)] * (again if complete.any() else 0)
+        passes = [(self.rows[~complete], _UNLIMITED_MS)] if not complete.all() else []
+        repeats = training.complete_passes if passes else 1
+        passes += [(self.rows[complete], training.span_hours * HOUR_MS)] * (repeats if complete.any() else 0)
         cut = [in_runs(self._log, rows, training.candidates, span_ms, rng) for rows, span_ms in passes]
         shuffled = [slates.take(rng.permutation(len(slates.viewer_id))) for slates in cut]
         return Slates(*(np.concatenate(columns) for columns in zip(*shuffled, strict=True)))
@@ -162,11 +164,11 @@ class Batches:
             self._training.sampled_posts,
             sample,
         )
-        asked = candidate_rows(model, candidates, 0, slates.rows.shape[1]), self._ranking(slates)
+        ranked = candidate_rows(model, candidates, 0, slates.rows.shape[1]), self._ranking(slates)
         if self._training.negative_weight:
             shown = np.where(slates.mask, self._log.post[slates.rows], NO_ROW)
-            asked = with_negatives(slates.viewer_id, shown, *asked, self._training.negative_weight)
-        return Batch(*self._dropped(history_rows(model, history), asked[0], dropout), asked[1], posts, retrieval)
+            ranked = with_negatives(slates.viewer_id, shown, *ranked, self._training.negative_weight)
+        return Batch(*self._dropped(history_rows(model, history), ranked[0], dropout), ranked[1], posts, retrieval)
 
     def _ranking(self, slates: Slates) -> RankingTargets:
         done, known = labels_of(self._log, slates, self._span.labelled_since)
@@ -175,7 +177,7 @@ class Batches:
         return RankingTargets(labels, known.astype(np.float32))
 
     def _weights(self, rows: Int64[np.ndarray, "*r"]) -> Float32[np.ndarray, "*r"]:
-        """How far it is worth finding what was shown: by the most telling of the actions that followed."""
+        """Return the retrieval weight of each row: its greatest action weight, 0 if an action is negative."""
         of_action = np.zeros(ACTION_COUNT, np.float32)
         for action, weight in self._training.positive_weights.items():
             of_action[ACTION_INDEX[action]] = weight
@@ -186,7 +188,7 @@ class Batches:
     def _dropped(
         self, history: HistoryRows, candidates: CandidateRows, rng: np.random.Generator
     ) -> tuple[HistoryRows, CandidateRows]:
-        """Some viewers made strangers, some posts new, some of the past forgotten, lest it be learned by heart."""
+        """Apply id dropout to viewers and posts, and history dropout to positions, against overfitting."""
 
         def without(ids: Int32[np.ndarray, "*n K"], share: float) -> Int32[np.ndarray, "*n K"]:
             return np.where(rng.random((*ids.shape[:-1], 1)) < share, np.int32(0), ids) if share else ids
@@ -201,8 +203,8 @@ class Batches:
         return history, candidates
 
 
-def _known_posts(log: Log, until_ms: int) -> Int64[np.ndarray, " k"]:
-    """The posts that were published, or seen, before a moment; ascending."""
+def _known_posts(log: Log, until_ms: int) -> Int64[np.ndarray, " p"]:
+    """Return the posts published or shown before a moment, ascending."""
     created_at = log.posts.created_at
     known = (created_at > 0) & (created_at < until_ms)
     known[log.post[log.at < until_ms]] = True
@@ -210,23 +212,25 @@ def _known_posts(log: Log, until_ms: int) -> Int64[np.ndarray, " k"]:
 
 
 class _Corpus:
-    """The posts that retrieval chooses from, and how often each is to be expected among those of a batch.
+    """The posts that retrieval ranks, with the log-Q correction of sampled softmax (Yi et al. 2019).
+
+    Q is the probability that a batch contains the post.
 
     Args:
-        log: the posts are of.
-        wanted: rows of it whose posts are worth finding.
-        known: the posts there are, ascending.
-        model: what reads them.
+        log: source of the posts.
+        positives: rows of the log with a positive retrieval weight.
+        known: posts that can be sampled, ascending.
+        model: sizes of the model's inputs.
 
     """
 
     def __init__(
-        self, log: Log, wanted: Int64[np.ndarray, " w"], known: Int64[np.ndarray, " k"], model: ModelConfig
+        self, log: Log, positives: Int64[np.ndarray, " w"], known: Int64[np.ndarray, " p"], model: ModelConfig
     ) -> None:
         posts = log.posts
         self._rows = post_rows(model, PostInputs(posts.author_id, posts.tokens, posts.video_ms, posts.photos))
         self._known = known
-        self._share = np.bincount(log.post[wanted], minlength=len(posts.post_id)) / max(1, len(wanted))
+        self._share = np.bincount(log.post[positives], minlength=len(posts.post_id)) / max(1, len(positives))
 
     def choice(
         self,
@@ -235,7 +239,7 @@ class _Corpus:
         sampled: int,
         rng: np.random.Generator,
     ) -> tuple[PostRows, RetrievalTargets]:
-        """The posts worth finding in a batch and `sampled` others; all there are, where that is no more."""
+        """Return the positive posts of a batch and `sampled` others, or all posts if there are no more than that."""
         size = shown.size + sampled
         if size >= len(self._known):
             chosen, log_q = self._known, np.zeros(len(self._known))
@@ -246,10 +250,10 @@ class _Corpus:
         return PostRows(*(column[chosen] for column in self._rows)), targets
 
     def _sample(
-        self, wanted: Int64[np.ndarray, " w"], size: int, sampled: int, rng: np.random.Generator
+        self, positives: Int64[np.ndarray, " w"], size: int, sampled: int, rng: np.random.Generator
     ) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-        """The wanted posts and some at random, ascending, filled up to `size` by posts that count as none."""
-        chosen = np.union1d(wanted, rng.choice(self._known, sampled, replace=False))
-        q = 1 - (1 - self._share[chosen]) ** len(wanted) * (1 - sampled / len(self._known))
+        """Return the positive and the sampled posts, ascending, with log Q; padded to `size` with log Q = -inf."""
+        chosen = np.union1d(positives, rng.choice(self._known, sampled, replace=False))
+        q = 1 - (1 - self._share[chosen]) ** len(positives) * (1 - sampled / len(self._known))
         filling = size - len(chosen)
         return np.pad(chosen, (0, filling), mode="edge"), np.pad(np.log(q), (0, filling), constant_values=-np.inf)

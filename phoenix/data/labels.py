@@ -1,7 +1,8 @@
-"""Since when a log records each action, as far as the log itself tells.
+"""Estimate of the time from which on a log records each action.
 
-Apps begin to publish an action when they have it: what a log holds of earlier days is then no sign that nobody acted.
-Whoever learns from those days, or counts rates over them, is misled; so this is found out unless somebody says it.
+Apps publish an action only from the release of that feature on. In older rows the absence of the action is then an
+unknown label, not a negative. Training and rates must leave those rows out, so the start of each action is estimated
+from the log, unless the user gives it.
 """
 
 from typing import Any, Final, NamedTuple
@@ -12,25 +13,25 @@ from phoenix.data.impressions import Log
 from thunder_ingest.events import ACTIONS, ActionName
 
 _SURPRISING: Final = 20.0
-"""That an action is missing from some impressions by chance has a probability of e to the minus this, at most."""
+"""Significance of a gap: its probability under a constant rate is at most e to the minus this."""
 
 
 class _First(NamedTuple):
-    rank: int  # of its impression among all, by time
+    rank: int  # rank by time, among all impressions, of the action's first recorded impression
     action: ActionName
-    times: int  # that the action was seen, from there on
-    impressions: int  # from there on
+    times: int  # occurrences of the action from there on
+    impressions: int  # impressions from there on
 
 
 def recorded_since(log: Log) -> dict[ActionName, int]:
-    """The time, epoch ms, of the first impression that is known to have been watched for an action.
+    """Return the estimated start of the recording of each action, epoch ms; without actions recorded in the whole log.
 
-    It is the one after the last stretch of impressions in which the action should have been seen, and was not. Actions
-    that were always recorded are left out. Those that begin about together, as far as their rates can tell, are given
-    the same time: a rare one is not seen at once.
+    The start is the first occurrence after the last significant gap: a stretch of impressions in which the action's
+    later rate makes its absence improbable. Actions whose starts do not differ significantly get the same start,
+    because the first occurrence of a rare action is late.
 
     Args:
-        log: all of it. What is found of its end is no leak, for it says nothing of any viewer or post.
+        log: the whole log. Its end is no leakage, because the result contains nothing about single viewers or posts.
 
     """
     order = np.argsort(log.at, kind="stable")
@@ -50,5 +51,9 @@ def recorded_since(log: Log) -> dict[ActionName, int]:
 
 
 def _surprise(without: Any, times: Any, impressions: Any) -> Any:
-    """The negative logarithm of how probable it is that impressions lack what was seen so many times in those after."""
+    """Return the negative log-probability of a gap of `without` impressions, given the later rate of the action.
+
+    The later rate is `times` occurrences in `impressions` impressions. Surprise of k occurrences in n impressions after
+    a gap of g impressions: k · ln(1 + g / n).
+    """
     return times * np.log1p(without / impressions)

@@ -1,15 +1,10 @@
-"""Negatives of the ranker: posts that a viewer was not shown.
+"""In-batch negatives of the ranker: posts that were shown to another viewer of the batch.
 
-What is shown was chosen for its viewer, so whoever learns from nothing else never learns what does not suit. Posts that
-another viewer of the batch was shown are as popular, as old and as good as those, and differ in whom they suit: to tell
-the two apart is to know tastes.
+Shown posts were selected for their viewer (selection bias), so they seldom include a poor match. A post shown to
+another viewer has the same distribution of popularity, age and quality, and differs in the match with the viewer's
+taste. These negatives therefore teach the ranker tastes.
 
-Glossary of shapes:
-
-    B: slates
-    C: candidates of each slate
-    A: the 19 actions
-    K: hashed rows per id
+Shapes: see `phoenix.features.inputs`; B counts slates.
 """
 
 from typing import Final
@@ -21,8 +16,8 @@ from phoenix.features.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE
 from phoenix.features.inputs import CandidateRows
 from phoenix.training.losses import RankingTargets
 
-_SAYS_NOTHING: Final = IS_NEGATIVE | (np.arange(ACTION_COUNT) == DWELL_TIME)
-"""What is not known of a post that was not shown: whether it would be complained about, and how long it would hold."""
+_UNKNOWN: Final = IS_NEGATIVE | (np.arange(ACTION_COUNT) == DWELL_TIME)
+"""Labels without a value for a post that was not shown: negative feedback and dwell time."""
 
 
 def with_negatives(
@@ -32,16 +27,17 @@ def with_negatives(
     targets: RankingTargets,
     weight: float,
 ) -> tuple[CandidateRows, RankingTargets]:
-    """Behind the candidates of each slate those of the slate before it, on which nothing follows.
+    """Append the candidates of the previous slate to each slate, with all labels 0.
 
-    They are asked about as they stood there, in age and counts: one younger than the request would give itself away.
+    Negatives keep their age and counts from their own slate. With a recomputed age, a post younger than the request
+    would have age 0, and the ranker could recognise it.
 
     Args:
-        viewer_id: of the slates; where two in a row are of one viewer, there are no negatives.
-        post: which posts the candidates are; one that is in both slates is no negative.
-        candidates: of the slates, [B, C].
-        targets: what came of them.
-        weight: of a negative, where a candidate has 1.
+        viewer_id: viewer of each slate. A slate whose previous slate has the same viewer gets no negatives.
+        post: posts of the candidates. A post that is in both slates is no negative.
+        candidates: candidates of the slates, [B, C].
+        targets: labels and weights of the candidates.
+        weight: weight of a negative, relative to the weight of a candidate.
 
     Returns:
         Candidates [B, 2C] and their targets.
@@ -49,7 +45,7 @@ def with_negatives(
     """
     of_others = (np.roll(viewer_id, 1) != viewer_id)[:, np.newaxis]
     of_others = of_others & (np.roll(post, 1, axis=0)[:, :, np.newaxis] != post[:, np.newaxis]).all(axis=2)
-    weights = np.roll(targets.weights, 1, axis=0) * of_others[..., np.newaxis] * ~_SAYS_NOTHING
+    weights = np.roll(targets.weights, 1, axis=0) * of_others[..., np.newaxis] * ~_UNKNOWN
     labels = np.concatenate([targets.labels, np.zeros_like(targets.labels)], axis=1)
     both = RankingTargets(labels, np.concatenate([targets.weights, weights * np.float32(weight)], axis=1))
     columns = {

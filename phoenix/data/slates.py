@@ -1,23 +1,17 @@
-"""Examples: posts that a viewer was shown together, and what of the viewer's past may be read to predict the rest.
+"""Slates: reconstructed feed requests, with rows of the log as candidates and the viewer's earlier rows as history.
 
-Glossary of shapes:
+Glossary of shapes (the letters of `phoenix.features.inputs`, and):
 
-    n: rows of the log
-    r: rows that are asked about
-    B: slates
-    C: candidates of each slate
-    H: history positions, newest last, right-aligned
-    T: text tokens of a post
-    A: the 19 actions
+    r: selected rows of the log
 
-A slate is a feed request as it might have been: a viewer, a moment, a surface, and rows of the log as candidates. Its
-history is what was known at that moment, so a candidate's own outcome, or a later one, is never in it: positions of the
-history see each other both ways, and would otherwise tell.
+A slate has a viewer, the time of the request, a surface and candidates. Its history has only rows that were complete at
+that time. The outcome of a candidate, or a later row, is therefore never in the history. This prevents label leakage,
+because attention in the history is bidirectional.
 
-Slates differ in where the past ends:
-- `frozen`: at one moment for all. What is then judged is what was learned before, with nothing of the span itself.
-- `online`: at the impression, as in service; a candidate a slate.
-- `in_runs`: at the first impression of a run of the viewer's rows, where training cuts it anew each time.
+The functions differ in the time of the request:
+- `frozen`: one time for all slates, for static evaluation.
+- `online`: the time of each impression, as in service, with one candidate in a slate (prequential evaluation).
+- `in_runs`: the first impression of a run of the viewer's rows, for training. Runs are cut at random places.
 """
 
 from collections.abc import Mapping
@@ -26,84 +20,85 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
+from phoenix.data.groups import group_starts
 from phoenix.data.impressions import Log
-from phoenix.data.point_in_time import Totals
+from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.features.inputs import CandidateInputs, History
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
 
 NO_ROW: Final = -1
-"""Fills slates with fewer candidates than others."""
+"""Padding of slates that have fewer candidates than others."""
 
 
 class Slates(NamedTuple):
-    """Feed requests as they might have been."""
+    """Reconstructed feed requests."""
 
     viewer_id: Int64[np.ndarray, " B"]
-    asked_at: Int64[np.ndarray, " B"]
-    past_start: Int64[np.ndarray, " B"]  # the viewer's first row of the log
-    past_end: Int64[np.ndarray, " B"]  # and the first that is not before `asked_at`
+    requested_at: Int64[np.ndarray, " B"]  # epoch ms
+    past_start: Int64[np.ndarray, " B"]  # index of the viewer's first row in the log
+    past_end: Int64[np.ndarray, " B"]  # index of the viewer's first row at or after `requested_at`
     surface: UInt8[np.ndarray, " B"]
-    rows: Int64[np.ndarray, "B C"]  # of the log, NO_ROW where there is no candidate
+    rows: Int64[np.ndarray, "B C"]  # indices into the log; NO_ROW: padding
 
     def take(self, index: Any) -> "Slates":
-        """Some of the slates: an index, slice or mask along B."""
+        """Select slates by an index, slice or mask along B."""
         return Slates(*(column[index] for column in self))
 
     @property
     def mask(self) -> Bool[np.ndarray, "B C"]:
-        """Where there is a candidate."""
+        """True for candidates, False for padding."""
         return np.asarray(self.rows != NO_ROW)
 
 
 def rows_between(log: Log, since_ms: int, until_ms: int) -> Int64[np.ndarray, " r"]:
-    """The rows whose impression lies in [since, until)."""
+    """Return the rows with an impression in [since, until), epoch ms."""
     return np.flatnonzero((log.at >= since_ms) & (log.at < until_ms))
 
 
-def frozen(log: Log, rows: Int64[np.ndarray, " r"], asked_at_ms: int, size: int) -> Slates:
-    """Slates of up to `size` rows, all asked for at one moment; of a viewer's rows, those of one surface go together.
+def frozen(log: Log, rows: Int64[np.ndarray, " r"], requested_at_ms: int, size: int) -> Slates:
+    """Return slates of up to `size` rows of one viewer and surface, all requested at one time.
 
     Raises:
-        ValueError: where a row is from before that moment.
+        ValueError: a row is older than the request.
 
     """
-    if len(rows) and log.at[rows].min() < asked_at_ms:
-        raise ValueError("a slate cannot be asked for after its candidates were shown")
-    return _slates(log, rows, np.full(len(rows), asked_at_ms), size)
+    if len(rows) and log.at[rows].min() < requested_at_ms:
+        raise ValueError("a candidate was shown before the slate is requested")
+    return _slates(log, rows, np.full(len(rows), requested_at_ms), size)
 
 
 def online(log: Log, rows: Int64[np.ndarray, " r"]) -> Slates:
-    """A slate for each row, asked for when it was shown; in the order of the rows."""
+    """Return a slate for each row, requested at the time of its impression; in the order of the rows."""
     return _slates(log, rows, log.at[rows], size=1)
 
 
 def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, span_ms: int, rng: np.random.Generator) -> Slates:
-    """Each viewer's rows cut into runs of `size`, each asked for when it begins; where cuts lie is a matter of chance.
+    """Cut each viewer's rows at random places into runs, and return a slate for each run, requested at its start.
 
     Args:
-        log: what the rows are of.
-        rows: ascending.
-        size: rows of a run at most.
-        span_ms: no run lasts longer, so that what its last rows are asked with is fresh.
-        rng: decides on the cuts.
+        log: source of the rows.
+        rows: indices into the log, ascending.
+        size: maximum number of rows in a run.
+        span_ms: maximum duration of a run, so that its last rows have a fresh history.
+        rng: source of the random places.
 
     """
     viewer, at = log.viewer_id[rows], log.at[rows]
-    first = np.flatnonzero(_changes(viewer))
+    first = np.flatnonzero(group_starts(viewer))
     of_viewer = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
     ordinal = np.arange(len(rows)) - first[of_viewer] + rng.integers(0, size, len(first))[of_viewer]
     span = (at + rng.integers(0, span_ms, len(first))[of_viewer]) // span_ms
-    begins = np.flatnonzero(_changes(viewer, span) | (ordinal % size == 0))
-    asked_at = np.repeat(at[begins], np.diff(begins, append=len(rows)))
-    return _slates(log, rows, asked_at, size)
+    begins = np.flatnonzero(group_starts(viewer, span) | (ordinal % size == 0))
+    requested_at = np.repeat(at[begins], np.diff(begins, append=len(rows)))
+    return _slates(log, rows, requested_at, size)
 
 
 def history_of(log: Log, slates: Slates, length: int, tokens: int) -> History:
-    """The newest `length` rows of each slate's past, with the first `tokens` tokens of each text."""
+    """Return the newest `length` rows before each request, with the first `tokens` tokens of each text."""
     index = slates.past_end[:, np.newaxis] + np.arange(-length, 0)
     inside = index >= slates.past_start[:, np.newaxis]
     index = np.where(inside, index, 0)
-    mask = inside & (log.known_at[index] < slates.asked_at[:, np.newaxis])
+    mask = inside & (log.complete_at[index] < slates.requested_at[:, np.newaxis])
     post = log.post[index]
     kept = mask[..., np.newaxis]
     return History(
@@ -113,14 +108,14 @@ def history_of(log: Log, slates: Slates, length: int, tokens: int) -> History:
         tokens=log.posts.tokens[post, :tokens] * kept,
         actions=log.actions[index] & kept,
         dwell_ms=log.dwell_ms[index] * mask,
-        age_ms=((slates.asked_at[:, np.newaxis] - log.at[index]) * mask).astype(np.float32),
+        age_ms=((slates.requested_at[:, np.newaxis] - log.at[index]) * mask).astype(np.float32),
         surface=log.surface[index] * mask,
         mask=mask,
     )
 
 
-def candidates_of(log: Log, totals: Totals, slates: Slates, tokens: int) -> CandidateInputs:
-    """The posts of each slate as they stood when it was asked for, with the first `tokens` tokens of each text."""
+def candidates_of(log: Log, totals: PointInTimeCounts, slates: Slates, tokens: int) -> CandidateInputs:
+    """Return the candidates with age and counts as of the request, and the first `tokens` tokens of each text."""
     mask = slates.mask
     post = log.post[slates.rows]
     posts = log.posts
@@ -130,8 +125,8 @@ def candidates_of(log: Log, totals: Totals, slates: Slates, tokens: int) -> Cand
         tokens=posts.tokens[post, :tokens] * mask[..., np.newaxis],
         video_ms=posts.video_ms[post] * mask,
         photos=posts.photos[post] * mask,
-        age_ms=np.maximum(slates.asked_at[:, np.newaxis] - posts.created_at[post], 0) * mask,
-        totals=totals.at(post, slates.asked_at[:, np.newaxis]) * mask[..., np.newaxis],
+        age_ms=np.maximum(slates.requested_at[:, np.newaxis] - posts.created_at[post], 0) * mask,
+        totals=totals.at(post, slates.requested_at[:, np.newaxis]) * mask[..., np.newaxis],
         surface=slates.surface,
         mask=mask,
     )
@@ -140,12 +135,12 @@ def candidates_of(log: Log, totals: Totals, slates: Slates, tokens: int) -> Cand
 def labels_of(
     log: Log, slates: Slates, labelled_since: Mapping[ActionName, int]
 ) -> tuple[Bool[np.ndarray, "B C A"], Bool[np.ndarray, "B C A"]]:
-    """Which actions followed, and of which it is known whether they did.
+    """Return the labels of all candidates, and a mask of the known labels. Unknown labels are False.
 
     Args:
-        log: what the slates are of.
-        slates: whose candidates.
-        labelled_since: the time, epoch ms, from which on the log records an action; one not named was always recorded.
+        log: source of the slates.
+        slates: slates whose candidates are labelled.
+        labelled_since: start of the recording of each action, epoch ms; other actions are recorded in the whole log.
 
     """
     since = np.zeros(len(ACTIONS), np.int64)
@@ -155,12 +150,12 @@ def labels_of(
     return log.actions[slates.rows] & known, known
 
 
-def _slates(log: Log, rows: Int64[np.ndarray, " r"], asked_at: Int64[np.ndarray, " r"], size: int) -> Slates:
-    """Rows of one viewer, moment and surface together, `size` at most, in order of first rows."""
+def _slates(log: Log, rows: Int64[np.ndarray, " r"], requested_at: Int64[np.ndarray, " r"], size: int) -> Slates:
+    """Group rows by viewer, time of the request and surface, and split groups into slates of at most `size` rows."""
     viewer, surface = log.viewer_id[rows], log.surface[rows]
-    order = np.lexsort((rows, surface, asked_at, viewer))
-    rows, asked_at, viewer, surface = rows[order], asked_at[order], viewer[order], surface[order]
-    group = np.flatnonzero(_changes(viewer, asked_at, surface))
+    order = np.lexsort((rows, surface, requested_at, viewer))
+    rows, requested_at, viewer, surface = rows[order], requested_at[order], viewer[order], surface[order]
+    group = np.flatnonzero(group_starts(viewer, requested_at, surface))
     ordinal = np.arange(len(rows)) - np.repeat(group, np.diff(group, append=len(rows)))
     begins = ordinal % size == 0
     first = np.flatnonzero(begins)
@@ -169,9 +164,9 @@ def _slates(log: Log, rows: Int64[np.ndarray, " r"], asked_at: Int64[np.ndarray,
     past_start = np.searchsorted(log.viewer_id, viewer[first])
     return Slates(
         viewer_id=viewer[first],
-        asked_at=asked_at[first],
+        requested_at=requested_at[first],
         past_start=past_start,
-        past_end=past_start + _earlier(log, viewer[first], asked_at[first], past_start),
+        past_end=past_start + _earlier(log, viewer[first], requested_at[first], past_start),
         surface=surface[first],
         rows=filled,
     )
@@ -180,17 +175,10 @@ def _slates(log: Log, rows: Int64[np.ndarray, " r"], asked_at: Int64[np.ndarray,
 def _earlier(
     log: Log, viewer: Int64[np.ndarray, " B"], at: Int64[np.ndarray, " B"], start: Int64[np.ndarray, " B"]
 ) -> Int64[np.ndarray, " B"]:
-    """How many rows of the viewer come before a moment: a binary search in all of them at once."""
+    """Count each viewer's rows before a time, by a vectorised binary search."""
     low, high = start, np.searchsorted(log.viewer_id, viewer, "right")
     while (open_ := low < high).any():
         middle = (low + high) // 2
         before = open_ & (log.at[np.minimum(middle, len(log.at) - 1)] < at)
         low, high = np.where(before, middle + 1, low), np.where(open_ & ~before, middle, high)
     return np.asarray(low - start)
-
-
-def _changes(*columns: np.ndarray[Any, Any]) -> Bool[np.ndarray, " r"]:
-    """Where one of these columns is another than in the row before; true for the first."""
-    changes = np.ones(len(columns[0]), bool)
-    changes[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return changes

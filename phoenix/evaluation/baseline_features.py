@@ -75,7 +75,7 @@ def smoothed_rates(
 
 
 def _as_of(split: Split, keys: Keys, actions: Sequence[ActionName], rows: Rows, moment: float) -> Counts:
-    known = np.flatnonzero(split.log.known_at < moment)
+    known = np.flatnonzero(split.log.complete_at < moment)
     columns = []
     for action in actions:
         labelled = split.labelled(action, known)

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from phoenix.data.point_in_time import Totals
+from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.data.slates import Slates, candidates_of, frozen, history_of
 from phoenix.evaluation.split import Split
 from phoenix.features.inputs import PostInputs
@@ -37,7 +37,7 @@ def predictions(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "j 19"]:
     """18 probabilities, and the dwell time in ms, for each of `split.judged`."""
     log, config = split.log, phoenix.config
     predicted = np.zeros((len(split.judged), 19), np.float32)
-    totals = Totals(log, split.labelled_since)
+    totals = PointInTimeCounts(log, split.labelled_since)
     slates = frozen(log, split.judged, split.since_ms, _CANDIDATES)
     for start in range(0, len(slates.viewer_id), _VIEWERS):
         some = slates.take(slice(start, start + _VIEWERS))

@@ -55,7 +55,7 @@ class Split:
     @cached_property
     def past(self) -> Rows:
         """The rows of which everything was known before `since_ms`."""
-        rows: Rows = np.flatnonzero(self.log.known_at < self.since_ms)
+        rows: Rows = np.flatnonzero(self.log.complete_at < self.since_ms)
         return rows
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A log is a function of the set of its events: held against a model that reads one viewer and post at a time."""
+"""The log is a function of the set of events: comparison with a loop over single viewers and posts."""
 
 import random
 from typing import Any
@@ -22,48 +22,48 @@ def acted(at: int, viewer: int = 1, post: int = 1, action: Any = "favorite", **m
     return Engagement(user_id=viewer, post_id=post, author_id=post + 100, action=action, at=T0 + at, **more)
 
 
-def what_is_in(log: Log) -> list[tuple[int, int, int, int, set[str]]]:
-    """Viewer, post, time, known from and actions of each row."""
+def rows_of(log: Log) -> list[tuple[int, int, int, int, set[str]]]:
+    """Viewer, post, time, time of the last engagement and actions of each row."""
     posts = log.posts.post_id[log.post]
     actions = [{ACTIONS[index] for index in np.flatnonzero(row)} for row in log.actions]
-    columns = (log.viewer_id, posts, log.at - T0, log.known_at - T0)
+    columns = (log.viewer_id, posts, log.at - T0, log.complete_at - T0)
     return [(*row, done) for *row, done in zip(*(column.tolist() for column in columns), actions, strict=True)]
 
 
-def test_an_impression_carries_what_its_viewer_did_about_it() -> None:
+def test_a_row_has_the_actions_of_its_viewer() -> None:
     log = log_of([shown(0), acted(10), acted(20, action="dwell_time", dwell_ms=7_000), acted(5, viewer=2), shown(3, 2)])
-    assert what_is_in(log) == [(1, 1, 0, 20, {"favorite", "dwell_time"}), (2, 1, 3, 5, {"favorite"})]
+    assert rows_of(log) == [(1, 1, 0, 20, {"favorite", "dwell_time"}), (2, 1, 3, 5, {"favorite"})]
     assert log.dwell_ms.tolist() == [7_000.0, 0.0]
 
 
-def test_an_engagement_belongs_to_the_impression_before_it() -> None:
-    assert what_is_in(log_of([shown(0), shown(100), acted(99), acted(100, action="click")])) == [
+def test_an_engagement_joins_the_impression_before_it() -> None:
+    assert rows_of(log_of([shown(0), shown(100), acted(99), acted(100, action="click")])) == [
         (1, 1, 0, 99, {"favorite"}),
         (1, 1, 100, 100, {"click"}),
     ]
 
 
-def test_what_was_acted_on_was_seen_even_where_no_impression_says_so() -> None:
+def test_an_engagement_without_an_impression_opens_a_row() -> None:
     log = log_of([acted(0), shown(100), acted(101 + JOIN_MS, action="click")])
-    assert what_is_in(log) == [
+    assert rows_of(log) == [
         (1, 1, 0, 0, {"favorite"}),
         (1, 1, 100, 100, set()),
         (1, 1, 101 + JOIN_MS, 101 + JOIN_MS, {"click"}),
     ]
 
 
-def test_an_undo_takes_back_what_is_older() -> None:
+def test_an_undo_removes_older_actions() -> None:
     log = log_of(
         [shown(0), acted(5), acted(9, undo=True), acted(9, action="click"), acted(9, action="click", undo=True)]
     )
-    assert what_is_in(log) == [(1, 1, 0, 9, {"click"})]
+    assert rows_of(log) == [(1, 1, 0, 9, {"click"})]
 
 
 def test_the_surface_of_an_impression_is_kept() -> None:
     assert log_of([shown(0, surface="tab1"), acted(1)]).surface.tolist() == [surface_code("tab1")]
 
 
-def test_of_a_post_the_newest_content_counts_and_the_earliest_time() -> None:
+def test_a_post_has_its_newest_content_and_its_earliest_time() -> None:
     posts = [
         PostCreated(post_id=5, author_id=7, at=T0 + 9, text="new words", video_ms=800),
         PostCreated(post_id=5, author_id=7, at=T0, text="old", photos=3),
@@ -76,8 +76,8 @@ def test_of_a_post_the_newest_content_counts_and_the_earliest_time() -> None:
     assert (log.posts.video_ms[0], log.posts.photos[0]) == (800, 0)
 
 
-def test_a_log_of_nothing_has_no_rows() -> None:
-    assert what_is_in(log_of([])) == []
+def test_a_log_without_events_has_no_rows() -> None:
+    assert rows_of(log_of([])) == []
 
 
 events = st.lists(
@@ -126,14 +126,14 @@ def modelled(events: list[Event]) -> list[tuple[int, int, int, int, set[str]]]:
 
 @given(events, st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_order_and_duplicates_make_no_difference(events: list[Event], rng: random.Random) -> None:
+def test_order_and_duplicates_of_events_do_not_matter(events: list[Event], rng: random.Random) -> None:
     expected = modelled(events)
-    assert what_is_in(log_of(events)) == expected
+    assert rows_of(log_of(events)) == expected
     again = [*events, *rng.sample(events, len(events) // 2)]
     rng.shuffle(again)
-    assert what_is_in(log_of(again)) == expected
+    assert rows_of(log_of(again)) == expected
 
 
-def test_the_bits_of_actions_are_in_their_order() -> None:
+def test_the_bits_of_actions_are_in_the_order_of_the_actions() -> None:
     log = log_of([shown(0), *(acted(1, action=action, dwell_ms=1) for action in ("report", "favorite"))])
     assert np.flatnonzero(log.actions[0]).tolist() == [ACTION_INDEX["favorite"], ACTION_INDEX["report"]]

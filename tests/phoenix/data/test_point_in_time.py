@@ -1,4 +1,4 @@
-"""Counts as of a moment, held against a loop over the log."""
+"""Point-in-time counts: comparison with a loop over the log."""
 
 import numpy as np
 import pytest
@@ -7,21 +7,21 @@ from hypothesis import strategies as st
 
 from infra.ports.clock import HOUR_MS, MINUTE_MS
 from phoenix.data.impressions import Log
-from phoenix.data.point_in_time import Totals
+from phoenix.data.point_in_time import PointInTimeCounts
 from tests.phoenix.data.test_slates import T0, logs
 from thunder_ingest.events import ACTION_INDEX, IMPRESSION, ActionName
 
 
 @given(log=logs, moments=st.lists(st.integers(-1, 60), min_size=1, max_size=5))
 @settings(deadline=None)
-def test_totals_count_what_was_known_before_a_moment(log: Log, moments: list[int]) -> None:
+def test_counts_contain_the_rows_complete_before_the_moment(log: Log, moments: list[int]) -> None:
     posts = np.arange(len(log.posts.post_id))
     at = T0 + np.array(moments)[:, np.newaxis] * MINUTE_MS
-    totals = Totals(log).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
+    totals = PointInTimeCounts(log).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
     assert totals.shape == (len(moments), len(posts), 20)
     for row, moment in enumerate(at[:, 0]):
         for post in posts:
-            known = (log.post == post) & (log.known_at < moment)
+            known = (log.post == post) & (log.complete_at < moment)
             assert totals[row, post, IMPRESSION] == known.sum()
             assert totals[row, post, ACTION_INDEX["click"]] == log.actions[known, ACTION_INDEX["click"]].sum()
             assert totals[row, post, ACTION_INDEX["dwell_time"]] == log.dwell_ms[known].sum()
@@ -29,25 +29,25 @@ def test_totals_count_what_was_known_before_a_moment(log: Log, moments: list[int
 
 @given(log=logs, moments=st.lists(st.integers(-1, 200), min_size=1, max_size=5), since=st.integers(-1, 61))
 @settings(deadline=None)
-def test_what_is_not_recorded_is_expected_to_be_like_what_is(log: Log, moments: list[int], since: int) -> None:
+def test_unrecorded_actions_are_imputed_from_recorded_ones(log: Log, moments: list[int], since: int) -> None:
     labelled_since: dict[ActionName, int] = dict.fromkeys(("click", "dwell_time"), T0 + since * MINUTE_MS)
     posts = np.arange(len(log.posts.post_id))
     at = T0 + np.array(moments)[:, np.newaxis] * MINUTE_MS
-    totals = Totals(log, labelled_since).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
+    totals = PointInTimeCounts(log, labelled_since).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
     outcomes: dict[ActionName, np.ndarray] = {
         "click": log.actions[:, ACTION_INDEX["click"]],
         "dwell_time": log.dwell_ms,
     }
-    plain = Totals(log).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
+    plain = PointInTimeCounts(log).at(np.broadcast_to(posts, (len(moments), len(posts))), at)
     others = np.setdiff1d(np.arange(20), [ACTION_INDEX[action] for action in outcomes])
     np.testing.assert_array_equal(totals[..., others], plain[..., others])
     for row, moment in enumerate(at[:, 0]):
         for action, outcome in outcomes.items():
             recorded = log.at >= labelled_since[action]
-            before = recorded & (log.known_at < moment - moment % HOUR_MS)
+            before = recorded & (log.complete_at < moment - moment % HOUR_MS)
             share = outcome[before].mean() if before.any() else 0.0
             for post in posts:
-                known = (log.post == post) & (log.known_at < moment)
+                known = (log.post == post) & (log.complete_at < moment)
                 counted, seen = outcome[known & recorded].sum(), (known & recorded).sum()
                 missing = (known & ~recorded).sum() * (counted + 10 * share) / (seen + 10)
                 assert totals[row, post, ACTION_INDEX[action]] == pytest.approx(counted + missing, abs=0.5001)

@@ -1,4 +1,4 @@
-"""What a slate's history may hold, held against a loop over the log; most of all that it never tells the outcome."""
+"""Histories, candidates and labels of slates: comparison with a loop over the log, and no leakage of labels."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from infra.ports.clock import MINUTE_MS
 from phoenix.data.impressions import Log, log_of
-from phoenix.data.point_in_time import Totals
+from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.data.slates import Slates, candidates_of, frozen, history_of, in_runs, labels_of, online, rows_between
 from thunder_ingest.events import ACTION_INDEX, IMPRESSION, Engagement, Event, Impression, PostCreated
 
@@ -52,16 +52,16 @@ def slates_of(log: Log, kind: str, seed: int = 0) -> Slates:
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
 @given(log=logs, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_a_history_is_the_newest_of_what_was_known_when_it_was_asked_for(kind: str, log: Log, seed: int) -> None:
+def test_a_history_has_the_newest_rows_complete_before_the_request(kind: str, log: Log, seed: int) -> None:
     slates = slates_of(log, kind, seed)
     history = history_of(log, slates, 5, TOKENS)
-    for row, (viewer, asked_at) in enumerate(zip(slates.viewer_id, slates.asked_at, strict=True)):
-        past = np.flatnonzero((log.viewer_id == viewer) & (log.at < asked_at))[-5:]
-        known = past[log.known_at[past] < asked_at]
+    for row, (viewer, requested_at) in enumerate(zip(slates.viewer_id, slates.requested_at, strict=True)):
+        past = np.flatnonzero((log.viewer_id == viewer) & (log.at < requested_at))[-5:]
+        known = past[log.complete_at[past] < requested_at]
         mask = history.mask[row]
         assert history.post_id[row, mask].tolist() == log.posts.post_id[log.post[known]].tolist()
         assert history.author_id[row, mask].tolist() == log.posts.author_id[log.post[known]].tolist()
-        assert history.age_ms[row, mask].tolist() == (asked_at - log.at[known]).tolist()
+        assert history.age_ms[row, mask].tolist() == (requested_at - log.at[known]).tolist()
         assert (history.actions[row, mask] == log.actions[known]).all()
         assert history.surface[row, mask].tolist() == log.surface[known].tolist()
         assert not any(column[row, ~mask].any() for column in history[1:-1])
@@ -70,12 +70,12 @@ def test_a_history_is_the_newest_of_what_was_known_when_it_was_asked_for(kind: s
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
 @given(log=logs, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_no_row_of_a_slate_nor_a_later_one_is_in_its_history(kind: str, log: Log, seed: int) -> None:
+def test_a_history_has_no_candidate_and_no_later_row(kind: str, log: Log, seed: int) -> None:
     slates = slates_of(log, kind, seed)
     for row in range(len(slates.viewer_id)):
         candidates = slates.rows[row, slates.mask[row]]
         assert len(candidates)
-        assert (log.at[candidates] >= slates.asked_at[row]).all()
+        assert (log.at[candidates] >= slates.requested_at[row]).all()
         assert (log.viewer_id[candidates] == slates.viewer_id[row]).all()
         assert (log.surface[candidates] == slates.surface[row]).all()
 
@@ -83,7 +83,7 @@ def test_no_row_of_a_slate_nor_a_later_one_is_in_its_history(kind: str, log: Log
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
 @given(log=logs, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_every_row_is_asked_about_once(kind: str, log: Log, seed: int) -> None:
+def test_every_row_is_a_candidate_once(kind: str, log: Log, seed: int) -> None:
     slates = slates_of(log, kind, seed)
     since, until = (20, 35) if kind == "frozen" else (3, 60)
     rows = rows_between(log, T0 + since * MINUTE_MS, T0 + until * MINUTE_MS)
@@ -93,31 +93,31 @@ def test_every_row_is_asked_about_once(kind: str, log: Log, seed: int) -> None:
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
 @given(log=logs, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_candidates_come_with_what_was_counted_before_they_were_asked_for(kind: str, log: Log, seed: int) -> None:
+def test_candidates_have_the_counts_as_of_the_request(kind: str, log: Log, seed: int) -> None:
     slates = slates_of(log, kind, seed)
-    totals = candidates_of(log, Totals(log), slates, TOKENS).totals
+    totals = candidates_of(log, PointInTimeCounts(log), slates, TOKENS).totals
     for row, place in np.argwhere(slates.mask).tolist():
-        counted = (log.post == log.post[slates.rows[row, place]]) & (log.known_at < slates.asked_at[row])
+        counted = (log.post == log.post[slates.rows[row, place]]) & (log.complete_at < slates.requested_at[row])
         assert totals[row, place, IMPRESSION] == counted.sum()
         assert totals[row, place, ACTION_INDEX["click"]] == log.actions[counted, ACTION_INDEX["click"]].sum()
     assert not totals[~slates.mask].any()
 
 
-def test_online_slates_stand_in_the_order_of_their_rows() -> None:
+def test_online_slates_are_in_the_order_of_their_rows() -> None:
     log = log_of([event for at in range(9) for event in impression_with(at % 4, 1 + at % 2, at + 1, "ab"[at % 2], 0)])
     rows = rows_between(log, T0, T0 + 60 * MINUTE_MS)
     assert online(log, rows).rows[:, 0].tolist() == rows.tolist()
 
 
-def test_a_run_is_of_one_viewer_and_no_longer_than_asked_for() -> None:
+def test_a_run_has_one_viewer_and_at_most_size_rows() -> None:
     log = log_of([event for at in range(40) for event in impression_with(at, 1 + at % 2, at + 1, "a", None)])
     slates = in_runs(log, rows_between(log, T0, T0 + 60 * MINUTE_MS), 4, ENDLESS, np.random.default_rng(1))
     assert slates.rows.shape[1] == 4
-    assert (slates.asked_at == log.at[slates.rows[:, 0]]).all()
+    assert (slates.requested_at == log.at[slates.rows[:, 0]]).all()
     assert slates.mask.sum(axis=1)[1:-1].min() >= 1
 
 
-def test_runs_are_cut_elsewhere_each_time() -> None:
+def test_runs_are_cut_at_random_places() -> None:
     log = log_of([event for at in range(40) for event in impression_with(at, 1, at + 1, "a", None)])
     rows, rng = rows_between(log, T0, T0 + 60 * MINUTE_MS), np.random.default_rng(1)
     assert len({tuple(in_runs(log, rows, 8, ENDLESS, rng).rows[:, 0].tolist()) for _ in range(40)}) == 8
@@ -125,14 +125,14 @@ def test_runs_are_cut_elsewhere_each_time() -> None:
 
 @given(log=logs, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_a_run_lasts_no_longer_than_asked_for(log: Log, seed: int) -> None:
+def test_a_run_is_no_longer_than_its_maximum_duration(log: Log, seed: int) -> None:
     slates = slates_of(log, "runs", seed)
-    assert (np.where(slates.mask, log.at[slates.rows] - slates.asked_at[:, np.newaxis], 0) < 10 * MINUTE_MS).all()
+    assert (np.where(slates.mask, log.at[slates.rows] - slates.requested_at[:, np.newaxis], 0) < 10 * MINUTE_MS).all()
 
 
-def test_a_frozen_slate_cannot_be_asked_for_after_its_rows() -> None:
+def test_a_frozen_slate_after_its_rows_is_refused() -> None:
     log = log_of(impression_with(0, 1, 1, "a", 0))
-    with pytest.raises(ValueError, match="after its candidates"):
+    with pytest.raises(ValueError, match="before the slate is requested"):
         frozen(log, rows_between(log, T0, T0 + 1), T0 + 1, 4)
 
 
@@ -140,7 +140,7 @@ def test_candidates_are_the_posts_of_the_rows() -> None:
     post = PostCreated(post_id=1, author_id=101, at=T0 - MINUTE_MS, text="one two", video_ms=900, photos=2)
     log = log_of([post, *impression_with(0, 5, 1, "a", 0), *impression_with(2, 5, 2, "a", None)])
     slates = in_runs(log, np.arange(2), 3, ENDLESS, np.random.default_rng(0))
-    candidates = candidates_of(log, Totals(log), slates, TOKENS)
+    candidates = candidates_of(log, PointInTimeCounts(log), slates, TOKENS)
     asked: Any = candidates.post_id[candidates.mask].tolist()
     assert asked == [1, 2]
     first = candidates.post_id == 1
@@ -150,7 +150,7 @@ def test_candidates_are_the_posts_of_the_rows() -> None:
     assert not any(column[~candidates.mask].any() for column in candidates if column.ndim > 1)
 
 
-def test_a_label_is_known_from_the_time_on_that_the_log_records_it() -> None:
+def test_a_label_is_known_from_the_start_of_its_recording() -> None:
     log = log_of(
         [*impression_with(0, 1, 1, "a", 0), *impression_with(5, 1, 2, "a", 0), *impression_with(5, 2, 3, "a", None)]
     )

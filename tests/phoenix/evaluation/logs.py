@@ -28,7 +28,7 @@ def log_drawn(seed: int, *, days: int = 6, viewers: int = 60, posts: int = 40, r
         viewer_id=1_000 + viewer,
         post=post,
         at=at,
-        known_at=at + rng.integers(0, 60_000, rows),
+        complete_at=at + rng.integers(0, 60_000, rows),
         surface=rng.integers(0, 3, rows).astype(np.uint8),
         actions=actions,
         dwell_ms=rng.exponential(5_000, rows).astype(np.float32),

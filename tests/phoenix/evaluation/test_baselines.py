@@ -34,7 +34,7 @@ def split_of(seed: int) -> Split:
 def with_another_future(split: Split, seed: int) -> Split:
     """The same past; whatever became known later is otherwise."""
     rng = np.random.default_rng(seed)
-    future = split.log.known_at >= split.since_ms
+    future = split.log.complete_at >= split.since_ms
     drawn = rng.random(split.log.actions.shape) < 0.5
     return replace(split, log=with_actions(split.log, np.where(future[:, np.newaxis], drawn, split.log.actions)))
 
@@ -84,7 +84,7 @@ def test_a_rate_is_drawn_to_the_mean_the_more_the_less_there_is_to_go_by() -> No
     log = log._replace(
         post=np.array([0, 0, 0, 0, 0, 0, 0, 1, 1]),
         at=np.arange(9) + BEGIN_MS,
-        known_at=np.arange(9) + BEGIN_MS,
+        complete_at=np.arange(9) + BEGIN_MS,
         actions=np.arange(19) == np.where(np.arange(9) == 0, CLICK, -1)[:, np.newaxis],
     )
     split = Split(log, BEGIN_MS, BEGIN_MS + 8, BEGIN_MS + 9, {})

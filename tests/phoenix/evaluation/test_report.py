@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from infra.ports.clock import DAY_MS
-from phoenix.data.point_in_time import Totals
+from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.data.slates import candidates_of, frozen, history_of
 from phoenix.evaluation.predictions import judging, post_vectors, predictions, viewer_vectors
 from phoenix.evaluation.report import Judge, Report
@@ -43,12 +43,12 @@ def test_each_row_has_the_prediction_of_a_request_for_it_alone(split: Split, mod
     for place in range(0, len(split.judged), 37):
         slate = frozen(split.log, split.judged[place : place + 1], SINCE_MS, 1)
         history = history_of(split.log, slate, config.history, config.tokens)
-        alone = models[0].score(history, candidates_of(split.log, Totals(split.log), slate, config.tokens))
+        alone = models[0].score(history, candidates_of(split.log, PointInTimeCounts(split.log), slate, config.tokens))
         np.testing.assert_allclose(predicted[place], alone[0, 0], rtol=TOLERANCE)
 
 
 def test_models_are_not_told_what_became_known_from_the_cut_on(split: Split, models: list[Phoenix]) -> None:
-    later = (split.log.known_at >= SINCE_MS)[:, np.newaxis]
+    later = (split.log.complete_at >= SINCE_MS)[:, np.newaxis]
     otherwise = replace(split, log=with_actions(split.log, split.log.actions ^ later))
     viewers = np.unique(split.log.viewer_id[split.judged])
     np.testing.assert_array_equal(predictions(models[0], split), predictions(models[0], otherwise))

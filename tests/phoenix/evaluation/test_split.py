@@ -16,10 +16,10 @@ def split(**labelled_since: int) -> Split:
 
 def test_what_became_known_only_later_is_not_of_the_past_though_it_was_shown_before() -> None:
     cut = split()
-    late = np.flatnonzero((cut.log.at < SINCE_MS) & (cut.log.known_at >= SINCE_MS))
-    moved = cut.log._replace(known_at=np.where(cut.log.at < SINCE_MS, SINCE_MS, cut.log.known_at))
+    late = np.flatnonzero((cut.log.at < SINCE_MS) & (cut.log.complete_at >= SINCE_MS))
+    moved = cut.log._replace(complete_at=np.where(cut.log.at < SINCE_MS, SINCE_MS, cut.log.complete_at))
     assert not np.isin(late, cut.past).any()
-    assert (cut.log.known_at[cut.past] < SINCE_MS).all()
+    assert (cut.log.complete_at[cut.past] < SINCE_MS).all()
     with pytest.raises(ValueError, match="nothing in the span that is trained on"):
         Split(moved, cut.trained_since_ms, SINCE_MS, cut.until_ms, {})
 

@@ -19,7 +19,7 @@ from jax import Array
 from infra.ports.clock import HOUR_MS
 from phoenix.data.batches import Batches, Span
 from phoenix.data.impressions import Log, log_of
-from phoenix.data.point_in_time import Totals
+from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.data.slates import candidates_of, frozen, history_of, rows_between
 from phoenix.features.actions import DWELL_TIME, IS_NEGATIVE
 from phoenix.features.inputs import PostInputs
@@ -107,7 +107,7 @@ def test_training_learns_the_words_of_clicked_posts(
     model = Phoenix(tiny, after(trainer, batches, trainer.initial(), batches.steps).params, "test")
     slates = frozen(log, rows_between(log, SPAN.until_ms - 9 * HOUR_MS, SPAN.until_ms), SPAN.until_ms - 9 * HOUR_MS, 9)
     history = history_of(log, slates, tiny.history, tiny.tokens)
-    candidates = candidates_of(log, Totals(log), slates, tiny.tokens)
+    candidates = candidates_of(log, PointInTimeCounts(log), slates, tiny.tokens)
     of_topic = candidates.post_id % 2 == 1
     strangers = candidates._replace(post_id=candidates.post_id + 10**6, author_id=candidates.author_id + 10**6)
     clicks = model.score(history, strangers)[..., ACTION_INDEX["click"]]
