@@ -35,7 +35,7 @@ from flows.sources import Batch, KafkaSource
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from phoenix.serving.engine import Phoenix, PostInputs
-from phoenix.serving.loading import Served, announced, served_first
+from phoenix.serving.loading import Served, load_announced, served_first
 from phoenix.serving.model_topic import ModelWatcher, wait_for_model_records
 from thunder_ingest.events import REPLY, REPOST, ModelPointer, Post, PostEmbedding, key_of_id, pack, unpack_post
 from thunder_ingest.events.text import padded_tokens
@@ -112,7 +112,7 @@ class Model:
     def take(self, pointer: ModelPointer) -> None:
         """Load a model and compile it, and make it the current one; one that cannot be used is logged."""
         try:
-            model = announced(pointer, self.served.model)
+            model = load_announced(pointer, self.served.model)
             model.warm_up(parts=("embed",))
         except Exception as error:  # of whatever kind: posts go on getting vectors of the model that there is
             log.error("%s; posts go on with %s", error, self.served.model.version)

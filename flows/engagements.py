@@ -23,7 +23,7 @@ from flows.sources import Batch, KafkaSource
 from infra.ports.clock import clock_of
 from infra.ports.errors import StopRequested
 from infra.ports.producer import Record
-from infra.ports.redis import Patience, connect
+from infra.ports.redis import RedisRetry, connect
 from infra.ports.settings import Settings
 from thunder_ingest.counts.table import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack
@@ -107,13 +107,13 @@ class UserSink(DynamicSink[UserWrites]):
 
     def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> "_UserWriter":
         """Connect a worker, waiting while Redis is away."""
-        patience = Patience(self._settings, stopping)
-        return _UserWriter(UserStates(patience.run(lambda: connect(self._settings))), patience)
+        redis_retry = RedisRetry(self._settings, stopping)
+        return _UserWriter(UserStates(redis_retry.run(lambda: connect(self._settings))), redis_retry)
 
 
 class _UserWriter(StatelessSinkPartition[UserWrites]):
-    def __init__(self, users: UserStates, patience: Patience) -> None:
-        self._users, self._patience = users, patience
+    def __init__(self, users: UserStates, redis_retry: RedisRetry) -> None:
+        self._users, self._redis_retry = users, redis_retry
 
     def write_batch(self, items: list[UserWrites]) -> None:
         for entries, suffix in items:
@@ -122,7 +122,7 @@ class _UserWriter(StatelessSinkPartition[UserWrites]):
 
     def _write(self, entries: UserEntries, suffix: str) -> None:
         try:
-            self._patience.run(lambda: self._users.write(entries, suffix))
+            self._redis_retry.run(lambda: self._users.write(entries, suffix))
         except (StopRequested, redis.AuthenticationError) as error:
             exit_now(error)
 

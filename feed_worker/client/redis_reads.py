@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from feed_worker.client.answer_lookup import Command
 from feed_worker.client.ready_subscription import Listener, ReadySubscription, ShieldedTasks
-from infra.ports.redis import AsyncClient, connect, connect_async, listening, unreachable
+from infra.ports.redis import AsyncClient, connect, connect_async, redis_unreachable, subscriber_client
 from infra.ports.settings import Settings
 
 LEAST_S: Final = 0.2
@@ -66,7 +66,7 @@ class RedisReads:
         try:
             return self.execute(commands, time.monotonic() + timeout_s)
         except TimeoutError as error:
-            raise unreachable(self._settings, redis.TimeoutError(str(error))) from None
+            raise redis_unreachable(self._settings, redis.TimeoutError(str(error))) from None
 
     @contextmanager
     def subscription(self, channel: str, deadline: float) -> Iterator[PubSub]:
@@ -109,9 +109,9 @@ class RedisReads:
         except redis.TimeoutError as error:
             if time.monotonic() >= deadline:
                 raise TimeoutError(str(error)) from None
-            raise unreachable(self._settings, error) from None
+            raise redis_unreachable(self._settings, error) from None
         except redis.RedisError as error:
-            raise unreachable(self._settings, error) from None
+            raise redis_unreachable(self._settings, error) from None
 
 
 def _left_s(deadline: float) -> float:
@@ -131,7 +131,7 @@ class AsyncRedisReads:
         self._settings, self.redis = settings, client
         self._free = asyncio.Semaphore(_CONNECTIONS)
         self._tasks = ShieldedTasks()
-        self.ready = ReadySubscription(listening(settings))
+        self.ready = ReadySubscription(subscriber_client(settings))
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:
@@ -143,7 +143,7 @@ class AsyncRedisReads:
         try:
             return await self._tasks.run(self._execute(commands))
         except redis.RedisError as error:
-            raise unreachable(self._settings, error) from None
+            raise redis_unreachable(self._settings, error) from None
 
     async def read(self, commands: Sequence[Command], timeout_s: float = READ_TIMEOUT_S) -> list[Any]:
         """Like `execute`; raises RedisUnreachable also if there is no reply within `timeout_s`."""
@@ -151,7 +151,7 @@ class AsyncRedisReads:
             async with asyncio.timeout(max(LEAST_S, timeout_s)):
                 return await self.execute(commands)
         except TimeoutError:
-            raise unreachable(self._settings, redis.TimeoutError("Redis did not reply in time")) from None
+            raise redis_unreachable(self._settings, redis.TimeoutError("Redis did not reply in time")) from None
 
     @asynccontextmanager
     async def listener(self, channel: str) -> AsyncIterator[Listener]:
@@ -160,7 +160,7 @@ class AsyncRedisReads:
             async with self.ready.listener(channel) as listener:
                 yield listener
         except redis.RedisError as error:
-            raise unreachable(self._settings, error) from None
+            raise redis_unreachable(self._settings, error) from None
 
     async def close(self) -> None:
         """Close the subscription, wait for the reads that are running, then close the connections."""

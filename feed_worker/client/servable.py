@@ -10,7 +10,7 @@ from feed_worker.client.errors import NotServable
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.kafka_admin import Offsets, admin, ends_of, lag
 from infra.ports.kafka_config import FLOW_GROUPS
-from infra.ports.redis import Client, unreachable
+from infra.ports.redis import Client, redis_unreachable
 from infra.ports.settings import Settings
 
 POLL_S: Final = 0.1
@@ -63,7 +63,7 @@ def _entries(settings: Settings, client: Client) -> list[dict[str, Any]]:
     try:
         return ready_workers(client)
     except redis.RedisError as error:
-        raise unreachable(settings, error) from None
+        raise redis_unreachable(settings, error) from None
 
 
 def _worker_behind(entries: Sequence[Mapping[str, Any]], ends: Offsets) -> str | None:

@@ -15,7 +15,7 @@ from feed_worker.serving.intake import DeadLetterRecord
 from feed_worker.serving.offsets import MessageOffset
 from feed_worker.serving.request_queue import MergedRequest
 from infra.ports.errors import StopRequested
-from infra.ports.redis import Patience
+from infra.ports.redis import RedisRetry
 from thunder_ingest.events import FeedStatus
 
 log = logging.getLogger(__name__)
@@ -96,16 +96,17 @@ class BatchRunner:
     Args:
         pipeline: of one model.
         model_version: of that model.
-        patience: waits while Redis is away.
+        redis_retry: repeats commands during an outage of Redis.
         requery: makes a new query for the same request, with the same quality: a retry never reuses a query, which
             the first run has changed.
 
     """
 
     def __init__(
-        self, pipeline: Pipeline, model_version: str, patience: Patience, requery: Callable[[Query], Query]
+        self, pipeline: Pipeline, model_version: str, redis_retry: RedisRetry, requery: Callable[[Query], Query]
     ) -> None:
-        self.pipeline, self.model_version, self._patience, self._requery = pipeline, model_version, patience, requery
+        self.pipeline, self.model_version = pipeline, model_version
+        self._redis_retry, self._requery = redis_retry, requery
 
     def gather(self, computations: Sequence[Computation]) -> None:
         """Find, hydrate and filter the candidates of computations that are not refused."""
@@ -130,14 +131,14 @@ class BatchRunner:
                 each.query = self._requery(each.query)
             return self.pipeline.gather([each.query for each in computations])
 
-        for each, run in zip(computations, self._patience.run(attempt), strict=True):
+        for each, run in zip(computations, self._redis_retry.run(attempt), strict=True):
             each.run = run
 
     def _rank(self, computations: list[Computation]) -> None:
         self.pipeline.rank(_runs(computations))
 
     def _finish(self, computations: list[Computation]) -> None:
-        results = self._patience.run(lambda: self.pipeline.finish(_runs(computations)))
+        results = self._redis_retry.run(lambda: self.pipeline.finish(_runs(computations)))
         for each, result in zip(computations, results, strict=True):
             each.result = result
 

@@ -17,7 +17,7 @@ from feed_worker.serving.batch import Batch, Computation
 from feed_worker.serving.feed_store import Answer, FeedStore
 from infra.ports.clock import Clock, now_ms
 from infra.ports.producer import KafkaProducer, Record
-from infra.ports.redis import Patience
+from infra.ports.redis import RedisRetry
 from thunder_ingest.events import unpack_feed_served
 from thunder_ingest.posts.store import PostStore
 
@@ -60,7 +60,7 @@ class Delivery:
         documents: makes the documents.
         feeds: writes them to Redis.
         producer: writes records to Kafka.
-        patience: waits while Redis is away.
+        redis_retry: repeats commands during an outage of Redis.
         done: called with each delivered batch; commits its offsets.
         metrics: counts requests and latencies.
 
@@ -71,12 +71,12 @@ class Delivery:
         documents: DocumentBuilder,
         feeds: FeedStore,
         producer: KafkaProducer,
-        patience: Patience,
+        redis_retry: RedisRetry,
         done: Callable[[Batch], None],
         metrics: WorkerMetrics,
     ) -> None:
         self._documents, self._feeds, self._producer = documents, feeds, producer
-        self._patience, self._done, self._metrics = patience, done, metrics
+        self._redis_retry, self._done, self._metrics = redis_retry, done, metrics
 
     def __call__(self, batch: Batch) -> None:
         """Deliver a batch; on any error the worker ends, and the next one computes the batch again.
@@ -87,10 +87,10 @@ class Delivery:
             redis.RedisError: Redis refuses a command.
 
         """
-        self._patience.run(lambda: self._skip_answered(batch.computations))
+        self._redis_retry.run(lambda: self._skip_answered(batch.computations))
         batch.runner.finish(batch.computations)
         answers = [self._documents.answer(each) for each in batch.computations]
-        written = self._patience.run(lambda: self._feeds.write(answers))
+        written = self._redis_retry.run(lambda: self._feeds.write(answers))
         announced_ms = now_ms()
         keys = [answer.feed.user_id.encode() for answer in answers for _ in answer.served]
         records = [Record("feeds-served", key, record) for key, record in zip(keys, written, strict=True)]

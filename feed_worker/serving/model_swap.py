@@ -28,7 +28,7 @@ from infra.ports.errors import StopRequested
 from infra.ports.settings import Settings
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
-from phoenix.serving.loading import announced
+from phoenix.serving.loading import load_announced
 from phoenix.serving.model_topic import ModelWatcher
 from thunder_ingest.events import ModelPointer
 from thunder_ingest.posts.store import PostStore
@@ -145,7 +145,7 @@ class ModelSwap:
         log.info("model %s is announced; it is loaded, and its vectors are collected", pointer.version)
         self._state, self._tried_at_s = "loading", time.monotonic()
         try:
-            model = announced(pointer, self._model)
+            model = load_announced(pointer, self._model)
             collected = self._replica.collect_vectors(pointer.version)
             self._next = NextModel(model, self._prepare(model, self._model), collected)
         except StopRequested:

@@ -18,7 +18,7 @@ from feed_worker.serving.worker import ServingState, Worker
 from infra.ports.clock import Clock, clock_of
 from infra.ports.consumer import wait_for_topics
 from infra.ports.errors import BrokerUnreachable, StopRequested
-from infra.ports.redis import Client, Patience, connect
+from infra.ports.redis import Client, RedisRetry, connect
 from infra.ports.settings import Settings, SettingsError
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
@@ -61,7 +61,7 @@ class Service:
             topics = ("feed-requests", "feeds-served", "dead-letters", "models", *TOPICS)
             wait_for_topics(self._settings, topics, self._stopping)
             self._waits("Redis")
-            client = Patience(self._settings, self._stopping).run(lambda: connect(self._settings))
+            client = RedisRetry(self._settings, self._stopping).run(lambda: connect(self._settings))
             self._waits("the models to be loaded")
             self._serve(client)
 
@@ -124,8 +124,8 @@ class Service:
         self, model: Phoenix, store: PostStore, index: VectorIndex, users: UserStates, rankers: Mapping[str, Phoenix]
     ) -> Pipeline:
         """The pipeline that will serve, after feeds of a synthetic world went through one like it."""
-        patience = Patience(self._settings, self._stopping)
-        patience.run(lambda: warm_up_pipeline(model, users, self._experiments.parameters, rankers))
+        redis_retry = RedisRetry(self._settings, self._stopping)
+        redis_retry.run(lambda: warm_up_pipeline(model, users, self._experiments.parameters, rankers))
         return foryou_pipeline(store, index, model, users, rankers)
 
     def _replica(self, store: PostStore, index: VectorIndex, clock: Clock, model_version: str) -> Replica:

@@ -31,7 +31,7 @@ from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker_registry import WorkerRegistry
 from infra.ports.clock import Clock, now_ms
 from infra.ports.producer import KafkaProducer, check_stop
-from infra.ports.redis import Client, Patience
+from infra.ports.redis import Client, RedisRetry
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest
 from thunder_ingest.events.ids import id64, published_form
@@ -91,18 +91,20 @@ class Worker:
         stopping: threading.Event,
     ) -> None:
         self._settings, self._experiments, self._state, self._stopping = settings, experiments, state, stopping
-        self._patience = Patience(settings, stopping)
+        self._redis_retry = RedisRetry(settings, stopping)
         self._runner = self._next = self._runner_of(pipeline, model_version)
         self._admission = Admission(settings.max_wait_ms)
         self._metrics = WorkerMetrics(registry)
-        self._registry = WorkerRegistry(state.redis, self._patience, model_version=model_version, clock=settings.clock)
+        self._registry = WorkerRegistry(
+            state.redis, self._redis_retry, model_version=model_version, clock=settings.clock
+        )
         self._queue = RequestQueue()
         self._dead_letters: list[DeadLetterRecord] = []
         self._delivery = Delivery(
             DocumentBuilder(state.posts, state.clock),
             FeedStore(state.redis, settings.feed_ttl_s),
             KafkaProducer(settings, check=check_stop(stopping)),
-            self._patience,
+            self._redis_retry,
             self._done,
             self._metrics,
         )
@@ -224,7 +226,7 @@ class Worker:
         def requery(query: Query) -> Query:
             return self._query(query.request, query.quality, model_version)
 
-        return BatchRunner(pipeline, model_version, self._patience, requery)
+        return BatchRunner(pipeline, model_version, self._redis_retry, requery)
 
     def _query(self, request: FeedRequest, quality: float, model_version: str) -> Query:
         user_id = id64(request.user_id)

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import redis
 
 from infra.ports.clock import now_ms
-from infra.ports.redis import Client, Patience
+from infra.ports.redis import Client, RedisRetry
 
 READY_KEY: Final = "foryou:ready"
 HEARTBEAT_S: Final = 3.0
@@ -29,13 +29,13 @@ class WorkerRegistry:
 
     Args:
         client: of Redis.
-        patience: waits while Redis is away.
+        redis_retry: repeats commands during an outage of Redis.
         facts: the entry's fields besides `ready_at`, `said_at` (the last heartbeat, ms) and `pid`.
 
     """
 
-    def __init__(self, client: Client, patience: Patience, **facts: str) -> None:
-        self._client, self._patience = client, patience
+    def __init__(self, client: Client, redis_retry: RedisRetry, **facts: str) -> None:
+        self._client, self._redis_retry = client, redis_retry
         self._name = f"{socket.gethostname()}-{os.getpid()}"
         self._facts: dict[str, Any] = {"pid": os.getpid(), "positions": {}, **facts}
         self._written_at_s = 0.0
@@ -43,7 +43,7 @@ class WorkerRegistry:
     def register(self) -> None:
         """Add the entry, or renew it; waits while Redis is away."""
         self._facts["ready_at"] = now_ms()
-        self._patience.run(self._write)
+        self._redis_retry.run(self._write)
 
     def update(self, **facts: str) -> None:
         """Change fields; writes the entry if it is registered."""

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from infra.ports.clock import now_ms
 from infra.ports.consumer import partitions_of
-from infra.ports.redis import Patience, connect
+from infra.ports.redis import RedisRetry, connect
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.terminal.progress import Report
@@ -74,7 +74,7 @@ def run(settings: Settings, err: Console) -> RebuildResult:
 class _Rebuild:
     def __init__(self, settings: Settings, users: UserStates) -> None:
         self._users, self._tolerance_ms = users, settings.future_tolerance_ms
-        self._patience = Patience(settings, threading.Event())
+        self._redis_retry = RedisRetry(settings, threading.Event())
         self._counted = RebuildResult()
         self._written = set[str]()
         self._started = set[tuple[str, int]]()
@@ -92,7 +92,7 @@ class _Rebuild:
         updates = [update for event in self._events(messages) for update in updates_of(event)]
         first, last = messages[0], messages[-1]
         suffix = f"r{(first.topic() or '')[0]}{first.partition()}-{first.offset()}-{last.offset()}"
-        self._patience.run(lambda: self._users.append(updates, suffix))
+        self._redis_retry.run(lambda: self._users.append(updates, suffix))
         self._written.update(update.user for update in updates)
 
     def _note_start(self, first: Message) -> None:

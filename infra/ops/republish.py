@@ -19,7 +19,7 @@ from infra.ops.message_fix import Fix
 from infra.ports.clock import DAY_MS, now_ms
 from infra.ports.consumer import partitions_of
 from infra.ports.producer import KafkaProducer, Record
-from infra.ports.redis import Client, Patience, connect
+from infra.ports.redis import Client, RedisRetry, connect
 from infra.ports.settings import Settings
 from infra.ports.topics import INPUTS
 from infra.terminal.progress import Report
@@ -72,7 +72,7 @@ class Ledger:
     """The set of dead letters whose messages were delivered again; stored in Redis for 30 days."""
 
     def __init__(self, settings: Settings, client: Client) -> None:
-        self._client, self._patience = client, Patience(settings, threading.Event())
+        self._client, self._redis_retry = client, RedisRetry(settings, threading.Event())
 
     def delivered(self) -> set[bytes]:
         """The `identity` of each dead letter in the ledger."""
@@ -82,8 +82,8 @@ class Ledger:
         """Add delivered messages; waits while Redis is away."""
         delivered_ms = now_ms()
         if added := dict.fromkeys(marks, delivered_ms):
-            self._patience.run(lambda: self._client.zadd(LEDGER, added))
-            self._patience.run(lambda: self._client.zremrangebyscore(LEDGER, "-inf", delivered_ms - KEPT_MS))
+            self._redis_retry.run(lambda: self._client.zadd(LEDGER, added))
+            self._redis_retry.run(lambda: self._client.zremrangebyscore(LEDGER, "-inf", delivered_ms - KEPT_MS))
 
 
 def run(

@@ -1,4 +1,4 @@
-"""The port to Redis: one way to connect, alone or as a cluster; needs nothing of the house but its settings."""
+"""Connections to Redis or Redis Cluster, and the retry of commands during an outage."""
 
 import threading
 from collections.abc import Callable
@@ -23,8 +23,8 @@ T = TypeVar("T")
 _TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
 
 
-def unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable:
-    """What to tell of an error that means that nobody answers, or does so no longer."""
+def redis_unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable:
+    """RedisUnreachable for an error of the client, with the address, the reason and the remedy."""
     return RedisUnreachable(
         f"no Redis answers at {redacted(settings.redis)} ({error}): start one with `foryou up`, or name "
         "yours in FORYOU_REDIS"
@@ -32,34 +32,37 @@ def unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable
 
 
 def connect(settings: Settings) -> Client:
-    """A client of the Redis, or Redis Cluster, of the settings.
+    """Return a client of the Redis, or Redis Cluster, of the settings.
 
     Raises:
-        RedisUnreachable: naming the address and what to do.
+        RedisUnreachable: with the address and the remedy.
 
     """
     try:
         client = _client(settings)
         client.ping()
     except redis.RedisError as error:
-        raise unreachable(settings, error) from None
+        raise redis_unreachable(settings, error) from None
     return client
 
 
 async def connect_async(settings: Settings) -> AsyncClient:
-    """Like `connect`, for asyncio."""
+    """Return a client for asyncio; like `connect`."""
     kind = redis.asyncio.cluster.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
     client: AsyncClient = kind.from_url(settings.redis, **_TIMEOUTS)
     try:
         await client.ping()
     except redis.RedisError as error:
         await client.aclose()
-        raise unreachable(settings, error) from None
+        raise redis_unreachable(settings, error) from None
     return client
 
 
-def listening(settings: Settings) -> redis.asyncio.Redis:
-    """A client to subscribe with, for as long as it takes; any node of a cluster hears what is published on another."""
+def subscriber_client(settings: Settings) -> redis.asyncio.Redis:
+    """Return a client for subscriptions: its reads have no timeout.
+
+    One node of a cluster is enough: it receives the messages that are published on all others.
+    """
     return redis.asyncio.Redis.from_url(
         settings.redis,
         socket_connect_timeout=_TIMEOUTS["socket_connect_timeout"],
@@ -75,15 +78,18 @@ def _client(settings: Settings) -> Client:
 
 
 def subscription(client: Client) -> PubSub:
-    """A subscription, to be closed; its first message is the confirmation."""
-    announced: PubSub = cast(Any, client).pubsub()  # not typed by redis-py
-    return announced
+    """Return a subscription, which the caller closes; its first message is the confirmation."""
+    pubsub: PubSub = cast(Any, client).pubsub()  # not typed by redis-py
+    return pubsub
 
 
-class Patience:
-    """Runs commands against a Redis that may go away for a while: waits, says so once, and runs them again.
+class RedisRetry:
+    """Repeats a command until Redis is available; logs the start and the end of the outage once. Any thread may call.
 
-    Whatever is run must be safe to run twice.
+    Args:
+        settings: address of Redis.
+        stopping: ends the wait.
+
     """
 
     def __init__(self, settings: Settings, stopping: threading.Event) -> None:
@@ -91,11 +97,11 @@ class Patience:
         self._stopping = stopping
 
     def run(self, command: Callable[[], T]) -> T:
-        """The command's result, once it succeeds.
+        """Run an idempotent command until it succeeds; return its result.
 
         Raises:
-            StopRequested: the process is to end while Redis is away.
-            redis.AuthenticationError: waiting would not help.
+            StopRequested: `stopping` was set while Redis was unreachable.
+            redis.AuthenticationError: Redis refuses the password; a retry would not help.
 
         """
         while True:
@@ -106,7 +112,7 @@ class Patience:
             except (redis.ConnectionError, redis.TimeoutError, RedisUnreachable) as error:
                 self._outage.begins(error)
                 if self._stopping.wait(0.5):
-                    raise StopRequested("asked to stop while Redis was away") from error
+                    raise StopRequested("stopped while Redis was unreachable") from error
             else:
                 self._outage.ends()
                 return result

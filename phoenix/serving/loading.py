@@ -1,4 +1,4 @@
-"""Loading of the models that a process serves: announced ones, those of a checkpoint, or untrained ones."""
+"""Load the models that a process serves: announced models, those of a checkpoint, or untrained ones."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Served(NamedTuple):
 
 
 def served(checkpoint: str, config: str, seed: int) -> Phoenix:
-    """The models of the newest checkpoint in a directory, or seeded models if `checkpoint` is empty.
+    """Return the models of the newest checkpoint in a directory, or seeded models if `checkpoint` is empty.
 
     Raises:
         ValueError: one line with the fault of the checkpoint or of the configuration's name.
@@ -27,16 +27,18 @@ def served(checkpoint: str, config: str, seed: int) -> Phoenix:
     """
     if not checkpoint:
         return Phoenix.seeded(config, seed)
-    from phoenix.training.checkpoints import phoenix_of  # its import takes a second; untrained models need it not
+    from phoenix.training.checkpoints import (
+        phoenix_of,  # imported here: the import takes a second, and untrained models need none
+    )
 
     return phoenix_of(Path(checkpoint))
 
 
 def served_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str, seed: int) -> Served:
-    """The models that a process serves first: the newest usable announced ones, else those of the settings.
+    """Return the first models of a process: the newest usable announced models, else those of the settings.
 
     Args:
-        pointers: announcements, the newest first; unusable ones are logged.
+        pointers: announcements, newest first; unusable ones are logged and skipped.
         checkpoint: directory of checkpoints in the settings; "" for seeded models.
         config: name of the configuration in the settings, for seeded models.
         seed: seed in the settings, for seeded models.
@@ -47,18 +49,18 @@ def served_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str,
     """
     for pointer in pointers:
         try:
-            return Served(announced(pointer), pointer.at)
+            return Served(load_announced(pointer), pointer.at)
         except ValueError as error:
             log.error("%s; the one before it is served", error)
     return Served(served(checkpoint, config, seed), 0)
 
 
-def announced(pointer: ModelPointer, beside: Phoenix | None = None) -> Phoenix:
-    """The announced models.
+def load_announced(pointer: ModelPointer, serving: Phoenix | None = None) -> Phoenix:
+    """Load the models that an announcement names.
 
     Args:
         pointer: the announcement, with the path of the checkpoint.
-        beside: the models in service; with the same configuration, the new models share their compiled functions.
+        serving: the models in service; new models of the same configuration share their compiled functions.
 
     Raises:
         ValueError: one line with the reason why the models cannot be served.
@@ -70,4 +72,4 @@ def announced(pointer: ModelPointer, beside: Phoenix | None = None) -> Phoenix:
             raise ValueError(f"{pointer.location} holds {model.version}")
     except (ValueError, OSError) as error:
         raise ValueError(f"model {pointer.version} was announced and cannot be used: {error}") from error
-    return model.compiled_with(beside) if beside else model
+    return model.compiled_with(serving) if serving else model

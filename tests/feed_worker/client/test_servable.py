@@ -9,7 +9,7 @@ from feed_worker.serving.worker_registry import READY_KEY, WorkerRegistry
 from infra.ports.kafka_admin import ends_of
 from infra.ports.kafka_config import consumer_config, group
 from infra.ports.producer import KafkaProducer, Record
-from infra.ports.redis import Patience
+from infra.ports.redis import RedisRetry
 from infra.ports.settings import Settings
 from tests.feed_worker.client.answering import T0, new_user
 
@@ -59,7 +59,7 @@ def test_a_post_is_servable_once_every_ready_worker_has_applied_its_record(
         publisher.flush()
         with pytest.raises(NotServable, match="no worker is ready"):
             client.wait_servable(0.2)
-        worker = WorkerRegistry(client.redis, Patience(servers, threading.Event()))
+        worker = WorkerRegistry(client.redis, RedisRetry(servers, threading.Event()))
         worker.register()
         with pytest.raises(NotServable, match=r"worker \d+ is \d+ posts behind"):
             client.wait_servable(0.2)

@@ -8,7 +8,7 @@ from feed_worker.pipeline import foryou_pipeline
 from feed_worker.serving.batch import Batch, BatchRunner, Computation
 from feed_worker.serving.offsets import MessageOffset
 from feed_worker.serving.request_queue import MergedRequest, ReceivedRequest
-from infra.ports.redis import Patience
+from infra.ports.redis import RedisRetry
 from infra.ports.settings import load
 from phoenix.index.retrieval_index import VectorIndex
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, post, query, store_of
@@ -46,7 +46,7 @@ def test_each_scrape_reads_components_and_state() -> None:
     registry = CollectorRegistry()
     store, index = store_of(post(1), post(2, 1)), VectorIndex()
     pipeline = foryou_pipeline(store, index, FixedModel(), KnownUsers())
-    runner = BatchRunner(pipeline, "fixed-1", Patience(load(), threading.Event()), lambda query: query)
+    runner = BatchRunner(pipeline, "fixed-1", RedisRetry(load(), threading.Event()), lambda query: query)
     registry.register(
         StateCollector(lambda: runner, store.__len__, index.count, lambda: {0: 3}, lambda: ("fixed-2", "loading"))
     )

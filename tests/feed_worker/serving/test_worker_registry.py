@@ -6,13 +6,13 @@ import redis
 
 from feed_worker.serving import worker_registry
 from feed_worker.serving.worker_registry import WorkerRegistry, ready_workers
-from infra.ports.redis import Patience
+from infra.ports.redis import RedisRetry
 from infra.ports.settings import load
 
 
 @pytest.fixture
 def own(valkey: redis.Redis) -> WorkerRegistry:
-    return WorkerRegistry(valkey, Patience(load(), threading.Event()), model_version="m", clock="wall")
+    return WorkerRegistry(valkey, RedisRetry(load(), threading.Event()), model_version="m", clock="wall")
 
 
 def test_a_worker_is_ready_from_its_registration_to_its_end(valkey: redis.Redis, own: WorkerRegistry) -> None:

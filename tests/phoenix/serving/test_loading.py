@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from phoenix.serving.loading import announced, served_first
+from phoenix.serving.loading import load_announced, served_first
 from phoenix.training.checkpoints import phoenix_of
 from tests.phoenix.saved import TINY, saved
 from thunder_ingest.events import ModelPointer
@@ -24,7 +24,7 @@ def test_an_announced_model_of_the_same_configuration_shares_compiled_functions(
     before = phoenix_of(checkpoint)
     after = phoenix_of(saved(tmp_path / "other", seed=1))
     before.warm_up(parts=("embed",))
-    loaded = announced(pointer(after.version, tmp_path / "other"), before)
+    loaded = load_announced(pointer(after.version, tmp_path / "other"), before)
     loaded.warm_up(parts=("embed",))
     assert loaded.version == after.version != before.version
     assert loaded.traces == 0
@@ -33,13 +33,13 @@ def test_an_announced_model_of_the_same_configuration_shares_compiled_functions(
 def test_a_checkpoint_of_another_version_is_refused_in_one_line(checkpoint: Path) -> None:
     holds = phoenix_of(checkpoint).version
     with pytest.raises(ValueError, match=rf"^model m-1 was announced and cannot be used: {checkpoint} holds {holds}$"):
-        announced(pointer("m-1", checkpoint))
+        load_announced(pointer("m-1", checkpoint))
 
 
 @pytest.mark.parametrize("location", ["", "nowhere"])
 def test_a_missing_checkpoint_is_refused_in_one_line(location: str) -> None:
     with pytest.raises(ValueError, match=r"^model m-1 was announced and cannot be used: [^\n]+$"):
-        announced(ModelPointer(name="phoenix", version="m-1", location=location, at=1))
+        load_announced(ModelPointer(name="phoenix", version="m-1", location=location, at=1))
 
 
 def test_a_process_starts_with_the_newest_usable_announcement(
@@ -63,6 +63,6 @@ def test_a_process_without_a_usable_announcement_starts_with_the_models_of_the_s
 
 def test_wider_models_compile_their_own_functions(checkpoint: Path, tmp_path: Path) -> None:
     wide = saved(tmp_path / "wide", replace(TINY, embed_dim=16))
-    loaded = announced(pointer(phoenix_of(wide).version, wide), phoenix_of(checkpoint))
+    loaded = load_announced(pointer(phoenix_of(wide).version, wide), phoenix_of(checkpoint))
     loaded.warm_up(parts=("embed",))
     assert loaded.traces == len(TINY.post_buckets)
