@@ -60,7 +60,7 @@ def evaluate(
     """
     from infra.terminal.progress import Report as Progress
     from infra.terminal.tables import console
-    from phoenix.evaluation.report import Judge
+    from phoenix.evaluation.report import Evaluation
     from phoenix.evaluation.split import Split
 
     if since >= until:
@@ -75,7 +75,7 @@ def evaluate(
         complete_since = max([trained_since, *(at for at in known.values() if at < since)])
         try:
             split = Split(columns, complete_since, since, until, known)
-            judge = Judge(
+            evaluation = Evaluation(
                 split,
                 _evaluated(split, wanted),
                 retrieved_for=_action(retrieved_for),
@@ -85,7 +85,7 @@ def evaluate(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         with progress.step("evaluating"):
-            report = judge.report(models, progress.say, baselines=baselines)
+            report = evaluation.report(models, progress.say, baselines=baselines)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     else:
@@ -101,7 +101,7 @@ def _action(name: str) -> ActionName:
 
 def _model(path: Path) -> "tuple[Phoenix, Card]":
     """The models and the card of a checkpoint, with the buckets of the evaluation."""
-    from phoenix.evaluation.predictions import judging
+    from phoenix.evaluation.predictions import evaluation_config
     from phoenix.serving.engine import Phoenix
     from phoenix.training.checkpoints import CheckpointError, newest, restore
 
@@ -109,7 +109,7 @@ def _model(path: Path) -> "tuple[Phoenix, Card]":
     if found is None:
         raise CheckpointError(f"{path} holds no checkpoint")
     state, card = restore(found)
-    return Phoenix(judging(card.model), state.served, f"seed{card.training.seed}-step{card.step}"), card
+    return Phoenix(evaluation_config(card.model), state.served, f"seed{card.training.seed}-step{card.step}"), card
 
 
 def _trained_since(cards: "tuple[Card, ...]", since: int) -> int:
@@ -126,7 +126,7 @@ def _trained_since(cards: "tuple[Card, ...]", since: int) -> int:
 
 
 def _evaluated(split: "Split", wanted: list[ActionName]) -> list[ActionName]:
-    possible = split.judgeable(1 if wanted else LEAST)
+    possible = split.frequent_actions(1 if wanted else LEAST)
     if not possible or not {*wanted} <= {*possible}:
         raise typer.BadParameter(
             f"actions to evaluate in this log: {', '.join(possible) or 'none'}; an action needs to be recorded, and to "

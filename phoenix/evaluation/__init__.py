@@ -1,19 +1,20 @@
-"""The judge of the models: what is measured, against whom, and how sure one may be.
+"""Offline evaluation of the models: metrics, baselines and confidence intervals.
 
-What a reader of the figures must know:
+How to read the figures:
 
-- Viewers, not impressions, are drawn anew for the intervals: a viewer's impressions are not independent.
-- Two scorers are compared on the same draws. Their difference is far surer than either figure: read it, not two
-  intervals that overlap.
-- Everything here is static: what is scored may use nothing from `since` on, neither the models' histories nor the
-  baselines' counters. Only so does GAUC mean anything. A viewer's own running rate moves against the label where a
-  viewer has a handful of impressions (a click uses up some of the clicks there are), for a sequence model as for a
-  counter, and with shuffled labels as well.
-- Rates drift: where the span that is judged has more clicks than the one before, log-loss, relative cross-entropy and
-  calibration suffer for every scorer, AUC and GAUC do not.
-- An action may be unknown in a part of a log; there its absence is no negative. `labelled_since` says from when on it
-  is known, and rows before that are no examples of it.
-- Actions of one impression are one event seen several ways (a video's quality view follows from its click): none is
-  used to predict another on the same row.
-- A log shows what some ranking chose to show. Recall rewards imitating it; use it to compare, and no further.
+- Intervals come from the cluster bootstrap: viewers are resampled, not impressions, because the impressions of a viewer
+  are not independent.
+- Two scorers are compared on the same resamples (paired bootstrap). Their difference has a much smaller error than the
+  figures themselves, so read the difference, not two overlapping intervals.
+- The evaluation is static, not prequential: histories and counters contain nothing from `since` on. A running rate of
+  the viewer is negatively correlated with the label if the viewer has few impressions, because a click reduces the
+  number of clicks left. It would bias GAUC, for sequence models and counters, and with shuffled labels as well.
+- Rates drift. If the evaluated span has more clicks than the span before, log-loss, relative cross-entropy and
+  calibration get worse for every scorer. AUC and GAUC do not.
+- A log may record an action only from a later time on. Before that time, given by `labelled_since`, the absence of the
+  action is an unknown label, and the rows are no examples of it.
+- Actions on one impression are dependent: a quality view of a video follows from its click. No action is used to
+  predict another action on the same row.
+- The log shows the choices of an earlier ranking (selection bias). Recall rewards imitation of that ranking, so use it
+  only to compare scorers.
 """

@@ -1,15 +1,15 @@
-"""Counters: how often each action followed for a viewer, a post, an author, a word; as they stood at a moment.
+"""Features of the baselines: point-in-time rates of each action for viewers, posts, authors and words.
 
 Glossary of shapes:
 
-    n: rows of the log
-    t: rows that are asked about
+    r: rows of the log
+    s: selected rows
     f: features
     e: entities of one kind, such as viewers
 
-A row's own outcome, or a later one, is never in its counters. Rows to learn from get those of the last of FREEZES
-moments before them, rows that are judged those of `since_ms`: what a model learns about counters is then true of those
-that it is asked with.
+The counters of a row contain neither its own outcome nor a later one. Training rows get the counters of the last of
+FREEZES moments before them, evaluated rows those of `since_ms`. The counters then have the same distribution in
+training and in evaluation.
 """
 
 from collections.abc import Sequence
@@ -23,22 +23,22 @@ from phoenix.evaluation.split import Rows, Split
 from thunder_ingest.events import ActionName
 
 FREEZES: Final = 4
-"""How often counters are renewed in the span that is trained on: too seldom and the rows to learn from know less than
-those that are judged, often and they know more."""
+"""Number of moments in the training span at which counters are computed. With fewer, training rows have staler counters
+than evaluated rows; with more, fresher ones."""
 PRIOR_POSITIVES: Final = 2
 MOST_PRIOR: Final = 50
-"""A rate is drawn to the mean as if by so many impressions of the mean rate as bring PRIOR_POSITIVES, at most this
-many: few for what happens often, more for what is rare."""
+"""Prior strength of the empirical-Bayes smoothing, in impressions: as many as have PRIOR_POSITIVES at the mean rate, at
+most MOST_PRIOR. Frequent actions therefore have a weak prior, rare ones a strong one."""
 
-Counts = Float32[np.ndarray, "t f"]
-Keys = dict[str, Int64[np.ndarray, " n"]]
-"""By the kind of entity: which one each row is about, 0 … e−1."""
+Counts = Float32[np.ndarray, "s f"]
+Keys = dict[str, Int64[np.ndarray, " r"]]
+"""The entity of each row, 0 … e−1, by kind of entity."""
 
 
 def entities(log: Log) -> Keys:
-    """What is counted, and which entity of each kind a row of the log is about.
+    """Return the entity of each row of the log, for each kind of entity.
 
-    A post's first word stands for its topic, since it is the one that a hashtag or a category is likely to be.
+    A post's first word is used as its topic, because the first word is often a hashtag or a category.
     """
     author = np.unique(log.posts.author_id, return_inverse=True)[1][log.post]
     viewer = np.unique(log.viewer_id, return_inverse=True)[1]
@@ -48,10 +48,10 @@ def entities(log: Log) -> Keys:
 
 
 def frozen_counts(split: Split, keys: Keys, actions: Sequence[ActionName]) -> tuple[Counts, Counts]:
-    """The features of `split.trained` and of `split.judged`.
+    """Return the features of `split.trained` and of `split.evaluated`.
 
-    For each action and kind of entity they are the log-odds of its rate, NaN where nothing was known yet, and the
-    logarithm of how often it was seen.
+    For each action and kind of entity: the log-odds of the smoothed rate, NaN without any labelled row, and the
+    logarithm of 1 + the entity's number of rows.
     """
     edges = np.linspace(split.trained_since_ms, split.since_ms, FREEZES + 1)[:-1]
     piece = np.searchsorted(edges, split.log.at[split.trained], "right") - 1
@@ -59,13 +59,13 @@ def frozen_counts(split: Split, keys: Keys, actions: Sequence[ActionName]) -> tu
     for number, moment in enumerate(edges):
         inside = piece == number
         trained[inside] = _as_of(split, keys, actions, split.trained[inside], float(moment))
-    return trained, _as_of(split, keys, actions, split.judged, split.since_ms)
+    return trained, _as_of(split, keys, actions, split.evaluated, split.since_ms)
 
 
 def smoothed_rates(
-    key: Int64[np.ndarray, " n"], split: Split, action: ActionName, rows: Rows
+    key: Int64[np.ndarray, " r"], split: Split, action: ActionName, rows: Rows
 ) -> Float64[np.ndarray, " e"]:
-    """The rate of an action for each entity, from labelled rows, drawn to their mean; NaN where there are none."""
+    """Return the empirical-Bayes rate of an action for each entity, from labelled rows; NaN without labelled rows."""
     labels = split.labels(action, rows)
     mean = labels.mean() if len(rows) else np.nan
     prior = min(PRIOR_POSITIVES / mean, MOST_PRIOR) if mean > 0 else MOST_PRIOR

@@ -1,13 +1,15 @@
-"""What is measured, each on all draws at once: AUC, GAUC, log-loss, relative cross-entropy, calibration, NDCG, recall.
+"""Metrics on all draws of the bootstrap: AUC, GAUC, log-loss, relative cross-entropy, calibration, NDCG and recall.
 
 Glossary of shapes:
 
-    n: rows, one impression each
+    s: rows, one impression each
     v: viewers
-    d: draws, of which the first are the rows as they are (see `phoenix.evaluation.bootstrap`)
-    k: places at the top of a list
+    d: draws; the first is the original sample (see `phoenix.evaluation.bootstrap`)
+    c: candidates of a viewer
+    k: positions at the top of a list
+    p: posts
 
-A draw where a figure has no meaning, such as the AUC of rows of one class, gives NaN.
+A figure that is undefined on a draw, such as the AUC of rows of one class, is NaN.
 """
 
 from typing import Final
@@ -15,20 +17,21 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from phoenix.data.groups import group_starts
 from phoenix.evaluation.bootstrap import Draws
 
-Labels = Bool[np.ndarray, " n"]
-Scores = Float[np.ndarray, " n"]
+Labels = Bool[np.ndarray, " s"]
+Scores = Float[np.ndarray, " s"]
 Figures = Float64[np.ndarray, " d"]
 
 BINS: Final = 20
-"""Of the calibration error: equally many rows each, so that no bin is empty where predictions lie close together."""
+"""Number of equal-mass bins of the calibration error. No bin is empty, even if predictions lie close together."""
 _LEAST: Final = 1e-7
-"""Probabilities are kept so far from 0 and 1: one that is sure and wrong shall cost much, not everything."""
+"""Smallest distance of clipped probabilities from 0 and 1, so that the loss of one row is finite."""
 
 
 def auc(labels: Labels, scores: Scores, draws: Draws) -> Figures:
-    """How often a row with the action scores above one without; of equals, half of them count."""
+    """Return the area under the ROC curve: the probability that a positive scores above a negative; ties count half."""
     order = np.argsort(scores, kind="stable")
     labels, scores = labels[order], scores[order]
     first = np.searchsorted(scores, scores[labels], "left")
@@ -44,7 +47,7 @@ def auc(labels: Labels, scores: Scores, draws: Draws) -> Figures:
 
 
 def gauc(labels: Labels, scores: Scores, draws: Draws) -> Figures:
-    """The mean of the AUC within each viewer who has rows of both classes, weighted by the viewer's rows."""
+    """Return the grouped AUC (Zhou et al. 2018): the mean AUC over viewers with both classes, weighted by rows."""
     of_viewer, impressions = viewer_auc(labels, scores, draws.viewer, draws.weight.shape[1])
     counts = np.where(np.isnan(of_viewer), 0, impressions)
     weight = draws.weight.astype(np.float64)
@@ -52,12 +55,12 @@ def gauc(labels: Labels, scores: Scores, draws: Draws) -> Figures:
 
 
 def viewer_auc(
-    labels: Labels, scores: Scores, viewer: Int64[np.ndarray, " n"], viewers: int
+    labels: Labels, scores: Scores, viewer: Int64[np.ndarray, " s"], viewers: int
 ) -> tuple[Float64[np.ndarray, " v"], Int64[np.ndarray, " v"]]:
-    """The AUC within each viewer, NaN for one whose rows are of one class; and how many rows each has."""
+    """Return the AUC of each viewer, NaN for rows of one class, and the number of rows of each viewer."""
     order = np.lexsort((scores, viewer))
     labels, scores, viewer = labels[order], scores[order], viewer[order]
-    starts = np.flatnonzero(_changes(viewer) | _changes(scores))  # of rows that are equal in both
+    starts = np.flatnonzero(group_starts(viewer, scores))  # groups of ties
     ties = np.diff(starts, append=len(order))
     negatives = np.concatenate([[0], np.cumsum(~labels)])
     below = negatives[starts] - negatives[np.searchsorted(viewer, viewer[starts])]
@@ -69,22 +72,22 @@ def viewer_auc(
 
 
 def log_loss(labels: Labels, probabilities: Scores, draws: Draws) -> Figures:
-    """The mean of -log of the probability that was given to what happened."""
+    """Return the mean negative log-likelihood of the labels."""
     return draws.mean(_losses(labels, probabilities))
 
 
 def relative_cross_entropy(labels: Labels, probabilities: Scores, rate: float, draws: Draws) -> Figures:
-    """How much of the log-loss of always predicting `rate` is saved, in per cent."""
+    """Return the relative cross-entropy: the reduction of the log-loss against a constant prediction `rate`, in %."""
     mine, constant = (_losses(labels, each) for each in (probabilities, np.full(len(labels), rate)))
     saved: Figures = 100 * (1 - draws.total(mine) / draws.total(constant))
     return saved
 
 
 def calibration_error(labels: Labels, probabilities: Scores, draws: Draws) -> Figures:
-    """The expected calibration error: how far prediction and rate lie apart in a bin, over BINS bins in the mean.
+    """Return the expected calibration error (Naeini et al. 2015): the mean distance of prediction and rate over bins.
 
-    It is never negative, so noise adds to it, and a draw has more noise than the whole: an interval may begin above its
-    estimate. Compare it with that of other scorers.
+    The error is never negative, so noise increases it, and a resample has more noise than the sample. Its interval may
+    therefore lie above the estimate. Use it only to compare scorers.
     """
     rank = np.argsort(np.argsort(probabilities, kind="stable"), kind="stable")
     in_bin = rank * BINS // max(1, len(rank)) == np.arange(BINS)[:, np.newaxis]
@@ -94,17 +97,17 @@ def calibration_error(labels: Labels, probabilities: Scores, draws: Draws) -> Fi
 
 
 def calibration_ratio(labels: Labels, probabilities: Scores, draws: Draws) -> Figures:
-    """What was predicted in all over what happened in all: 1 at best, above it where too much is promised."""
+    """Return the sum of predictions over the sum of labels: 1 if calibrated, above 1 if predictions are too high."""
     return _ratio(draws.total(probabilities.astype(np.float64)), draws.total(labels.astype(np.float64)))
 
 
 def ndcg(gains: Float[np.ndarray, "v c"], scores: Float[np.ndarray, "v c"], k: int) -> Float64[np.ndarray, " v"]:
-    """The discounted gain of each viewer's k best-scored candidates, as a share of the best possible; NaN without any.
+    """Return NDCG@k of each viewer with linear gains (Järvelin & Kekäläinen 2002); NaN if all gains are 0.
 
     Args:
-        gains: 0 and more, 0 also where there is no candidate.
-        scores: -inf where there is no candidate.
-        k: how many places count.
+        gains: gains, at least 0; 0 for padding.
+        scores: scores; -inf for padding.
+        k: number of positions.
 
     """
     chosen = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -113,32 +116,25 @@ def ndcg(gains: Float[np.ndarray, "v c"], scores: Float[np.ndarray, "v c"], k: i
     return _ratio(reached, (-np.sort(-gains, axis=1)[:, :k] * discounts).sum(axis=1))
 
 
-def recall(found: Int64[np.ndarray, "v k"], wanted: Bool[np.ndarray, "v p"]) -> Float64[np.ndarray, " v"]:
-    """Which share of the posts that each viewer wanted are among those found; NaN for one who wanted none.
+def recall(found: Int64[np.ndarray, "v k"], relevant: Bool[np.ndarray, "v p"]) -> Float64[np.ndarray, " v"]:
+    """Return recall@k of each viewer: the share of relevant posts that were found; NaN without relevant posts.
 
     Args:
-        found: posts as columns of `wanted`, none twice; -1 where fewer than k were found.
-        wanted: which posts.
+        found: distinct posts, as columns of `relevant`; -1 for padding.
+        relevant: True for the relevant posts of each viewer.
 
     """
-    hits = (np.take_along_axis(wanted, np.maximum(found, 0), axis=1) & (found >= 0)).sum(axis=1)
-    return _ratio(hits, wanted.sum(axis=1))
+    hits = (np.take_along_axis(relevant, np.maximum(found, 0), axis=1) & (found >= 0)).sum(axis=1)
+    return _ratio(hits, relevant.sum(axis=1))
 
 
-def _losses(labels: Labels, probabilities: Scores) -> Float64[np.ndarray, " n"]:
+def _losses(labels: Labels, probabilities: Scores) -> Float64[np.ndarray, " s"]:
     likelihood = np.where(labels, probabilities, 1 - probabilities.astype(np.float64))
-    losses: Float64[np.ndarray, " n"] = -np.log(np.clip(likelihood, _LEAST, 1 - _LEAST))
+    losses: Float64[np.ndarray, " s"] = -np.log(np.clip(likelihood, _LEAST, 1 - _LEAST))
     return losses
 
 
-def _ratio(over: Float[np.ndarray, " m"], under: Float[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
-    """The quotient, NaN where there is nothing to divide by."""
-    quotient: Float64[np.ndarray, " m"] = np.divide(over, under, out=np.full(len(under), np.nan), where=under > 0)
+def _ratio(over: Float[np.ndarray, " x"], under: Float[np.ndarray, " x"]) -> Float64[np.ndarray, " x"]:
+    """Return the quotient, NaN for a divisor of 0."""
+    quotient: Float64[np.ndarray, " x"] = np.divide(over, under, out=np.full(len(under), np.nan), where=under > 0)
     return quotient
-
-
-def _changes(column: Float[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Where a sorted column is another than in the row before; true for the first."""
-    changes = np.ones(len(column), bool)
-    changes[1:] = column[1:] != column[:-1]
-    return changes

@@ -1,13 +1,13 @@
-"""What the models say about a split: predictions for the rows that are judged, vectors for retrieval.
+"""The models' outputs on a split: predictions for the evaluated rows, and vectors for retrieval.
 
 Glossary of shapes:
 
-    j: rows that are judged
+    j: evaluated rows
     u: viewers
     p: posts of the log
-    e: width of vectors
+    E: width of vectors
 
-Every request is made at `since_ms`, so histories and counts hold nothing from the span that is judged.
+Every request is made at `since_ms`, so histories and counts contain nothing from the evaluated span.
 """
 
 from dataclasses import replace
@@ -25,32 +25,32 @@ from phoenix.serving.engine import Phoenix
 
 _VIEWERS: Final = 64
 _CANDIDATES: Final = 8
-"""Of each request: a viewer of a log has a handful of impressions in a few days, so larger slates would be empty."""
+"""Candidates of a request. A viewer has few impressions in a few days, so larger slates would be mostly padding."""
 
 
-def judging(config: ModelConfig) -> ModelConfig:
-    """The configuration with buckets of the sizes that are asked for here; the models are the same."""
+def evaluation_config(config: ModelConfig) -> ModelConfig:
+    """Return the configuration with batch sizes for evaluation; the models are the same."""
     return replace(config, batch_buckets=(_VIEWERS,), candidate_buckets=(_CANDIDATES,), post_buckets=(512,))
 
 
 def predictions(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "j 19"]:
-    """18 probabilities, and the dwell time in ms, for each of `split.judged`."""
+    """Return 18 probabilities and the dwell time in ms for each row of `split.evaluated`."""
     log, config = split.log, phoenix.config
-    predicted = np.zeros((len(split.judged), 19), np.float32)
+    predicted = np.zeros((len(split.evaluated), 19), np.float32)
     totals = PointInTimeCounts(log, split.labelled_since)
-    slates = frozen(log, split.judged, split.since_ms, _CANDIDATES)
+    slates = frozen(log, split.evaluated, split.since_ms, _CANDIDATES)
     for start in range(0, len(slates.viewer_id), _VIEWERS):
         some = slates.take(slice(start, start + _VIEWERS))
         history = history_of(log, some, config.history, config.tokens)
         scores = phoenix.score(history, candidates_of(log, totals, some, config.tokens))
-        predicted[np.searchsorted(split.judged, some.rows[some.mask])] = scores[some.mask]
+        predicted[np.searchsorted(split.evaluated, some.rows[some.mask])] = scores[some.mask]
     return predicted
 
 
-def viewer_vectors(phoenix: Phoenix, split: Split, viewer_id: Int64[np.ndarray, " u"]) -> Float32[np.ndarray, "u e"]:
-    """The user tower's vectors of some viewers who have rows that are judged."""
+def viewer_vectors(phoenix: Phoenix, split: Split, viewer_id: Int64[np.ndarray, " u"]) -> Float32[np.ndarray, "u E"]:
+    """Return the user tower's vectors of viewers with evaluated rows."""
     log, config = split.log, phoenix.config
-    slates = _of_viewers(frozen(log, split.judged, split.since_ms, _CANDIDATES), viewer_id)
+    slates = _of_viewers(frozen(log, split.evaluated, split.since_ms, _CANDIDATES), viewer_id)
     vectors = [np.empty((0, config.embed_dim), np.float32)]
     for start in range(0, len(viewer_id), _VIEWERS):
         history = history_of(log, slates.take(slice(start, start + _VIEWERS)), config.history, config.tokens)
@@ -58,14 +58,14 @@ def viewer_vectors(phoenix: Phoenix, split: Split, viewer_id: Int64[np.ndarray, 
     return np.concatenate(vectors)
 
 
-def post_vectors(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "p e"]:
-    """The candidate tower's vectors of all posts of the log."""
+def post_vectors(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "p E"]:
+    """Return the candidate tower's vectors of all posts of the log."""
     posts = split.log.posts
     tokens = posts.tokens[:, : phoenix.config.tokens]
     return phoenix.embed_posts(PostInputs(posts.author_id, tokens, posts.video_ms, posts.photos))
 
 
 def _of_viewers(slates: Slates, viewer_id: Int64[np.ndarray, " u"]) -> Slates:
-    """One of the slates of each viewer."""
+    """Select one slate of each viewer."""
     viewers, first = np.unique(slates.viewer_id, return_index=True)
     return slates.take(first[np.searchsorted(viewers, viewer_id)])

@@ -1,14 +1,16 @@
-"""Baselines of ranking: what a model must beat to be worth its cost. Each takes seconds on one core.
+"""Ranking baselines that a model must beat: rates, logistic regression, gradient-boosted trees and their blend.
 
 Glossary of shapes:
 
-    t: rows to learn from
-    j: rows that are judged
+    r: rows of the log
+    s: training rows
+    j: evaluated rows
     f: features
+    p: posts
 
-None of them sees anything from `since_ms` on. Their constants are strong: most were chosen on the last day of the span
-that is trained on, the rule for smoothing on the days that are judged, which can only favour the baselines. A baseline
-that was left weak proves nothing.
+Each baseline takes seconds on one core and uses nothing from `since_ms` on. The hyperparameters are tuned, because a
+comparison with a weak baseline proves nothing. Most were tuned on the last day of the training span. The smoothing was
+tuned on the evaluated days, which can only favour the baselines.
 """
 
 import warnings
@@ -32,9 +34,9 @@ from thunder_ingest.events import ActionName
 
 VIDEO_UNIT_MS: Final = 500
 IDS_STRENGTH: Final = 0.3
-"""Of the regression on ids, inverse: many earlier watches speak for an id, so it may be believed."""
+"""Inverse L2 regularisation of the regression on ids: weak, because an id has many earlier impressions."""
 COUNTS_STRENGTH: Final = 0.03
-"""Of the regression on ids and counts: what the counts say needs no id to say it again."""
+"""Inverse L2 regularisation of the regression on ids and counts: strong, because counts and ids are redundant."""
 ITERATIONS: Final = 300
 TREES: Final = {
     "objective": "binary",
@@ -56,11 +58,11 @@ Probabilities = Float64[np.ndarray, " j"]
 
 
 class RankingBaselines:
-    """All of them for one split.
+    """All ranking baselines of one split.
 
     Args:
-        split: what to learn from and what to predict.
-        actions: which are predicted; each is also counted for the prediction of the others.
+        split: training rows and evaluated rows.
+        actions: predicted actions. The counts of all of them are features of each prediction.
 
     """
 
@@ -69,10 +71,10 @@ class RankingBaselines:
         self._keys = entities(split.log)
         self._ids = ids(split.log, self._keys)
         self._counts = frozen_counts(split, self._keys, actions)
-        self._context = _context(split.log, split.trained), _context(split.log, split.judged)
+        self._context = _context(split.log, split.trained), _context(split.log, split.evaluated)
 
     def predict(self, action: ActionName) -> dict[str, Probabilities]:
-        """The probability of an action on each judged row, by the name of the baseline."""
+        """Return the probabilities of an action on the evaluated rows, by name of the baseline."""
         by_counts, trees = self._regression_on_counts(action), self._trees(action)
         return {
             "post_rate": self._rate(action, "post"),
@@ -86,11 +88,11 @@ class RankingBaselines:
     def _rate(self, action: ActionName, kind: str) -> Probabilities:
         key, split = self._keys[kind], self._split
         rates = smoothed_rates(key, split, action, split.labelled(action, split.past))
-        predicted: Probabilities = rates[key[split.judged]]
+        predicted: Probabilities = rates[key[split.evaluated]]
         return predicted
 
     def _additive(self, action: ActionName) -> Probabilities:
-        """What viewer and post each add to the log-odds of the mean."""
+        """Add the effects of viewer and post to the log-odds of the mean rate."""
         split = self._split
         mean = split.labels(action, split.labelled(action, split.past)).mean()
         log_odds = logit(self._rate(action, "viewer")) + logit(self._rate(action, "post")) - logit(mean)
@@ -100,32 +102,32 @@ class RankingBaselines:
     def _regression_on_ids(self, action: ActionName) -> Probabilities:
         rows = self._split.labelled(action, self._split.past)
         model = _regression(IDS_STRENGTH, self._ids[rows], self._split.labels(action, rows))
-        return _positive(model, self._ids[self._split.judged])
+        return _positive(model, self._ids[self._split.evaluated])
 
     def _regression_on_counts(self, action: ActionName) -> Probabilities:
         rows, kept = self._trained(action)
         standard = [sparse.csr_array(each) for each in _standardised(*self._counts, kept)]
         inputs = sparse.hstack([self._ids[rows], standard[0]], format="csr")
         model = _regression(COUNTS_STRENGTH, inputs, self._split.labels(action, rows))
-        return _positive(model, sparse.hstack([self._ids[self._split.judged], standard[1]], format="csr"))
+        return _positive(model, sparse.hstack([self._ids[self._split.evaluated], standard[1]], format="csr"))
 
     def _trees(self, action: ActionName) -> Probabilities:
         rows, kept = self._trained(action)
-        trained, judged = (np.hstack(each) for each in zip(self._counts, self._context, strict=True))
+        trained, evaluated = (np.hstack(each) for each in zip(self._counts, self._context, strict=True))
         data = lightgbm.Dataset(trained[kept], self._split.labels(action, rows))
-        predicted = lightgbm.train(TREES, data, ROUNDS).predict(judged)
+        predicted = lightgbm.train(TREES, data, ROUNDS).predict(evaluated)
         return np.asarray(predicted, np.float64)
 
     def _trained(self, action: ActionName) -> tuple[Rows, Rows]:
-        """The labelled rows of the span that is trained on, and which of all its rows they are."""
+        """Return the labelled training rows, and their indices in all training rows."""
         rows = self._split.labelled(action, self._split.trained)
         return rows, np.searchsorted(self._split.trained, rows)
 
 
 def ids(log: Log, keys: Keys) -> sparse.csr_array:
-    """One-hot: viewer, post, author, surface, hour of day and length of the video; many-hot: the words of the text.
+    """Return sparse features [r, f]: one-hot viewer, post, author, surface, hour and video length; multi-hot words.
 
-    The hour is known only where the surface is: what a log has from elsewhere may have times that are not true.
+    Rows without a surface have an unknown hour, because imported logs may have inexact times.
     """
     surface, hour, video = _context(log, np.arange(len(log.at))).astype(np.int64).T
     return sparse.hstack(
@@ -141,7 +143,7 @@ def ids(log: Log, keys: Keys) -> sparse.csr_array:
 
 
 def _words(log: Log) -> sparse.csr_array:
-    """The words of each post, [p, words], many-hot."""
+    """Return the words of each post, multi-hot [p, words]."""
     tokens = log.posts.tokens
     words, column = np.unique(tokens, return_inverse=True)
     place, position = np.nonzero(tokens)
@@ -154,25 +156,25 @@ def _one_hot(column: Rows, size: int) -> sparse.csr_array:
 
 
 def _context(log: Log, rows: Rows) -> Counts:
-    """Surface, hour of the day (UTC) and length of the video in ms."""
+    """Return surface, hour of the day (UTC) and video length in ms."""
     hour = log.at[rows] // HOUR_MS % 24
     return np.stack([log.surface[rows], hour, log.posts.video_ms[log.post[rows]]], axis=1).astype(np.float32)
 
 
-def _standardised(trained: Counts, judged: Counts, kept: Rows) -> tuple[Counts, Counts]:
-    """Both by the mean and the spread of the rows that are kept; what was not known becomes the mean."""
+def _standardised(trained: Counts, evaluated: Counts, kept: Rows) -> tuple[Counts, Counts]:
+    """Standardise both by mean and standard deviation of the kept training rows; impute the mean for NaN."""
     trained = trained[kept]
     known = ~np.isnan(trained)
     count = np.maximum(known.sum(axis=0), 1)
     mean = np.nansum(trained, axis=0) / count
     spread = np.sqrt(np.nansum((trained - mean) ** 2, axis=0) / count) + 1e-6
-    return np.nan_to_num((trained - mean) / spread), np.nan_to_num((judged - mean) / spread)
+    return np.nan_to_num((trained - mean) / spread), np.nan_to_num((evaluated - mean) / spread)
 
 
 def _regression(strength: float, inputs: sparse.csr_array, labels: Rows) -> LogisticRegression:
     model = LogisticRegression(C=strength, max_iter=ITERATIONS, tol=1e-6)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # what later iterations add is not seen in any figure
+        warnings.simplefilter("ignore", ConvergenceWarning)  # later iterations change no figure
         return model.fit(inputs, labels)
 
 

@@ -1,11 +1,12 @@
-"""The whole judgement of one or several trained models of one kind on a split, beside the baselines.
+"""The evaluation report of one or several models of one configuration on a split, with baselines.
 
 Glossary of shapes:
 
     d: draws of viewers (see `phoenix.evaluation.bootstrap`)
+    j: evaluated rows
 
-Several models, trained alike from different seeds, are judged by the mean of their figures. Differences are the models'
-figures minus a baseline's on the same draws; an interval that does not contain 0 is a difference.
+The figures of several models, trained from different seeds, are averaged. Differences are paired: the models' figures
+minus a baseline's on the same draws. A difference is significant if its interval does not contain 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,46 +29,46 @@ RETRIEVED: Final = 100
 _RETRIEVAL: Final = "retrieval"
 
 Figures = dict[str, Float64[np.ndarray, " d"]]
-"""By metric: the figure on each draw."""
+"""The figure on each draw, by metric."""
 Scored = dict[str, Figures]
-"""By action, or under `retrieval`."""
+"""Figures by action; those of retrieval have the key `retrieval`."""
 Measured = dict[str, Any]
-"""By metric: the figure. Under `interval` the 95 % intervals, under `models` each model's own figures, by metric."""
+"""Figures by metric. `interval` has the 95 % intervals, `models` the figures of each model."""
 
 
 class Scorer(Struct, omit_defaults=True):
-    """What was measured of one scorer."""
+    """The figures of one scorer."""
 
     actions: dict[str, Measured] = {}
     retrieval: Measured = {}
 
 
 class Report(Struct):
-    """What `foryou evaluate --json` prints."""
+    """The output of `foryou evaluate --json`."""
 
     protocol: dict[str, Any]
-    """The spans in epoch ms, what lies in them, seed and number of draws."""
+    """Spans in epoch ms, their sizes and rates, seed and number of draws."""
     models: list[str]
-    """Their versions."""
+    """Versions of the models."""
     actions: dict[str, Measured]
     retrieval: Measured
     baselines: dict[str, Scorer]
     differences: dict[str, Scorer]
-    """By baseline: the models' figures minus its own."""
+    """The models' figures minus those of a baseline, by baseline."""
 
 
-class Judge:
-    """Judges models, and the baselines beside them.
+class Evaluation:
+    """Evaluation of models and baselines on one split.
 
     Args:
-        split: what is judged.
-        actions: whose predictions are judged.
-        retrieved_for: the action that makes a post worth finding.
-        seed: of the draws.
-        replicates: how many draws.
+        split: training rows and evaluated rows.
+        actions: evaluated actions.
+        retrieved_for: action that makes a post relevant for retrieval.
+        seed: seed of the draws.
+        replicates: number of draws.
 
     Raises:
-        ValueError: nobody wanted anything that could be found.
+        ValueError: no viewer has a relevant post.
 
     """
 
@@ -76,30 +77,30 @@ class Judge:
     ) -> None:
         self._split, self._actions = split, actions
         self._task = RetrievalTask(split, retrieved_for)
-        self._asked = Draws.of(self._task.viewer_id, seed, replicates)
-        self._draws = Draws.of(split.log.viewer_id[split.judged], seed, replicates)
+        self._retrieval_draws = Draws.of(self._task.viewer_id, seed, replicates)
+        self._draws = Draws.of(split.log.viewer_id[split.evaluated], seed, replicates)
         self._protocol = _protocol(split, actions) | {
             "retrieved_for": retrieved_for,
             "retrieval_viewers": len(self._task.viewer_id),
-            "retrieval_wanted": int(self._task.wanted.sum()),
+            "retrieval_wanted": int(self._task.relevant.sum()),
             "seed": seed,
             "replicates": replicates,
         }
 
-    def report(self, models: Sequence[Phoenix], tell: Callable[[str], None], *, baselines: bool) -> Report:
-        """Judge models that were trained alike; with `baselines` also those, which takes a minute or two.
+    def report(self, models: Sequence[Phoenix], show: Callable[[str], None], *, baselines: bool) -> Report:
+        """Evaluate models of one configuration, and the baselines.
 
         Args:
-            models: one or more.
-            tell: is told what is judged next.
-            baselines: whether to.
+            models: one or more models.
+            show: receives the name of each part before its evaluation.
+            baselines: include the baselines, which takes a minute or two.
 
         """
         each = []
         for model in models:
-            tell(model.version)
+            show(model.version)
             each.append(self._of_model(model))
-        against = self._of_baselines(tell) if baselines else {}
+        against = self._of_baselines(show) if baselines else {}
         ours = {part: _mean([scored[part] for scored in each]) for part in each[0]}
         measured = _scorer(ours)
         if len(each) > 1:
@@ -121,31 +122,31 @@ class Judge:
         ranked = {action: self._ranked(action, predicted[:, ACTION_INDEX[action]]) for action in self._actions}
         return ranked | {_RETRIEVAL: self._retrieved(found)}
 
-    def _of_baselines(self, tell: Callable[[str], None]) -> dict[str, Scored]:
-        tell("baselines of retrieval")
+    def _of_baselines(self, show: Callable[[str], None]) -> dict[str, Scored]:
+        show("baselines of retrieval")
         scored: dict[str, Scored] = {
             name: {_RETRIEVAL: self._retrieved(found)} for name, found in self._task.baselines(RETRIEVED).items()
         }
-        tell("counters")
+        show("counters")
         ranking = RankingBaselines(self._split, self._actions)
         for action in self._actions:
-            tell(f"baselines of {action}")
+            show(f"baselines of {action}")
             for name, probabilities in ranking.predict(action).items():
                 scored.setdefault(name, {})[action] = self._ranked(action, probabilities)
         return scored
 
     def _ranked(self, action: ActionName, probabilities: Float[np.ndarray, " j"]) -> Figures:
-        labels = self._split.labels(action, self._split.judged)
+        labels = self._split.labels(action, self._split.evaluated)
         return ranking_figures(labels, probabilities, self._split.rate(action), self._draws)
 
     def _retrieved(self, found: Found) -> Figures:
-        return {f"recall@{RETRIEVED}": self._asked.mean(metrics.recall(found, self._task.wanted))}
+        return {f"recall@{RETRIEVED}": self._retrieval_draws.mean(metrics.recall(found, self._task.relevant))}
 
 
 def ranking_figures(
     labels: Bool[np.ndarray, " j"], probabilities: Float[np.ndarray, " j"], rate: float, draws: Draws
 ) -> Figures:
-    """Every metric of predictions of one action; `rate` is how often it followed in what was learned from."""
+    """Return all metrics of the predictions of one action; `rate` is its rate in the training rows."""
     return {
         "auc": metrics.auc(labels, probabilities, draws),
         "gauc": metrics.gauc(labels, probabilities, draws),
@@ -157,28 +158,28 @@ def ranking_figures(
 
 
 def _protocol(split: Split, actions: Sequence[ActionName]) -> dict[str, Any]:
-    trained, judged = split.trained, split.judged
+    trained, evaluated = split.trained, split.evaluated
     return {
         "trained_since_ms": split.trained_since_ms,
         "since_ms": split.since_ms,
         "until_ms": split.until_ms,
         "labelled_since": dict(split.labelled_since),
         "trained_impressions": len(trained),
-        "impressions": len(judged),
-        "viewers": len(np.unique(split.log.viewer_id[judged])),
-        "positives": {action: int(split.labels(action, judged).sum()) for action in actions},
+        "impressions": len(evaluated),
+        "viewers": len(np.unique(split.log.viewer_id[evaluated])),
+        "positives": {action: int(split.labels(action, evaluated).sum()) for action in actions},
         "trained_rate": {action: split.rate(action) for action in actions},
-        "rate": {action: float(split.labels(action, judged).mean()) for action in actions},
+        "rate": {action: float(split.labels(action, evaluated).mean()) for action in actions},
     }
 
 
 def _mean(figures: Sequence[Figures]) -> Figures:
-    """The mean over models, draw by draw."""
+    """Average over models, for each draw."""
     return {metric: np.mean([each[metric] for each in figures], axis=0) for metric in figures[0]}
 
 
 def _difference(ours: Scored, theirs: Scored) -> Scored:
-    """For what both were judged by, draw by draw."""
+    """Subtract their figures from ours for each draw, for the metrics that both have."""
     return {
         part: {metric: ours[part][metric] - figures[metric] for metric in figures} for part, figures in theirs.items()
     }

@@ -1,10 +1,9 @@
-"""What may be learned from and what is judged: a log cut at one moment.
+"""Temporal split of a log into training rows and evaluated rows.
 
 Glossary of shapes:
 
-    n: rows of the log
-    t: rows of the past, or some of them
-    j: rows that are judged
+    s: selected rows of the log
+    j: evaluated rows
 """
 
 from collections.abc import Mapping
@@ -18,23 +17,23 @@ from phoenix.data.impressions import Log
 from phoenix.features.actions import DISCRETE
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
 
-Rows = Int64[np.ndarray, " t"]
+Rows = Int64[np.ndarray, " s"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """A log cut at `since_ms`: nothing that became known from then on may be used to predict what is judged.
+    """A log split at `since_ms`. Predictions for evaluated rows use nothing from that time on. Times are epoch ms.
 
     Attributes:
-        log: all of it.
-        trained_since_ms: where the span begins that rates and counters are learned on, and from which on all actions
-            are recorded; of what is earlier, what is recorded may be examples too.
-        since_ms: where it ends, and where what is judged begins.
-        until_ms: where what is judged ends.
-        labelled_since: the time from which on the log records an action; one not named was always recorded.
+        log: the whole log.
+        trained_since_ms: start of the training span: rates and counters are learned on it, and all actions are
+            recorded in it. Earlier rows can be examples of the actions recorded there.
+        since_ms: end of the training span and start of the evaluated span.
+        until_ms: end of the evaluated span.
+        labelled_since: start of the recording of each action; other actions are recorded in the whole log.
 
     Raises:
-        ValueError: the times are not in this order, or there is nothing to learn from or nothing to judge.
+        ValueError: the times are not in this order, or a span has no rows.
 
     """
 
@@ -46,48 +45,48 @@ class Split:
 
     def __post_init__(self) -> None:
         if not self.trained_since_ms < self.since_ms < self.until_ms:
-            raise ValueError("what is judged must come after what is trained on, and both must last some time")
+            raise ValueError("the evaluated span must come after the training span, and neither may be empty")
         if not len(self.trained):
-            raise ValueError("the log has nothing in the span that is trained on")
-        if not len(self.judged):
-            raise ValueError("the log has nothing in the span that is judged")
+            raise ValueError("the log has no rows in the training span")
+        if not len(self.evaluated):
+            raise ValueError("the log has no rows in the evaluated span")
 
     @cached_property
     def past(self) -> Rows:
-        """The rows of which everything was known before `since_ms`."""
+        """The rows that were complete before `since_ms`."""
         rows: Rows = np.flatnonzero(self.log.complete_at < self.since_ms)
         return rows
 
     @cached_property
     def trained(self) -> Rows:
-        """Those of them in the span that rates and counters are learned on."""
+        """The training rows: rows of the training span that were complete before `since_ms`."""
         rows: Rows = self.past[self.log.at[self.past] >= self.trained_since_ms]
         return rows
 
     @cached_property
-    def judged(self) -> Int64[np.ndarray, " j"]:
-        """The rows that are judged."""
+    def evaluated(self) -> Int64[np.ndarray, " j"]:
+        """The evaluated rows."""
         return np.flatnonzero((self.log.at >= self.since_ms) & (self.log.at < self.until_ms))
 
     def labelled(self, action: ActionName, rows: Rows) -> Rows:
-        """Those of some rows of which it is known whether the action followed."""
+        """Select the rows with a known label of the action."""
         labelled: Rows = rows[self.log.at[rows] >= self.labelled_since.get(action, 0)]
         return labelled
 
     def labels(self, action: ActionName, rows: Rows) -> Bool[np.ndarray, " t"]:
-        """Whether the action followed."""
+        """Return the labels: True for rows with the action."""
         labels: Bool[np.ndarray, " t"] = self.log.actions[rows, ACTION_INDEX[action]]
         return labels
 
     def rate(self, action: ActionName) -> float:
-        """How often the action followed in that span; 0 where nothing is known."""
+        """Return the rate of the action in the training rows; 0 without labelled rows."""
         labels = self.labels(action, self.labelled(action, self.trained))
         return float(labels.mean()) if len(labels) else 0.0
 
-    def judgeable(self, least: int) -> list[ActionName]:
-        """The actions that occur, and fail to occur, so often in both spans that figures about them say something.
+    def frequent_actions(self, least: int) -> list[ActionName]:
+        """Return the actions with at least `least` positives and `least` negatives in both spans.
 
-        An action that was not recorded from the beginning of the judged span is none of them.
+        An action must be recorded from the start of the evaluated span on.
         """
 
         def enough(action: ActionName, rows: Rows) -> bool:
@@ -99,5 +98,5 @@ class Split:
             for action in ACTIONS[:DISCRETE]
             if self.labelled_since.get(action, 0) <= self.since_ms
             and enough(action, self.trained)
-            and enough(action, self.judged)
+            and enough(action, self.evaluated)
         ]

@@ -1,4 +1,4 @@
-"""Small logs as columns, drawn so that there is something to learn."""
+"""Small random logs with propensities that models and baselines can learn."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ CLICK, VQV = ACTION_INDEX["click"], ACTION_INDEX["vqv"]
 
 
 def log_drawn(seed: int, *, days: int = 6, viewers: int = 60, posts: int = 40, rows: int = 3_000) -> Log:
-    """Viewers and posts with propensities of their own to be clicked and viewed; an impression every now and then."""
+    """A log of viewers and posts with individual rates of clicks and views; impressions at random times."""
     rng = np.random.default_rng(seed)
     viewer, post = rng.integers(0, viewers, rows), rng.integers(0, posts, rows)
     at = BEGIN_MS + rng.integers(0, days * DAY_MS, rows)
@@ -36,7 +36,7 @@ def log_drawn(seed: int, *, days: int = 6, viewers: int = 60, posts: int = 40, r
 
 
 def posts_drawn(rng: np.random.Generator, posts: int) -> Posts:
-    """Posts by a few authors, in two words, from before the log begins."""
+    """Posts by a few authors, of two words, created before the log begins."""
     tokens = np.zeros((posts, 64), np.uint32)
     tokens[:, 0], tokens[:, 1] = rng.integers(1, 6, posts), rng.integers(6, 30, posts)
     return Posts(
@@ -50,5 +50,5 @@ def posts_drawn(rng: np.random.Generator, posts: int) -> Posts:
 
 
 def with_actions(log: Log, actions: Any) -> Log:
-    """The same log, where other actions followed."""
+    """The same log with other actions."""
     return log._replace(actions=actions)

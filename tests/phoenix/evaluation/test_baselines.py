@@ -1,4 +1,4 @@
-"""Baselines of ranking and retrieval: that they learn what there is to learn, and nothing that they may not know."""
+"""Ranking and retrieval baselines: they learn the propensities of the log, without leakage from the evaluated span."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def split_of(seed: int) -> Split:
 
 
 def with_another_future(split: Split, seed: int) -> Split:
-    """The same past; whatever became known later is otherwise."""
+    """A split with the same past, and with other actions on all later rows."""
     rng = np.random.default_rng(seed)
     future = split.log.complete_at >= split.since_ms
     drawn = rng.random(split.log.actions.shape) < 0.5
@@ -41,7 +41,7 @@ def with_another_future(split: Split, seed: int) -> Split:
 
 @few
 @given(st.integers(0, 2**32))
-def test_no_ranking_baseline_knows_the_future(seed: int) -> None:
+def test_ranking_baselines_use_nothing_from_the_evaluated_span(seed: int) -> None:
     split = split_of(seed)
     for action in ACTIONS:
         mine = RankingBaselines(split, ACTIONS).predict(action)
@@ -52,7 +52,7 @@ def test_no_ranking_baseline_knows_the_future(seed: int) -> None:
 
 @few
 @given(st.integers(0, 2**32))
-def test_a_row_s_counters_do_not_know_how_it_or_a_later_one_went(seed: int) -> None:
+def test_the_counters_of_a_row_contain_neither_its_outcome_nor_a_later_one(seed: int) -> None:
     split = split_of(seed)
     keys = entities(split.log)
     trained, _ = frozen_counts(split, keys, ACTIONS)
@@ -66,10 +66,10 @@ def test_a_row_s_counters_do_not_know_how_it_or_a_later_one_went(seed: int) -> N
     )
 
 
-def test_every_ranking_baseline_learns_and_the_blend_is_better_than_the_post_s_rate() -> None:
+def test_every_ranking_baseline_learns_and_the_blend_beats_the_post_rate() -> None:
     split = split_of(3)
-    labels = split.labels("click", split.judged)
-    draws = Draws.of(split.log.viewer_id[split.judged], replicates=1)
+    labels = split.labels("click", split.evaluated)
+    draws = Draws.of(split.log.viewer_id[split.evaluated], replicates=1)
     reached = {
         name: metrics.auc(labels, probabilities, draws)[0]
         for name, probabilities in RankingBaselines(split, ACTIONS).predict("click").items()
@@ -79,7 +79,7 @@ def test_every_ranking_baseline_learns_and_the_blend_is_better_than_the_post_s_r
     assert reached["blend"] > reached["post_rate"] + 0.05
 
 
-def test_a_rate_is_drawn_to_the_mean_the_more_the_less_there_is_to_go_by() -> None:
+def test_a_rate_with_fewer_impressions_is_smoothed_more() -> None:
     log = log_drawn(5, viewers=3, posts=2, rows=9)
     log = log._replace(
         post=np.array([0, 0, 0, 0, 0, 0, 0, 1, 1]),
@@ -93,16 +93,16 @@ def test_a_rate_is_drawn_to_the_mean_the_more_the_less_there_is_to_go_by() -> No
     assert rates.tolist() == [pytest.approx(3 / 23), pytest.approx(2 / 17)]
 
 
-def test_a_rate_of_what_was_never_recorded_is_not_known() -> None:
+def test_the_rate_of_an_unrecorded_action_is_nan() -> None:
     split = split_of(1)
     rates = smoothed_rates(split.log.post, split, "click", split.past[:0])
     assert np.isnan(rates).all()
 
 
 @few
-@example(7279)  # where a viewer's last places are contended by posts of one vector
+@example(7279)  # posts with equal vectors compete for a viewer's last places
 @given(st.integers(0, 2**32))
-def test_no_retrieval_baseline_knows_the_future_or_finds_what_was_seen(seed: int) -> None:
+def test_retrieval_baselines_use_nothing_from_the_evaluated_span_and_find_no_seen_posts(seed: int) -> None:
     split = replace(split_of(seed), log=log_drawn(seed, posts=400, rows=2_000))
     task = RetrievalTask(split, "click")
     other = RetrievalTask(with_another_future(split, seed), "click")
@@ -116,18 +116,18 @@ def test_no_retrieval_baseline_knows_the_future_or_finds_what_was_seen(seed: int
             assert len(set(posts)) == len(posts)
 
 
-def test_what_is_wanted_is_what_was_engaged_with_and_never_shown_before() -> None:
+def test_relevant_posts_are_engaged_posts_that_were_not_shown_before() -> None:
     split = replace(split_of(2), log=log_drawn(2, posts=400, rows=2_000))
     task = RetrievalTask(split, "click")
     log = split.log
-    for viewer, wanted in zip(task.viewer_id, task.wanted, strict=True):
+    for viewer, wanted in zip(task.viewer_id, task.relevant, strict=True):
         mine = log.viewer_id == viewer
-        engaged = set(log.post[split.judged][(mine & log.actions[:, CLICK])[split.judged]].tolist())
+        engaged = set(log.post[split.evaluated][(mine & log.actions[:, CLICK])[split.evaluated]].tolist())
         assert set(np.flatnonzero(wanted)) == engaged - set(log.post[split.past][mine[split.past]].tolist())
         assert wanted.any()
 
 
-def test_fewer_posts_than_asked_for_leave_empty_places_and_nothing_unpublished_is_found() -> None:
+def test_missing_posts_are_padding_and_unpublished_posts_are_not_found() -> None:
     split = replace(split_of(2), log=log_drawn(2, posts=50, rows=600))
     split.log.posts.created_at[:5] = split.until_ms
     task = RetrievalTask(split, "click")
@@ -137,17 +137,17 @@ def test_fewer_posts_than_asked_for_leave_empty_places_and_nothing_unpublished_i
     assert (found == -1).sum(axis=1).min() >= 15
 
 
-def test_collaborative_filtering_finds_what_the_like_minded_were_shown() -> None:
-    """Ten crowds, each shown sixty posts of its own."""
+def test_collaborative_filtering_finds_posts_shown_to_similar_viewers() -> None:
+    """Ten groups of viewers, each with sixty posts of its own."""
     log = log_drawn(1, viewers=600, posts=600, rows=18_000)
     log = log._replace(post=log.viewer_id % 10 * 60 + log.post % 60)
     task = RetrievalTask(replace(split_of(1), log=log), "click")
-    reached = {name: np.mean(metrics.recall(found, task.wanted)) for name, found in task.baselines(60).items()}
+    reached = {name: np.mean(metrics.recall(found, task.relevant)) for name, found in task.baselines(60).items()}
     assert min(reached["als"], reached["item_item"]) > 0.9
     assert max(reached["popular_the_day_before"], reached["newest"]) < 0.3
 
 
-def test_a_span_in_which_nobody_wants_anything_is_refused() -> None:
+def test_a_span_without_relevant_posts_is_refused() -> None:
     split = split_of(1)
     silent = replace(split, log=with_actions(split.log, np.zeros_like(split.log.actions)))
     with pytest.raises(ValueError, match="no click on a post that was new"):

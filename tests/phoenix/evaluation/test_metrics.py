@@ -1,4 +1,4 @@
-"""Metrics against a library's, and by hand."""
+"""Metrics: comparison with scikit-learn, and small examples."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ many = settings(max_examples=60, deadline=None)
 
 
 @st.composite
-def judged(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, Draws]:
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, Draws]:
     """Labels, probabilities with many ties, and a few draws over few viewers."""
     n = draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -23,7 +23,7 @@ def judged(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, Draws]:
 
 
 def rows_of(draws: Draws, draw: int) -> np.ndarray:
-    """A draw as rows, each as often as its viewer was drawn."""
+    """The rows of a draw, repeated by the multiplicity of their viewers."""
     return np.repeat(np.arange(len(draws.viewer)), draws.weight[draw, draws.viewer].astype(int))
 
 
@@ -32,8 +32,8 @@ def both(labels: np.ndarray) -> bool:
 
 
 @many
-@given(judged())
-def test_auc_is_that_of_the_library_on_every_draw(case: tuple[np.ndarray, np.ndarray, Draws]) -> None:
+@given(cases())
+def test_auc_equals_that_of_scikit_learn_on_every_draw(case: tuple[np.ndarray, np.ndarray, Draws]) -> None:
     labels, scores, draws = case
     for draw, figure in enumerate(metrics.auc(labels, scores, draws)):
         rows = rows_of(draws, draw)
@@ -44,8 +44,10 @@ def test_auc_is_that_of_the_library_on_every_draw(case: tuple[np.ndarray, np.nda
 
 
 @many
-@given(judged())
-def test_gauc_is_the_mean_of_the_library_s_auc_within_viewers(case: tuple[np.ndarray, np.ndarray, Draws]) -> None:
+@given(cases())
+def test_gauc_is_the_weighted_mean_of_auc_over_viewers(
+    case: tuple[np.ndarray, np.ndarray, Draws],
+) -> None:
     labels, scores, draws = case
     for draw, figure in enumerate(metrics.gauc(labels, scores, draws)):
         of_viewer, weights = [], []
@@ -61,8 +63,8 @@ def test_gauc_is_the_mean_of_the_library_s_auc_within_viewers(case: tuple[np.nda
 
 
 @many
-@given(judged())
-def test_log_loss_and_its_share_of_a_constant_s_are_those_of_the_library(
+@given(cases())
+def test_log_loss_and_relative_cross_entropy_equal_those_of_scikit_learn(
     case: tuple[np.ndarray, np.ndarray, Draws],
 ) -> None:
     labels, probabilities, draws = case
@@ -80,7 +82,7 @@ def test_log_loss_and_its_share_of_a_constant_s_are_those_of_the_library(
 
 @many
 @given(st.integers(1, 8), st.integers(2, 12), st.integers(1, 15), st.integers(0, 2**32))
-def test_ndcg_is_that_of_the_library(viewers: int, candidates: int, k: int, seed: int) -> None:
+def test_ndcg_equals_that_of_scikit_learn(viewers: int, candidates: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     gains = rng.random((viewers, candidates))
     scores = rng.permuted(np.tile(np.arange(candidates), (viewers, 1)), axis=1).astype(float)
@@ -88,7 +90,7 @@ def test_ndcg_is_that_of_the_library(viewers: int, candidates: int, k: int, seed
     np.testing.assert_allclose(metrics.ndcg(gains, scores, k), expected, rtol=1e-9)
 
 
-def test_ndcg_passes_over_places_without_a_candidate_and_has_no_meaning_without_gains() -> None:
+def test_ndcg_ignores_padding_and_is_nan_without_gains() -> None:
     gains = np.array([[0.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
     scores = np.array([[2.0, 1.0, -np.inf], [1.0, 2.0, 3.0]])
     of_viewer = metrics.ndcg(gains, scores, 2)
@@ -96,7 +98,7 @@ def test_ndcg_passes_over_places_without_a_candidate_and_has_no_meaning_without_
     assert np.isnan(of_viewer[1])
 
 
-def test_recall_is_the_share_found_of_what_was_wanted() -> None:
+def test_recall_is_the_share_of_relevant_posts_that_were_found() -> None:
     wanted = np.array([[True, True, False, False], [False, False, False, True], [False] * 4])
     found = np.array([[1, 2], [2, -1], [0, 1]])
     of_viewer = metrics.recall(found, wanted)
@@ -104,7 +106,7 @@ def test_recall_is_the_share_found_of_what_was_wanted() -> None:
     assert np.isnan(of_viewer[2])
 
 
-def test_calibration_is_perfect_where_each_prediction_is_the_rate_of_its_bin() -> None:
+def test_calibration_error_is_zero_if_each_prediction_is_the_rate_of_its_bin() -> None:
     probabilities = np.repeat([0.25, 0.75], 40 * metrics.BINS)
     labels = np.tile([True, False, False, False], 10 * metrics.BINS).tolist()
     labels += np.tile([True, True, True, False], 10 * metrics.BINS).tolist()
@@ -113,7 +115,7 @@ def test_calibration_is_perfect_where_each_prediction_is_the_rate_of_its_bin() -
     assert metrics.calibration_ratio(np.array(labels), probabilities, draws)[0] == pytest.approx(1)
 
 
-def test_calibration_tells_by_how_much_everything_is_overrated() -> None:
+def test_calibration_ratio_is_the_factor_of_an_overestimate() -> None:
     labels = np.tile([True, False, False, False, False], 100)
     draws = Draws.of(np.arange(len(labels)), replicates=2)
     probabilities = np.full(len(labels), 0.4)
@@ -121,27 +123,27 @@ def test_calibration_tells_by_how_much_everything_is_overrated() -> None:
     assert metrics.calibration_ratio(labels, probabilities, draws)[0] == pytest.approx(2)
 
 
-def test_a_prediction_that_is_sure_and_wrong_costs_much_but_not_everything() -> None:
+def test_the_loss_of_a_certain_wrong_prediction_is_finite() -> None:
     draws = Draws.of(np.arange(2), replicates=1)
     assert 1 < metrics.log_loss(np.array([True, False]), np.array([0.0, 0.0]), draws)[0] < 20
 
 
-def test_an_interval_over_viewers_is_that_of_the_mean_s_own_error() -> None:
+def test_an_interval_over_viewers_has_the_width_of_the_standard_error() -> None:
     rng = np.random.default_rng(1)
     viewer = np.repeat(np.arange(400), 3)
-    values = np.repeat(rng.normal(size=400), 3)  # a viewer's rows are alike: 1,200 rows say no more than 400
+    values = np.repeat(rng.normal(size=400), 3)  # equal rows of a viewer: 1,200 rows have the information of 400
     estimate = Estimate.of(Draws.of(viewer, replicates=2_000).mean(values))
     half = 1.96 * values.std() / np.sqrt(400)
     assert estimate.value == pytest.approx(values.mean())
     assert (estimate.high - estimate.low) / 2 == pytest.approx(half, rel=0.1)
 
 
-def test_draws_in_which_a_figure_has_no_meaning_do_not_widen_its_interval() -> None:
+def test_undefined_draws_do_not_widen_an_interval() -> None:
     estimate = Estimate.of(np.array([0.5, np.nan, 0.4, 0.6]))
     assert [estimate.value, estimate.low, estimate.high] == pytest.approx([0.5, 0.405, 0.595])
     assert np.isnan(Estimate.of(np.array([np.nan, np.nan])).low)
 
 
-def test_nobody_can_be_drawn_from_nobody() -> None:
-    with pytest.raises(ValueError, match="nobody"):
+def test_draws_without_viewers_are_refused() -> None:
+    with pytest.raises(ValueError, match="no viewers"):
         Draws.of(np.empty(0, np.int64))
