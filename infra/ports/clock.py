@@ -1,4 +1,4 @@
-"""The clock of all rules about age, retention and lateness, and units of time in ms. Imports none of our modules."""
+"""Clocks for the rules about age, retention and lateness; units of time in ms."""
 
 import time
 from typing import Final, Protocol
@@ -14,7 +14,7 @@ def now_ms() -> int:
 
 
 class Clock(Protocol):
-    """The time of rules, in epoch milliseconds."""
+    """A clock of the rules, in epoch milliseconds."""
 
     def observe(self, at_ms: int) -> None:
         """Receive the time of an event."""
@@ -24,7 +24,7 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """The wall clock, for service."""
+    """The wall clock, for live traffic."""
 
     def observe(self, at_ms: int) -> None:
         """Ignore the time of an event."""
@@ -35,7 +35,7 @@ class WallClock:
 
 
 class LogClock:
-    """The newest event's time, for replays, so that an old log behaves as it did live."""
+    """The time of the newest event, for replays: the rules then decide as they did live."""
 
     def __init__(self) -> None:
         self._newest_ms = 0

@@ -1,4 +1,4 @@
-"""Messages and partitions on their way in: the one check of consumed messages, waits for topics, watermarks."""
+"""Consumers: the check of consumed messages, the wait for topics, and watermarks."""
 
 import logging
 import threading
@@ -17,23 +17,23 @@ log = logging.getLogger(__name__)
 
 IDLE_S: Final = 0.3
 SETTLE_S: Final = 2.0
-"""The embedded broker reports the start of the last batch, plus one, as the high watermark. So a reader that reaches
-the watermark reads on: until IDLE_S pass without a message, and at most for SETTLE_S, since others may go on writing.
+"""The embedded broker reports the start of the last batch, plus one, as the high watermark. At the watermark a reader
+therefore reads on: until IDLE_S pass without a message, and at most for SETTLE_S, since other producers may continue.
 """
 _SKIPPED: Final = {
     KafkaError._PARTITION_EOF: logging.WARNING,
     KafkaError._AUTO_OFFSET_RESET: logging.WARNING,
-    # a worker that waits for Redis polls too seldom: it loses its partitions and rejoins the group
+    # a worker does not poll during an outage of Redis: it loses its partitions, and rejoins the group later
     KafkaError._MAX_POLL_EXCEEDED: logging.DEBUG,
 }
-"""Errors that a consumer survives, with the level of their log line; librdkafka retries what it calls retriable."""
+"""Errors that a consumer survives, with their log levels. It also survives retriable errors: librdkafka retries."""
 
 
 def usable_messages(messages: Sequence[Message]) -> Sequence[Message]:
     """Return the messages without an error, in order.
 
     Raises:
-        KafkaException: the first error that a consumer does not survive.
+        KafkaException: for the first error that a consumer does not survive.
 
     """
     if all(message.error() is None for message in messages):
@@ -57,8 +57,8 @@ def partitions_of(settings: Settings, topics: Iterable[str], timeout_s: float = 
     """Return the partitions of topics, from one metadata request.
 
     Raises:
-        BrokerUnreachable: no broker answers in `timeout_s`; names the address.
-        TopicMissing: names the topics and the command that creates them.
+        BrokerUnreachable: no broker answers in `timeout_s`; the text has the address.
+        TopicMissing: the text has the topics and the command that creates them.
 
     """
     probe = Consumer(consumer_config(settings, group(settings, "probe")))
@@ -84,20 +84,20 @@ def wait_for_topics(settings: Settings, topics: Iterable[str], stopping: threadi
     """Return the partitions of topics; wait without limit while no broker answers.
 
     Raises:
-        TopicMissing: like `partitions_of`.
-        SystemExit: with code 0 once `stopping` is set.
+        TopicMissing: as in `partitions_of`.
+        SystemExit: code 0, after `stopping` was set.
 
     """
     topics = tuple(topics)
-    away = outage("Kafka", settings.kafka)
+    kafka_outage = outage("Kafka", settings.kafka)
     while not stopping.is_set():
         try:
             found = partitions_of(settings, topics)
         except BrokerUnreachable as error:
-            away.begins(error)
+            kafka_outage.begins(error)
             stopping.wait(1.0)
         else:
-            away.ends()
+            kafka_outage.ends()
             return found
     raise SystemExit(0)
 

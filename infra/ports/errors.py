@@ -1,4 +1,4 @@
-"""The root of all exceptions that a user can meet, and those of the ports; each has a text of one line."""
+"""The root of the exceptions that a user can meet, and the exceptions of the ports; each text is one line."""
 
 from typing import ClassVar
 

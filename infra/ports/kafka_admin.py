@@ -1,4 +1,4 @@
-"""Topics and consumer groups: creates and describes topics, computes the lag of a flow."""
+"""Administration of Kafka: create and describe topics, compute the lag of a consumer group."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 
-# documented there, though its stubs do not export two of them
+# the stubs do not export two of these documented names
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
 from infra.ports.consumer import IDLE_S, SETTLE_S, partitions_of, watermarks
@@ -16,7 +16,7 @@ from infra.ports.settings import Settings
 from infra.ports.topics import TOPICS
 
 Offsets: TypeAlias = dict[tuple[str, int], int]
-"""For a topic and partition the offset after the last message."""
+"""The offset after the last message, by topic and partition."""
 
 TIMEOUT_S = 10.0
 
@@ -35,7 +35,7 @@ class TopicState(NamedTuple):
 
     @property
     def problem(self) -> str:
-        """The difference from the expected topic in words; empty if there is none."""
+        """The difference from the expected topic and its remedy; empty if there is none."""
         wanted = TOPICS[self.name].config["cleanup.policy"]
         if not self.partitions:
             return "missing: `foryou topics --create`"
@@ -50,7 +50,7 @@ def admin(settings: Settings) -> AdminClient:
 
 
 def cluster_id(settings: Settings) -> str:
-    """The id of the Kafka cluster; raises `BrokerUnreachable`."""
+    """Return the id of the Kafka cluster; raises `BrokerUnreachable`."""
     try:
         return str(admin(settings).list_topics(timeout=TIMEOUT_S).cluster_id)
     except KafkaException as error:
@@ -58,18 +58,18 @@ def cluster_id(settings: Settings) -> str:
 
 
 def ensure_reachable(settings: Settings, timeout_s: float = 5.0) -> None:
-    """Raise `BrokerUnreachable`, naming the address and what to do, if no broker answers."""
+    """Raise `BrokerUnreachable`, with the address and the remedy, if no broker answers."""
     partitions_of(settings, (), timeout_s)
 
 
 def create_topics(settings: Settings) -> list[str]:
-    """Create the topics that do not exist yet.
+    """Create the topics that do not exist.
 
     Returns:
-        the names of those created.
+        the names of the created topics.
 
     Raises:
-        BrokerUnreachable: naming the address.
+        BrokerUnreachable: with the address and the remedy.
         TopicError: with the broker's reason.
 
     """
@@ -83,7 +83,7 @@ def create_topics(settings: Settings) -> list[str]:
         )
         for topic in TOPICS.values()
     ]
-    client = admin(settings)  # kept until its futures are done: a client that is collected cancels them
+    client = admin(settings)  # referenced until its futures are done: a collected client cancels them
     created = client.create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=2 * TIMEOUT_S)
     new = [name for name, future in created.items() if _was_created(name, future.exception())]
     _wait_until_known(settings)
@@ -121,17 +121,17 @@ def describe(settings: Settings) -> list[TopicState]:
     ensure_reachable(settings)
     client = admin(settings)
     known = client.list_topics(timeout=TIMEOUT_S).topics
-    there = [name for name in TOPICS if name in known and known[name].partitions]
+    existing = [name for name in TOPICS if name in known and known[name].partitions]
     configs = {}
-    if there:
-        resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in there]
-        asked = client.describe_configs(resources, request_timeout=TIMEOUT_S)
-        for resource, future in asked.items():
+    if existing:
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in existing]
+        futures = client.describe_configs(resources, request_timeout=TIMEOUT_S)
+        for resource, future in futures.items():
             configs[resource.name] = {entry.name: entry.value for entry in future.result().values()}
     return [
         TopicState(
             name,
-            len(known[name].partitions) if name in there else 0,
+            len(known[name].partitions) if name in existing else 0,
             configs.get(name, {}).get("cleanup.policy", ""),
             configs.get(name, {}).get("retention.ms", ""),
         )
@@ -140,12 +140,23 @@ def describe(settings: Settings) -> list[TopicState]:
 
 
 def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[str, int], int]) -> int:
-    """Return the number of messages before `ends` that a flow (`flows.posts`) or the workers have not finished."""
+    """Return the number of messages before `ends` that a consumer group has not committed.
+
+    Args:
+        client: for administration.
+        settings: address and group prefix.
+        name: a flow (`flows.posts`) or the workers (`feed-worker`).
+        ends: offset after the last message, by topic and partition; an empty mapping needs no request.
+
+    Raises:
+        BrokerUnreachable: with the address and the reason.
+
+    """
     if not ends:
         return 0
-    asked = ConsumerGroupTopicPartitions(group(settings, name), [TopicPartition(*part) for part in ends])
+    query = ConsumerGroupTopicPartitions(group(settings, name), [TopicPartition(*part) for part in ends])
     try:
-        (future,) = client.list_consumer_group_offsets([asked], request_timeout=TIMEOUT_S).values()
+        (future,) = client.list_consumer_group_offsets([query], request_timeout=TIMEOUT_S).values()
         found = future.result().topic_partitions
     except KafkaException as error:
         if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
@@ -158,7 +169,7 @@ def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[
 def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = IDLE_S) -> Offsets:
     """Return the exact current ends of topics.
 
-    The messages from the high watermark on are read until no more come: see `infra.ports.consumer.SETTLE_S`.
+    It reads on from the high watermark until no message arrives: see `infra.ports.consumer.SETTLE_S`.
     """
     topics = tuple(topics)
     if not topics:
@@ -168,7 +179,7 @@ def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = IDLE_S) -
         ends = _watermarks(consumer, partitions_of(settings, topics))
         consumer.assign([TopicPartition(topic, part, end - 1) for (topic, part), end in ends.items()])
         quiet_since = time.monotonic()
-        settled_at = quiet_since + SETTLE_S  # others may go on writing
+        settled_at = quiet_since + SETTLE_S  # other producers may continue
         while ends and time.monotonic() < min(quiet_since + idle_s, settled_at):
             for message in consumer.consume(5_000, 0.05):
                 if message.error() is None:

@@ -15,7 +15,7 @@ FLOW_GROUPS: Final = {
     "flows.engagements": ("engagements", "social-graph"),
     "flows.embeddings": ("thunder-posts",),
 }
-"""The flows and the topics that each reads; a flow's consumer group is `group(settings, flow)`."""
+"""The topics that each flow reads; its consumer group is `group(settings, flow)`."""
 FETCH_WAIT_MS: Final = 100
 """Longest time in ms for which a broker holds a fetch request back while a partition has no new message."""
 _UNREACHABLE: Final = {
@@ -41,7 +41,7 @@ def client_config(settings: Settings) -> dict[str, Any]:
     return {
         "bootstrap.servers": settings.kafka,
         "error_cb": on_error,
-        "log_level": 2,  # error_cb receives all that matters
+        "log_level": 2,  # error_cb receives the relevant errors
         "reconnect.backoff.max.ms": 1_000,
         **settings.kafka_options,
     }
@@ -54,13 +54,13 @@ def consumer_config(settings: Settings, group_id: str, fetch_wait_ms: int = FETC
         settings: address and further options of Kafka.
         group_id: consumer group.
         fetch_wait_ms: longest time for which the broker holds a fetch request back while there is no new message;
-            a larger value costs an idle broker less CPU. At Kafka a new message ends the wait at once. The embedded
-            broker looks for it after a half, three quarters and so on of the wait only.
+            a larger value costs an idle broker less CPU. Kafka ends the wait at a new message. The embedded broker
+            looks for messages only after a half, three quarters and so on of the wait.
 
     """
     common = client_config(settings)
 
-    # not for producers: a producer notices the end of an outage only at its next use, perhaps much later
+    # not for producers: a producer notices the end of an outage only at its next use
     def on_error(error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             outage("Kafka", settings.kafka).begins(error.str())

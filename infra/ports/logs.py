@@ -1,4 +1,4 @@
-"""How the processes of the system log: one line an event, on stderr, to be read by people or by programs."""
+"""Set up the log of a process: one line an event on stderr, as text or as JSON."""
 
 import logging
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from pythonjsonlogger.json import JsonFormatter
 
 _FIELDS: Final = {"asctime": "at", "levelname": "level", "name": "logger", "threadName": "thread", "process": "pid"}
-"""What an object has besides `message`, and `exc_info` where there was an exception: Python's name, and ours."""
+"""Python's names of the fields of a JSON line, and ours; `message` and `exc_info` keep their names."""
 
 
 def configure(form: str = "text") -> None:
@@ -19,8 +19,8 @@ def configure(form: str = "text") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_formatter(form))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("jax").setLevel(logging.WARNING)  # tells at length which accelerators there are not
-    logging.getLogger("absl").setLevel(logging.WARNING)  # and how a checkpoint is read
+    logging.getLogger("jax").setLevel(logging.WARNING)  # logs each accelerator that is missing
+    logging.getLogger("absl").setLevel(logging.WARNING)  # logs each step of reading a checkpoint
 
 
 def _formatter(form: str) -> logging.Formatter:

@@ -1,44 +1,49 @@
-"""A server that is away: said once, however many clients of this process notice."""
+"""Outages of a server: one log line for the start and one for the end, for all clients of a process."""
 
 import logging
 import threading
 import time
 from functools import cache
+from typing import Final
 
 log = logging.getLogger(__name__)
 
-SETTLES_S = 5.0
+SETTLE_S: Final = 5.0
+"""Time after the end of an outage during which late reports of other clients start no new one."""
 
 
 class Outage:
-    """Whether a server is away; says when that begins and when it ends.
+    """The state of one server. Any thread may call.
 
-    Right after an end, late reports of the same outage by other clients are no new one.
+    Args:
+        server: name of the server, for the log.
+        address: without password.
+
     """
 
-    def __init__(self, what: str, address: str) -> None:
-        self._server = f"{what} at {address}"
-        self._away = False
-        self._ended_at = -SETTLES_S
+    def __init__(self, server: str, address: str) -> None:
+        self._server = f"{server} at {address}"
+        self._is_open = False
+        self._ended_at = -SETTLE_S
         self._lock = threading.Lock()
 
     def begins(self, reason: object) -> None:
-        """Note that the server does not answer."""
+        """Record that the server does not answer; log the first report."""
         with self._lock:
-            if not self._away and time.monotonic() - self._ended_at > SETTLES_S:
-                self._away = True
-                log.warning("%s is away (%s); waiting for it", self._server, reason)
+            if not self._is_open and time.monotonic() - self._ended_at > SETTLE_S:
+                self._is_open = True
+                log.warning("%s is unreachable (%s); retrying", self._server, reason)
 
     def ends(self) -> None:
-        """Note that the server answers."""
+        """Record that the server answers; log the first answer after an outage."""
         with self._lock:
-            if self._away:
-                self._away = False
+            if self._is_open:
+                self._is_open = False
                 self._ended_at = time.monotonic()
-                log.warning("%s is back", self._server)
+                log.warning("%s is reachable again", self._server)
 
 
 @cache
-def outage(what: str, address: str) -> Outage:
-    """The one outage of a server in this process."""
-    return Outage(what, address)
+def outage(server: str, address: str) -> Outage:
+    """Return the one `Outage` of a server in this process."""
+    return Outage(server, address)

@@ -1,4 +1,4 @@
-"""The one Kafka producer: it loses no message unnoticed."""
+"""The Kafka producer: it reports every message that was not delivered."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ STALLED_S: Final = 5.0
 """Time without a delivery after which an outage is reported."""
 _WAIT_S: Final = 0.2
 _FULL_WAIT_S: Final = 0.02
-"""Without reports of success nothing ends a wait for a slot in the queue early, so it is short."""
+"""Short, since a delivered message sends no report that would end the wait for a slot in the queue."""
 
 Headers: TypeAlias = list[tuple[str, bytes]]
 OnDelivered: TypeAlias = Callable[[Any, str, int, int], None]
@@ -34,7 +34,7 @@ class Record(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A message that Kafka, or its client, refused for good; `token` is the caller's of `send`."""
+    """A message that Kafka or its client refused for good; `token` is the argument of `send`."""
 
     topic: str
     reason: str
@@ -57,9 +57,9 @@ def check_stop(stopping: threading.Event) -> Callable[[], None]:
 class KafkaProducer:
     """Writes records to Kafka. Any thread may call; callbacks run in `poll`, `wait`, `flush` and in a full `send`.
 
-    A full queue: `send` and `publish` wait, `offer` returns False. An outage: waits have no limit unless they name
-    one; after STALLED_S without a delivery the outage is logged once. A refused message: it is kept in `refusals`,
-    and `flush` raises.
+    If the queue is full, `send` and `publish` wait; `offer` returns False. During an outage only waits with a timeout
+    end; the outage is logged once, after STALLED_S without a delivery. A refused message is added to `refusals`, and
+    `flush` raises.
 
     Args:
         settings: address and further options of Kafka.
@@ -96,7 +96,7 @@ class KafkaProducer:
             try:
                 if headers:
                     produce(topic, value, key, headers=[*headers])
-                else:  # an empty list of headers costs more than all the rest
+                else:  # an empty list of headers would cost more than the rest of the call
                     produce(topic, value, key)
             except (BufferError, KafkaException):
                 self.send(record)
@@ -112,7 +112,7 @@ class KafkaProducer:
             self.refusals.append(Refusal(record.topic, str(error), token))
 
     def offer(self, record: Record, token: Any = None) -> bool:
-        """Hand one record over without a wait.
+        """Hand one record over; do not wait.
 
         Returns:
             False if the queue is full.
@@ -136,7 +136,7 @@ class KafkaProducer:
         return True
 
     def take_refusals(self) -> list[Refusal]:
-        """Return the refusals since the last call and forget them."""
+        """Return the refusals since the last call, and clear them."""
         refusals, self.refusals = self.refusals, []
         return refusals
 
@@ -161,7 +161,7 @@ class KafkaProducer:
         """Wait without limit until every message is delivered.
 
         Raises:
-            DeliveryFailed: a message was refused, now or before.
+            DeliveryFailed: a message was refused, now or earlier.
 
         """
         self.drain()

@@ -31,7 +31,7 @@ OTHER_VARIABLES: Final = (
     "FORYOU_SEED",
     "FORYOU_DOCKER_UP",
 )
-"""Variables that are no settings: the file of settings, and those of the tests."""
+"""Variables that are not settings: the name of the settings file, and the variables of the tests."""
 # ports of `foryou up`; not the defaults of Kafka and Redis, so that no app publishes to another broker by chance
 UP_KAFKA_PORT: Final = 19_092
 UP_REDIS_PORT: Final = 16_379
@@ -45,7 +45,7 @@ class SettingsError(UsageError, ValueError):
 
 
 def redacted(url: str) -> str:
-    """Return an address without its user and password; also one that is mistyped."""
+    """Return an address without its user and password; it may be malformed."""
     credentials, at, rest = url.rpartition("@")
     scheme = re.match(r"\w+://", credentials)
     shown = f"{scheme[0] if scheme else ''}{HIDDEN}@{rest}" if at else url
@@ -53,7 +53,7 @@ def redacted(url: str) -> str:
 
 
 class Settings(BaseSettings):
-    """All differences between one deployment and another."""
+    """The settings of a deployment."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -83,10 +83,10 @@ class Settings(BaseSettings):
     )
     max_post_age_ms: int = Field(48 * HOUR_MS, ge=1, description="age up to which a post can be a candidate")
     late_tolerance_ms: int = Field(
-        HOUR_MS, ge=0, description="time after that age during which late events of a post are still joined"
+        HOUR_MS, ge=0, description="time after that age during which late events of a post are accepted"
     )
     future_tolerance_ms: int = Field(
-        300_000, ge=0, description="distance ahead of the wall clock from which on an event is refused"
+        300_000, ge=0, description="largest distance of an event ahead of the wall clock; later events are refused"
     )
 
     model: str = Field("nano", description="model configuration, one of phoenix.models.configs.CONFIGS")
@@ -111,10 +111,10 @@ class Settings(BaseSettings):
     )
     feed_size: int = Field(35, ge=1, le=200, description="posts in a feed if the request has no size")
     feed_ttl_s: int = Field(86_400, ge=1, description="lifetime of a feed in Redis")
-    deadline_ms: int = Field(30_000, ge=1, description="age of a request from which on the answer is `expired`")
+    deadline_ms: int = Field(30_000, ge=1, description="age of a request above which the answer is `expired`")
     max_batch: int = Field(16, ge=1, le=256, description="largest number of feed requests in a batch")
     max_wait_ms: int = Field(
-        10_000, ge=1, le=HOUR_MS, description="wait for a worker from which on a request is answered `failed`"
+        10_000, ge=1, le=HOUR_MS, description="longest wait for a worker; then the answer is `failed`"
     )
 
     http_host: str = Field(
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=65_535,
-        description="port of metrics, health and readiness; 0: none; another one for each worker",
+        description="port of metrics, health and readiness, its own for each worker; 0: none",
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="format of the log on stderr: text, or one JSON object a line"
@@ -135,8 +135,8 @@ class Settings(BaseSettings):
     def _has_a_port(cls, value: str) -> str:
         try:
             _ = urlsplit(value).port
-        except ValueError:  # its text has a part of the password
-            raise ValueError("the port is no number; percent-encode the special characters of a password") from None
+        except ValueError:  # its text has part of the password
+            raise ValueError("the port is not a number; percent-encode the special characters of a password") from None
         return value
 
     @classmethod
@@ -152,12 +152,12 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Show no password."""
+        """Return the fields without passwords."""
         return [(name, _shown(name, getattr(self, name))) for name in type(self).model_fields]
 
     @property
     def remembered_ms(self) -> int:
-        """Time for which the flows keep a post without further events; longer than it can be a candidate."""
+        """Time for which the flows keep a post without further events; at least the age limit of candidates."""
         return self.max_post_age_ms + self.late_tolerance_ms
 
     def environment(self) -> dict[str, str]:
@@ -263,7 +263,7 @@ def _line(detail: Any) -> str:
         return _unknown_key(name, detail["input"])
     reason = detail["msg"].removeprefix("Value error, ")
     what = f"{variable(name)} {'.'.join(inner)}".rstrip()
-    # the address of Redis has a password, which no rule finds in every mistyped form
+    # `redacted` cannot find the password in every malformed address of Redis
     shown = name != "redis" and not any(map(_SECRET_OPTION.search, inner))
     return f"{what} ({field.description}): {reason}" + (f", not {_shown(name, detail['input'])!r}" if shown else "")
 
@@ -271,7 +271,7 @@ def _line(detail: Any) -> str:
 def _unknown_key(name: str, value: Any) -> str:
     key = f"{name}.{next(iter(value))}" if isinstance(value, dict) and value else name
     if "." in key:
-        return f'unknown setting {key!r}: options of Kafka stand under [kafka_options], as "{key}" = "VALUE"'
+        return f'unknown setting {key!r}: options of Kafka belong under [kafka_options], as "{key}" = "VALUE"'
     return f"unknown setting {name!r}: {_nearest(name, Settings.model_fields)}"
 
 

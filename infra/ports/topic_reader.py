@@ -23,16 +23,16 @@ Bounds: TypeAlias = dict[Part, tuple[int, int]]
 def scan(
     settings: Settings, topics: Sequence[str], advance: Callable[[float, float], None] = lambda _done, _total: None
 ) -> Iterator[Sequence[Message]]:
-    """Read all messages of some topics in batches, in order within a partition; belongs to no consumer group.
+    """Read all messages of topics in batches, in order within a partition; commit no offsets.
 
     Args:
         settings: address and further options of Kafka.
-        topics: read side by side.
-        advance: receives the number of messages that are passed, and their total.
+        topics: their names; partitions are read concurrently.
+        advance: receives the number of messages read so far, and their total.
 
     Raises:
-        BrokerUnreachable: no broker answers, or it stops to answer on the way.
-        TopicMissing: names the topics and the command that creates them.
+        BrokerUnreachable: no broker answers, or none sends a message for STALLED_S.
+        TopicMissing: the text has the topics and the command that creates them.
 
     """
     partitions = partitions_of(settings, topics)
@@ -61,7 +61,7 @@ def _read(consumer: Consumer, bounds: Bounds, advance: Callable[[float, float], 
             reached[_part(message)] = (message.offset() or 0) + 1
         if messages:
             yield messages
-            received_at = time.monotonic()  # after the yield: the caller's own work takes time too
+            received_at = time.monotonic()  # after the yield: the caller's work takes time
         behind = _behind(consumer, bounds, reached)
         advance(total - behind, total)
         if behind and time.monotonic() - received_at > STALLED_S:

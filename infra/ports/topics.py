@@ -1,4 +1,4 @@
-"""The topics, all of them: key, retention and form, in one place. Imports nothing else of the house."""
+"""The list of topics: key, content and retention."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,7 +8,7 @@ from infra.ports.clock import DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as it is created: `config` are Kafka's own topic settings."""
+    """A topic as `foryou topics --create` creates it; `config` has Kafka's topic settings."""
 
     name: str
     key: str
@@ -17,21 +17,21 @@ class Topic:
 
     @property
     def policy(self) -> str:
-        """The retention in words."""
+        """The retention as text."""
         if self.config["cleanup.policy"] == "compact":
             return "compact"
         retention_ms = int(self.config["retention.ms"])
         if retention_ms < 0:
-            return "kept for ever"
+            return "kept forever"
         return f"{retention_ms // DAY_MS} d" if retention_ms >= DAY_MS else f"{retention_ms // 3_600_000} h"
 
 
 def _deleted_after(ms: int, **config: str) -> dict[str, str]:
-    # retention counts from arrival, never from event time: a replayed old log must not vanish while it is read
+    # retention counts from the arrival: by event time Kafka would delete an old log during its replay
     return {"cleanup.policy": "delete", "retention.ms": str(ms), "message.timestamp.type": "LogAppendTime"} | config
 
 
-# a tombstone has to outlive the log that it answers, or a replay of that log would bring the post back
+# a tombstone must outlive the log of its post: else a replay of that log would restore the post
 _COMPACTED = {"cleanup.policy": "compact", "delete.retention.ms": str(7 * DAY_MS)}
 
 TOPICS: Final = {
@@ -44,19 +44,17 @@ TOPICS: Final = {
         Topic("thunder-posts", "post id", "the post as served; tombstone", _COMPACTED),
         Topic("post-embeddings", "post id", "model version, unit vector; tombstone", _COMPACTED),
         Topic("post-counts", "post id", "running totals per action", _COMPACTED),
-        Topic(
-            "feeds-served", "user id", "what was served, in which order, with which scores", _deleted_after(7 * DAY_MS)
-        ),
+        Topic("feeds-served", "user id", "items served, in order, with their scores", _deleted_after(7 * DAY_MS)),
         Topic("training-examples", "user id", "served candidate, history, labels", _deleted_after(7 * DAY_MS)),
-        Topic("models", "model name", "version and checkpoint now current", _COMPACTED),
+        Topic("models", "model name", "version and checkpoint of the current model", _COMPACTED),
         Topic(
             "dead-letters",
             "source topic",
-            "refused messages, whole, and why",
-            # a refused message may itself be as large as the broker takes
+            "refused messages, unchanged, with the reason",
+            # a refused message may be as large as the broker accepts
             _deleted_after(30 * DAY_MS, **{"max.message.bytes": "4194304"}),
         ),
     )
 }
 INPUTS: Final = ("posts", "engagements", "social-graph", "feed-requests")
-"""What apps write; everything else is derived."""
+"""The topics that apps write; all others are derived."""

@@ -1,7 +1,7 @@
 """The topic `models`: records that name the current model. The record with the newest time wins, in any order.
 
-The topic takes precedence over the settings. `announce` writes a time above all others of the topic, so that the
-record which compaction keeps is also the newest one.
+The topic takes precedence over the settings. `announce` writes a time above all others of the topic, so that
+compaction keeps the newest record.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 TOPIC: Final = "models"
 NAME: Final = "phoenix"
-"""The key of all records: ranker and two-tower model of a version are announced as one."""
+"""The key of all records: one record announces both the ranker and the two-tower model of a version."""
 BATCH_MESSAGES: Final = 100
 
 
@@ -64,7 +64,7 @@ class ModelWatcher:
     """Follows `models`; belongs to no consumer group. One thread at a time may call.
 
     Args:
-        settings: address of Kafka; an unreachable broker is waited for.
+        settings: address of Kafka; the constructor waits while no broker answers.
         known: the current model at the last look; older records are ignored.
         stopping: ends that wait.
 
@@ -77,7 +77,7 @@ class ModelWatcher:
         self._current = known
 
     def poll(self, timeout_s: float) -> ModelPointer | None:
-        """Wait for records at most `timeout_s`; return the current model of all that are read."""
+        """Wait for records at most `timeout_s`; return the current model of all records read so far."""
         pointers = _pointers(usable_messages(self._consumer.consume(BATCH_MESSAGES, timeout_s)))
         self._current = max([*pointers, *([self._current] if self._current else [])], key=_age, default=None)
         return self._current

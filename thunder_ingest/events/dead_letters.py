@@ -1,4 +1,4 @@
-"""Dead letters: a refused message, kept whole, with the reason and where it stood."""
+"""Dead letters: the record of a refused message, with its bytes, its position and the reason."""
 
 from confluent_kafka import Message
 
@@ -8,7 +8,7 @@ from thunder_ingest.events import DeadLetter, pack
 
 
 def dead_letter(message: Message, reason: object) -> Record:
-    """The record that keeps a refused message whole, keyed by its topic."""
+    """Return the record of a refused message; its key is the source topic."""
     topic = message.topic() or ""
     key, value = message.key(), message.value()
     letter = DeadLetter(

@@ -1,45 +1,57 @@
-"""One root of the exceptions that a user can meet."""
+"""One root of the exceptions that a user can meet; the tests read the source and import no module."""
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Iterator
+import ast
+import builtins
+from collections import Counter
+from pathlib import Path
 
-import feed_worker
-import flows
 import infra
-import phoenix
-import thunder_ingest
 from infra.ports.errors import ForYouError, UsageError
 
-PACKAGES = (thunder_ingest, phoenix, flows, feed_worker, infra)
+PACKAGES = ("thunder_ingest", "phoenix", "flows", "feed_worker", "infra")
 INTERNAL = {
-    "feed_worker.candidates.columns.ColumnError": "a defect of a component; the stage counts it and goes on",
-    "feed_worker.framework.budgets.OverBudget": "control flow of a stage",
-    "feed_worker.framework.pipeline.StillBusy": "control flow of a stage",
-    "feed_worker.framework.stages.ContractError": "a defect of a component; the stage counts it and goes on",
+    "ColumnError": "a defect of a component; the stage counts it and continues",
+    "OverBudget": "control flow of a stage",
+    "StillBusy": "control flow of a stage",
+    "ContractError": "a defect of a component; the stage counts it and continues",
 }
 """The exceptions that no user can meet, each with the reason."""
 
 
-def modules() -> Iterator[str]:
-    for package in PACKAGES:
-        yield package.__name__
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith(".__main__"):
-                yield module.name
+def defined_classes() -> list[ast.ClassDef]:
+    root = Path(*infra.__path__).parent
+    trees = [ast.parse(path.read_text()) for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    return [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
-def test_every_exception_of_the_product_has_the_one_root() -> None:
-    defined = {
-        f"{kind.__module__}.{name}": kind
-        for module in modules()
-        for name, kind in inspect.getmembers(importlib.import_module(module), inspect.isclass)
-        if issubclass(kind, Exception) and kind.__module__ == module
-    }
+def base_names(definition: ast.ClassDef) -> list[str]:
+    return [ast.unparse(base).rpartition(".")[2] for base in definition.bases]
+
+
+CLASSES = defined_classes()
+BASES = {each.name: base_names(each) for each in CLASSES}
+
+
+def is_exception(name: str) -> bool:
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        return True
+    return any(map(is_exception, BASES.get(name, ())))
+
+
+def has_the_root(name: str) -> bool:
+    return name == ForYouError.__name__ or any(map(has_the_root, BASES.get(name, ())))
+
+
+def test_every_exception_has_the_one_root() -> None:
+    assert {name for name in BASES if is_exception(name) and not has_the_root(name)} == set(INTERNAL)
+
+
+def test_every_exception_is_defined_once() -> None:
+    defined = Counter(each.name for each in CLASSES if is_exception(each.name))
     assert len(defined) > len(INTERNAL)
-    assert {name for name, kind in defined.items() if not issubclass(kind, ForYouError)} == set(INTERNAL)
+    assert [name for name, times in defined.items() if times > 1] == []
 
 
-def test_wrong_usage_exits_with_2_and_all_else_with_1() -> None:
+def test_wrong_usage_exits_with_2_and_a_server_or_data_in_the_way_with_1() -> None:
     assert (ForYouError.exit_code, UsageError.exit_code) == (1, 2)

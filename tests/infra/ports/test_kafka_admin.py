@@ -10,7 +10,7 @@ from infra.ports.topics import TOPICS
 pytestmark = pytest.mark.embedded
 
 
-def publish(settings: Settings, topic: str, partition: int, count: int) -> None:
+def publish_numbers(settings: Settings, topic: str, partition: int, count: int) -> None:
     producer = Producer({"bootstrap.servers": settings.kafka})
     for number in range(count):
         producer.produce(topic, b"%d" % number, partition=partition)
@@ -31,7 +31,7 @@ def test_topics_are_created_once_with_the_wanted_partitions_and_policy(servers: 
     assert [state.problem for state in states if state.problem] == []
 
 
-def test_a_missing_topic_is_described_with_what_creates_it(servers: Settings) -> None:
+def test_a_missing_topic_is_described_with_its_remedy(servers: Settings) -> None:
     client = admin(servers)
     client.delete_topics(["models"])["models"].result()
     missing = [state for state in describe(servers) if state.problem]
@@ -39,20 +39,20 @@ def test_a_missing_topic_is_described_with_what_creates_it(servers: Settings) ->
     assert create_topics(servers) == ["models"]
 
 
-def test_the_end_of_a_topic_is_exact_whatever_the_watermark_says(servers: Settings) -> None:
-    publish(servers, "training-examples", 0, 1_000)
-    publish(servers, "training-examples", 1, 1)
+def test_the_end_of_a_topic_is_exact_although_the_watermark_is_not(servers: Settings) -> None:
+    publish_numbers(servers, "training-examples", 0, 1_000)
+    publish_numbers(servers, "training-examples", 1, 1)
     assert ends_of(servers, ["training-examples"]) == {("training-examples", 0): 1_000, ("training-examples", 1): 1}
 
 
-def test_an_empty_topic_and_no_topics_have_no_ends(servers: Settings) -> None:
+def test_an_empty_topic_has_no_end(servers: Settings) -> None:
     assert ends_of(servers, ["models"]) == {}
     assert ends_of(servers, []) == {}
 
 
-def test_the_lag_counts_what_a_group_has_not_finished(servers: Settings) -> None:
+def test_the_lag_counts_uncommitted_messages(servers: Settings) -> None:
     client, ends = admin(servers), {("feeds-served", 0): 100, ("feeds-served", 1): 50}
-    assert lag(client, servers, "flows.unheard-of", ends) == 150
+    assert lag(client, servers, "flows.unknown", ends) == 150
     commit(servers, "flows.posts", "feeds-served", 0, 90)
     assert lag(client, servers, "flows.posts", ends) == 60
     commit(servers, "flows.posts", "feeds-served", 0, 120)
@@ -60,10 +60,10 @@ def test_the_lag_counts_what_a_group_has_not_finished(servers: Settings) -> None
     assert lag(client, servers, "flows.posts", ends) == 0
 
 
-def test_there_is_no_lag_where_nothing_was_published(servers: Settings) -> None:
+def test_the_lag_of_empty_topics_is_zero(servers: Settings) -> None:
     assert lag(admin(servers), servers, "flows.posts", {}) == 0
 
 
-def test_a_broker_that_is_away_is_named_with_what_to_do() -> None:
+def test_an_unreachable_broker_is_reported_with_its_address_and_remedy() -> None:
     with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:1 .*foryou up"):
         ensure_reachable(load(kafka="127.0.0.1:1"), timeout_s=0.2)

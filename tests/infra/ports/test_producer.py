@@ -9,13 +9,13 @@ from infra.ports.settings import Settings, load
 
 TOO_LARGE = Record("posts", b"1", b"x" * 5_000_000)
 SMALL = Record("training-examples", b"1", b"small")
-AWAY = "127.0.0.1:1"
+UNREACHABLE = "127.0.0.1:1"
 
 
 def test_a_full_queue_refuses_an_offer_and_makes_send_wait_until_the_check_raises() -> None:
     stopping = threading.Event()
     options = {"queue.buffering.max.messages": 1}
-    producer = KafkaProducer(load(kafka=AWAY), check=check_stop(stopping), options=options)
+    producer = KafkaProducer(load(kafka=UNREACHABLE), check=check_stop(stopping), options=options)
     assert producer.offer(SMALL)
     assert not producer.offer(SMALL)
     stopping.set()
@@ -27,7 +27,7 @@ def test_a_full_queue_refuses_an_offer_and_makes_send_wait_until_the_check_raise
         producer.flush()
 
 
-def test_an_outage_is_reported_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.ports.producer.STALLED_S", 0.0)
     checks = count()
 
@@ -40,12 +40,12 @@ def test_an_outage_is_reported_once(caplog: pytest.LogCaptureFixture, monkeypatc
     with pytest.raises(StopRequested):
         producer.flush()
     assert [record.getMessage() for record in caplog.records] == [
-        "Kafka at 127.0.0.1:2 is away (1 messages wait); waiting for it"
+        "Kafka at 127.0.0.1:2 is unreachable (1 messages wait); retrying"
     ]
 
 
 @pytest.mark.embedded
-def test_a_delivered_message_is_reported_with_its_token_and_offset(servers: Settings) -> None:
+def test_a_delivery_is_reported_with_the_token_and_the_offset(servers: Settings) -> None:
     reports: list[tuple[object, str, int, int]] = []
     producer = KafkaProducer(servers, on_delivered=lambda *report: reports.append(report))
     producer.send(SMALL, "token")
@@ -57,7 +57,7 @@ def test_a_delivered_message_is_reported_with_its_token_and_offset(servers: Sett
 
 
 @pytest.mark.embedded
-def test_a_message_that_no_broker_accepts_is_kept_with_its_reason_and_token(servers: Settings) -> None:
+def test_a_refused_message_is_kept_with_its_reason_and_token(servers: Settings) -> None:
     producer = KafkaProducer(servers)
     producer.send(TOO_LARGE, "token")
     producer.send(SMALL)

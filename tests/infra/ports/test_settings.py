@@ -8,7 +8,7 @@ from infra.ports.settings import SettingsError, describe_settings, load, redacte
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in [name for name in os.environ if name.startswith("FORYOU_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -16,9 +16,9 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
-    nothing_set: Path, monkeypatch: pytest.MonkeyPatch
+    empty_environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (nothing_set / "foryou.toml").write_text(
+    (empty_environment / "foryou.toml").write_text(
         'kafka = "file:1"\nfeed_size = 7\n[kafka_options]\n"sasl.username" = "me"\n'
     )
     monkeypatch.setenv("FORYOU_KAFKA", "environment:2")
@@ -27,7 +27,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
     assert settings.kafka_options == {"sasl.username": "me"}
 
 
-def test_settings_go_to_other_processes_and_come_back_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_survive_the_way_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(kafka="a:1,b:2", kafka_options={"ssl.ca.location": "/ca"}, redis_cluster=True, clock="log")
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
@@ -44,7 +44,7 @@ def test_settings_go_to_other_processes_and_come_back_the_same(monkeypatch: pyte
         ("FORYOU_KAFKA_OPTIONS", "no json"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named_in_one_line(
+def test_an_invalid_value_is_refused_in_one_line_with_its_name(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -53,20 +53,20 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_an_unknown_setting_in_the_file_is_refused_with_the_nearest_name(nothing_set: Path) -> None:
-    (nothing_set / "foryou.toml").write_text('kafak = "typo:1"\n')
+def test_an_unknown_setting_in_the_file_is_refused_with_the_nearest_name(empty_environment: Path) -> None:
+    (empty_environment / "foryou.toml").write_text('kafak = "typo:1"\n')
     with pytest.raises(SettingsError, match=r"^unknown setting 'kafak': did you mean kafka\?$"):
         load()
 
 
-def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORYOU_CONFIG", "/no/such/foryou.toml")
     with pytest.raises(SettingsError, match=r"FORYOU_CONFIG names /no/such/foryou\.toml"):
         load()
 
 
-def test_a_file_that_is_not_toml_is_refused_in_one_line(nothing_set: Path) -> None:
-    (nothing_set / "foryou.toml").write_text("this is not = = toml")
+def test_a_file_that_is_not_toml_is_refused_in_one_line(empty_environment: Path) -> None:
+    (empty_environment / "foryou.toml").write_text("this is not = = toml")
     with pytest.raises(SettingsError) as error:
         load()
     assert len(str(error.value).splitlines()) == 1
@@ -78,15 +78,15 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytes
         load()
 
 
-def test_variables_of_the_tests_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_tests_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORYOU_E2E", "required")
     assert load().feed_size == 35
 
 
 @pytest.mark.parametrize("line", ['"linger.ms" = 5', "linger.ms = 5"])
-def test_a_kafka_option_at_the_top_of_the_file_is_refused_with_its_place(nothing_set: Path, line: str) -> None:
-    (nothing_set / "foryou.toml").write_text(line)
-    with pytest.raises(SettingsError, match=r"'linger.ms': options of Kafka stand under \[kafka_options\]"):
+def test_a_kafka_option_at_the_top_of_the_file_is_refused_with_its_place(empty_environment: Path, line: str) -> None:
+    (empty_environment / "foryou.toml").write_text(line)
+    with pytest.raises(SettingsError, match=r"'linger.ms': options of Kafka belong under \[kafka_options\]"):
         load()
 
 
@@ -107,7 +107,7 @@ def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
 @pytest.mark.parametrize(
     "value", ["redis:/user:secret@host:1", "http://user:secret@host", "secret", "redis://user:secret/word@host:1"]
 )
-def test_a_mistyped_address_of_redis_is_refused_without_its_password(
+def test_a_malformed_address_of_redis_is_refused_without_its_password(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORYOU_REDIS", value)
@@ -129,8 +129,8 @@ def test_secrets_are_hidden_wherever_settings_are_shown(monkeypatch: pytest.Monk
     assert "secret" not in str(error.value)
 
 
-def test_settings_are_described_with_their_origin(nothing_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (nothing_set / "foryou.toml").write_text("feed_size = 7\n")
+def test_settings_are_described_with_their_origin(empty_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (empty_environment / "foryou.toml").write_text("feed_size = 7\n")
     monkeypatch.setenv("FORYOU_MAX_BATCH", "8")
     rows = {row.name: row for row in describe_settings(load(clock="log"))}
     assert [(rows[name].value, rows[name].origin) for name in ("feed_size", "max_batch", "clock", "partitions")] == [

@@ -14,11 +14,7 @@ from tests.infra.cli.foryou import unique, write, write_to
 pytestmark = pytest.mark.embedded
 
 
-def silent(_done: float, _total: float) -> None:
-    """Nobody looks."""
-
-
-def test_everything_in_all_partitions_is_read_in_order_with_progress(servers: Settings) -> None:
+def test_all_partitions_are_read_in_order_with_progress(servers: Settings) -> None:
     mark, seen = unique("scan").encode(), list[tuple[float, float]]()
     for partition in (0, 1):
         for number in range(3):
@@ -31,15 +27,15 @@ def test_everything_in_all_partitions_is_read_in_order_with_progress(servers: Se
 
 
 def test_an_empty_topic_ends_at_once(servers: Settings) -> None:
-    assert list(scan(servers, ["models"], silent)) == []
+    assert list(scan(servers, ["models"])) == []
 
 
-def test_a_topic_that_is_missing_is_named(servers: Settings) -> None:
+def test_a_missing_topic_is_reported_with_its_name(servers: Settings) -> None:
     with pytest.raises(TopicMissing, match="no topic nonsense"):
-        list(scan(servers, ["nonsense"], silent))
+        list(scan(servers, ["nonsense"]))
 
 
-def test_a_broker_that_goes_away_on_the_way_is_not_waited_for_for_ever(
+def test_the_wait_for_a_broker_that_stops_during_the_read_has_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.ports.topic_reader.STALLED_S", 0.5)
@@ -47,9 +43,9 @@ def test_a_broker_that_goes_away_on_the_way_is_not_waited_for_for_ever(
     with EmbeddedKafka(tmp_path) as kafka:
         settings = load(kafka=kafka.address, partitions=1)
         create_topics(settings)
-        # more than a consumer fetches ahead of what it hands out
+        # more than the prefetch of a consumer
         write(settings, *(Record("posts", b"1", random.randbytes(1_000_000)) for _ in range(40)))
-        batches = scan(settings, ["posts"], silent)
+        batches = scan(settings, ["posts"])
         next(batches)
         kafka.stop()
         with pytest.raises(BrokerUnreachable, match=r"sent nothing for .* before the end"):
