@@ -30,7 +30,7 @@ def interpreter(directory: Path, name: str, version: str) -> str:
     return str(program)
 
 
-def test_a_wrong_python_gets_one_line_that_says_which_is_needed(checkout: Path) -> None:
+def test_a_wrong_python_is_reported_in_one_line_with_the_versions_needed(checkout: Path) -> None:
     done = make(checkout, "demo", f"PYTHON={interpreter(checkout, 'old-python', '1')}")
     assert done.returncode == 2
     (line,) = (done.stdout + done.stderr).splitlines()
@@ -39,7 +39,7 @@ def test_a_wrong_python_gets_one_line_that_says_which_is_needed(checkout: Path) 
     assert not (checkout / ".venv").exists()
 
 
-def test_no_python_at_all_gets_one_line_too(checkout: Path, tmp_path: Path) -> None:
+def test_a_missing_python_is_reported_in_one_line(checkout: Path, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "sh").symlink_to("/bin/sh")
@@ -49,7 +49,7 @@ def test_no_python_at_all_gets_one_line_too(checkout: Path, tmp_path: Path) -> N
     assert "needs Python 3.11 or 3.12" in done.stderr
 
 
-def test_a_python_that_will_do_is_found_under_whatever_name(checkout: Path) -> None:
+def test_a_suitable_python_is_found_under_any_name(checkout: Path) -> None:
     interpreter(checkout, "python3", "1")
     interpreter(checkout, "python3.12", "0")
     done = make(checkout, "--dry-run", "install", path=f"{checkout}:{os.environ['PATH']}")
@@ -57,7 +57,7 @@ def test_a_python_that_will_do_is_found_under_whatever_name(checkout: Path) -> N
     assert done.stdout.splitlines()[0] == "python3.12 -m venv .venv"
 
 
-def test_nothing_is_installed_twice(checkout: Path) -> None:
+def test_packages_are_installed_only_once(checkout: Path) -> None:
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").touch()
     (checkout / ".venv" / "installed").touch()

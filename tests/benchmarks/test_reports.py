@@ -1,6 +1,6 @@
-"""Every benchmark that needs no containers runs, on next to nothing, and prints its one JSON object.
+"""Runs of all benchmarks without containers, on tiny inputs: each prints one JSON object.
 
-How fast anything is says nothing here: sizes are tiny, and machines are shared.
+The tests check no speed, because the inputs are tiny and machines are shared.
 """
 
 import json
@@ -27,7 +27,7 @@ from infra.ports.settings import Settings
 
 Main: TypeAlias = Callable[[Sequence[str]], None]
 Report: TypeAlias = Callable[[Main, str], dict[str, float]]
-"""The values by name that a benchmark reports when it is run with these options."""
+"""Runs a benchmark with options and returns the reported values by name."""
 
 with_flows = pytest.mark.skipif(not os.environ.get("FORYOU_SOAK"), reason="flows take a minute: FORYOU_SOAK=1")
 

@@ -14,7 +14,7 @@ from infra.stack.stack import Stack
 from tests.e2e import containers
 
 LONG_S = 600
-"""The limit of every wait: a busy machine takes minutes for what takes a quiet one a second."""
+"""The limit of every wait. A step of one second takes minutes on a busy machine."""
 POLL_S = 0.05
 T = TypeVar("T")
 
@@ -29,14 +29,14 @@ def eventually(condition: Callable[[], T], timeout_s: float = LONG_S) -> T:
 
 @pytest.fixture(scope="package")
 def kafka_server() -> Iterator[containers.Server]:
-    """A test that stops it starts it again."""
+    """A test that stops the server must start it again."""
     with containers.kafka() as server:
         yield server
 
 
 @pytest.fixture(scope="package")
 def redis_server() -> Iterator[containers.Server]:
-    """A test that stops it starts it again."""
+    """A test that stops the server must start it again."""
     with containers.redis_server() as server:
         yield server
 
@@ -45,7 +45,7 @@ def redis_server() -> Iterator[containers.Server]:
 def settings(
     kafka_server: containers.Server, redis_server: containers.Server, request: pytest.FixtureRequest
 ) -> Settings:
-    """The servers' addresses; each module gets empty topics, an empty Redis and consumer groups of its own."""
+    """Settings with the addresses of the servers. Each module gets empty topics, an empty Redis and its own groups."""
     found = Settings(
         kafka=kafka_server.address,
         redis=f"redis://{redis_server.address}/0",
@@ -62,7 +62,7 @@ def settings(
 
 
 def delete_topics(settings: Settings) -> None:
-    """Delete the topics that an earlier module has left, and wait until they are gone."""
+    """Delete the topics of earlier modules, and wait until they are gone."""
     client = admin(settings)
 
     def topics() -> list[str]:

@@ -1,4 +1,4 @@
-"""Real Kafka and Redis in containers: the official images, their tags pinned here alone."""
+"""Kafka and Redis in containers, from the official images. Their tags are pinned only here."""
 
 import contextlib
 import gc
@@ -13,7 +13,7 @@ from typing import Any, cast
 import docker
 import docker.errors
 
-# every container here is stopped by the fixture that started it: no further image is needed to do that
+# each fixture stops its own container, so the clean-up container of testcontainers is not needed
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 from testcontainers.core.container import DockerContainer
 
@@ -46,12 +46,12 @@ def _missing(engine: Any, image: str) -> str | None:
         try:
             engine.images.pull(image)
         except docker.errors.APIError as error:
-            return f"the image {image} is not there and cannot be pulled ({error.explanation})"
+            return f"the image {image} is missing and cannot be pulled ({error.explanation})"
     return None
 
 
 def free_port() -> int:
-    """A port that nobody listens on now: a container that a test restarts must come back under the same one."""
+    """A free port. A container that a test restarts needs the same port again, so Docker must not choose it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A server in a container, under a fixed port of this machine."""
+    """A server in a container, on a fixed port of this machine."""
 
     container: DockerContainer
     port: int
@@ -72,21 +72,26 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def stop(self) -> None:
-        """Stop the server, keeping its data."""
+        """Stop the server; its data stays."""
         self._docker().stop(timeout=20)
 
     def kill(self) -> None:
-        """End the server at once, keeping what it had written."""
+        """Kill the server; the data that it has written stays."""
         self._docker().kill()
 
     def start(self) -> None:
-        """Start it again and wait until it is ready."""
+        """Start the server again and wait until it is ready."""
         since = time.time()
         self._docker().start()
         self.wait(since)
 
     def wait(self, since: float = 0.0) -> None:
-        """Wait for the ready line in what it has logged since a time."""
+        """Wait for the ready line in the log since a time in seconds.
+
+        Raises:
+            TimeoutError: after `START_TIMEOUT_S`, with the end of the log.
+
+        """
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             output = self._docker().logs(since=since) if since else self._docker().logs()
@@ -134,7 +139,7 @@ def kafka() -> Iterator[Server]:
 
 @contextlib.contextmanager
 def redis_server() -> Iterator[Server]:
-    """A Redis that keeps every write on disk, as one that holds user state must."""
+    """A Redis that writes every command to disk, as a store of user state must."""
     port = free_port()
     command = "redis-server --bind 0.0.0.0 --protected-mode no --appendonly yes --appendfsync always"
     container = _on_loopback(DockerContainer(REDIS_IMAGE).with_command(command), "6379/tcp", port)

@@ -1,4 +1,4 @@
-"""What goes wrong while workers work: drawn beforehand from a seed, and each over when it returns."""
+"""Faults of workers and servers: a random plan from a seed, and their injection."""
 
 import random
 import time
@@ -16,25 +16,25 @@ from tests.e2e.proxy import Proxy
 
 WORKERS: Final = 3
 START_S: Final = 600.0
-"""Where nothing is compiled yet, and the machine is busy."""
+"""Enough for a busy machine with an empty compile cache."""
 
 
 class Worker:
-    """A worker that can be killed and frozen, and whose Redis can be slow for it alone."""
+    """A worker that can be killed and frozen, with its own proxy to Redis."""
 
     def __init__(self, settings: Settings, proxy: Proxy, log: Path) -> None:
-        self.proxy, self._seen = proxy, 0
+        self.proxy, self._log_start = proxy, 0
         self._process = Process(settings.model_copy(update={"redis": f"redis://{proxy.address}/0"}), log, "feed_worker")
 
     def kill(self) -> None:
         self._process.kill()
 
     def start(self) -> None:
-        self._seen = len(self._process.output())
+        self._log_start = len(self._process.output())
         self._process.start()
 
     def stop(self) -> None:
-        """Ask it to end, and see it end well; one that has not begun would simply be gone."""
+        """Stop the worker once it is ready, and assert exit code 0. A worker that is still starting would be killed."""
         self.wait_ready()
         self._process.terminate()
         code = self._process.wait()
@@ -47,9 +47,9 @@ class Worker:
         self._process.thaw()
 
     def wait_ready(self) -> None:
-        """Wait until it has been given partitions since its last start: one that does nothing has nothing to lose."""
+        """Wait until the worker has partitions since its last start. A fault without partitions tests nothing."""
         ready = eventually(
-            lambda: self._process.has_ended() or "ready: " in self._process.output()[self._seen :], START_S
+            lambda: self._process.has_ended() or "ready: " in self._process.output()[self._log_start :], START_S
         )
         assert ready, self.output()
         assert not self._process.has_ended(), self.output()
@@ -63,15 +63,15 @@ class Worker:
 
 
 class Fault(NamedTuple):
-    """One thing that goes wrong; `worker` is the one that it happens to, if it is a worker's."""
+    """One fault. `worker` is the index of its worker; faults of servers ignore it."""
 
     kind: str
     worker: int
     seconds: float
 
 
-class Faults:
-    """Does what a plan says to the workers and their servers."""
+class FaultInjector:
+    """Injects the faults of a plan into the workers and their servers. A fault is over when its method returns."""
 
     def __init__(
         self, workers: Sequence[Worker], kafka: Server, redis: Server, session_s: float, pool: ThreadPoolExecutor
@@ -79,13 +79,13 @@ class Faults:
         self.workers = workers
         self._kafka, self._redis, self._session_s, self._pool = kafka, redis, session_s, pool
 
-    def happen(self, faults: Sequence[Fault], meanwhile: Callable[[], None]) -> None:
-        """All of some faults at once, and something else; returns when all is over."""
-        for done in [self._pool.submit(self._happen, fault) for fault in faults] + [self._pool.submit(meanwhile)]:
+    def inject(self, faults: Sequence[Fault], meanwhile: Callable[[], None]) -> None:
+        """Inject faults at the same time and run `meanwhile` beside them. Return when all have ended."""
+        for done in [self._pool.submit(self._inject, fault) for fault in faults] + [self._pool.submit(meanwhile)]:
             done.result()
 
-    def _happen(self, fault: Fault) -> None:
-        _HAPPENS[fault.kind](self, self.workers[fault.worker], fault.seconds)
+    def _inject(self, fault: Fault) -> None:
+        _INJECTIONS[fault.kind](self, self.workers[fault.worker], fault.seconds)
 
     def _killed(self, worker: Worker, seconds: float) -> None:
         worker.wait_ready()
@@ -99,7 +99,7 @@ class Faults:
         worker.start()
 
     def _frozen(self, worker: Worker, seconds: float) -> None:
-        """For so long that its partitions go to others; it then goes on as if nothing had happened."""
+        """Freeze the worker until its session has expired and others have its partitions. Then let it continue."""
         worker.wait_ready()
         worker.freeze()
         time.sleep(self._session_s + seconds)
@@ -108,16 +108,16 @@ class Faults:
     def _stalled(self, worker: Worker, seconds: float) -> None:
         worker.proxy.stall()
         time.sleep(seconds)
-        worker.proxy.flow()
+        worker.proxy.resume()
 
     def _stalled_and_killed(self, worker: Worker, seconds: float) -> None:
-        """What it had sent arrives when it is dead, and others have done its work."""
+        """Delay the writes of the worker until it is dead and others have answered its requests."""
         worker.wait_ready()
         worker.proxy.stall()
         time.sleep(seconds)
         worker.kill()
         time.sleep(self._session_s + seconds)
-        worker.proxy.flow()
+        worker.proxy.resume()
         worker.start()
 
     def _slow(self, _worker: Worker, seconds: float) -> None:
@@ -125,7 +125,7 @@ class Faults:
             worker.proxy.slow(seconds / 40)
         time.sleep(2 * seconds)
         for worker in self.workers:
-            worker.proxy.flow()
+            worker.proxy.resume()
 
     def _redis_restarted(self, _worker: Worker, seconds: float) -> None:
         self._redis.kill()
@@ -138,47 +138,47 @@ class Faults:
         self._kafka.start()
 
 
-_HAPPENS: Final = {
-    "killed": Faults._killed,
-    "restarted": Faults._restarted,
-    "frozen": Faults._frozen,
-    "stalled": Faults._stalled,
-    "stalled and killed": Faults._stalled_and_killed,
-    "slow Redis": Faults._slow,
-    "Redis restarted": Faults._redis_restarted,
-    "broker restarted": Faults._broker_restarted,
+_INJECTIONS: Final = {
+    "killed": FaultInjector._killed,
+    "restarted": FaultInjector._restarted,
+    "frozen": FaultInjector._frozen,
+    "stalled": FaultInjector._stalled,
+    "stalled and killed": FaultInjector._stalled_and_killed,
+    "slow Redis": FaultInjector._slow,
+    "Redis restarted": FaultInjector._redis_restarted,
+    "broker restarted": FaultInjector._broker_restarted,
 }
 
 
 def plan(random_: random.Random, rounds: int, at_once: int) -> Iterator[list[Fault]]:
-    """Rounds of faults, each kind as often as any other, and no worker hit twice at once."""
+    """Yield rounds of faults. Each kind is equally frequent, and a round has at most one fault for each worker."""
     deck: list[str] = []
     for _ in range(rounds):
         while len(deck) < at_once:
-            deck = random_.sample(sorted(_HAPPENS), len(_HAPPENS)) + deck
+            deck = random_.sample(sorted(_INJECTIONS), len(_INJECTIONS)) + deck
         kinds, deck = deck[-at_once:], deck[:-at_once]
         workers = random_.sample(range(WORKERS), at_once)
         yield [Fault(kind, worker, random_.uniform(0.5, 3.0)) for kind, worker in zip(kinds, workers, strict=True)]
 
 
 @contextmanager
-def group_of_workers(settings: Settings, kafka: Server, redis: Server, directory: Path) -> Iterator[Faults]:
-    """Three workers of one group, each behind a proxy of its own to one Redis; killed in the end.
+def group_of_workers(settings: Settings, kafka: Server, redis: Server, directory: Path) -> Iterator[FaultInjector]:
+    """Three workers of one consumer group, each with its own proxy to one Redis. They are killed at the end.
 
-    Where something is wrong, each says what it was doing.
+    After an error, their logs with the stacks of all threads become a note of the error.
     """
     workers: list[Worker] = []
     with ExitStack() as stack:
-        # its threads outlast the workers that they start: Linux ends a process with the thread that it came from
+        # the threads of the pool must outlive the workers: Linux ends a child when the thread that started it ends
         pool = stack.enter_context(ThreadPoolExecutor())
         for index in range(WORKERS):
             proxy = stack.enter_context(Proxy(redis.port))
             worker = Worker(settings, proxy, directory / f"worker-{index}.log")
             stack.callback(worker.kill)
             workers.append(worker)
-            workers[0].wait_ready()  # the others find what it has compiled
+            workers[0].wait_ready()  # it fills the compile cache for the others
         try:
-            yield Faults(workers, kafka, redis, settings.session_timeout_ms / 1000, pool)
+            yield FaultInjector(workers, kafka, redis, settings.session_timeout_ms / 1000, pool)
         except BaseException as error:
             for worker in workers:
                 worker.abort()

@@ -17,14 +17,14 @@ from infra.ports.settings import Settings
 from infra.stack.processes import CHILD
 from tests.e2e.containers import free_port
 
-READ = FLOW_GROUPS | {"feed-worker": ("feed-requests",)}
-"""What each consumer group finishes."""
+INPUT_TOPICS = FLOW_GROUPS | {"feed-worker": ("feed-requests",)}
+"""The input topics of each consumer group."""
 RECOVERY_PARTITIONS = 2
-"""Of every recovery store: fixed when it is made, however many processes come and go."""
+"""Partitions of each recovery store. Bytewax fixes them at its creation, for any number of processes."""
 
 
 class Process:
-    """A process of the product; its output goes to a file, which goes on when it is started again."""
+    """A process of the product. Its output is appended to a file over all starts."""
 
     def __init__(self, settings: Settings, log: Path, *arguments: str) -> None:
         self._settings, self._log, self._arguments = settings, log, arguments
@@ -33,7 +33,7 @@ class Process:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                # through the shim that ends it with this process, should that be killed
+                # the script ends the process if this process is killed
                 [sys.executable, "-I", "-S", str(CHILD), str(os.getpid()), sys.executable, "-m", *self._arguments],
                 env=os.environ | self._settings.environment() | {"PYTHONFAULTHANDLER": "1"},
                 stdout=log,
@@ -48,7 +48,7 @@ class Process:
         self._process.terminate()
 
     def freeze(self) -> None:
-        """Have it do nothing, and not know that it does nothing."""
+        """Suspend the process. It cannot notice this."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -58,7 +58,12 @@ class Process:
         return self._process.poll() is not None
 
     def wait(self, timeout_s: float = 600.0) -> int:
-        """The exit code, once it has ended; one that does not end says where it is."""
+        """Wait for the exit code.
+
+        Raises:
+            AssertionError: after the timeout, with the log and the stacks of all threads.
+
+        """
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -66,7 +71,7 @@ class Process:
             raise AssertionError(self.output()) from None
 
     def abort(self) -> None:
-        """End it, and have it say where it was."""
+        """Abort the process. It logs the stacks of all threads."""
         self._process.send_signal(signal.SIGABRT)
         self._process.wait()
 
@@ -76,10 +81,10 @@ class Process:
 
 @contextmanager
 def running(settings: Settings, directory: Path, *names: str, processes: int = 1) -> Iterator[dict[str, Process]]:
-    """Flows and workers by name, killed in the end.
+    """Running flows and workers by name. They are killed at the end.
 
-    A flow resumes from the recovery store in `directory`; where it runs in several processes these make one Bytewax
-    cluster, and are called `name-0`, `name-1` …
+    A flow resumes from its recovery store in `directory`. With several processes, a flow is one Bytewax cluster, and
+    its processes are called `name-0`, `name-1` …
     """
     started: dict[str, Process] = {}
     try:
@@ -112,22 +117,22 @@ def _flow(settings: Settings, directory: Path, name: str, processes: int) -> dic
 
 
 def stop(started: dict[str, Process]) -> None:
-    """Ask all to end, as a deployment does, and see them end well."""
+    """Stop all processes with SIGTERM, as a deployment does, and assert exit code 0."""
     for process in started.values():
         process.terminate()
     for process in started.values():
         assert process.wait() == 0, process.output()
 
 
-def behind(settings: Settings, name: str) -> int:
-    """How many of the messages that stand in its topics a flow, or the workers (`feed-worker`), have not finished."""
-    ends = ends_of(settings, READ[name], idle_s=0.0)
+def lag_of(settings: Settings, name: str) -> int:
+    """The lag of a flow or of the workers (`feed-worker`), in messages of all their topics."""
+    ends = ends_of(settings, INPUT_TOPICS[name], idle_s=0.0)
     try:
         return lag(admin(settings), settings, name, ends)
-    except BrokerUnreachable:  # only just back, and still reading what groups have finished
+    except BrokerUnreachable:  # a restarted broker is still loading the offsets of the groups
         return sum(ends.values())
 
 
 def outputs(started: dict[str, Process]) -> dict[str, str]:
-    """The end of what each process has said."""
+    """The end of the log of each process."""
     return {name: process.output()[-3_000:] for name, process in started.items()}

@@ -1,4 +1,4 @@
-"""A server that answers slowly: a TCP proxy in front of it, in the process of the test."""
+"""A TCP proxy with delays and stalls. It runs in the process of the test."""
 
 import contextlib
 import socket
@@ -10,9 +10,9 @@ CHUNK_BYTES = 65_536
 
 
 class Proxy:
-    """Passes bytes on both ways; each connection as it comes, for as long as both ends hold it.
+    """Forwards each connection to a server in both directions, until one end closes it.
 
-    What a killed client had sent is still passed on, as a network would: a write can arrive long after its writer died.
+    The bytes of a killed client are still forwarded, as in a network. A write can arrive long after its writer died.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -26,8 +26,8 @@ class Proxy:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.flow()
-        with contextlib.suppress(OSError):  # wakes the thread that waits in accept, which close alone does not
+        self.resume()
+        with contextlib.suppress(OSError):  # shutdown wakes the thread in accept; close alone does not
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -38,15 +38,15 @@ class Proxy:
         return f"{host}:{port}"
 
     def slow(self, delay_s: float) -> None:
-        """From now on every piece that passes is late by so much."""
+        """Delay each chunk of bytes from now on."""
         self._delay_s = delay_s
 
     def stall(self) -> None:
-        """From now on nothing passes, and nothing is lost."""
+        """Hold back all bytes from now on. No byte is lost."""
         self._open.clear()
 
-    def flow(self) -> None:
-        """Everything passes again, what was held back first."""
+    def resume(self) -> None:
+        """End delays and stalls. The bytes that were held back come first."""
         self._delay_s = 0.0
         self._open.set()
 
@@ -62,7 +62,7 @@ class Proxy:
         with client:
             try:
                 server = socket.create_connection(("127.0.0.1", self._target_port))
-            except ConnectionRefusedError:  # the server is away, as the client is to see
+            except ConnectionRefusedError:  # the client sees its connection closed
                 return
             with server:
                 back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
@@ -72,12 +72,12 @@ class Proxy:
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(OSError):  # either end has gone; the other is told so below
-            while piece := source.recv(CHUNK_BYTES):
+        with contextlib.suppress(OSError):  # one end has closed; the shutdown below closes the other
+            while chunk := source.recv(CHUNK_BYTES):
                 if self._delay_s:
                     time.sleep(self._delay_s)
                 self._open.wait()
-                sink.sendall(piece)
+                sink.sendall(chunk)
         for end, how in ((sink, socket.SHUT_WR), (source, socket.SHUT_RD)):
             with contextlib.suppress(OSError):
                 end.shutdown(how)

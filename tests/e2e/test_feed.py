@@ -1,4 +1,4 @@
-"""What an app sees: events in, feeds out."""
+"""Feeds of the whole system from the view of an app: it publishes events and reads feeds."""
 
 import asyncio
 import itertools
@@ -45,7 +45,7 @@ def shown(client: Client, user: Any, **options: Any) -> dict[str, str]:
 
 
 def first_feed(client: Client, *authors: Any) -> dict[str, str]:
-    """What someone who has just come, and follows these authors, is shown first: nothing was seen or served before."""
+    """The first feed of a new user who follows these authors. No post was seen or served before."""
     viewer = new_id()
     client.publish([follow(viewer, author) for author in authors])
     users = UserStates(client.redis)
@@ -58,14 +58,14 @@ def users(client: Client) -> UserStates:
     return UserStates(client.redis)
 
 
-def test_a_follower_is_shown_what_was_posted_a_moment_ago(client: Client) -> None:
+def test_a_new_post_is_shown_to_a_follower(client: Client) -> None:
     author = new_id()
     posted = post(author)
     client.publish(posted)
     assert eventually(lambda: str(posted["post_id"]) in first_feed(client, author))
 
 
-def test_ids_come_back_in_the_form_in_which_they_were_published(client: Client, users: UserStates) -> None:
+def test_ids_keep_their_published_form(client: Client, users: UserStates) -> None:
     viewer = f"did:plc:{uuid.uuid4().hex}"
     authors: list[str | int] = [
         2**63 - 1 - new_id(),
@@ -94,30 +94,30 @@ def test_an_author_who_is_blocked_or_muted_or_blocks_is_not_shown(client: Client
     client.publish({"type": cut.split()[0].removesuffix("ed"), "user_id": by, "target_id": of, "at": now()})
     client.publish([follow(viewer, author), follow(viewer, other)])
 
-    def is_known() -> bool:
+    def is_written() -> bool:
         (state,) = users.read([str(viewer)])
         cuts = (*state.blocks, *state.mutes, *state.blocked_by)
         return {author, other} <= set(state.following.tolist()) and author in cuts
 
-    assert eventually(is_known)
+    assert eventually(is_written)
     feed = shown(client, viewer)
     assert str(control["post_id"]) in feed
     assert str(author) not in feed.values()
 
 
-@pytest.mark.parametrize("gone", ["deleted", "labeled"])
-def test_a_post_that_is_deleted_or_labelled_unsafe_is_not_shown_any_more(client: Client, gone: str) -> None:
+@pytest.mark.parametrize("change", ["deleted", "labeled"])
+def test_a_post_is_not_shown_after_it_is_deleted_or_labelled_unsafe(client: Client, change: str) -> None:
     author = new_id()
     hidden, control = post(author), post(author)
     both = {str(hidden["post_id"]), str(control["post_id"])}
     client.publish([hidden, control])
     assert eventually(lambda: both <= first_feed(client, author).keys())
     fields = {"post_id": hidden["post_id"], "author_id": author, "at": now(), "label": "spam"}
-    client.publish({"type": f"post_{gone}"} | fields)
+    client.publish({"type": f"post_{change}"} | fields)
     assert eventually(lambda: both & first_feed(client, author).keys() == {str(control["post_id"])})
 
 
-def test_what_was_on_the_screen_or_is_muted_or_ones_own_is_not_shown(client: Client, users: UserStates) -> None:
+def test_seen_posts_posts_with_muted_words_and_own_posts_are_not_shown(client: Client, users: UserStates) -> None:
     viewer, author = new_id(), new_id()
     seen, muted, fresh = post(author), post(author, "nothing but Football Scores today"), post(author)
     own = post(viewer)
@@ -132,11 +132,11 @@ def test_what_was_on_the_screen_or_is_muted_or_ones_own_is_not_shown(client: Cli
         ]
     )
 
-    def is_known() -> bool:
+    def is_written() -> bool:
         (state,) = users.read([str(viewer)])
         return bool(len(state.seen) and state.keywords and len(state.following))
 
-    assert eventually(is_known)
+    assert eventually(is_written)
     assert posts & shown(client, viewer).keys() == {str(fresh["post_id"])}
 
 
@@ -148,7 +148,7 @@ def test_a_recently_served_post_is_not_served_again(client: Client) -> None:
     assert not first.keys() & shown(client, viewer, size=200).keys()
 
 
-def test_an_unknown_viewer_gets_what_is_popular_and_fresh(client: Client) -> None:
+def test_an_unknown_viewer_gets_popular_and_fresh_posts(client: Client) -> None:
     viewer, author, fan = new_id(), new_id(), new_id()
     posted = post(author)
     liked = {"type": "engagement", "action": "favorite", "user_id": fan, "author_id": author, "at": now()}
@@ -158,7 +158,7 @@ def test_an_unknown_viewer_gets_what_is_popular_and_fresh(client: Client) -> Non
     assert feed.status in ("ok", "degraded")
 
 
-def test_an_explanation_adds_up(client: Client) -> None:
+def test_the_scores_of_an_explanation_add_up(client: Client) -> None:
     viewer, author = new_id(), new_id()
     client.publish([follow(viewer, author), *(post(author) for _ in range(3))])
     assert eventually(lambda: str(author) in shown(client, viewer, explain=True).values())
@@ -177,7 +177,7 @@ def test_an_explanation_adds_up(client: Client) -> None:
     assert (entered, left) == (0, len(feed.items))
 
 
-def test_pages_go_on_without_repeating_until_nothing_is_left(client: Client) -> None:
+def test_pages_show_every_post_once_and_end_with_an_empty_page(client: Client) -> None:
     viewer, author = new_id(), new_id()
     own = [post(author) for _ in range(12)]
     posts = {str(each["post_id"]) for each in own}
@@ -193,7 +193,7 @@ def test_pages_go_on_without_repeating_until_nothing_is_left(client: Client) -> 
     assert page.status == "empty"
 
 
-def test_readers_of_asyncio_wait_together_and_refresh_what_is_old(stack: Stack, settings: Settings) -> None:
+def test_asyncio_clients_wait_concurrently_and_refresh_old_feeds(stack: Stack, settings: Settings) -> None:
     viewers = [new_id() for _ in range(40)]
 
     async def read() -> None:
@@ -211,15 +211,15 @@ def test_readers_of_asyncio_wait_together_and_refresh_what_is_old(stack: Stack, 
     asyncio.run(read())
 
 
-def test_a_request_past_its_deadline_is_told_to_who_waits_and_the_feed_stays(client: Client) -> None:
+def test_a_request_past_its_deadline_expires_for_its_waiter_and_the_feed_stays(client: Client) -> None:
     viewer, author = new_id(), new_id()
     client.publish([follow(viewer, author), post(author)])
     assert eventually(lambda: shown(client, viewer))
     before = client.feed(viewer)
     late = client.request_feed(viewer, at=now() - 1_000, deadline_ms=1, size=7)
-    with pytest.raises(NoFeed) as told:
+    with pytest.raises(NoFeed) as error:
         client.wait(viewer, late, timeout_s=LONG_S)
-    assert told.value.status == "expired"
+    assert error.value.status == "expired"
     assert client.feed(viewer) == before
 
 
@@ -236,7 +236,7 @@ def dead_letters(settings: Settings) -> list[DeadLetter]:
 
 
 @pytest.mark.parametrize("topic", MALFORMED)
-def test_a_message_that_cannot_be_used_becomes_one_dead_letter(client: Client, settings: Settings, topic: str) -> None:
+def test_a_malformed_message_becomes_one_dead_letter(client: Client, settings: Settings, topic: str) -> None:
     marker = uuid.uuid4().hex.encode()
     raw = MALFORMED[topic]
     client.publish_raw(topic, marker, raw)
@@ -248,10 +248,10 @@ def test_a_message_that_cannot_be_used_becomes_one_dead_letter(client: Client, s
     (letter,) = eventually(found)
     assert (letter.topic, letter.value) == (topic, raw)
     assert letter.reason
-    assert shown(client, new_id()) is not None  # everything goes on
+    assert shown(client, new_id()) is not None  # the system still answers
 
 
-def test_each_request_that_waits_is_answered_once_and_the_newest_feed_stays(client: Client) -> None:
+def test_requests_out_of_order_are_all_answered_and_the_newest_feed_stays(client: Client) -> None:
     viewer = new_id()
     at = now()
     requests = [client.request_feed(viewer, at=at - age) for age in (0, 2_000, 1_000)]

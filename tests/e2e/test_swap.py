@@ -1,4 +1,4 @@
-"""Another model is announced while posts and requests keep coming: nobody waits, and no feed mixes two models."""
+"""A model swap while posts and requests arrive: requests do not wait, and no feed mixes two models."""
 
 import itertools
 import re
@@ -36,7 +36,7 @@ FLOWS = ("flows.posts", "flows.engagements", "flows.embeddings")
 POSTS, AUTHORS, VIEWERS, LIKED = 6_000, 300, range(1, 21), 6
 WORDS = ("sail", "bay", "harbour", "soup", "bread", "oven", "goal", "match", "score", "violin", "opera", "tune")
 PRODUCT_TOLERANCE = 0.02
-"""Histories age between the request and the test's own look at them; what is mixed is off by far more."""
+"""Histories age between the request and the check. Vectors of two models differ by far more."""
 
 
 def now() -> int:
@@ -60,20 +60,20 @@ def likes() -> Iterator[dict[str, object]]:
         yield {"type": "engagement", "action": "favorite", "at": now() - HOUR_MS} | ids
 
 
-class Answered(NamedTuple):
-    """What one request has come to."""
+class Answer(NamedTuple):
+    """The answer to one request."""
 
     feed: Feed
     explanation: Explanation
 
 
 class App(threading.Thread):
-    """Publishes posts, deletes some and asks for feeds, one after the other, until it is told to stop."""
+    """Publishes posts, deletes posts and requests feeds in turn until `stop`."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(daemon=True)
         self._settings, self._stopping = settings, threading.Event()
-        self.answered: list[Answered] = []
+        self.answers: list[Answer] = []
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -86,14 +86,14 @@ class App(threading.Thread):
                     feed = client.wait(viewer, client.request_feed(viewer, explain=True, size=20), timeout_s=LONG_S)
                     explanation = client.explain(viewer)
                     assert explanation is not None
-                    self.answered.append(Answered(feed, explanation))
+                    self.answers.append(Answer(feed, explanation))
         except BaseException as error:
             self.failure = error
 
     def serves(self, version: str) -> bool:
-        """Whether the newest feed was made with this model."""
+        """True if the newest feed is of this model."""
         assert self.failure is None
-        return bool(self.answered) and self.answered[-1].feed.model_version == version
+        return bool(self.answers) and self.answers[-1].feed.model_version == version
 
     def stop(self) -> None:
         self._stopping.set()
@@ -101,7 +101,7 @@ class App(threading.Thread):
         assert self.failure is None
 
 
-def test_models_are_swapped_while_everything_goes_on(settings: Settings, tmp_path: Path) -> None:
+def test_models_are_swapped_while_posts_and_requests_arrive(settings: Settings, tmp_path: Path) -> None:
     wide = replace(TINY, name="wide", embed_dim=16)
     paths = [saved(tmp_path / name, config, seed) for name, config, seed in (("a", TINY, 1), ("b", wide, 2))]
     paths.append(saved(tmp_path / "c", wide, 3))
@@ -128,37 +128,37 @@ def test_models_are_swapped_while_everything_goes_on(settings: Settings, tmp_pat
         assert eventually(lambda: app.serves(third)), outputs(processes)
         processes["feed_worker"].kill()
         processes["feed_worker"].start()
-        since = len(app.answered)
-        assert eventually(lambda: len(app.answered) > since + len(VIEWERS)), outputs(processes)
+        since = len(app.answers)
+        assert eventually(lambda: len(app.answers) > since + len(VIEWERS)), outputs(processes)
         app.stop()
-        assert_no_feed_mixes(settings, app.answered, models)
+        assert_no_feed_mixes(settings, app.answers, models)
         assert_each_post_has_the_vector_of(models[2], settings, processes)
         stop(processes)
 
 
-def assert_no_feed_mixes(settings: Settings, answered: list[Answered], models: list[Phoenix]) -> None:
-    """Each feed is of one model, and once a model has been left nobody meets it again."""
-    assert {each.feed.status for each in answered} <= {"ok", "degraded"}
-    met = [version for version, _ in itertools.groupby(each.feed.model_version for each in answered)]
-    assert met == [model.version for model in models]
+def assert_no_feed_mixes(settings: Settings, answers: list[Answer], models: list[Phoenix]) -> None:
+    """Assert that each feed is of one model, and that no feed is of an earlier model than the feed before."""
+    assert {each.feed.status for each in answers} <= {"ok", "degraded"}
+    versions = [version for version, _ in itertools.groupby(each.feed.model_version for each in answers)]
+    assert versions == [model.version for model in models]
     of_posts, store, checked = posts_of(settings), PostStore(), 0
     store.apply([unpack_post(value) for message in of_posts.messages if (value := message.value())])
     with Client(settings) as client:
         states = UserStates(client.redis)
         for model in models:
             vectors = {key: vector_in(value) for key, value in embedded(of_posts, model).items()}
-            for feed, explanation in (each for each in answered if each.feed.model_version == model.version):
+            for feed, explanation in (each for each in answers if each.feed.model_version == model.version):
                 assert explanation.request_id == feed.request_id
                 viewer = query(states.read([feed.user_id])[0], user_id=int(feed.user_id), now_ms=feed.generated_at)
-                (asked,) = model.embed_users(history_of([viewer], store, model.config))
+                (user_vector,) = model.embed_users(history_of([viewer], store, model.config))
                 for item in explanation.items:
                     if (
                         item.source == "phoenix_retrieval"
                         and (vector := vectors.get(item.post_id.encode())) is not None
                     ):
-                        assert item.retrieval_score == pytest.approx(float(vector @ asked), abs=PRODUCT_TOLERANCE)
+                        assert item.retrieval_score == pytest.approx(float(vector @ user_vector), abs=PRODUCT_TOLERANCE)
                         checked += 1
-    assert checked > len(answered)
+    assert checked > len(answers)
 
 
 def assert_each_post_has_the_vector_of(model: Phoenix, settings: Settings, processes: dict[str, Process]) -> None:
@@ -171,8 +171,8 @@ def assert_each_post_has_the_vector_of(model: Phoenix, settings: Settings, proce
         )
 
     assert eventually(all_have), outputs(processes)
-    said = processes["flows.embeddings"].output()
-    assert len(re.findall(f"all posts have vectors of model {model.version}", said)) == settings.partitions
+    output = processes["flows.embeddings"].output()
+    assert len(re.findall(f"all posts have vectors of model {model.version}", output)) == settings.partitions
 
 
 def posts_of(settings: Settings) -> Batch:
@@ -182,12 +182,12 @@ def posts_of(settings: Settings) -> Batch:
 
 
 def embedded(posts: Batch, model: Phoenix) -> dict[bytes, bytes]:
-    """The records of `post-embeddings` that one model makes of posts."""
+    """The records of `post-embeddings` that the flow writes for posts with one model."""
     return {record.key: record.value for record in embed(Work(posts, (model,))) if record.key and record.value}
 
 
 def vectors(settings: Settings) -> dict[bytes, bytes]:
-    """What compaction leaves in `post-embeddings`."""
+    """The last record of each key in `post-embeddings`, without tombstones."""
     last = {message.key(): message.value() for each in scan(settings, ["post-embeddings"]) for message in each}
     return {key: value for key, value in last.items() if isinstance(key, bytes) and value is not None}
 

@@ -14,7 +14,7 @@ import subprocess, sys, time
 from pathlib import Path
 from infra.stack.data_directory import DataDirectory
 with DataDirectory(Path(sys.argv[1])) as data:
-    heir = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"], pass_fds=[data.lock])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"], pass_fds=[data.lock])
     print("locked", flush=True)
     time.sleep(600)
 """
@@ -27,7 +27,7 @@ def test_a_directory_in_use_is_refused_with_the_process_id_of_its_user(tmp_path:
         pass
 
 
-def test_a_directory_whose_user_was_killed_is_free_once_the_heirs_of_its_lock_have_ended(tmp_path: Path) -> None:
+def test_a_directory_whose_user_was_killed_is_free_once_all_holders_of_its_lock_have_ended(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"

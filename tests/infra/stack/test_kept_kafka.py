@@ -149,7 +149,7 @@ def test_no_record_that_was_accepted_is_lost_if_the_parent_is_killed(tmp_path: P
     assert accepted.items() <= found.items()
 
 
-def test_a_log_whose_keeper_was_killed_is_known_not_to_be_whole(tmp_path: Path) -> None:
+def test_a_log_is_not_whole_after_its_keeper_was_killed(tmp_path: Path) -> None:
     with kept(tmp_path) as kafka:
         publish(kafka, "posts", range(10))
         commit(kafka, "app", 500)

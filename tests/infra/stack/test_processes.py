@@ -44,9 +44,9 @@ def test_the_processes_that_a_child_started_end_with_it(tmp_path: Path) -> None:
 
 def test_a_child_that_dies_is_reported_with_its_exit_code_and_the_end_of_its_log(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
-        child = children.start("singer", [sys.executable, "-c", "print('my last words'); raise SystemExit(7)"])
+        child = children.start("singer", [sys.executable, "-c", "print('the last line'); raise SystemExit(7)"])
         eventually(lambda: child.poll() is not None)
-        with pytest.raises(ChildDied, match=r"(?s)singer ended with exit code 7.*my last words"):
+        with pytest.raises(ChildDied, match=r"(?s)singer ended with exit code 7.*the last line"):
             children.check()
 
 

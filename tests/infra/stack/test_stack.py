@@ -48,7 +48,7 @@ main()
 
 @pytest.fixture
 def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Replace the worker by stand-ins, and start no flows; returns the mark of these processes."""
+    """Replace the worker by stubs and start no flows. Returns the mark of these processes."""
     for name, program in WORKERS.items():
         (tmp_path / f"{name}.py").write_text(program)
     mark = uuid.uuid4().hex
@@ -73,10 +73,10 @@ def test_a_stack_is_ready_once_its_own_worker_is_registered(
     workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack_module, "WORKER", "worker_that_is_ready")
-    said: list[str] = []
-    with Stack(load(), tmp_path / "stack", say=said.append) as stack:
+    lines: list[str] = []
+    with Stack(load(), tmp_path / "stack", say=lines.append) as stack:
         assert stack.wait_ready()["model_version"] == "none"
-        assert [line.split(" at ")[0] for line in said[:2]] == ["Kafka", "Redis"]
+        assert [line.split(" at ")[0] for line in lines[:2]] == ["Kafka", "Redis"]
         with redis.Redis.from_url(stack.settings.redis) as client:
             assert client.ping()
     assert marked(workers) == []
@@ -104,21 +104,21 @@ def test_a_worker_that_is_never_ready_is_reported_after_the_timeout(
         stack.wait_ready(timeout_s=0.2)
 
 
-def test_a_stack_that_cannot_start_leaves_nothing_running(workers: str, scratch: Path) -> None:
+def test_a_stack_that_cannot_start_leaves_no_process_and_no_directory(workers: str, scratch: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as holder,
         pytest.raises(EmbeddedError, match=r"for the embedded Redis .* in use"),
         scratch_directory() as directory,
         Stack(load(), directory, redis_port=holder.getsockname()[1]),
     ):
-        raise AssertionError("it must not start")
+        raise AssertionError("the stack must not start")
     assert marked(workers) == []
     assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("lines", range(4))
-def test_a_signal_at_any_point_ends_everything_and_cleans_up(
+def test_a_signal_at_any_point_ends_all_processes_and_removes_the_scratch_directory(
     workers: str, scratch: Path, lines: int, number: signal.Signals
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", UP, "--fresh"], stderr=subprocess.PIPE, text=True) as up:
@@ -163,10 +163,10 @@ def test_an_unclean_stop_discards_recovery_stores_and_a_clean_one_keeps_them(
     workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack_module, "WORKER", "worker_that_is_ready")
-    said: list[str] = []
+    lines: list[str] = []
 
     def start_and_stop() -> Path:
-        with Stack(load(), tmp_path / "data", is_kept=True, say=said.append) as stack:
+        with Stack(load(), tmp_path / "data", is_kept=True, say=lines.append) as stack:
             stack.wait_ready()
             return stack.directory / "recovery" / "flows.posts"
 
@@ -177,4 +177,4 @@ def test_an_unclean_stop_discards_recovery_stores_and_a_clean_one_keeps_them(
     (tmp_path / "data" / "kafka" / "clean").unlink()
     start_and_stop()
     assert not store.exists()
-    assert sum("last stop was not clean" in line for line in said) == 1
+    assert sum("last stop was not clean" in line for line in lines) == 1

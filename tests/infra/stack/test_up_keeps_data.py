@@ -1,4 +1,4 @@
-"""`foryou up`, killed and started again on the same directory, seen by its clients."""
+"""`foryou up`, killed and started again on the same data directory, from the view of its clients."""
 
 import io
 import os
@@ -32,13 +32,13 @@ def up(directory: Path, settings: Settings) -> Iterator["subprocess.Popen[str]"]
     program = [sys.executable, "-m", "infra.cli", "up", "--data", str(directory), *ports]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = []
+        lines = []
         for line in process.stderr:
-            said.append(line)
+            lines.append(line)
             if "ready;" in line:
                 break
         else:
-            raise AssertionError("".join(said))
+            raise AssertionError("".join(lines))
         yield process
         process.terminate()
         process.stderr.read()
@@ -82,7 +82,7 @@ def test_a_system_that_was_killed_continues_with_its_posts_users_counts_and_feed
 
     with up(tmp_path, settings), Client(settings) as client:
         assert client.feed(1) == feed
-        assert [post_state(settings, post) for post in POSTS] == before  # offsets and times of the records included
+        assert [post_state(settings, post) for post in POSTS] == before  # with the offsets and times of the records
         assert [state_user.read(settings, str(user), 100) for user in (1, 3)] == users
         again = client.wait(1, client.request_feed(1, size=5), 60.0)
         assert {int(item.post_id) for item in again.items} <= set(POSTS) - {int(item.post_id) for item in feed.items}

@@ -1,4 +1,4 @@
-"""What flows have left behind, and what they should have left: the log read once more, in one go."""
+"""The state that the flows derive from the log: the actual one, and the expected one from one pass over the log."""
 
 from typing import Any, NamedTuple
 
@@ -37,23 +37,24 @@ Place = tuple[str, int, int]
 """The topic, partition and offset of a message."""
 
 
-class Left(NamedTuple):
-    """Everything that is derived from posts, engagements and the social graph."""
+class DerivedState(NamedTuple):
+    """All state that is derived from posts, engagements and the social graph."""
 
     posts: dict[int, Post | None]
-    """The changelog: the last record of each post."""
+    """The changelog: the last record of each post, None for a tombstone."""
     counts: dict[int, list[int]]
+    """The totals by post id."""
     users: dict[str, dict[str, list[Any]]]
     stored: dict[int, dict[str, Any]]
-    """The columns of each post in a worker's store."""
+    """The columns of each post in the store of a worker."""
     in_network: dict[str, list[int]]
-    """What each user gets of those whom they follow, newest first."""
+    """The in-network posts of each user, newest first."""
     refused: set[Place]
-    """Messages that became dead letters, whether once or more often."""
+    """Messages with at least one dead letter."""
 
 
-def left(settings: Settings, client: redis.Redis) -> Left:
-    """What the flows have left in Kafka and Redis, and a worker's store that has been fed from it."""
+def actual_state(settings: Settings, client: redis.Redis) -> DerivedState:
+    """The state in Kafka and Redis, and the post store of a worker that has read it."""
     posts = {int(key): _post(value) for key, value in _compacted(settings, "thunder-posts").items()}
     counts = [unpack_counts(value or b"") for value in _compacted(settings, "post-counts").values()]
     store = PostStore()
@@ -64,11 +65,11 @@ def left(settings: Settings, client: redis.Redis) -> Left:
     assert replica.failure is None
     letters = [unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch]
     refused = {(letter.topic, letter.partition, letter.offset) for letter in letters}
-    return _left(posts, counts, _users(client), store, refused)
+    return _derived_state(posts, counts, _users(client), store, refused)
 
 
-def undisturbed(settings: Settings, empty: redis.Redis) -> Left:
-    """What the log itself says should be left; an empty Redis takes the state of users."""
+def expected_state(settings: Settings, empty: redis.Redis) -> DerivedState:
+    """The state from a single pass over the log. `empty` is an empty Redis for the state of the users."""
     posts, others = PostTable(settings.remembered_ms), list[EngagementEvent | GraphEvent]()
     served = dict[int, Post | None]()
     events, refused = _log(settings)
@@ -84,11 +85,11 @@ def undisturbed(settings: Settings, empty: redis.Redis) -> Left:
     store = PostStore()
     store.apply([post for post in served.values() if post is not None and post.is_live])
     store.apply_counts(counts)
-    return _left(served, counts, _users(empty), store, refused)
+    return _derived_state(served, counts, _users(empty), store, refused)
 
 
 def _log(settings: Settings) -> tuple[list[PostEvent | EngagementEvent | GraphEvent], set[Place]]:
-    """What the apps have published: what the flows can use, and where the rest stands."""
+    """The valid events of the input topics, and the places of the malformed messages."""
     events, refused = list[PostEvent | EngagementEvent | GraphEvent](), set[Place]()
     for messages in scan(settings, ["posts", "engagements", "social-graph"]):
         for message in messages:
@@ -114,32 +115,32 @@ def _users(client: redis.Redis) -> dict[str, UserState]:
     return dict(zip(names, UserStates(client).read(names), strict=True))
 
 
-def _left(
+def _derived_state(
     posts: dict[int, Post | None],
     counts: list[PostCounts],
     users: dict[str, UserState],
     store: PostStore,
     refused: set[Place],
-) -> Left:
-    return Left(
+) -> DerivedState:
+    return DerivedState(
         posts=posts,
         counts={record.post_id: record.totals for record in counts},
-        users={name: _plain(state) for name, state in users.items()},
+        users={name: _user_fields(state) for name, state in users.items()},
         stored=_stored(store, [post_id for post_id, post in posts.items() if post is not None]),
         in_network={name: _in_network(store, int(name), state) for name, state in users.items()},
         refused=refused,
     )
 
 
-def _plain(state: UserState) -> dict[str, list[Any]]:
-    """What flows write of a user, as lists."""
+def _user_fields(state: UserState) -> dict[str, list[Any]]:
+    """The fields of a user that flows write, as lists."""
     fields = ("positions", "following", "blocks", "blocked_by", "mutes", "subscriptions", "keywords", "seen")
     return {field: list(getattr(state, field)) for field in fields}
 
 
 def _stored(store: PostStore, post_ids: list[int]) -> dict[int, dict[str, Any]]:
     columns = store.columns(store.rows_of(np.array(post_ids, np.int64)))._asdict()
-    names = {"labels": store.label_names, "lang": store.language}  # whose codes are the store's own
+    names = {"labels": store.label_names, "lang": store.language}  # their codes depend on the store
     plain = {
         name: [names[name](code) for code in column.tolist()] if name in names else column.tolist()
         for name, column in columns.items()

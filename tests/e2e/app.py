@@ -1,4 +1,4 @@
-"""An app that asks for feeds: requests of every kind, some that nobody can use, and what it knows about each."""
+"""An app that requests feeds: valid, late and poison messages, and a log of all of them."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ from thunder_ingest.users.redis_form import UserStates
 LATE_MS, DEADLINE_MS = 5_000, 1_000
 POISON_KEY = b"poison-"
 
-_POISON: list[Callable[[str], Any]] = [
+_POISON_MESSAGES: list[Callable[[str], Any]] = [
     lambda name: b"not json at all \xff " + name.encode(),
     lambda name: {"request_id": name, "user_id": [1], "at": now()},
     lambda name: {"request_id": name, "user_id": 1, "at": now(), "size": "many"},
@@ -36,34 +36,35 @@ _POISON: list[Callable[[str], Any]] = [
 ]
 
 
-class Asked(NamedTuple):
-    """A well-formed request; `number` counts all that was done, in order."""
+class SentRequest(NamedTuple):
+    """A valid request. `number` gives the order of all actions of the app."""
 
     number: int
     request: FeedRequest
     is_late: bool
-    """Its deadline had passed before it was published."""
+    """True if its deadline had passed before it was published."""
 
 
 class App:
-    """Publishes requests of the readers of a small world, blocks and deletes on the way, and remembers all of it."""
+    """Publishes requests for the users of a small world, blocks authors and deletes posts. Records every action."""
 
     def __init__(self, settings: Settings, client: Client, random_: random.Random) -> None:
         self._settings, self._client, self._random = settings, client, random_
         self._users, self._names = UserStates(client.redis), itertools.count(1)
-        self._taken: dict[int, set[int]] = {}
-        self.asked: dict[str, Asked] = {}
+        self._request_times: dict[int, set[int]] = {}
+        self.sent: dict[str, SentRequest] = {}
+        """The valid requests by request id."""
         self.poison: dict[bytes, bytes] = {}
-        """By its key."""
+        """The poison messages: values by key."""
         self.published = 0
-        """Messages, those included that were published twice."""
+        """The number of published messages, duplicates included."""
         self.blocked: list[tuple[int, int, int]] = []
-        """When, who, whom."""
+        """Number of the action, user id, author id."""
         self.deleted: list[tuple[int, int]] = []
-        """When, which post."""
+        """Number of the action, post id."""
 
-    def settle(self) -> None:
-        """Write what flows would have derived from the log of a small world."""
+    def write_world(self) -> None:
+        """Write the state that the flows derive from the log of a small world."""
         world = generate(WorldConfig(seed=7, users=60, authors=60, posts=1_500, engagements=3_000), now())
         posts, live = PostTable(self._settings.remembered_ms), dict[int, Post]()
         for event in world.posts:
@@ -78,7 +79,7 @@ class App:
         self._random.shuffle(self._posts)
 
     def block(self) -> None:
-        """One reader blocks one author: no request asked from now on may show them to each other."""
+        """Block one author for one user. Feeds of later requests must not show the author to the user."""
         user, author = self._random.choice(self.users), self._random.choice(self._authors)
         if user != author:
             entries = entries_by_user([Block(user_id=user, target_id=author, at=now())])
@@ -86,21 +87,21 @@ class App:
             self.blocked.append((next(self._names), user, author))
 
     def delete(self, number: int) -> None:
-        """Some posts go; workers that start from now on know it before they answer."""
-        gone = [self._posts.pop() for _ in range(number)]
-        self._publish(Record("thunder-posts", key_of_id(post_id), None) for post_id in gone)
-        self.deleted += [(next(self._names), post_id) for post_id in gone]
+        """Delete posts. Workers that start later read the deletions before they answer."""
+        deleted = [self._posts.pop() for _ in range(number)]
+        self._publish(Record("thunder-posts", key_of_id(post_id), None) for post_id in deleted)
+        self.deleted += [(next(self._names), post_id) for post_id in deleted]
 
-    def ask(self, number: int, during_s: float) -> None:
-        """Publish requests over some seconds: in bursts, since queues form only then."""
+    def request_feeds(self, number: int, during_s: float) -> None:
+        """Publish requests over some seconds. They come in bursts, because only bursts form queues."""
         bursts = list(self._bursts(number))
         for size in bursts:
             for _ in range(size):
-                self._ask()
+                self._publish_one()
             time.sleep(self._random.uniform(0.0, 2.0) * during_s / len(bursts))
 
     def flush(self) -> None:
-        """Wait until Kafka has everything."""
+        """Wait until Kafka has accepted all messages."""
         self._client.flush(120.0)
 
     def _bursts(self, number: int) -> Iterator[int]:
@@ -109,16 +110,16 @@ class App:
             yield size
             number -= size
 
-    def _ask(self) -> None:
+    def _publish_one(self) -> None:
         draw = self._random.random()
         if draw < 0.02:
-            self._ask_the_impossible()
+            self._publish_poison()
             return
         request = self._request(is_late=draw < 0.05)
-        for _ in range(2 if draw > 0.97 else 1):  # an app that does not know whether its request has arrived
+        for _ in range(2 if draw > 0.97 else 1):  # an app retries after a lost acknowledgement
             self._client.publish(request)
             self.published += 1
-        self.asked[request.request_id] = Asked(self._number(request), request, draw < 0.05)
+        self.sent[request.request_id] = SentRequest(self._number(request), request, draw < 0.05)
 
     def _number(self, request: FeedRequest) -> int:
         return int(request.request_id.removeprefix("r-"))
@@ -135,18 +136,18 @@ class App:
         )
 
     def _at(self, user: int, late_ms: int) -> int:
-        """Now, or for some well before the same user's last request: no two alike, and not in order."""
+        """The time of a request: now or up to 30 s earlier. It is unique for the user; the times are out of order."""
         at = now() - late_ms - self._random.choice((0, 0, 0, self._random.randrange(1, 30_000)))
-        taken = self._taken.setdefault(user, set())
-        while at in taken:
+        times = self._request_times.setdefault(user, set())
+        while at in times:
             at += 1
-        taken.add(at)
+        times.add(at)
         return at
 
-    def _ask_the_impossible(self) -> None:
+    def _publish_poison(self) -> None:
         number = next(self._names)
-        made = self._random.choice(_POISON)(f"p-{number}")
-        value = made if isinstance(made, bytes) else json.dumps({"type": "feed_request"} | made).encode()
+        message = self._random.choice(_POISON_MESSAGES)(f"p-{number}")
+        value = message if isinstance(message, bytes) else json.dumps({"type": "feed_request"} | message).encode()
         key = POISON_KEY + b"%d" % number
         self.poison[key] = value
         self._client.publish_raw("feed-requests", key, value)
@@ -159,7 +160,7 @@ class App:
 
 
 def is_poison(key: bytes) -> bool:
-    """Whether a message was published as one that nobody can use."""
+    """True if the app published the message as poison."""
     return key.startswith(POISON_KEY)
 
 
