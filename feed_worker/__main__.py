@@ -3,6 +3,7 @@
 import argparse
 import logging
 import signal
+import sys
 import textwrap
 import threading
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a worker.
 
     Raises:
-        SystemExit: 0 after `--help`, 1 for a failure (one line if a user can fix it), 2 for unknown arguments.
+        SystemExit: 0 after `--help`; 1 for a server or data in the way; 2 for a wrong argument or setting.
 
     """
     argparse.ArgumentParser(
@@ -53,7 +54,8 @@ def _serve(stopping: threading.Event) -> None:
         if not stopping.is_set():
             raise SystemExit(1) from None
     except (ForYouError, redis.AuthenticationError) as error:
-        raise SystemExit(str(error)) from None
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code if isinstance(error, ForYouError) else 1) from None
 
 
 def _settings_help() -> str:

@@ -4,15 +4,17 @@ import threading
 from pathlib import Path
 
 import pytest
+import redis
 
 import feed_worker
 from feed_worker.__main__ import main
 from feed_worker.serving.service import Service
-from infra.ports import consumer, kafka_config, redis
-from infra.ports.errors import DeliveryFailed, StopRequested
+from infra.ports import consumer, kafka_config
+from infra.ports import redis as redis_port
+from infra.ports.errors import BrokerUnreachable, DeliveryFailed, StopRequested
 from infra.ports.settings import Settings
 
-PORTS = (consumer, kafka_config, redis)
+PORTS = (consumer, kafka_config, redis_port)
 SOURCES = [*Path(*feed_worker.__path__).rglob("*.py"), *(Path(str(each.__file__)) for each in PORTS)]
 
 
@@ -54,15 +56,28 @@ def test_a_refused_delivery_ends_the_process_with_exit_code_1(monkeypatch: pytes
     assert ended.value.code == 1
 
 
-@pytest.mark.parametrize("error", [DeliveryFailed("Kafka is away"), StopRequested("Redis is away")])
-def test_a_requested_stop_is_no_failure_although_a_server_is_away(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("error", [DeliveryFailed("no reply"), StopRequested("no reply")])
+def test_a_requested_stop_during_an_outage_exits_with_0(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     run_that_raises(error, monkeypatch, stops=True)
     main([])
 
 
-def test_a_wrong_setting_ends_the_process_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_gets_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("FORYOU_FEED_SIZE", "0")
-    with pytest.raises(SystemExit, match=r"^FORYOU_FEED_SIZE .*greater than or equal to 1"):
+    with pytest.raises(SystemExit) as ended:
         main([])
+    assert ended.value.code == 2
+    assert re.fullmatch(r"FORYOU_FEED_SIZE .*greater than or equal to 1.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("error", [BrokerUnreachable("no reply"), redis.AuthenticationError("no reply")])
+def test_a_server_in_the_way_gets_one_line_and_exit_code_1(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_that_raises(error, monkeypatch)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "no reply\n"
