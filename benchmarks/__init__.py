@@ -1,1 +1,1 @@
-"""What the README's figures come from: each module prints one JSON object (`benchmarks.report`)."""
+"""The benchmarks behind the published figures. Each prints one JSON object (`benchmarks.report`)."""

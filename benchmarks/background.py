@@ -1,8 +1,8 @@
-"""Posts and engagements at a fixed rate, beside what `benchmarks.freshness` measures.
+"""Background load of `benchmarks.freshness`: posts and engagements at a fixed rate.
 
-`python -m benchmarks.background POSTS ENGAGEMENTS`: so many of both a second, until it is ended. What a post says
-depends on its number alone, so that another process can say the same. Messages are put together from parts, so that
-this costs next to nothing.
+`python -m benchmarks.background POSTS ENGAGEMENTS` publishes this number of both a second until it is stopped. Author
+and text of a post are a function of its number, so other processes can compute them. Messages are formatted from
+templates, which takes little CPU time.
 """
 
 import sys
@@ -24,7 +24,7 @@ TEXTS: Final = 5_000
 WORDS: Final = 12
 VOCABULARY: Final = 5_000
 RECENT: Final = 10_000
-"""Engagements are with one of so many posts before."""
+"""An engagement is on one of this number of newest posts."""
 _TICK_S: Final = 0.02
 _POST: Final = b'{"type":"post_created","post_id":%d,"author_id":%d,"at":%d,"text":"%s"}'
 _FAVORITE: Final = b'{"type":"engagement","user_id":%d,"post_id":%d,"author_id":%d,"action":"favorite","at":%d}'
@@ -37,26 +37,26 @@ def _texts() -> list[str]:
     return [" ".join(f"word{word}" for word in each) for each in words.tolist()]
 
 
-def said(post_id: int) -> dict[str, Any]:
-    """Who wrote a post of the background, and what."""
+def post_fields(post_id: int) -> dict[str, Any]:
+    """Return author and text of a background post."""
     number = post_id - FIRST_POST
     return {"author_id": 1 + number * 7_919 % AUTHORS, "text": _texts()[number % TEXTS]}
 
 
 def _post(post_id: int, at_ms: int) -> Record:
-    post = said(post_id)
+    post = post_fields(post_id)
     author: int = post["author_id"]
     return Record("posts", b"%d" % author, _POST % (post_id, author, at_ms, post["text"].encode()))
 
 
 def _engagement(number: int, post_id: int, at_ms: int) -> Record:
-    user, author = FIRST_USER + number * 104_729 % USERS, said(post_id)["author_id"]
+    user, author = FIRST_USER + number * 104_729 % USERS, post_fields(post_id)["author_id"]
     event = _FAVORITE if number % 2 else _IMPRESSION
     return Record("engagements", b"%d" % user, event % (user, post_id, author, at_ms))
 
 
 def main() -> None:
-    """Publish until the process is ended; what could not be sent in time is sent later."""
+    """Publish until the process is stopped. A late tick publishes the missed messages, too."""
     posts_a_second, engagements_a_second = map(float, sys.argv[1:])
     publisher = KafkaProducer(load(), options={"linger.ms": 5})
     random, begin, posts, engagements = np.random.default_rng(4), time.perf_counter(), 0, 0

@@ -1,11 +1,13 @@
-"""Feed latency and throughput: from publishing a request to having read its feed from Redis.
+"""Feed latency and throughput, from the publication of a request to the read of its feed from Redis.
 
 `python -m benchmarks.feed [--model NAME] [--posts N] [--rates 1,5,10,20] [--seconds S] [--burst N] [--quick]`. Kafka
-and Redis run in containers, or with `--own-servers` where FORYOU_KAFKA and FORYOU_REDIS point. Posts, vectors and
-viewers are written where the flows would write them, a worker serves them, and requests arrive at a fixed rate whatever
-it does, so that waiting counts; rates rise until the p99 passes a second, or not all feeds are whole. Then the worker
-is saturated, and a burst drained. With `--embedded` a whole stack of embedded servers, flows and worker takes in a
-small generated world first. All share the machine.
+and Redis run in containers. With `--own-servers` the benchmark uses FORYOU_KAFKA and FORYOU_REDIS. It writes posts,
+vectors and viewers in the form that flows write, and starts one worker. With `--embedded` it starts the whole stack on
+embedded servers and publishes a small generated world instead. All processes share the machine.
+
+Requests arrive in an open loop at a fixed rate, so the latency includes waiting. Rates rise until the p99 exceeds a
+second or a feed has another status than `ok`. A closed loop then saturates the worker, and a burst measures the time to
+drain.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.feed_world import publish, viewers_of, world_of, write_viewers
-from benchmarks.load import Arrivals, ask, at_most, at_rate, statuses
+from benchmarks.load import Arrivals, closed_loop, open_loop, send, statuses
 from benchmarks.report import Measure, print_report, quantiles
 from benchmarks.servers import servers, worker
 from feed_worker.client import Client
@@ -44,7 +46,7 @@ EMBEDDED = {"model": "nano", "parameters": "foryou", "posts": 5_000, "rates": "1
 
 
 class System(NamedTuple):
-    """What is measured: where it is, who asks, and what was seen while it was made ready."""
+    """The system under test: its settings, the viewers of the requests, and the measures so far."""
 
     settings: Settings
     viewers: Sequence[int]
@@ -53,11 +55,11 @@ class System(NamedTuple):
 
 @contextmanager
 def embedded(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
-    """An embedded stack that has taken in a generated world."""
+    """An embedded stack that has processed a generated world."""
     world = generate(WorldConfig(users=arguments.viewers, posts=arguments.posts), now_ms())
     settings = Settings(model=arguments.model, parameters=arguments.parameters)
     with TemporaryDirectory() as directory, Stack(settings, Path(directory), embedded=True) as stack:
-        with report.step("the stack gets ready"):
+        with report.step("starting the stack"):
             stack.wait_ready()
         with Client(stack.settings) as client:
             client.publish(world.events())
@@ -67,7 +69,7 @@ def embedded(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
 
 @contextmanager
 def alone(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
-    """A worker on real servers that hold what flows would have written."""
+    """A worker on real servers with data in the form that flows write."""
     world = world_of(arguments.posts, arguments.authors, arguments.seed)
     viewers = viewers_of(world, arguments.viewers, arguments.seed + 1)
     with (
@@ -79,20 +81,20 @@ def alone(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
         with report.step(f"{arguments.posts} posts with vectors") as advance:
             publish(settings, world, model.version, model.config.embed_dim, advance)
         write_viewers(connect(settings), viewers, lambda *_: None)
-        report.say("the worker gets ready …")
+        report.say("starting the worker …")
         with worker(settings, Path(directory)) as ready_s:
             measures = [Measure("worker_ready_seconds", round(ready_s, 1), "s", "lower")]
             yield System(settings, [viewer.user_id for viewer in viewers], measures)
 
 
 def rates(system: System, client: Client, arrivals: Arrivals, arguments: argparse.Namespace, report: Report) -> None:
-    """Measure one rate after another until one is too high."""
+    """Measure rising rates of an open loop until one is too high."""
     sustained = 0.0
     for rate in map(float, arguments.rates.split(",")):
         with report.step(f"{rate:g} requests a second for {arguments.seconds:g} s"):
-            asked = at_rate(client, system.viewers, rate, arguments.seconds)
-            answered = arrivals.wait(asked)
-        lost, ended = len(asked) - len(answered), statuses(answered)
+            sent = open_loop(client, system.viewers, rate, arguments.seconds)
+            answered = arrivals.wait(sent)
+        lost, ended = len(sent) - len(answered), statuses(answered)
         spread = quantiles([each.latency_ms for each in answered] or [float("inf")])
         system.measures.extend(
             [
@@ -108,27 +110,27 @@ def rates(system: System, client: Client, arrivals: Arrivals, arguments: argpars
 
 
 def saturated(system: System, client: Client, arrivals: Arrivals, outstanding: int, seconds: float) -> None:
-    """Measure how many feeds a second there are at most: as soon as one is read, the next is requested.
+    """Measure the maximum throughput in a closed loop: each feed that is read triggers the next request.
 
-    So few wait that no feed is made with less care, as it would be were the worker to fall behind.
+    `outstanding` must be small enough that load shedding does not reduce the quality of feeds.
     """
-    answered = at_most(client, arrivals, system.viewers, outstanding, seconds)
+    answered = closed_loop(client, arrivals, system.viewers, outstanding, seconds)
     ended = statuses(answered)
-    per_second = (ended.get("ok", 0.0) + ended.get("degraded", 0.0)) / (answered[-1].at - answered[0].asked.at)
+    per_second = (ended.get("ok", 0.0) + ended.get("degraded", 0.0)) / (answered[-1].at - answered[0].sent.at)
     system.measures.append(
         Measure("feeds_per_second_saturated", round(per_second, 2), "1/s", "higher", GOAL_SATURATED, ended)
     )
 
 
 def burst(system: System, client: Client, arrivals: Arrivals, count: int) -> None:
-    """Measure how long `count` requests that arrive at once take, and whether nothing is left behind.
+    """Measure the time to drain `count` simultaneous requests, the lost requests and the remaining consumer lag.
 
-    Of those that wait long, feeds are made from fewer candidates, and those that wait too long are answered without:
-    the statuses tell.
+    The worker sheds load: requests that wait long get fewer candidates, and requests that wait too long get no feed.
+    The statuses count both.
     """
     begin = time.perf_counter()
-    asked = [ask(client, system.viewers[number % len(system.viewers)]) for number in range(count)]
-    answered = arrivals.wait(asked)
+    sent = [send(client, system.viewers[number % len(system.viewers)]) for number in range(count)]
+    answered = arrivals.wait(sent)
     drained_s = max(each.at for each in answered) - begin
     system.measures.extend(
         [
@@ -140,7 +142,7 @@ def burst(system: System, client: Client, arrivals: Arrivals, count: int) -> Non
 
 
 def _lag(settings: Settings) -> int:
-    """Requests that are not committed; the last batch may still be about to be."""
+    """Consumer lag in requests, after up to 10 s for the commit of the last batch."""
     broker, ends = admin(settings), ends_of(settings, ["feed-requests"])
     deadline = time.perf_counter() + 10.0
     while (behind := lag(broker, settings, "feed-worker", ends)) and time.perf_counter() < deadline:
@@ -149,17 +151,17 @@ def _lag(settings: Settings) -> int:
 
 
 def stages(system: System, client: Client, arrivals: Arrivals, seconds: float) -> None:
-    """Measure where the time goes, by the explanations of some requests: the means of the stages add up to the latency.
+    """Measure the time of each stage, from the explanations of requests. The means of the stages add up to the latency.
 
-    `waiting` is all that is not work before the document: producer, broker, worker's queues. `deliver_and_read` is all
-    after it. Components of a stage may work at the same time.
+    `waiting` is the time before the document without work: producer, broker and the worker's queues. `deliver_and_read`
+    is the time after it. Components of a stage can run at the same time.
     """
     viewers = system.viewers[: max(1, int(seconds * STAGES_RATE))]
-    answered = arrivals.wait(at_rate(client, viewers, STAGES_RATE, len(viewers) / STAGES_RATE, explain=True))
+    answered = arrivals.wait(open_loop(client, viewers, STAGES_RATE, len(viewers) / STAGES_RATE, explain=True))
     whole, components, ranked = list[dict[str, float]](), list[dict[str, float]](), list[float]()
     for each in answered:
-        feed, explanation = each.feed, client.explain(each.asked.viewer)
-        if explanation is None or explanation.request_id != each.asked.request_id:
+        feed, explanation = each.feed, client.explain(each.sent.viewer)
+        if explanation is None or explanation.request_id != each.sent.request_id:
             continue
         made_ms, worked_ms = float(feed.generated_at - feed.at), sum(explanation.stages_ms.values())
         waited = {"waiting": max(0.0, made_ms - worked_ms), "deliver_and_read": each.latency_ms - made_ms}
@@ -182,21 +184,23 @@ def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def arguments_of(options: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments; those that make a run quick or embedded stand where nothing else was said."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="small", help="a configuration of phoenix.models.configs")
-    parser.add_argument("--parameters", default="classic", choices=PRESETS, help="classic: 1,200 + 1,000 candidates")
-    parser.add_argument("--posts", type=int, default=1_000_000)
-    parser.add_argument("--authors", type=int, default=100_000)
-    parser.add_argument("--viewers", type=int, default=400)
-    parser.add_argument("--rates", default="1,5,10,20,40,80,160", help="requests a second, comma separated")
-    parser.add_argument("--seconds", type=float, default=20.0, help="at each rate")
-    parser.add_argument("--outstanding", type=int, default=20, help="requests at a time that saturate the worker")
-    parser.add_argument("--burst", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--own-servers", action="store_true", help="those of the settings, which must be empty")
-    parser.add_argument("--embedded", action="store_true", help="embedded servers, flows and worker; a small world")
-    parser.add_argument("--quick", action="store_true", help="a small world and few requests")
+    """Parse options; `--quick` and `--embedded` change defaults."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default="small", help="Set the model configuration, such as nano or small")
+    parser.add_argument("--parameters", default="classic", choices=PRESETS, help="Set the preset of the parameters")
+    parser.add_argument("--posts", type=int, default=1_000_000, help="Set the number of posts")
+    parser.add_argument("--authors", type=int, default=100_000, help="Set the number of authors")
+    parser.add_argument("--viewers", type=int, default=400, help="Set the number of viewers")
+    parser.add_argument(
+        "--rates", default="1,5,10,20,40,80,160", help="Set rates in requests per second, comma separated"
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="Set the duration of each rate in seconds")
+    parser.add_argument("--outstanding", type=int, default=20, help="Set the concurrent requests of the closed loop")
+    parser.add_argument("--burst", type=int, default=400, help="Set the requests of the burst")
+    parser.add_argument("--seed", type=int, default=5, help="Set the random seed")
+    parser.add_argument("--own-servers", action="store_true", help="Use the configured servers, which must be empty")
+    parser.add_argument("--embedded", action="store_true", help="Use a whole embedded stack with a small world")
+    parser.add_argument("--quick", action="store_true", help="Use few posts and requests")
     first = parser.parse_known_args(options)[0]
     parser.set_defaults(**(QUICK if first.quick else {}) | (EMBEDDED if first.embedded else {}))
     return parser.parse_args(options)
@@ -212,8 +216,8 @@ def main(options: Sequence[str] | None = None) -> None:
         Client(system.settings) as client,
         Arrivals(system.settings) as arrivals,
     ):
-        # a new producer's first message waits for its connection and its id, about a second
-        arrivals.wait([ask(client, system.viewers[0])])
+        # the first message of a new producer waits about a second for connection and producer id
+        arrivals.wait([send(client, system.viewers[0])])
         rates(system, client, arrivals, arguments, report)
         stages(system, client, arrivals, arguments.seconds)
         with report.step(f"{arguments.outstanding} requests at a time for {arguments.seconds:g} s"):

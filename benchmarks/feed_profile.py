@@ -1,7 +1,7 @@
-"""Where the time of a feed goes inside the worker: every component alone, one request at a time, nothing beside it.
+"""Profile of a feed inside the worker: the time of every component, one request at a time, without other load.
 
-`python -m benchmarks.feed_profile [--model NAME] [--posts N] [--requests N] [--profile FILE]`. A post store and an
-index are filled in this process, viewers are written to an embedded Redis, and the worker's own pipeline answers.
+`python -m benchmarks.feed_profile [--model NAME] [--posts N] [--requests N] [--profile FILE]`. The benchmark fills a
+post store and an index in this process, writes viewers to an embedded Redis, and runs the worker's pipeline.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from thunder_ingest.users.redis_form import UserStates
 
 
 def fill(store: PostStore, index: VectorIndex, world: ThunderWorld, version: str, dim: int, advance: Advance) -> None:
-    """Put the posts and their vectors where the replica would."""
+    """Write posts and vectors to store and index, like the worker's replica."""
     for begin in range(0, len(world.kind), CHUNK):
         posts = world.posts(begin, begin + CHUNK)
         store.apply(posts)
@@ -46,7 +46,7 @@ def fill(store: PostStore, index: VectorIndex, world: ThunderWorld, version: str
 
 
 def query_of(viewer: Viewer, preset: str, number: int) -> Query:
-    """A request of a viewer, made now."""
+    """Return a request of a viewer at the current time."""
     requested_ms, form = now_ms(), str(viewer.user_id)
     return Query(
         request=FeedRequest(request_id=f"r{number}", user_id=viewer.user_id, at=requested_ms),
@@ -61,14 +61,14 @@ def query_of(viewer: Viewer, preset: str, number: int) -> Query:
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--posts", type=int, default=1_000_000)
-    parser.add_argument("--authors", type=int, default=100_000)
-    parser.add_argument("--viewers", type=int, default=60)
-    parser.add_argument("--requests", type=int, default=100)
-    parser.add_argument("--parameters", default="classic", choices=PRESETS)
-    parser.add_argument("--profile", type=Path, help="write a profile by function there")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default="small", help="Set the model configuration, such as nano or small")
+    parser.add_argument("--posts", type=int, default=1_000_000, help="Set the number of posts")
+    parser.add_argument("--authors", type=int, default=100_000, help="Set the number of authors")
+    parser.add_argument("--viewers", type=int, default=60, help="Set the number of viewers")
+    parser.add_argument("--requests", type=int, default=100, help="Set the number of measured requests")
+    parser.add_argument("--parameters", default="classic", choices=PRESETS, help="Set the preset of the parameters")
+    parser.add_argument("--profile", type=Path, help="Write a cProfile file to this path")
     arguments = parser.parse_args(options)
     world = world_of(arguments.posts, arguments.authors, seed=5)
     viewers = viewers_of(world, arguments.viewers, seed=6)

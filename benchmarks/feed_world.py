@@ -1,7 +1,7 @@
-"""The work of the feed's benchmarks: posts of two days with vectors, and viewers who follow many and have done much.
+"""The workload of the feed benchmarks: posts of two days with vectors; viewers with many follows and full histories.
 
-Everything is written as the flows write it, so that a worker alone can serve it. Only the vectors are no model's: a
-point for each author, and the author's posts around it. What a search costs does not depend on what vectors mean.
+All data is written in the form that flows write, so a worker can serve it without flows. Vectors are random: a point
+for each author, and posts around the author's point. The cost of a search does not depend on the values of the vectors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,31 +24,31 @@ from thunder_ingest.users.entries import EDGE, HISTORY, UserUpdate
 from thunder_ingest.users.redis_form import UserStates
 
 FOLLOWS: Final = 500
-"""On average; the median viewer follows 390, one in a hundred 2,000."""
+"""Mean number of follows (log-normal): the median viewer follows 390 authors, one in a hundred follows 2,000."""
 POSITIONS: Final = 1_024
-"""Posts in a history, as many as are kept."""
+"""Posts of a history, the maximum."""
 ACTED_ON: Final = 0.3
 KINDS: Final = (0.9, 0.04, 0.04, 0.02)
-"""Originals, replies, reposts, quotes: few that a filter would drop, so that the ranker gets nearly all candidates."""
+"""Shares of originals, replies, reposts and quotes. Filters drop few of these, so the ranker gets nearly all."""
 FIRST_VIEWER: Final = 5_000_000
 CHUNK: Final = 10_000
 _SIGMA: Final = 0.7
-_SPREAD: Final = 0.5  # of an author's posts about their point, which is at a distance of 1
-_APPENDED: Final = 40  # batches in which a history comes to be: some is in the base, some is still in tails
+_SPREAD: Final = 0.5  # standard deviation of an author's posts around the author's point, which has deviation 1
+_APPENDED: Final = 40  # batches of a history, so that base and tails both have entries
 _MARGIN_MS: Final = 3_600_000  # posts that do not expire during the run
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who asks for feeds."""
+    """A viewer with follows and history."""
 
     user_id: int
     following: NDArray[np.int64]
-    history: NDArray[Any]  # of HISTORY, oldest first
+    history: NDArray[Any]  # dtype HISTORY, oldest first
 
 
 def world_of(posts: int, authors: int, seed: int) -> ThunderWorld:
-    """Posts of the two days before now."""
+    """Return posts of the last two days."""
     world = thunder_world.generate(posts, authors, seed, KINDS)
     shift = now_ms() - thunder_world.NOW_MS
     age = np.maximum(thunder_world.NOW_MS - world.created_at - _MARGIN_MS, 0)
@@ -56,7 +56,7 @@ def world_of(posts: int, authors: int, seed: int) -> ThunderWorld:
 
 
 def vectors_of(world: ThunderWorld, dim: int, begin: int, end: int) -> NDArray[np.float32]:
-    """[n, dim] unit vectors of some posts."""
+    """Return unit vectors [n, dim] of posts."""
     authors = world.author_id[begin:end]
     points = _points(world.authors, dim)[authors]
     vectors = points + _SPREAD * np.random.default_rng(begin).standard_normal(points.shape, np.float32)
@@ -69,7 +69,7 @@ def _points(authors: int, dim: int) -> NDArray[np.float32]:
 
 
 def viewers_of(world: ThunderWorld, count: int, seed: int) -> list[Viewer]:
-    """Viewers who follow authors at random, half of them by popularity, and have seen older posts of anybody."""
+    """Return viewers who follow random authors, half of them by popularity, with a history of random older posts."""
     random = np.random.default_rng(seed)
     followed = random.lognormal(np.log(FOLLOWS) - _SIGMA**2 / 2, _SIGMA, count)
     return [
@@ -100,7 +100,7 @@ def _history(world: ThunderWorld, random: np.random.Generator) -> NDArray[Any]:
 
 
 def records_of(world: ThunderWorld, version: str, dim: int) -> Iterator[list[Record]]:
-    """The changelogs of posts and vectors, a chunk at a time."""
+    """Iterate over changelog records of posts and vectors, in chunks."""
     for begin in range(0, len(world.kind), CHUNK):
         posts = world.posts(begin, begin + CHUNK)
         vectors = vectors_of(world, dim, begin, begin + CHUNK)
@@ -116,7 +116,7 @@ def records_of(world: ThunderWorld, version: str, dim: int) -> Iterator[list[Rec
 
 def publish(settings: Settings, world: ThunderWorld, version: str, dim: int, advance: Advance) -> None:
     """Write posts and vectors to their topics."""
-    # random vectors cannot be compressed, and there are gigabytes of nothing else
+    # random vectors do not compress, and they are nearly all of the data
     publisher = KafkaProducer(settings, options={"compression.type": "none", "queue.buffering.max.messages": 200_000})
     for number, records in enumerate(records_of(world, version, dim), 1):
         publisher.publish(records)
@@ -125,7 +125,7 @@ def publish(settings: Settings, world: ThunderWorld, version: str, dim: int, adv
 
 
 def write_viewers(client: Client, viewers: Sequence[Viewer], advance: Advance) -> None:
-    """Write the state of viewers to Redis, whom they follow first, then what they did, as it came."""
+    """Write the state of viewers to Redis: follows first, then histories in batches, by time."""
     users = UserStates(client)
     users.append([UserUpdate(str(viewer.user_id), "following", _edges(viewer)) for viewer in viewers], "s0-0-0")
     parts = [np.array_split(viewer.history, _APPENDED) for viewer in viewers]

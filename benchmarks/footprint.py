@@ -222,7 +222,7 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=int, default=1_000_000, help="Set the number of typical users")
     parser.add_argument("--positions", type=int, default=32, help="Set the average positions of a typical user")
     parser.add_argument("--sample", type=int, default=200, help="Set the users of 128 and of 1,024 positions")
-    parser.add_argument("--reads", type=int, default=2_000)
+    parser.add_argument("--reads", type=int, default=2_000, help="Set the number of reads")
     parser.add_argument("--own-server", action="store_true", help="Use the configured Redis and delete all its keys")
     arguments = parser.parse_args(options)
     with server(arguments.own_server) as client, Report(Console(stderr=True)) as report:

@@ -1,10 +1,10 @@
-"""How soon a feed shows what has happened: flows and a worker on real servers, under a background of posts and actions.
+"""Freshness: the time from an event to the first feed with its effect, under background load.
 
 `python -m benchmarks.freshness [--model NAME] [--probes N] [--threads N] [--posts-per-second N]
-[--engagements-per-second N] [--quick]`. Kafka and Redis run in containers, or with `--own-servers` where FORYOU_KAFKA
-and FORYOU_REDIS point. Single events are published, of every kind and by many people, and feeds requested until one
-shows the event's effect (`benchmarks.probes`); for what must disappear, once more a second after the event. All share
-the machine.
+[--engagements-per-second N] [--quick]`. Flows and a worker run on Kafka and Redis in containers. With `--own-servers`
+the benchmark uses FORYOU_KAFKA and FORYOU_REDIS. A probe publishes a single event and requests feeds until one shows
+its effect (`benchmarks.probes`). If the event removes a post, a second after the event another feed must not have the
+post. All processes share the machine.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from infra.terminal.progress import Report
 from infra.terminal.tables import console
 
 GOAL_MS = 1_000.0
-WARM_S = 3.0  # of background before anybody is asked
+WARM_S = 3.0  # background load before the first probe
 TOPICS = ("posts", "engagements")
 Kind: TypeAlias = Callable[[Probes], Found]
 Seen: TypeAlias = tuple[Kind, Found | NotSeen]
@@ -40,14 +40,14 @@ Seen: TypeAlias = tuple[Kind, Found | NotSeen]
 
 @contextmanager
 def running(arguments: argparse.Namespace, report: Report) -> Iterator[Stack]:
-    """Flows and a worker on servers, with the background beside them."""
+    """Start flows, a worker and the background load."""
     with (
         TemporaryDirectory() as directory,
         servers(arguments.own_servers, model=arguments.model, parameters=arguments.parameters) as settings,
         Stack(settings, Path(directory), embedded=False) as stack,
         Children(Path(directory) / "logs") as children,
     ):
-        with report.step("flows and worker get ready"):
+        with report.step("starting flows and worker"):
             stack.wait_ready()
         rates = (arguments.posts_per_second, arguments.engagements_per_second)
         command = [sys.executable, "-m", "benchmarks.background", *map(str, rates)]
@@ -58,7 +58,7 @@ def running(arguments: argparse.Namespace, report: Report) -> Iterator[Stack]:
 
 
 def probed(probes: Probes, kinds: Sequence[Kind], advance: Callable[[], None]) -> list[Seen]:
-    """What came of a sequence of probes."""
+    """Run probes one after the other and return their results."""
     seen: list[Seen] = []
     for kind in kinds:
         try:
@@ -73,7 +73,7 @@ def probed(probes: Probes, kinds: Sequence[Kind], advance: Callable[[], None]) -
 def all_probed(
     client: Client, arrivals: Arrivals, stack: Stack, arguments: argparse.Namespace, report: Report
 ) -> list[Seen]:
-    """What came of all probes, in some threads that take turns with the kinds."""
+    """Run all probes in threads, in random order, and return their results."""
     each = -(-arguments.probes // arguments.threads)
     threads = [Probes(client, arrivals, len(CUTS) * each) for _ in range(arguments.threads)]
     for probes in threads:
@@ -92,7 +92,7 @@ def all_probed(
 
 
 def measures_of(seen: Sequence[Seen]) -> list[Measure]:
-    """The times by kind, and what should not have been."""
+    """Return the times by kind of probe, and the counts of violations and timeouts."""
     measures = []
     for kind in KINDS:
         times = [found.ms for which, found in seen if which is kind and isinstance(found, Found)]
@@ -106,16 +106,18 @@ def measures_of(seen: Sequence[Seen]) -> list[Measure]:
 
 
 def arguments_of(options: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments; `--quick` stands where nothing else was said."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="nano", help="what two cores can embed a thousand posts a second with")
-    parser.add_argument("--parameters", default="foryou")
-    parser.add_argument("--probes", type=int, default=120, help="of each kind")
-    parser.add_argument("--threads", type=int, default=4, help="probes at the same time")
-    parser.add_argument("--posts-per-second", type=float, default=1_000.0)
-    parser.add_argument("--engagements-per-second", type=float, default=5_000.0)
-    parser.add_argument("--own-servers", action="store_true", help="those of the settings, which must be empty")
-    parser.add_argument("--quick", action="store_true", help="few probes")
+    """Parse options; `--quick` changes the default of `--probes`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default="nano", help="Set the model configuration, such as nano or small")
+    parser.add_argument("--parameters", default="foryou", help="Set the preset of the parameters")
+    parser.add_argument("--probes", type=int, default=120, help="Set the number of probes of each kind")
+    parser.add_argument("--threads", type=int, default=4, help="Set the number of concurrent probes")
+    parser.add_argument("--posts-per-second", type=float, default=1_000.0, help="Set the background posts per second")
+    parser.add_argument(
+        "--engagements-per-second", type=float, default=5_000.0, help="Set the background engagements per second"
+    )
+    parser.add_argument("--own-servers", action="store_true", help="Use the configured servers, which must be empty")
+    parser.add_argument("--quick", action="store_true", help="Run 24 probes of each kind")
     if parser.parse_known_args(options)[0].quick:
         parser.set_defaults(probes=24)
     return parser.parse_args(options)

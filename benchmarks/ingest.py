@@ -1,11 +1,12 @@
-"""Events a second from Kafka through a flow to Kafka and Redis, with recovery on and epochs of a second.
+"""Throughput of the flows in events a second, from Kafka to Kafka and Redis, with recovery and epochs of a second.
 
 `python -m benchmarks.ingest [--posts N] [--engagements N] [--users N] [--repeat N] [--only PARTS]`. The servers run in
-containers (the images of the end-to-end tests), or with `--own-servers` where FORYOU_KAFKA and FORYOU_REDIS point:
-their topics and keys are then DELETED. A log is published first; a rate is the slope of what the flow has read and
-finished by the ends of its epochs, while it is behind. Broker, Redis and flow share the machine: beside a rate stand
-the cores that the flow's processes kept busy, and all cores that were busy. A flow that uses less than a core for each
-process waits for something else; where all cores are busy, that is the machine.
+containers (the images of the end-to-end tests). With `--own-servers` the benchmark uses FORYOU_KAFKA and FORYOU_REDIS,
+and DELETES their topics and keys. It publishes a log first. A rate is the slope of the committed offsets over the ends
+of the epochs, while the flow is behind.
+
+Broker, Redis and flow share the machine, so each rate comes with the busy cores of the flow and of the whole machine. A
+flow with less than one busy core per process waits for another process; if all cores are busy, for the machine.
 """
 
 import argparse
@@ -48,21 +49,21 @@ SAME_EPOCH_S = 0.4
 GOALS = {"posts": 150_000.0, "engagements": 100_000.0}
 BURST_GOAL_S = 5.0
 Log = Callable[[int], Iterator[tuple[bytes, bytes]]]
-"""So many messages with their keys."""
+"""A function from a number of messages to keys and messages."""
 
 
 class Progress(NamedTuple):
-    """How far a flow had come at a moment: messages committed; of its processes CPU seconds and memory."""
+    """The progress of a flow at a moment: committed messages, CPU seconds and memory of its processes."""
 
     at: float
     committed: int
     cpu_s: float
     rss_bytes: int
-    busy_s: float  # of all cores of the machine
+    busy_s: float  # busy time of all cores of the machine
 
 
 class Rate(NamedTuple):
-    """Messages a second of wall time and of the flow's CPU time; cores busy meanwhile; memory that a message took."""
+    """Messages a second of wall time and of the flow's CPU time, busy cores, and memory per message."""
 
     per_second: float
     per_cpu_second: float
@@ -72,7 +73,7 @@ class Rate(NamedTuple):
 
 
 def bare() -> Dataflow:
-    """What a flow of posts would be that did nothing: source, decode, encode, sink. Measured for comparison."""
+    """The baseline flow of posts: source, decode, encode and sink, without state."""
     settings = start(["posts", "thunder-posts"])
     decode, flow = msgspec.json.Decoder(PostCreated).decode, Dataflow("bare")
 
@@ -87,12 +88,12 @@ def bare() -> Dataflow:
     return flow
 
 
-# --- what is measured -----------------------------------------------------------------------------------------------
+# --- measurements ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def running(settings: Settings, flow: str, processes: int) -> Iterator[list[psutil.Process]]:
-    """A flow in one process or in several, from an empty recovery store."""
+    """Run a flow in one or several processes, from an empty recovery store."""
     with tempfile.TemporaryDirectory() as directory, (Path(directory) / "log").open("ab") as log:
         init_db_dir(Path(directory), processes)
         command = [sys.executable, "-m", "bytewax.run", "-r", directory, "-s", "1", "-b", "0", flow]
@@ -103,7 +104,7 @@ def running(settings: Settings, flow: str, processes: int) -> Iterator[list[psut
         try:
             yield [psutil.Process(process.pid) for process in started]
         except TimeoutError as error:
-            raise SystemExit(f"{error}; {flow} said: {(Path(directory) / 'log').read_text()[-2_000:]}") from None
+            raise SystemExit(f"{error}; log of {flow}: {(Path(directory) / 'log').read_text()[-2_000:]}") from None
         finally:
             for process in started:
                 process.kill()
@@ -122,7 +123,12 @@ def _clusters(processes: int) -> list[list[str]]:
 
 
 def follow(settings: Settings, topic: str, total: int, processes: list[psutil.Process]) -> Iterator[Progress]:
-    """What a topic's flow has committed, looked at twenty times a second, until it is all that was published."""
+    """Poll the committed offsets of a topic's flow twenty times a second, until all messages are committed.
+
+    Raises:
+        TimeoutError: not all messages are committed within TIMEOUT_S.
+
+    """
     broker, deadline = admin(settings), time.perf_counter() + TIMEOUT_S
     while True:
         committed = _committed(broker, settings, topic)
@@ -147,13 +153,13 @@ def _progress(committed: int, processes: list[psutil.Process]) -> Progress:
 
 def _committed(broker: AdminClient, settings: Settings, topic: str) -> int:
     parts = [TopicPartition(topic, part) for part in range(settings.partitions)]
-    asked = ConsumerGroupTopicPartitions(group(settings, f"flows.{topic}"), parts)
-    (future,) = broker.list_consumer_group_offsets([asked]).values()
+    offsets = ConsumerGroupTopicPartitions(group(settings, f"flows.{topic}"), parts)
+    (future,) = broker.list_consumer_group_offsets([offsets]).values()
     return sum(max(0, part.offset) for part in future.result().topic_partitions)
 
 
 def drained(settings: Settings, flow: str, topic: str, total: int, processes: int, repeat: int) -> list[Rate]:
-    """The rates at which a flow works off what stands in its topic, each time from the beginning."""
+    """Measure the rate of a flow over its whole topic, `repeat` times from the beginning."""
     rates = []
     for _ in range(repeat):
         emptied(settings, but=topic)
@@ -164,7 +170,7 @@ def drained(settings: Settings, flow: str, topic: str, total: int, processes: in
 
 
 def commits(seen: Iterable[Progress]) -> list[Progress]:
-    """The moments at which a flow committed, those of all partitions of an epoch as one."""
+    """Return the progress at each commit of the flow; the commits of all partitions of an epoch are one."""
     found: list[Progress] = []
     for progress in seen:
         if progress.committed > (found[-1].committed if found else 0):
@@ -176,12 +182,12 @@ def commits(seen: Iterable[Progress]) -> list[Progress]:
 
 
 def rate_of(committed: list[Progress]) -> Rate:
-    """The rate from the second commit to the last but one: the flow is warm then, and has more to do.
+    """Return the rate from the second to the last but one commit: the flow is warm, and still behind.
 
-    A commit names what had been read when the one before it was made.
+    A commit has the offsets that were read at the time of the previous commit.
     """
     if len(committed) < 5:
-        raise SystemExit(f"worked off in {len(committed)} epochs: publish more for a rate that means something")
+        raise SystemExit(f"the log took only {len(committed)} epochs; publish more messages for a reliable rate")
     done = committed[-2].committed - committed[1].committed
     begin, end = committed[0], committed[-3]
     wall_s, cpu_s = end.at - begin.at, end.cpu_s - begin.cpu_s
@@ -195,7 +201,7 @@ def rate_of(committed: list[Progress]) -> Rate:
 
 
 def burst_lag_s(settings: Settings, topic: str, messages: Log, seconds: float, rate: float) -> float:
-    """Seconds from the end of a burst until a topic's flow has committed all of it."""
+    """Return the seconds from the end of a burst until a topic's flow has committed all its messages."""
     before, burst = 1_000, int(seconds * rate)
     emptied(settings)
     publish(settings, topic, messages(before))
@@ -208,11 +214,11 @@ def burst_lag_s(settings: Settings, topic: str, messages: Log, seconds: float, r
         return last.at - ended
 
 
-# --- what is reported -----------------------------------------------------------------------------------------------
+# --- measures -------------------------------------------------------------------------------------------------------
 
 
 def rate_measure(name: str, rates: list[Rate], goal: float | None = None) -> Measure:
-    """The median rate, with the least and the greatest and those of CPU time beside it."""
+    """Return the median rate, with minimum, maximum and the rate per CPU second."""
     found = [rate.per_second for rate in rates]
     spread = {"min": round(min(found), 1), "max": round(max(found), 1)}
     spread["per_cpu_second"] = round(_median(rates, "per_cpu_second"), 1)
@@ -220,7 +226,7 @@ def rate_measure(name: str, rates: list[Rate], goal: float | None = None) -> Mea
 
 
 def cores_measure(name: str, rates: list[Rate]) -> Measure:
-    """Cores that the flow kept busy, and all that were busy."""
+    """Return the busy cores of the flow, and of the whole machine."""
     spread = {"whole_machine": round(_median(rates, "machine_cores"), 2)}
     return Measure(name, round(_median(rates, "flow_cores"), 2), "cores", "lower", None, spread)
 
@@ -230,7 +236,7 @@ def _median(rates: list[Rate], field: str) -> float:
 
 
 def measures_of(topic: str, rates: dict[str, list[Rate]]) -> list[Measure]:
-    """The measures of a topic's flow, by what `drained_by_all` names."""
+    """Return the measures of a topic's flow from the rates of `drained_by_all`."""
     names = {"bare": "bare_{}", "one": "{}", "two": "{}_by_two_processes"}
     measures = []
     for which, found in rates.items():
@@ -246,9 +252,9 @@ def measures_of(topic: str, rates: dict[str, list[Rate]]) -> list[Measure]:
 def drained_by_all(
     settings: Settings, topic: str, messages: Iterator[tuple[bytes, bytes]], total: int, repeat: int, parts: set[str]
 ) -> dict[str, list[Rate]]:
-    """Publish a log once and let it be worked off by a flow that does nothing, by one process, by two."""
+    """Publish a log once, and measure the baseline flow, the flow in one process and the flow in two."""
     flow = f"flows.{topic}"
-    wanted = {
+    variants = {
         "bare": ("benchmarks.ingest:bare", 1, topic == "posts" and "bare" in parts),
         "one": (flow, 1, topic in parts),
         "two": (flow, 2, topic in parts and "two" in parts),
@@ -258,8 +264,8 @@ def drained_by_all(
     publish(settings, topic, messages)
     return {
         which: drained(settings, name, topic, total, processes, repeat)
-        for which, (name, processes, is_wanted) in wanted.items()
-        if is_wanted
+        for which, (name, processes, is_selected) in variants.items()
+        if is_selected
     }
 
 
@@ -267,13 +273,13 @@ def drained_by_all(
 
 
 def emptied(settings: Settings, but: str = "") -> None:
-    """Topics, all but one, and keys as on the first day."""
+    """Delete all keys, offsets and topics, except the topic `but`, and create the topics again."""
     broker = admin(settings)
     known = [name for name in TOPICS if name in broker.list_topics(timeout=10).topics and name != but]
     if known:
         for future in broker.delete_topics(known, operation_timeout=30).values():
             future.result()
-        time.sleep(2.0)  # the broker forgets them a moment after it says so
+        time.sleep(2.0)  # the broker deletes topics shortly after its reply
     name_of_groups = [group(settings, flow) for flow in ("flows.posts", "flows.engagements")]
     for future in broker.delete_consumer_groups(name_of_groups).values():
         if future.exception() is None:
@@ -284,17 +290,17 @@ def emptied(settings: Settings, but: str = "") -> None:
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--posts", type=int, default=2_500_000)
-    parser.add_argument("--engagements", type=int, default=2_000_000)
-    parser.add_argument("--users", type=int, default=100_000)
-    parser.add_argument("--repeat", type=int, default=3, help="how often each rate is measured")
-    parser.add_argument("--burst-seconds", type=float, default=10.0)
-    parser.add_argument("--burst-rate", type=float, default=50_000.0, help="messages a second")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--posts", type=int, default=2_500_000, help="Set the number of posts")
+    parser.add_argument("--engagements", type=int, default=2_000_000, help="Set the number of engagements")
+    parser.add_argument("--users", type=int, default=100_000, help="Set the number of users")
+    parser.add_argument("--repeat", type=int, default=3, help="Set the number of measurements of each rate")
+    parser.add_argument("--burst-seconds", type=float, default=10.0, help="Set the duration of the burst in seconds")
     parser.add_argument(
-        "--only", default="bare,posts,engagements,two,burst", help="of bare, posts, engagements, two, burst"
+        "--burst-rate", type=float, default=50_000.0, help="Set the rate of the burst in messages per second"
     )
-    parser.add_argument("--own-servers", action="store_true", help="those of the settings; they are emptied")
+    parser.add_argument("--only", default="bare,posts,engagements,two,burst", help="Select parts, comma separated")
+    parser.add_argument("--own-servers", action="store_true", help="Use the configured servers and delete their data")
     arguments = parser.parse_args(options)
     parts, random = set(arguments.only.split(",")), np.random.default_rng(7)
     totals: dict[str, int] = {"posts": arguments.posts, "engagements": arguments.engagements}

@@ -1,4 +1,4 @@
-"""Logs for `benchmarks.ingest`: posts of words, engagements of users who are all as active."""
+"""Logs for `benchmarks.ingest`: posts with Zipf-distributed words, and engagements on Zipf-distributed posts."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ CHUNK = 100_000
 
 
 def posts(count: int, random: np.random.Generator) -> Iterator[tuple[bytes, bytes]]:
-    """Original posts of twelve words, as keys and messages."""
+    """Iterate over keys and messages of original posts with twelve words."""
     vocabulary = np.array(
         ["".join(map(chr, random.integers(97, 123, length))) for length in random.integers(2, 10, 5000)]
     )
@@ -32,7 +32,7 @@ def posts(count: int, random: np.random.Generator) -> Iterator[tuple[bytes, byte
 
 
 def engagements(count: int, users: int, random: np.random.Generator) -> Iterator[tuple[bytes, bytes]]:
-    """Impressions and favorites, half each, of users who are all as active, on posts of skewed popularity."""
+    """Iterate over keys and messages of impressions and favorites, half each, of equally active users."""
     viewers = random.integers(1, users + 1, count).tolist()
     viewed = (FIRST_POST + random.zipf(1.1, count) % ENGAGED_POSTS).tolist()
     for index, (user, post_id) in enumerate(zip(viewers, viewed, strict=True)):
@@ -44,7 +44,7 @@ def engagements(count: int, users: int, random: np.random.Generator) -> Iterator
 
 
 def publish(settings: Settings, topic: str, messages: Iterator[tuple[bytes, bytes]], rate: float = np.inf) -> None:
-    """Publish messages, `rate` a second at most, and wait for their delivery."""
+    """Publish messages, at most `rate` a second, and wait for their delivery."""
     publisher = KafkaProducer(settings, options={"queue.buffering.max.messages": 1_000_000})
     begin = time.perf_counter()
     for index, (key, value) in enumerate(messages):

@@ -1,7 +1,7 @@
-"""What bounds `benchmarks.ingest`: the CPU time of each step of the two flows, in µs an event, without servers.
+"""Profile of the flows behind `benchmarks.ingest`: CPU time of each step in µs per event, without servers.
 
 `python -m benchmarks.ingest_profile [--events N] [--repeat N]`. The rest of a flow's time is consuming and producing,
-which the bare flow of `benchmarks.ingest` shows.
+which the baseline flow of `benchmarks.ingest` measures.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from thunder_ingest.users.redis_form import hset_commands
 
 
 def batch(topic: str, messages: Sequence[tuple[bytes, bytes]]) -> Batch:
-    """Messages as the source would hand them over."""
+    """Return messages as a batch of the source."""
     return Batch(
         topic,
         0,
@@ -36,9 +36,9 @@ def batch(topic: str, messages: Sequence[tuple[bytes, bytes]]) -> Batch:
 
 
 def cpu_us(step: Callable[[], object], events: int, repeat: int) -> list[float]:
-    """CPU time of a step for an event, each time it is run."""
+    """Return the CPU time of a step in µs per event, for each repetition."""
     times = []
-    step()  # what is compiled, is compiled
+    step()  # the first call compiles kernels
     for _ in range(repeat):
         begin = time.thread_time()
         step()
@@ -47,7 +47,7 @@ def cpu_us(step: Callable[[], object], events: int, repeat: int) -> list[float]:
 
 
 def steps(count: int) -> dict[str, Callable[[], object]]:
-    """The steps by name, each on the same events."""
+    """Return the steps by name; all use the same events."""
     random, decode = np.random.default_rng(7), Decoder(Settings(), WallClock())
     written = batch("posts", list(posts(count, random)))
     engaged = batch("engagements", list(engagements(count, 100_000, random)))
@@ -70,9 +70,9 @@ def steps(count: int) -> dict[str, Callable[[], object]]:
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=BATCH_MESSAGES, help="in a batch")
-    parser.add_argument("--repeat", type=int, default=20)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--events", type=int, default=BATCH_MESSAGES, help="Set the events of a batch")
+    parser.add_argument("--repeat", type=int, default=20, help="Set the repetitions of each step")
     arguments = parser.parse_args(options)
     tune_garbage_collector()
     measures = []

@@ -146,20 +146,22 @@ def _bar(estimate: Estimate, *, long: bool) -> str:
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=1_000)
-    parser.add_argument("--authors", type=int, default=200)
-    parser.add_argument("--posts", type=int, default=8_000)
-    parser.add_argument("--engagements", type=int, default=300_000, help="events of the world, impressions included")
-    parser.add_argument("--days", type=int, default=7, help="the world's span")
-    parser.add_argument("--examples", type=int, nargs="*", default=[0, 10_000, 30_000, 150_000])
-    parser.add_argument("--steps", type=int, default=1_000, help="steps of each run, rounded up to epochs")
-    parser.add_argument("--batch", type=int, default=64, help="slates of a step")
-    parser.add_argument("--model", default="nano")
-    parser.add_argument("--viewers", type=int, default=300, help="viewers of the benchmark")
-    parser.add_argument("--seeds", type=int, default=1, help="worlds and models to average over")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="use a small world and few steps; overrides other options")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--users", type=int, default=1_000, help="Set the viewers of the world")
+    parser.add_argument("--authors", type=int, default=200, help="Set the authors of the world")
+    parser.add_argument("--posts", type=int, default=8_000, help="Set the posts of the world")
+    parser.add_argument("--engagements", type=int, default=300_000, help="Set the engagements, including impressions")
+    parser.add_argument("--days", type=int, default=7, help="Set the world's span in days")
+    parser.add_argument(
+        "--examples", type=int, nargs="*", default=[0, 10_000, 30_000, 150_000], help="Set the numbers of examples"
+    )
+    parser.add_argument("--steps", type=int, default=1_000, help="Set the steps of each run, rounded up to epochs")
+    parser.add_argument("--batch", type=int, default=64, help="Set the slates of a step")
+    parser.add_argument("--model", default="nano", help="Set the model configuration, such as nano or small")
+    parser.add_argument("--viewers", type=int, default=300, help="Set the number of benchmarked viewers")
+    parser.add_argument("--seeds", type=int, default=1, help="Set the number of worlds and models to average")
+    parser.add_argument("--seed", type=int, default=0, help="Set the first random seed")
+    parser.add_argument("--quick", action="store_true", help="Use a small world and few steps; overrides other options")
     arguments = parser.parse_args(options)
     if arguments.quick:
         vars(arguments).update(QUICK)

@@ -1,4 +1,4 @@
-"""Feed requests at a fixed rate whatever the system does, and when each feed could be read."""
+"""Load generation: feed requests in an open or a closed loop, and the arrival times of the feeds."""
 
 import itertools
 import threading
@@ -21,8 +21,8 @@ TIMEOUT_S = 60.0
 _FEED = msgspec.json.Decoder(Feed)
 
 
-class Asked(NamedTuple):
-    """A request on its way: whose, and when it was published, by `time.perf_counter`."""
+class Sent(NamedTuple):
+    """A published request, with its viewer and the time of publication by `time.perf_counter`."""
 
     request_id: str
     viewer: int
@@ -30,32 +30,32 @@ class Asked(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A request whose answer was announced: when its feed had been read, and what stood there then."""
+    """An answered request, with the time at which its feed was read, and the stored document."""
 
-    asked: Asked
+    sent: Sent
     at: float
     document: bytes
 
     @property
     def latency_ms(self) -> float:
-        """From publishing the request to having read the feed."""
-        return 1_000 * (self.at - self.asked.at)
+        """Time from the publication of the request to the end of the read."""
+        return 1_000 * (self.at - self.sent.at)
 
     @property
     def feed(self) -> Feed:
-        """The document, read."""
+        """The decoded document."""
         return _FEED.decode(self.document)
 
 
 class Arrivals:
-    """Reads each feed as soon as it is announced, in a thread; a context manager."""
+    """Reads each feed when its announcement arrives, in a thread of its own. A context manager."""
 
     def __init__(self, settings: Settings) -> None:
         self._redis = connect(settings)
         self._read: dict[str, tuple[float, bytes]] = {}
         self._pubsub = subscription(self._redis)
         self._pubsub.psubscribe("feed-ready:*")
-        self._pubsub.get_message(timeout=10.0)  # the confirmation: from now on no announcement is missed
+        self._pubsub.get_message(timeout=10.0)  # wait for the confirmation, so that no announcement is lost
         self._stopping = threading.Event()
         self._arrived = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -79,56 +79,56 @@ class Arrivals:
                     self._read[message["data"].decode()] = read_at, document or b""
                     self._arrived.notify_all()
 
-    def wait_for_any(self, asked: Sequence[Asked], timeout_s: float = TIMEOUT_S) -> list[Answered]:
-        """What was answered of some requests, once any was, or after so long."""
+    def wait_for_any(self, sent: Sequence[Sent], timeout_s: float = TIMEOUT_S) -> list[Answered]:
+        """Wait for the first answer, at most `timeout_s` seconds, and return all answers so far."""
         with self._arrived:
-            self._arrived.wait_for(lambda: any(each.request_id in self._read for each in asked), timeout_s)
-        return self.wait(asked, 0.0)
+            self._arrived.wait_for(lambda: any(each.request_id in self._read for each in sent), timeout_s)
+        return self.wait(sent, 0.0)
 
-    def wait(self, asked: Sequence[Asked], timeout_s: float = TIMEOUT_S) -> list[Answered]:
-        """What was answered of some requests, once all were, or after so long."""
+    def wait(self, sent: Sequence[Sent], timeout_s: float = TIMEOUT_S) -> list[Answered]:
+        """Wait for all answers, at most `timeout_s` seconds, and return the answers so far."""
         with self._arrived:
-            self._arrived.wait_for(lambda: all(each.request_id in self._read for each in asked), timeout_s)
-        return [Answered(each, *self._read[each.request_id]) for each in asked if each.request_id in self._read]
+            self._arrived.wait_for(lambda: all(each.request_id in self._read for each in sent), timeout_s)
+        return [Answered(each, *self._read[each.request_id]) for each in sent if each.request_id in self._read]
 
 
-def ask(client: Client, viewer: int, **options: Any) -> Asked:
+def send(client: Client, viewer: int, **options: Any) -> Sent:
     """Publish a request."""
     request_id, at_ms = uuid.uuid4().hex, now_ms()
-    asked = Asked(request_id, viewer, time.perf_counter())
+    sent = Sent(request_id, viewer, time.perf_counter())
     client.publish(FeedRequest(request_id=request_id, user_id=viewer, at=at_ms, **options))
-    return asked
+    return sent
 
 
-def at_rate(client: Client, viewers: Sequence[int], rate: float, seconds: float, **options: Any) -> list[Asked]:
-    """Requests of one viewer after another, `rate` a second."""
-    asked, begin = [], time.perf_counter()
+def open_loop(client: Client, viewers: Sequence[int], rate: float, seconds: float, **options: Any) -> list[Sent]:
+    """Publish `rate` requests a second for the viewers in turn, without waiting for answers."""
+    sent, begin = [], time.perf_counter()
     for number in range(max(1, int(rate * seconds))):
         time.sleep(max(0.0, begin + number / rate - time.perf_counter()))
-        asked.append(ask(client, viewers[number % len(viewers)], **options))
-    return asked
+        sent.append(send(client, viewers[number % len(viewers)], **options))
+    return sent
 
 
-def at_most(
+def closed_loop(
     client: Client, arrivals: Arrivals, viewers: Sequence[int], outstanding: int, seconds: float
 ) -> list[Answered]:
-    """What was answered within a time in which always so many requests were on their way."""
+    """Keep `outstanding` requests unanswered for a time, and return the answered requests."""
     begin, numbers, answered = time.perf_counter(), itertools.count(), list[Answered]()
-    waiting: list[Asked] = []
+    waiting: list[Sent] = []
     while time.perf_counter() - begin < seconds:
-        waiting += [ask(client, viewers[next(numbers) % len(viewers)]) for _ in range(outstanding - len(waiting))]
+        waiting += [send(client, viewers[next(numbers) % len(viewers)]) for _ in range(outstanding - len(waiting))]
         arrived = arrivals.wait_for_any(waiting)
         answered += arrived
-        done = {each.asked for each in arrived}
+        done = {each.sent for each in arrived}
         waiting = [each for each in waiting if each not in done]
     arrivals.wait(waiting)
     return answered
 
 
 def statuses(answered: Sequence[Answered]) -> dict[str, float]:
-    """How many requests ended in which status; `without_feed`: what then stood in Redis does not answer them."""
+    """Count requests by status; `without_feed`: the stored document does not answer the request."""
     counted = Counter[str]()
     for each in answered:
         feed = each.feed if each.document else None
-        counted[feed.status if feed and each.asked.request_id in feed.answers else "without_feed"] += 1
+        counted[feed.status if feed and each.sent.request_id in feed.answers else "without_feed"] += 1
     return {status: float(count) for status, count in counted.items()}

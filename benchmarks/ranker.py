@@ -201,11 +201,13 @@ def reuse(config: ModelConfig, options: argparse.Namespace) -> Measure:
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["small", "nano"])
-    parser.add_argument("--candidates", type=int, default=2_048)
-    parser.add_argument("--reuse-history", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=100)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["small", "nano"], help="Set the model configurations")
+    parser.add_argument("--candidates", type=int, default=2_048, help="Set the candidates of a request")
+    parser.add_argument(
+        "--reuse-history", type=int, default=512, help="Set the history positions for prefix caching; 0 skips it"
+    )
+    parser.add_argument("--rounds", type=int, default=100, help="Set the number of rounds")
     arguments = parser.parse_args(options)
     machine, measures = Machine(), []
     for name in arguments.models:

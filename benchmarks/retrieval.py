@@ -242,18 +242,18 @@ def measures(options: argparse.Namespace) -> list[Measure]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--posts", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--k", type=int, default=1_000)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--posts", type=int, default=1_000_000, help="Set the number of posts")
+    parser.add_argument("--dim", type=int, default=128, help="Set the dimension of the vectors")
+    parser.add_argument("--k", type=int, default=1_000, help="Set the number of posts to find")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16], help="Set the batch sizes in queries")
+    parser.add_argument("--rounds", type=int, default=25, help="Set the searches of each kind")
     parser.add_argument(
         "--large-posts",
         type=int,
         default=10_000_000,
         help="Set the posts of the large index; 0 skips it",
     )
-    parser.add_argument("--seed", type=int, default=20261125)
+    parser.add_argument("--seed", type=int, default=20261125, help="Set the random seed")
     options = parser.parse_args(arguments)
     print_report("retrieval", vars(options), measures(options))
 

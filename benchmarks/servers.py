@@ -1,4 +1,4 @@
-"""What benchmarks run on: Kafka and Redis in containers or of one's own, and a worker alone."""
+"""The servers of benchmarks: Kafka and Redis in containers or from the settings, and a worker without flows."""
 
 import sys
 import time
@@ -24,16 +24,14 @@ def servers(own: bool, **settings: str) -> Iterator[Settings]:
     from tests.e2e import containers
 
     if problem := containers.engine_problem():
-        raise SystemExit(
-            f"{problem}: start one, or name servers in FORYOU_KAFKA and FORYOU_REDIS and say --own-servers"
-        )
+        raise SystemExit(f"{problem}: start one, or set FORYOU_KAFKA and FORYOU_REDIS and pass --own-servers")
     with containers.kafka() as kafka, containers.redis_server() as redis:
         yield Settings(kafka=kafka.address, redis=f"redis://{redis.address}/0", **settings)  # type: ignore[arg-type]
 
 
 @contextmanager
 def worker(settings: Settings, directory: Path) -> Iterator[float]:
-    """A worker without any flow; gives the seconds from its start until it was ready to answer."""
+    """Start a worker without flows; yields the seconds from its start to readiness."""
     with Children(directory / "logs") as children:
         began = time.monotonic()
         child = children.start("feed_worker", [sys.executable, "-m", "feed_worker"], settings.environment())

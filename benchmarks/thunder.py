@@ -188,18 +188,18 @@ def _p99(name: str, spread: dict[str, float], goal: float | None) -> Measure:
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--posts", type=int, default=1_000_000)
-    parser.add_argument("--authors", type=int, default=200_000)
+    parser.add_argument("--posts", type=int, default=1_000_000, help="Set the number of posts")
+    parser.add_argument("--authors", type=int, default=200_000, help="Set the number of authors")
     parser.add_argument("--viewers", type=int, default=300, help="Set the viewers per kind, each read once")
     parser.add_argument("--plain-viewers", type=int, default=20, help="Set the viewers per kind for the plain store")
-    parser.add_argument("--writing-seconds", type=float, default=5.0)
+    parser.add_argument("--writing-seconds", type=float, default=5.0, help="Set the seconds of concurrent writes")
     parser.add_argument(
         "--ready-posts",
         type=int,
         default=1_000_000,
         help="Set the posts for the start-up; 0 skips it",
     )
-    parser.add_argument("--seed", type=int, default=20261123)
+    parser.add_argument("--seed", type=int, default=20261123, help="Set the random seed")
     arguments = parser.parse_args(options)
     found = measures(arguments)
     if arguments.ready_posts:

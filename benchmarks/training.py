@@ -73,10 +73,12 @@ def learned(log: Log, model: ModelConfig, size: int, count: int, machine: Machin
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["nano"])
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 128, 512], help="slates of a step")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["nano"], help="Set the model configurations")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[8, 32, 128, 512], help="Set the batch sizes in slates"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="Set the measured steps of each batch size")
     arguments = parser.parse_args(options)
     log, machine, measures = log_of(generate(WORLD, NOW_MS).events()), Machine(), []
     for name in arguments.models:
