@@ -1,4 +1,4 @@
-"""Vectors of live posts, and of which model: whatever comes, whatever is read again, however often it is killed."""
+"""Vectors of live posts and their models, with any order of events, repeated reads and repeated kills."""
 
 import pickle
 import threading
@@ -74,7 +74,7 @@ def test_the_newest_state_of_a_batch_decides() -> None:
     assert embedded(1, post(1, 7))[b"1"] is not None
 
 
-def test_what_nobody_is_shown_out_of_the_network_gets_no_vector() -> None:
+def test_posts_that_are_never_shown_out_of_network_get_no_vector() -> None:
     assert embedded(post(1, 7, "reply", in_reply_to_post_id=2), post(3, 7, "repost", source_post_id=2)) == {}
 
 
@@ -198,7 +198,7 @@ class Swapping(RuleBasedStateMachine):
         return {key: (each.model_version, np.frombuffer(each.vector, "<f4").tolist()) for key, each in vectors.items()}
 
 
-def test_whatever_happens_each_post_ends_with_the_current_models_vector_of_its_last_state() -> None:
+def test_after_any_events_each_post_has_the_current_models_vector_of_its_last_state() -> None:
     run_state_machine_as_test(
         Swapping, settings=hypothesis_settings(max_examples=300, stateful_step_count=30, deadline=None)
     )
@@ -247,7 +247,7 @@ def test_the_model_before_is_written_beside_the_current_one_until_its_time_is_ov
     assert flow.turns() == [([1], ["m-2"])]
 
 
-def test_while_a_model_has_not_all_vectors_the_last_one_that_had_stays_beside_whatever_comes_next() -> None:
+def test_the_last_complete_model_stays_until_a_newer_one_has_all_vectors() -> None:
     flow = Flow(*(post(number) for number in range(1, 9)))
     flow.turns(5)
     for number in (2, 3):

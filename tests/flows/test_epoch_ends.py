@@ -26,7 +26,7 @@ class Input:
 
 
 class Epoch(NamedTuple):
-    """How often an input was polled in vain, and how often it was read, within one of its epochs."""
+    """The numbers of empty polls and of reads of an input within one of its epochs."""
 
     polled: int
     read: int
@@ -56,7 +56,7 @@ def run(offsets: Sequence[int], busy: Sequence[bool], ends: EpochEnds | None) ->
 
 
 @given(st.lists(st.tuples(st.integers(0, 900), st.booleans()), min_size=2, max_size=4))
-def test_whoever_ends_an_epoch_first_soon_ends_it_with_the_others(inputs: list[tuple[int, bool]]) -> None:
+def test_the_first_input_to_end_an_epoch_soon_ends_it_with_the_others(inputs: list[tuple[int, bool]]) -> None:
     offsets, busy = zip(*inputs, strict=True)
     for epochs in run(offsets, busy, EpochEnds()):
         assert max(each.polled for each in epochs[3:]) <= 2 * (IDLE // MS)

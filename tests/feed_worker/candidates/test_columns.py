@@ -59,7 +59,7 @@ def test_the_original_of_a_repost_is_its_source_and_of_any_other_post_the_post_i
     assert found.posts.author_id.tolist() == [60, 50]
 
 
-def test_ties_rank_by_time_then_by_id_whatever_the_order_of_arrival() -> None:
+def test_ties_rank_by_time_then_by_id_in_any_order_of_arrival() -> None:
     for arrival in ((1, 2, 3), (3, 2, 1)):
         found = candidates_in(STORE, *arrival)
         assert found.posts.post_id[found.ranking()].tolist() == [3, 2, 1]

@@ -108,7 +108,7 @@ def test_independent_components_run_in_parallel() -> None:
     assert (result.status, shown(result)) == ("ok", [2, 1])
 
 
-def test_candidates_keep_the_order_of_the_sources_whatever_their_speed() -> None:
+def test_candidates_keep_the_order_of_the_sources_at_any_speed() -> None:
     second_is_done = threading.Event()
     tested = pipeline(
         sources=[

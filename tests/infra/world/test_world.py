@@ -1,4 +1,4 @@
-"""The generated world: every event is one an app could publish, and all of them together could have happened."""
+"""The generated world: all events are valid, and their order is consistent."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ few = settings(max_examples=40, deadline=None)
 
 
 def worlds(test: Callable[[World], None]) -> Callable[[], None]:
-    """Small worlds of every shape, where anything can be missing, and the default one, where nothing is."""
+    """Run a test on small random worlds, which can lack any kind of event, and on the default one, which has all."""
     return few(given(world=SMALL.map(lambda config: generate(config, NOW)))(example(world=DEFAULT)(test)))
 
 
@@ -71,7 +71,7 @@ def of_type(world: World, *types: type) -> Iterator[Any]:
     return (event for event in world.events() if isinstance(event, types))
 
 
-# --- the same again --------------------------------------------------------------------------------------------------
+# --- determinism -----------------------------------------------------------------------------------------------------
 
 
 @few
@@ -82,7 +82,7 @@ def test_equal_configurations_give_equal_worlds(config: WorldConfig) -> None:
 
 @few
 @given(config=SMALL, later_ms=st.integers(1, 10**9))
-def test_another_end_shifts_all_times_and_changes_nothing_else(config: WorldConfig, later_ms: int) -> None:
+def test_another_end_only_shifts_all_times(config: WorldConfig, later_ms: int) -> None:
     shifted = list(generate(config, NOW + later_ms).events())
     for event in shifted:
         event.at -= later_ms
@@ -93,24 +93,24 @@ def test_another_seed_gives_another_world(world: World) -> None:
     assert generate(WorldConfig(seed=1), NOW).engagements != world.engagements
 
 
-# --- what a flow asks of it ------------------------------------------------------------------------------------------
+# --- events ----------------------------------------------------------------------------------------------------------
 
 
 @worlds
-def test_every_event_is_accepted_as_its_topic_has_it(world: World) -> None:
+def test_every_event_is_unchanged_after_encoding_and_decoding(world: World) -> None:
     for event in world.events():
         assert events.decode(events.topic_of(event), events.encode(event)) == event
 
 
 @worlds
-def test_events_come_in_the_order_of_time_and_within_the_span(world: World) -> None:
+def test_events_are_sorted_by_time_and_lie_in_the_span(world: World) -> None:
     times = [event.at for event in world.events()]
     assert times == sorted(times)
     assert len(times) == len(world.posts) + len(world.engagements) + len(world.graph)
     assert NOW - world.config.span_ms < times[0] <= times[-1] <= NOW
 
 
-def test_a_world_has_the_size_that_was_asked_for(world: World) -> None:
+def test_a_world_has_the_configured_size(world: World) -> None:
     assert len(created(world)) == 2_000
     assert 19_000 <= len(world.engagements) <= 21_000
     assert sorted(world.viewers) == list(range(1, 201))
@@ -150,11 +150,11 @@ def test_viewers_write_too(world: World) -> None:
     assert {post.author_id for post in created(world).values()} & set(world.viewers)
 
 
-# --- it could have happened ------------------------------------------------------------------------------------------
+# --- consistency -----------------------------------------------------------------------------------------------------
 
 
 @worlds
-def test_what_a_post_answers_exists_and_is_named_rightly(world: World) -> None:
+def test_the_parent_of_a_post_exists_and_has_the_right_ids(world: World) -> None:
     posts = created(world)
     for post in posts.values():
         if post.kind == "reply":
@@ -172,7 +172,7 @@ def test_what_a_post_answers_exists_and_is_named_rightly(world: World) -> None:
 
 
 @worlds
-def test_a_post_is_seen_only_while_it_is_there(world: World) -> None:
+def test_a_post_has_impressions_only_between_creation_and_deletion(world: World) -> None:
     posts, gone = created(world), {event.post_id: event.at for event in of_type(world, PostDeleted)}
     for event in world.engagements:
         post = posts[event.post_id]
@@ -183,7 +183,7 @@ def test_a_post_is_seen_only_while_it_is_there(world: World) -> None:
 
 
 @worlds
-def test_whoever_acts_on_a_post_has_seen_it(world: World) -> None:
+def test_an_engagement_has_an_earlier_impression(world: World) -> None:
     seen: set[tuple[Any, Any]] = set()
     for event in world.engagements:
         if isinstance(event, Impression):
@@ -192,7 +192,7 @@ def test_whoever_acts_on_a_post_has_seen_it(world: World) -> None:
 
 
 @worlds
-def test_only_what_was_done_is_undone(world: World) -> None:
+def test_an_undo_has_an_earlier_engagement(world: World) -> None:
     done: set[tuple[Any, ...]] = set()
     for event in of_type(world, Engagement):
         act = (event.user_id, event.post_id, event.action)
@@ -201,7 +201,7 @@ def test_only_what_was_done_is_undone(world: World) -> None:
 
 
 @worlds
-def test_only_edges_that_are_there_end(world: World) -> None:
+def test_only_existing_edges_end(world: World) -> None:
     begun: Counter[tuple[type, Any, Any]] = Counter()
     ends = {Unfollow: Follow, Unblock: Block, Unmute: Mute, Unsubscribe: Subscribe, UnmuteKeyword: MuteKeyword}
     for event in world.graph:
@@ -212,7 +212,7 @@ def test_only_edges_that_are_there_end(world: World) -> None:
 
 
 @worlds
-def test_a_viewer_sees_nothing_of_those_whom_they_block_or_mute_or_who_block_them(world: World) -> None:
+def test_a_viewer_sees_no_posts_of_muted_blocked_or_blocking_accounts(world: World) -> None:
     posts = created(world)
     hidden: set[tuple[Any, Any]] = set()
     for event in world.events():
@@ -227,7 +227,7 @@ def test_a_viewer_sees_nothing_of_those_whom_they_block_or_mute_or_who_block_the
 
 
 @worlds
-def test_only_subscribers_see_what_is_for_subscribers(world: World) -> None:
+def test_only_subscribers_see_posts_for_subscribers(world: World) -> None:
     posts = created(world)
     subscribed: set[tuple[Any, Any]] = set()
     for event in sorted(world.events(), key=lambda event: (event.at, isinstance(event, Impression))):
@@ -240,7 +240,7 @@ def test_only_subscribers_see_what_is_for_subscribers(world: World) -> None:
 
 
 @worlds
-def test_no_feed_shows_the_viewers_own_posts_or_one_thing_twice(world: World) -> None:
+def test_feeds_show_no_own_posts_and_no_content_twice(world: World) -> None:
     posts, seen = created(world), set()
     for event in of_type(world, Impression):
         if event.request_id is None:
@@ -263,7 +263,7 @@ def test_a_session_goes_from_top_to_bottom(world: World) -> None:
         assert all(above.position < below.position for above, below in pairwise(session))
 
 
-def test_following_blocking_and_muting_from_a_post_changes_the_graph(world: World) -> None:
+def test_follows_blocks_and_mutes_on_posts_change_the_graph(world: World) -> None:
     edge = {"follow_author": Follow, "block_author": Block, "mute_author": Mute}
     graph = {(type(event), event.user_id, event.target_id) for event in of_type(world, *edge.values())}
     acts = [act for act in of_type(world, Engagement) if act.action in edge]
@@ -271,14 +271,14 @@ def test_following_blocking_and_muting_from_a_post_changes_the_graph(world: Worl
     assert all((edge[act.action], act.user_id, act.author_id) in graph for act in acts)
 
 
-def test_each_reply_repost_and_quote_is_an_engagement_with_what_it_answers(world: World) -> None:
+def test_each_reply_repost_and_quote_is_an_engagement_with_its_parent(world: World) -> None:
     acts = {(act.user_id, act.post_id, act.action, act.at) for act in of_type(world, Engagement)}
     for post in created(world).values():
         answered = post.in_reply_to_post_id or post.source_post_id
         assert post.kind == "original" or (post.author_id, answered, post.kind, post.at) in acts
 
 
-# --- the truth behind it ---------------------------------------------------------------------------------------------
+# --- ground truth ----------------------------------------------------------------------------------------------------
 
 
 def affinities(world: World, action: str) -> np.ndarray[Any, Any]:
@@ -294,7 +294,7 @@ def test_affinity_is_a_float32_of_each_viewer_for_each_post(world: World) -> Non
     assert (affinity <= 1).all()
 
 
-def test_people_favorite_what_suits_them_and_turn_down_what_does_not(world: World) -> None:
+def test_favorites_have_a_high_affinity_and_negative_feedback_a_low_one(world: World) -> None:
     seen = [(event.user_id, event.post_id) for event in of_type(world, Impression) if event.request_id]
     shown = np.array([world.affinity([user], [post])[0, 0] for user, post in seen[::5]])
     by_chance = world.affinity(world.viewers, list(created(world)))
@@ -302,13 +302,13 @@ def test_people_favorite_what_suits_them_and_turn_down_what_does_not(world: Worl
     assert by_chance.mean() < 0.5 * shown.mean()
 
 
-def test_a_better_suited_post_is_looked_at_longer(world: World) -> None:
+def test_dwell_time_grows_with_affinity(world: World) -> None:
     dwells = [act for act in of_type(world, Engagement) if act.action == "dwell_time"]
     affinity = np.array([world.affinity([act.user_id], [act.post_id])[0, 0] for act in dwells])
     assert np.corrcoef(affinity, np.log([act.dwell_ms for act in dwells]))[0, 1] > 0.2
 
 
-def test_the_top_of_a_feed_gets_more_than_the_bottom(world: World) -> None:
+def test_the_top_of_a_feed_gets_more_favorites_than_the_bottom(world: World) -> None:
     position = {(e.user_id, e.post_id): e.position for e in of_type(world, Impression) if e.request_id}
     favorites = Counter(
         position[act.user_id, act.post_id] < 3
@@ -324,12 +324,12 @@ def test_few_authors_have_most_of_the_followers(world: World) -> None:
     assert sum(count for _, count in followers.most_common(28)) > 0.4 * followers.total()
 
 
-def test_people_follow_whoever_shares_their_interests(world: World) -> None:
+def test_follows_prefer_accounts_with_common_interests(world: World) -> None:
     accounts = range(1, 281)
     taste = {account: set(world.interests(account)) for account in accounts}
     followed = np.mean([bool(taste[f.user_id] & taste[f.target_id]) for f in of_type(world, Follow)])
-    anybody = np.mean([bool(taste[one] & taste[other]) for one in accounts for other in accounts if one != other])
-    assert followed > 1.3 * anybody
+    all_pairs = np.mean([bool(taste[one] & taste[other]) for one in accounts for other in accounts if one != other])
+    assert followed > 1.3 * all_pairs
 
 
 def test_some_tastes_drift() -> None:
@@ -341,16 +341,16 @@ def test_some_tastes_drift() -> None:
     assert np.allclose(middle, (accounts.early + accounts.late) / 2)
 
 
-# --- how it reads ----------------------------------------------------------------------------------------------------
+# --- texts -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_post_is_written_in_words_of_its_topic(world: World) -> None:
+def test_a_post_has_words_of_its_topic(world: World) -> None:
     words = {word.casefold() for topic in TOPICS for in_language in topic.words for word in in_language}
     for post in list(created(world))[::7]:
         assert any(word in world.text(int(post)).casefold() for word in words)
 
 
-def test_a_repost_reads_as_what_it_reposts_and_publishes_no_text(world: World) -> None:
+def test_a_repost_has_the_text_of_its_source_and_publishes_none(world: World) -> None:
     for post in created(world).values():
         if post.kind == "repost":
             assert post.text is None
@@ -360,7 +360,7 @@ def test_a_repost_reads_as_what_it_reposts_and_publishes_no_text(world: World) -
             assert post.text == world.text(int(post.post_id))
 
 
-def test_a_reply_addresses_the_one_it_answers(world: World) -> None:
+def test_a_reply_begins_with_the_handle_of_the_parents_author(world: World) -> None:
     replies = [post for post in created(world).values() if post.kind == "reply"]
     assert all(
         post.text and post.text.startswith(f"@{world.name(int(str(post.in_reply_to_author_id)))} ") for post in replies
@@ -377,22 +377,22 @@ def test_no_two_accounts_share_a_handle(world: World) -> None:
     assert len({world.name(account) for account in range(1, 281)}) == 280
 
 
-def test_everybody_is_interested_in_something(world: World) -> None:
+def test_every_account_has_one_to_four_interests(world: World) -> None:
     names = {topic.name for topic in TOPICS}
     for account in range(1, 281):
         assert 1 <= len(world.interests(account)) <= 4
         assert set(world.interests(account)) <= names
 
 
-def test_a_smaller_world_keeps_to_its_topics() -> None:
+def test_a_world_with_fewer_topics_uses_only_these() -> None:
     world = generate(WorldConfig(topics=2), NOW)
     assert {topic for account in range(1, 281) for topic in world.interests(account)} == {"astronomy", "football"}
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_ids_are_named(world: World) -> None:
+def test_errors_name_unknown_ids(world: World) -> None:
     with pytest.raises(KeyError, match="no account 9000 in this world"):
         world.name(9_000)
     with pytest.raises(KeyError, match="no post 3 in this world"):
@@ -402,12 +402,12 @@ def test_unknown_ids_are_named(world: World) -> None:
 
 
 @pytest.mark.parametrize("size", ["users", "authors", "posts", "topics", "span_ms"])
-def test_a_size_that_makes_no_world_is_named(size: str) -> None:
+def test_errors_name_a_size_out_of_range(size: str) -> None:
     with pytest.raises(ValueError, match=f"a world needs {size} of at least"):
         WorldConfig(**{size: 0})
 
 
-def test_there_are_only_so_many_topics() -> None:
+def test_more_topics_than_the_maximum_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 16 topics, not 17"):
         WorldConfig(topics=17)
 
@@ -417,22 +417,22 @@ def test_a_world_cannot_begin_before_the_epoch() -> None:
         generate(WorldConfig(), 1_000)
 
 
-# --- its parts -------------------------------------------------------------------------------------------------------
+# --- parts -----------------------------------------------------------------------------------------------------------
 
 
 @given(
     posts=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 50)), min_size=1, max_size=30),
-    asked=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 51)), min_size=1, max_size=30),
+    queries=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 51)), min_size=1, max_size=30),
     seed=st.integers(0, 100),
 )
-def test_a_timeline_draws_what_its_group_had_by_then(
-    posts: list[tuple[int, int]], asked: list[tuple[int, int]], seed: int
+def test_a_timeline_draws_earlier_posts_of_the_group(
+    posts: list[tuple[int, int]], queries: list[tuple[int, int]], seed: int
 ) -> None:
     group, at = np.array(sorted(posts, key=lambda post: post[1])).T
-    wanted, moment = np.array(asked).T
-    drawn = Timeline(group, at, 51).draw(np.random.default_rng(seed), wanted, moment)
+    groups, moment = np.array(queries).T
+    drawn = Timeline(group, at, 51).draw(np.random.default_rng(seed), groups, moment)
     for row, place in enumerate(drawn.tolist()):
-        there = np.flatnonzero((group == wanted[row]) & (at < moment[row]))
+        there = np.flatnonzero((group == groups[row]) & (at < moment[row]))
         assert place in there if len(there) else place == -1
 
 
@@ -443,7 +443,7 @@ def test_a_timeline_draws_what_its_group_had_by_then(
     user=st.integers(0, 4),
     target=st.integers(0, 4),
 )
-def test_pairs_know_when_two_accounts_came_together_first(
+def test_pairs_have_the_first_edge_of_two_accounts(
     edges: list[tuple[int, int, int, int]], user: int, target: int
 ) -> None:
     columns = np.array(edges, np.int64).reshape(-1, 4).T
