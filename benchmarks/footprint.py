@@ -145,9 +145,9 @@ def reading(client: Any, names: Sequence[str], times: int, together: int = 1) ->
     users.read([names[0]])
     CountingConnection.sent = 0
     for indexes in chosen:
-        asked = [names[index] for index in indexes]
+        batch = [names[index] for index in indexes]
         begin, cpu_begin = time.perf_counter(), time.thread_time()
-        users.read(asked)
+        users.read(batch)
         wall.append((time.perf_counter() - begin) * 1e6)
         cpu.append((time.thread_time() - cpu_begin) * 1e6)
     return Reading(quantiles(wall), quantiles(cpu), CountingConnection.sent / times)

@@ -102,8 +102,8 @@ def scored(config: ModelConfig, options: argparse.Namespace, machine: Machine) -
     for _ in range(options.rounds):
         rates.append(machine.flops_per_second())
         for kind, texts in {"": known, "new_": None}.items():
-            asked = [request(config, options.candidates, rng, texts) for _ in range(_REQUESTS)]
-            lasted = [seconds(partial(phoenix.score, *each)) for each in asked]
+            requests = [request(config, options.candidates, rng, texts) for _ in range(_REQUESTS)]
+            lasted = [seconds(partial(phoenix.score, *each)) for each in requests]
             taken[kind] += lasted
             shares[kind] += [flops / each / rates[-1] for each in lasted]
     return [
@@ -142,9 +142,9 @@ def finish(results: Any) -> None:
         each.block_until_ready()
 
 
-def stages(phoenix: Phoenix, options: argparse.Namespace, asked: tuple[History, CandidateInputs]) -> list[Measure]:
+def stages(phoenix: Phoenix, options: argparse.Namespace, inputs: tuple[History, CandidateInputs]) -> list[Measure]:
     """Milliseconds of each part of a request, measured one after the other."""
-    config, (history, candidates) = phoenix.config, asked
+    config, (history, candidates) = phoenix.config, inputs
     params = jax.device_put(initial_params(config, SEED).ranker)
     encode, embed, attend = (
         jax.jit(pure(lambda rows: Ranker(config).encode(rows))),

@@ -146,8 +146,8 @@ def searched(
     flat_index = HostIndex(options.dim, form.precision, exact=form.exact)
     loaded = load(flat_index, options.posts, options.dim, options.seed)
     machine, result = Machine(vectors), []
-    for asked in batches:
-        queries, batch = asked.queries, len(asked.queries)
+    for each in batches:
+        queries, batch = each.queries, len(each.queries)
         sys.stderr.write(f"{form.name}: {batch} queries\n")
         unmasked = [Mask()] * batch
         found = flat_index.search(queries, options.k, unmasked)[0]
@@ -161,7 +161,7 @@ def searched(
         result += [
             Measure(f"latency_ms_p50_{name}", quantiles(latencies)["p50"], "ms", "lower", None, quantiles(latencies)),
             Measure(f"bound_share_{name}", quantiles(shares)["p50"], "share", "higher", goal, quantiles(shares)),
-            Measure(f"recall_{name}", asked.recall(found), "share", "higher", 1.0 if form.exact else None),
+            Measure(f"recall_{name}", each.recall(found), "share", "higher", 1.0 if form.exact else None),
         ]
     result.append(Measure(f"load_per_second_{form.name}", round(options.posts / loaded), "1/s", "higher"))
     if form.name == "int8_rescored":
