@@ -1,4 +1,4 @@
-"""From raw messages to events: what cannot be used becomes a dead letter, whole, with the reason and where it stood."""
+"""Decode messages to events; an invalid message becomes a dead letter with its bytes, its position and the reason."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from thunder_ingest.events.dead_letters import dead_letter
 
 
 class Decoded(NamedTuple):
-    """A batch after decoding: its events, the message that each came in, and the refused ones as records."""
+    """A decoded batch: its events, the message of each event, and the dead letters of refused messages."""
 
     batch: Batch
     events: list[Any]
@@ -23,14 +23,14 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """Decodes and validates batches; moves the clock along with the events."""
+    """Decodes and validates batches; advances the clock to the newest event."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._tolerance_ms = settings.future_tolerance_ms
         self._clock = clock
 
     def __call__(self, batch: Batch) -> Decoded:
-        """Split a batch into events and dead letters, in order."""
+        """Return the events and dead letters of a batch, both in its order."""
         events: list[Event] = []
         messages: list[Message] = []
         refused: list[Record] = []

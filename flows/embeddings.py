@@ -1,17 +1,18 @@
-"""thunder-posts ▸ post-embeddings: the candidate tower's vector of every live post, a tombstone for what is gone.
+"""thunder-posts ▸ post-embeddings: the candidate tower's vector of each live post, a tombstone for a post that is gone.
 
-Replies and reposts have none: out of the network nobody is shown them, so they would only take others' places among
-what is retrieved. The published corpus leaves them out too.
+Replies and reposts get no vector: they are never candidates out of the network, and would displace others in the
+retrieval. The published corpus excludes them too. A vector depends only on its post and on the model.
 
-Run with `python -m flows embeddings --recovery DIR`. A vector depends on its post and on the model alone.
-When another model is announced (`models`), it is loaded and compiled beside the stream; then each partition is read
-again from its beginning, a bounded batch a turn, behind what has just come. What is read again may be older than what
-has been written meanwhile, so it is read again up to where the partition is: whatever was written out of order on the
-way, the newest state of each post is written after it. How far that is stands in the recovery store.
+Run with `python -m flows embeddings --recovery DIR`.
 
-Until then, and for `swap_overlap_ms` after it, posts that come get vectors of both models, the new one's last, which is
-the one that compaction keeps: workers find them, whichever model they serve. A flow that is started anew writes only
-those of the model that is current.
+Model swap: a new model is loaded and compiled while the flow continues. Then the flow backfills: it reads each
+partition from the beginning, one bounded batch a turn, after the new messages of that turn. A backfilled post may be
+older than a record that is already written. The backfill therefore continues to the current offset of the partition,
+so that the newest state of each post is written last. The recovery store holds the offset of the backfill.
+
+During the backfill, and for `swap_overlap_ms` after it, new posts get vectors of both models. The new model's vector is
+written last, and compaction keeps it. So workers of either model find vectors. After a restart the flow writes
+vectors of the current model only.
 """
 
 import logging
@@ -44,52 +45,53 @@ log = logging.getLogger(__name__)
 
 TOPIC = "thunder-posts"
 FLOW = "flows.embeddings"
-AGAIN_MESSAGES = 500
-"""Read again in one turn at most: what has come meanwhile waits some hundredths of a second for them."""
-WATCH_S = 0.5
-AGAIN_S = 30.0
-"""Between two tries of a model that cannot be used: a checkpoint may be longer on its way than what announces it."""
+BACKFILL_MESSAGES = 500
+"""Largest batch of the backfill in a turn; it delays new messages by some hundredths of a second."""
+POLL_S = 0.5
+"""Longest wait for a record of `models`."""
+RETRY_S = 30.0
+"""Time between two attempts to load an unusable model: a checkpoint may arrive after its announcement."""
 
 
-class Work(NamedTuple):
-    """Posts, and the models whose vectors they are to have, in the order in which these are written."""
+class EmbeddingTask(NamedTuple):
+    """A batch of posts, and the models that embed it, in the order in which their vectors are written."""
 
     batch: Batch
     models: tuple[Phoenix, ...]
 
 
 class Progress(NamedTuple):
-    """What the recovery store has of a partition.
+    """The state of a partition in the recovery store. Stores hold the name of this class and the order of its fields.
 
     Attributes:
-        next: the offset to go on from; None before anything was read.
-        version: of the model whose vectors all posts have, or are getting.
-        at: when that was announced. A model that is announced once more is another one here: what was written after
-            the last snapshot, and of another model in between, is then written over.
-        again: the offset from which posts are still to be read again; None where all have their vectors.
+        next_offset: the offset to resume from; None before the first message.
+        version: version of the model whose vectors all posts have, or are getting.
+        announced_at: time of the announcement of that model, epoch ms. A second announcement of one version starts
+            another backfill: it overwrites vectors that another model wrote in between, after the last snapshot.
+        backfill_offset: the next offset of the backfill; None if all posts have their vectors.
 
     """
 
-    next: int | None
+    next_offset: int | None
     version: str
-    at: int
-    again: int | None
+    announced_at: int
+    backfill_offset: int | None
 
 
-class Model:
-    """The model that is current, known to all partitions of a process; `served` is replaced as a whole."""
+class EmbeddingModel:
+    """The current model, for all partitions of a process. One thread replaces `current` as a whole; others read it."""
 
-    def __init__(self, served: Served) -> None:
-        self.served = served
+    def __init__(self, current: Served) -> None:
+        self.current = current
         self._thread: threading.Thread | None = None
 
     def follow(self, settings: Settings, known: ModelPointer | None) -> None:
-        """Go over to whatever is announced, in a thread of its own, until the flow is to end."""
+        """Start a thread that swaps to each newly announced model until the flow stops."""
         self._thread = threading.Thread(target=self._follow, args=(settings, known), name="models", daemon=True)
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for that thread, once the flow is to end: Python must not end while something is compiled."""
+        """Wait for that thread if the flow stops: Python must not exit during a compilation."""
         if self._thread is not None and stopping.is_set():
             self._thread.join()
 
@@ -98,63 +100,63 @@ class Model:
             with closing(ModelWatcher(settings, known, stopping)) as watch:
                 tried_s = time.monotonic()
                 while not stopping.is_set():
-                    pointer = watch.poll(WATCH_S)
-                    if pointer is None or (pointer == known and not self._is_to_try(pointer, tried_s)):
+                    pointer = watch.poll(POLL_S)
+                    if pointer is None or (pointer == known and not self._is_retry_due(pointer, tried_s)):
                         continue
                     known, tried_s = pointer, time.monotonic()
-                    self.take(pointer)
-        except Exception as error:  # as where a partition cannot be read: whoever starts the flow anew mends it
+                    self.swap_to(pointer)
+        except Exception as error:  # for example an unreadable partition; a restart by the supervisor may correct it
             exit_now(error)
 
-    def _is_to_try(self, pointer: ModelPointer, tried_s: float) -> bool:
-        return self.served.at < pointer.at and time.monotonic() - tried_s > AGAIN_S
+    def _is_retry_due(self, pointer: ModelPointer, tried_s: float) -> bool:
+        return self.current.at < pointer.at and time.monotonic() - tried_s > RETRY_S
 
-    def take(self, pointer: ModelPointer) -> None:
-        """Load a model and compile it, and make it the current one; one that cannot be used is logged."""
+    def swap_to(self, pointer: ModelPointer) -> None:
+        """Load and compile a model, and make it the current one; log an unusable model and keep the current one."""
         try:
-            model = load_announced(pointer, self.served.model)
+            model = load_announced(pointer, self.current.model)
             model.warm_up(parts=("embed",))
-        except Exception as error:  # of whatever kind: posts go on getting vectors of the model that there is
-            log.error("%s; posts go on with %s", error, self.served.model.version)
+        except Exception as error:  # of any kind: the current model continues
+            log.error("%s; posts still get vectors of %s", error, self.current.model.version)
         else:
-            self.served = Served(model, pointer.at)
+            self.current = Served(model, pointer.at)
 
 
-class Posts(FixedPartitionedSource[Work, Progress]):
-    """The partitions of `thunder-posts`, each with what is to be done again for another model."""
+class PostSource(FixedPartitionedSource[EmbeddingTask, Progress]):
+    """The partitions of `thunder-posts`, each with its backfill."""
 
-    def __init__(self, settings: Settings, model: Model) -> None:
+    def __init__(self, settings: Settings, model: EmbeddingModel) -> None:
         self._model, self._overlap_s = model, settings.swap_overlap_ms / 1000
         self._source = KafkaSource(settings, TOPIC, FLOW)
-        self._again = KafkaSource(settings, TOPIC, FLOW, AGAIN_MESSAGES)
+        self._backfill = KafkaSource(settings, TOPIC, FLOW, BACKFILL_MESSAGES)
 
     def list_parts(self) -> list[str]:
-        """Name the partitions of the topic: keys of the recovery store."""
+        """Name the partitions of the topic; the names are keys of the recovery store."""
         return self._source.list_parts()
 
     def build_part(self, step_id: str, for_part: str, resume_state: Progress | int | None) -> "Partition":
-        """Go on with a partition; a store of before models could be swapped has its offset alone."""
+        """Resume a partition; stores older than model swaps hold only its offset."""
         known = resume_state if isinstance(resume_state, Progress) else Progress(resume_state, "", 0, None)
         return Partition(
             for_part,
-            self._source.build_part(step_id, for_part, known.next),
-            lambda offset: self._again.build_part(step_id, for_part, offset or None),
+            self._source.build_part(step_id, for_part, known.next_offset),
+            lambda offset: self._backfill.build_part(step_id, for_part, offset or None),
             self._model,
             known,
             self._overlap_s,
         )
 
 
-class Partition(StatefulSourcePartition[Work, Progress]):
-    """One partition: what comes, and behind it what is read again.
+class Partition(StatefulSourcePartition[EmbeddingTask, Progress]):
+    """One partition: the new messages, and after them the backfill.
 
     Args:
         name: for the log.
-        live: reads what comes.
-        reread: makes another reader of the same partition, from an offset.
+        live: reads the new messages.
+        open_backfill: opens another reader of the same partition, at an offset.
         model: the current one.
-        known: how far it was.
-        overlap_s: how long posts get vectors of the model before, after all have those of the current one.
+        known: progress from the recovery store.
+        overlap_s: time after a backfill during which new posts also get vectors of the previous model.
 
     """
 
@@ -162,103 +164,104 @@ class Partition(StatefulSourcePartition[Work, Progress]):
         self,
         name: str,
         live: StatefulSourcePartition[Batch, int],
-        reread: Callable[[int], StatefulSourcePartition[Batch, int]],
-        model: Model,
+        open_backfill: Callable[[int], StatefulSourcePartition[Batch, int]],
+        model: EmbeddingModel,
         known: Progress,
         overlap_s: float,
     ) -> None:
-        self._name, self._live, self._reread, self._model, self._overlap_s = name, live, reread, model, overlap_s
-        self._next = known.next
-        self._served = model.served
-        self._before: Phoenix | None = None
-        self._ends_s = 0.0
+        self._name, self._live, self._open_backfill = name, live, open_backfill
+        self._model, self._overlap_s = model, overlap_s
+        self._next_offset = known.next_offset
+        self._current = model.current
+        self._previous: Phoenix | None = None
+        self._overlap_ends_s = 0.0
         self._reader: StatefulSourcePartition[Batch, int] | None = None
-        self._again: int | None = None
-        is_same = (known.version, known.at) == (self._served.model.version, self._served.at)
-        if known.next is not None and (not is_same or known.again is not None):
-            self._read_again_from(known.again or 0 if is_same else 0)
+        self._backfill_offset: int | None = None
+        is_same = (known.version, known.announced_at) == (self._current.model.version, self._current.at)
+        if known.next_offset is not None and (not is_same or known.backfill_offset is not None):
+            self._start_backfill(known.backfill_offset or 0 if is_same else 0)
 
-    def next_batch(self) -> list[Work]:
-        """What has come, then what is read again."""
-        self._follow()
+    def next_batch(self) -> list[EmbeddingTask]:
+        """Return the new messages, then a batch of the backfill."""
+        self._follow_model()
         batches = self._live.next_batch()
         for batch in batches:
-            self._next = _after(batch, self._next)
-        works = [Work(batch, self._models()) for batch in batches]
-        return works + [Work(batch, (self._served.model,)) for batch in self._read_again()]
+            self._next_offset = _after(batch, self._next_offset)
+        tasks = [EmbeddingTask(batch, self._models()) for batch in batches]
+        return tasks + [EmbeddingTask(batch, (self._current.model,)) for batch in self._read_backfill()]
 
     def next_awake(self) -> datetime | None:
-        """As the stream has it: an idle one lets what is read again have a turn every few milliseconds."""
+        """Return the live reader's time; an idle partition gives the backfill a turn every few milliseconds."""
         return self._live.next_awake()
 
     def snapshot(self) -> Progress:
-        """How far both are."""
-        return Progress(self._live.snapshot(), self._served.model.version, self._served.at, self._again)
+        """Return the progress of both readers."""
+        return Progress(self._live.snapshot(), self._current.model.version, self._current.at, self._backfill_offset)
 
     def close(self) -> None:
-        """Read no more: the flow is to end."""
+        """Close both readers."""
         self._live.close()
-        self._end_reading_again()
+        self._close_backfill()
         self._model.join()
 
     def _models(self) -> tuple[Phoenix, ...]:
-        return (self._served.model,) if self._before is None else (self._before, self._served.model)
+        return (self._current.model,) if self._previous is None else (self._previous, self._current.model)
 
-    def _follow(self) -> None:
-        """Go over to another model, if one has become current; let go of the one before when its time is over."""
-        if self._model.served is not self._served:
-            if self._again is None:  # else workers still have the one before: this one was never whole
-                self._before = self._served.model
-            self._served = self._model.served
-            if self._before is not None and self._before.version == self._served.model.version:
-                self._before = None
-            self._end_reading_again()
-            self._read_again_from(0)
-        if self._before is not None and self._again is None and time.monotonic() > self._ends_s:
-            self._before = None
+    def _follow_model(self) -> None:
+        """Start a backfill if the current model has changed; drop the previous model after the overlap."""
+        if self._model.current is not self._current:
+            if self._backfill_offset is None:  # an unfinished model is not kept: workers still serve the previous one
+                self._previous = self._current.model
+            self._current = self._model.current
+            if self._previous is not None and self._previous.version == self._current.model.version:
+                self._previous = None
+            self._close_backfill()
+            self._start_backfill(0)
+        if self._previous is not None and self._backfill_offset is None and time.monotonic() > self._overlap_ends_s:
+            self._previous = None
 
-    def _read_again_from(self, offset: int) -> None:
-        log.info("%s: posts get vectors of model %s, from offset %d", self._name, self._served.model.version, offset)
-        self._again = offset
+    def _start_backfill(self, offset: int) -> None:
+        log.info("%s: backfill of vectors of model %s, from offset %d", self._name, self._current.model.version, offset)
+        self._backfill_offset = offset
 
-    def _read_again(self) -> Sequence[Batch]:
-        """The next bounded batch, if any is left: none that the stream has not passed needs to be looked at."""
-        if self._again is None:
+    def _read_backfill(self) -> Sequence[Batch]:
+        """Return the next bounded batch of the backfill, which ends at the offset of the live reader."""
+        if self._backfill_offset is None:
             return ()
-        if self._again >= (self._next or 0):
-            log.info("%s: all posts have vectors of model %s", self._name, self._served.model.version)
-            self._end_reading_again()
-            self._again, self._ends_s = None, time.monotonic() + self._overlap_s
+        if self._backfill_offset >= (self._next_offset or 0):
+            log.info("%s: all posts have vectors of model %s", self._name, self._current.model.version)
+            self._close_backfill()
+            self._backfill_offset, self._overlap_ends_s = None, time.monotonic() + self._overlap_s
             return ()
         if self._reader is None:
-            self._reader = self._reread(self._again)
+            self._reader = self._open_backfill(self._backfill_offset)
         batches = [batch for batch in self._reader.next_batch() if batch.messages]
         for batch in batches:
-            self._again = _after(batch, self._again)
+            self._backfill_offset = _after(batch, self._backfill_offset)
         return batches
 
-    def _end_reading_again(self) -> None:
+    def _close_backfill(self) -> None:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
 
 def _after(batch: Batch, before: int | None) -> int | None:
-    """The offset that follows a batch."""
+    """Return the offset after a batch; `before` if the batch is empty."""
     return (batch.messages[-1].offset() or 0) + 1 if batch.messages else before
 
 
-def embed(work: Work) -> list[Record]:
-    """One record a post and model: the post's newest state in the batch decides.
+def embed(task: EmbeddingTask) -> list[Record]:
+    """Return one record for each post and model, made from the post's newest state in the batch.
 
-    What is edited into a reply or a repost may have been something else, with a vector, before.
+    A post that an edit turns into a reply or a repost may have a vector: it gets a tombstone.
     """
-    newest = {_key(message): message.value() for message in work.batch.messages}
+    newest = {_key(message): message.value() for message in task.batch.messages}
     posts = [unpack_post(value) for value in newest.values() if value is not None]
     live = [post for post in posts if post.is_live and post.kind not in (REPLY, REPOST)]
     gone = [key for key, value in newest.items() if value is None]
     gone += [key_of_id(post.post_id) for post in posts if post.kind in (REPLY, REPOST) and post.at > post.created_at]
-    return [Record("post-embeddings", key, None) for key in gone] + _embedded(live, work.models)
+    return [Record("post-embeddings", key, None) for key in gone] + _embedded(live, task.models)
 
 
 def _embedded(posts: list[Post], models: Sequence[Phoenix]) -> list[Record]:
@@ -282,7 +285,7 @@ def _key(message: Message) -> bytes:
 
 
 def inputs_of(posts: list[Post]) -> PostInputs:
-    """The candidate tower's inputs: author_id i8[n], tokens u4[n, T], video_ms i4[n], photos i4[n]."""
+    """Return the candidate tower's inputs: author_id i8[n], tokens u4[n, tokens], video_ms i4[n], photos i4[n]."""
     return PostInputs(
         author_id=np.array([post.author_id for post in posts], np.int64),
         tokens=padded_tokens([post.tokens for post in posts]),
@@ -291,8 +294,8 @@ def inputs_of(posts: list[Post]) -> PostInputs:
     )
 
 
-def build_flow(source: Source[Work], sink: Sink[list[Record]]) -> Dataflow:
-    """Lay out the steps."""
+def build_flow(source: Source[EmbeddingTask], sink: Sink[list[Record]]) -> Dataflow:
+    """Return the dataflow with its steps."""
     flow = Dataflow("embeddings")
     batches = op.input("thunder-posts", flow, source)
     vectors = op.map("embed", batches, embed)
@@ -301,14 +304,14 @@ def build_flow(source: Source[Work], sink: Sink[list[Record]]) -> Dataflow:
 
 
 def flow() -> Dataflow:
-    """The flow on the servers of the settings, its model compiled before the first post."""
+    """Return the flow for the servers of the settings; its model is compiled before the first post."""
     settings = start([TOPIC, "post-embeddings", "models"])
     pointers = wait_for_model_records(settings, stopping)
     try:
-        served = served_first(pointers, settings.checkpoint, settings.model, settings.model_seed)
+        first = served_first(pointers, settings.checkpoint, settings.model, settings.model_seed)
     except ValueError as error:
         fail(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}", 2)
-    served.model.warm_up(parts=("embed",))
-    model = Model(served)
+    first.model.warm_up(parts=("embed",))
+    model = EmbeddingModel(first)
     model.follow(settings, pointers[0] if pointers else None)
-    return build_flow(Posts(settings, model), KafkaSink(settings))
+    return build_flow(PostSource(settings, model), KafkaSink(settings))

@@ -1,8 +1,8 @@
 """engagements, social-graph ▸ Redis `user:{id}` and post-counts; refused messages ▸ dead-letters.
 
-Run with `python -m flows engagements --recovery DIR`. A user's state in Redis is a set of small entries
-that a reader joins, the last writer by event time winning, so that writing an entry twice changes nothing. The counts
-per post are sums, which a replay would double: they are Bytewax state, snapshotted together with the offsets.
+Run with `python -m flows engagements --recovery DIR`. A user's state in Redis is a set of small entries.
+A reader joins them, and the last writer by event time wins, so writes are idempotent. The counts per post are sums,
+which a replay would double. So they are Bytewax state, in one snapshot with the offsets.
 """
 
 from collections.abc import Callable
@@ -31,20 +31,20 @@ from thunder_ingest.users import history
 from thunder_ingest.users.entries import UserEntries, entries_by_user
 from thunder_ingest.users.redis_form import UserStates
 
-COUNT_SHARDS = 64  # few enough that a snapshot is some large objects, not a million small ones
-BATCH_MESSAGES = 50_000  # when behind: the more events of a user come together, the fewer writes there are
+COUNT_SHARDS = 64  # a snapshot has few large objects, not a million small ones
+BATCH_MESSAGES = 50_000  # with lag, a large batch has many events of one user, and needs fewer writes
 EMIT_EVERY = timedelta(seconds=1)
 
 
 class UserWrites(NamedTuple):
-    """What a batch adds to users' states; `suffix` names the batch, so that a replay writes the same fields again."""
+    """The entries of a batch for users' states; `suffix` names the batch, so that a replay writes the same fields."""
 
     entries: UserEntries
     suffix: str
 
 
 def user_writes(decoded: Decoded) -> UserWrites:
-    """Turn events into entries of users' states."""
+    """Return the entries of users' states for the events of a batch."""
     if not decoded.events:
         return UserWrites(entries_by_user([]), "")
     topic, partition, messages = decoded.batch
@@ -54,19 +54,19 @@ def user_writes(decoded: Decoded) -> UserWrites:
 
 
 def count_changes(decoded: Decoded) -> list[tuple[str, Changes]]:
-    """What a batch adds to the counts of posts, keyed by shard."""
+    """Return the changes of post counts by a batch, keyed by shard."""
     return [(f"{shard:02}", changes) for shard, changes in changes_of(decoded.events).of_shards(COUNT_SHARDS).items()]
 
 
 class Totals(StatefulBatchLogic[Changes, list[Record], Snapshot]):
-    """The running totals of the posts of a shard, written at most once a second for each post."""
+    """The running totals of the posts of a shard; a post's totals are written at most once a second."""
 
     def __init__(self, table: CountTable) -> None:
         self._table = table
         self._emit_at: datetime | None = None
 
     def on_batch(self, values: list[Changes]) -> tuple[list[list[Record]], bool]:
-        """Add changes; what changed is written at the next notification."""
+        """Add changes; the next notification writes the changed totals."""
         for changes in values:
             self._table.add(changes)
         if self._emit_at is None:
@@ -74,20 +74,20 @@ class Totals(StatefulBatchLogic[Changes, list[Record], Snapshot]):
         return [], StatefulBatchLogic.RETAIN
 
     def on_notify(self) -> tuple[list[list[Record]], bool]:
-        """Write the totals that have changed since the last time."""
+        """Write the totals that changed since the last notification."""
         self._emit_at = None
         return [self._records()], StatefulBatchLogic.RETAIN
 
     def on_eof(self) -> tuple[list[list[Record]], bool]:
-        """Write what is left before the process ends."""
+        """Write the remaining changes before the process ends."""
         return [self._records()], StatefulBatchLogic.RETAIN
 
     def notify_at(self) -> datetime | None:
-        """When to write next."""
+        """Return the time of the next write."""
         return self._emit_at
 
     def snapshot(self) -> Snapshot:
-        """An immutable copy for the recovery store."""
+        """Return an immutable copy for the recovery store."""
         return self._table.snapshot()
 
     def _records(self) -> list[Record]:
@@ -95,7 +95,7 @@ class Totals(StatefulBatchLogic[Changes, list[Record], Snapshot]):
 
 
 def totals(max_age_ms: int) -> Callable[[Snapshot | None], Totals]:
-    """What builds a shard's totals, anew or from the recovery store."""
+    """Return a function that builds a shard's totals: empty ones, or those of a snapshot."""
     return lambda snapshot: Totals(CountTable(max_age_ms, snapshot))
 
 
@@ -106,7 +106,7 @@ class UserSink(DynamicSink[UserWrites]):
         self._settings = settings
 
     def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> "_UserWriter":
-        """Connect a worker, waiting while Redis is away."""
+        """Connect a worker; wait while Redis is unreachable."""
         redis_retry = RedisRetry(self._settings, stopping)
         return _UserWriter(UserStates(redis_retry.run(lambda: connect(self._settings))), redis_retry)
 
@@ -135,7 +135,7 @@ def build_flow(
     decode: Decoder,
     max_age_ms: int,
 ) -> Dataflow:
-    """Lay out the steps."""
+    """Return the dataflow with its steps."""
     flow = Dataflow("engagements")
     both = op.merge("both", op.input("engagements", flow, engagements), op.input("social-graph", flow, graph))
     decoded = op.map("decode", both, decode)
@@ -147,7 +147,7 @@ def build_flow(
 
 
 def flow() -> Dataflow:
-    """The flow on the servers of the settings."""
+    """Return the flow for the servers of the settings."""
     settings = start(["engagements", "social-graph", "post-counts", "dead-letters"])
     history.warm_up()
     name = "flows.engagements"

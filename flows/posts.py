@@ -1,8 +1,8 @@
-"""posts ▸ thunder-posts: every post as it is served now, compacted by post id; refused messages ▸ dead-letters.
+"""posts ▸ thunder-posts: the current state of every post, compacted by post id; refused messages ▸ dead-letters.
 
-Run with `python -m flows posts --recovery DIR`. The flow's state is the changelog that it writes: a
-starting process reads it back, and joining an event twice changes nothing, so that a replay from an older offset, or
-from the beginning, leads to the same changelog.
+Run with `python -m flows posts --recovery DIR`. The flow's state is its changelog, `thunder-posts`: a
+process restores it at its start. Joins of events are idempotent, so a replay from any older offset leads to the same
+changelog.
 """
 
 import logging
@@ -34,7 +34,7 @@ EXPIRE_EVERY_S = 5.0
 
 
 class Apply:
-    """Joins post events into the table of posts and writes what changed."""
+    """Joins post events into the table of posts and returns the changes."""
 
     def __init__(self, table: PostTable, clock: Clock, restore: Callable[[PostTable], None]) -> None:
         self._table, self._clock, self._restore = table, clock, restore
@@ -42,7 +42,7 @@ class Apply:
         self._expired_at = time.monotonic()
 
     def __call__(self, decoded: Decoded) -> list[Record]:
-        """The changelog records and dead letters of a batch."""
+        """Return the changelog records and dead letters of a batch."""
         if not self._restored:
             self._restore(self._table)
             self._restored = True
@@ -63,7 +63,7 @@ class Apply:
 
 
 def build_flow(source: Source[Batch], sink: Sink[tuple[str, list[Record]]], decode: Decoder, apply: Apply) -> Dataflow:
-    """Lay out the steps."""
+    """Return the dataflow with its steps."""
     flow = Dataflow("posts")
     batches = op.input("posts", flow, source)
     decoded = op.map("decode", batches, decode)
@@ -73,14 +73,14 @@ def build_flow(source: Source[Batch], sink: Sink[tuple[str, list[Record]]], deco
 
 
 def restore_from(settings: Settings) -> Callable[[PostTable], None]:
-    """What fills the table from the changelog."""
+    """Return a function that fills the table from the changelog."""
 
     def restore(table: PostTable) -> None:
         for messages in scan(settings, ["thunder-posts"]):
             for message in messages:
                 try:
                     table.restore(message.value(), cast(Headers | None, message.headers()))
-                except Refused as reason:  # two processes have each heard another author's word; the first stands
+                except Refused as reason:  # two processes wrote the post for different authors; the first record wins
                     log.error("thunder-posts %s: %s", message.key(), reason)
         log.info("%d posts restored", len(table))
 
@@ -88,9 +88,9 @@ def restore_from(settings: Settings) -> Callable[[PostTable], None]:
 
 
 def flow() -> Dataflow:
-    """The flow on the servers of the settings."""
+    """Return the flow for the servers of the settings."""
     settings = start(["posts", "thunder-posts", "dead-letters"])
-    packed_tokens("a word")  # compiles what hashes words, which takes seconds that the first posts would else wait for
+    packed_tokens("a word")  # compiles the hash of words now: the first posts would wait seconds for it
     clock = clock_of(settings.clock)
     apply = Apply(PostTable(settings.remembered_ms), clock, restore_from(settings))
     source = KafkaSource(settings, "posts", "flows.posts")

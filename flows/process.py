@@ -1,4 +1,4 @@
-"""The process of a flow: its start, its stop signals, its end after a failure."""
+"""The process of a flow: start, stop signals, and exit after a failure."""
 
 import gc
 import logging
@@ -17,7 +17,7 @@ from infra.ports.settings import Settings, load
 log = logging.getLogger(__name__)
 
 GC_THRESHOLD: Final = 1_000_000
-"""Objects between two runs of the garbage collector: several batches."""
+"""Allocated objects between two garbage collections: several batches."""
 
 stopping = threading.Event()
 """Set by SIGTERM and SIGINT: sources end, the last epoch is finished and snapshotted, the process exits with 0."""
@@ -53,7 +53,7 @@ def fail(reason: str, exit_code: int) -> NoReturn:
 
 
 def tune_garbage_collector() -> None:
-    """Run the garbage collector seldom: batches hold no cycles, and walking them took a fifth of a flow's time."""
+    """Make garbage collections rare: batches have no cycles, and their traversal took a fifth of a flow's time."""
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
 

@@ -16,7 +16,7 @@ from infra.ports.settings import Settings
 
 
 class KafkaSink(DynamicSink[list[Record]]):
-    """Writes records to the topics that they name, and waits for their delivery after each batch."""
+    """Writes records to their topics, and waits for their delivery after each batch."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -39,11 +39,11 @@ class _Writer(StatelessSinkPartition[list[Record]]):
 
 
 class EpochSink(FixedPartitionedSink[list[Record], None]):
-    """Writes like `KafkaSink`, but waits once an epoch: the flow goes on while its records are in flight.
+    """Writes like `KafkaSink`, but waits once an epoch: the flow continues while its records are in flight.
 
-    An item's key is the `part` of the batch that it was made of. 1. An item is handed over when it comes, and may be
-    delivered milliseconds later. 2. At the end of an epoch Bytewax requests a snapshot of each written part: it
-    returns when all is delivered. 3. Bytewax commits the epoch, and with it the offsets of the sources.
+    An item's key is the `part` of its batch. 1. The sink hands an item to the producer at once; its delivery may take
+    milliseconds. 2. At the end of an epoch Bytewax requests a snapshot of each written part; it returns after the
+    delivery of all records. 3. Bytewax commits the epoch, and with it the offsets of the sources.
     """
 
     def __init__(self, settings: Settings, topic: str) -> None:

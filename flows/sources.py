@@ -20,15 +20,15 @@ from infra.ports.outage import outage
 from infra.ports.settings import Settings
 
 BATCH_MESSAGES: Final = 5_000
-"""Largest batch; a flow without lag gets the messages since its last poll."""
+"""Largest batch; without lag a batch has the messages since the last poll."""
 IDLE: Final = timedelta(milliseconds=30)
 EPOCH: Final = timedelta(seconds=1)
-"""The epoch interval that flows are run with, `-s 1`: EpochEnds aligns no other interval."""
+"""The epoch interval of the flows, `-s 1`; EpochEnds aligns only this interval."""
 TICK_S: Final = 1.0
 
 
 class Batch(NamedTuple):
-    """Consecutive messages of one partition; empty each TICK_S while the partition is idle, so that time passes."""
+    """Consecutive messages of one partition; an idle one emits an empty batch each TICK_S, which triggers expiry."""
 
     topic: str
     partition: int
@@ -43,9 +43,9 @@ class Batch(NamedTuple):
 class EpochEnds:
     """Aligns the ends of epochs of the partitions of this process.
 
-    A partition that has ended its epoch is not read until all have, and Bytewax polls it without a pause meanwhile.
-    Each partition counts its interval from its own last end, so two inputs would keep their distance. A partition that
-    is ahead of the last one therefore sleeps once for the time that it is ahead.
+    A partition that has ended its epoch waits for all others, and Bytewax polls it without a pause during that wait.
+    Each partition counts its interval from its own last end, so the offset between two inputs would never shrink. A
+    partition that is ahead of the last one therefore sleeps once, for as long as it is ahead.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class EpochEnds:
             self._epoch, self._last = epoch, now
 
     def asleep_until(self, epoch: int, ended: datetime, awake: datetime) -> datetime | None:
-        """Return the time until which a partition sleeps to be aligned; None: no longer than it would.
+        """Return the time until which a partition sleeps for the alignment; None: no longer than otherwise.
 
         Args:
             epoch: the last epoch that the partition ended.
@@ -65,10 +65,10 @@ class EpochEnds:
             awake: the next time at which the partition is awake, and may end the next epoch.
 
         """
-        if epoch != self._epoch or self._last - ended <= IDLE:  # the last partition, or one that others wait for
+        if epoch != self._epoch or self._last - ended <= IDLE:  # the last partition, on which the others wait
             return None
-        together = self._last + EPOCH
-        return together if ended + EPOCH - IDLE <= awake < together else None
+        aligned = self._last + EPOCH
+        return aligned if ended + EPOCH - IDLE <= awake < aligned else None
 
 
 _ends = EpochEnds()
@@ -133,7 +133,7 @@ class _Partition(StatefulSourcePartition[Batch, int]):
     def snapshot(self) -> int | None:  # type: ignore[override]  # None: nothing was read yet
         self._epoch, self._ended = self._epoch + 1, datetime.now(UTC)
         _ends.note(self._epoch, self._ended)
-        # Bytewax closes an epoch before it snapshots the next one, so all that the last snapshot covered is written
+        # Bytewax closes an epoch before it snapshots the next one, so all output up to the last snapshot is written
         self._commit(self._finished)
         self._finished = self._next or 0
         return self._next

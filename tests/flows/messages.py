@@ -1,4 +1,4 @@
-"""Batches as the Kafka source would hand them over."""
+"""Batches like those of the Kafka source."""
 
 from confluent_kafka import Message
 
@@ -7,7 +7,7 @@ from thunder_ingest.events import Event, encode
 
 
 def batch(topic: str, *values: Event | bytes | None, start: int = 0, partition: int = 0) -> Batch:
-    """Consecutive messages of a partition: events, or raw bytes as they are."""
+    """Consecutive messages of a partition, from events or raw bytes."""
     raws = [encode(value) if value is not None and not isinstance(value, bytes) else value for value in values]
     return Batch(
         topic,

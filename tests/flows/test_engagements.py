@@ -66,7 +66,7 @@ def test_actions_and_impressions_are_counted_for_each_post() -> None:
     assert totals[11].totals[ACTION_INDEX["favorite"]] == 1
 
 
-def test_an_undone_action_is_taken_back() -> None:
+def test_an_undone_action_is_subtracted() -> None:
     _, records = run([batch("engagements", favorite(), favorite(at=T0 + 1, undo=True))])
     assert sum(counts(records)[10].totals) == 0
 
@@ -97,7 +97,7 @@ def test_a_refused_engagement_is_a_dead_letter_and_the_rest_is_written(valkey: r
     assert second.seen.tolist() == [10]
 
 
-def test_an_event_of_a_clock_that_runs_ahead_is_a_dead_letter_of_either_topic() -> None:
+def test_an_event_too_far_in_the_future_is_a_dead_letter_of_either_topic() -> None:
     ahead = now_ms() + Settings().future_tolerance_ms + HOUR_MS
     follow = Follow(user_id=1, target_id=2, at=ahead)
     writes, records = run([batch("engagements", favorite(at=ahead))], [batch("social-graph", follow)])
@@ -105,7 +105,7 @@ def test_an_event_of_a_clock_that_runs_ahead_is_a_dead_letter_of_either_topic() 
     assert [record.topic for record in records] == ["dead-letters", "dead-letters"]
 
 
-def test_an_event_that_comes_late_takes_its_own_place_in_the_history(valkey: redis.Redis) -> None:
+def test_a_late_event_is_ordered_by_its_time_in_the_history(valkey: redis.Redis) -> None:
     writes, _ = run([batch("engagements", favorite(post=11, at=T0 + 9 * HOUR_MS), favorite(post=10))])
     users = UserStates(valkey)
     for entries, suffix in writes:
@@ -113,7 +113,7 @@ def test_an_event_that_comes_late_takes_its_own_place_in_the_history(valkey: red
     assert users.read(["1"])[0].positions["post_id"].tolist() == [10, 11]
 
 
-def test_a_block_stands_in_the_state_of_both(valkey: redis.Redis) -> None:
+def test_a_block_is_in_the_state_of_both_users(valkey: redis.Redis) -> None:
     writes, _ = run(
         [],
         [

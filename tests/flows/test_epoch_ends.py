@@ -1,4 +1,4 @@
-"""Inputs of one process come to end their epochs together, on a model of how Bytewax asks partitions."""
+"""The inputs of one process align the ends of their epochs; on a model of Bytewax's polls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MS = timedelta(milliseconds=1)
 
 @dataclass
 class Input:
-    """An input's partition: Bytewax counts its interval from its own last end, and polls it while it must wait."""
+    """A partition: Bytewax counts its interval from its own last end, and polls it while it waits for the others."""
 
     began: datetime
     awake: datetime
@@ -26,14 +26,14 @@ class Input:
 
 
 class Epoch(NamedTuple):
-    """The numbers of empty polls and of reads of an input within one of its epochs."""
+    """The polls without a read and the reads of an input within one epoch."""
 
     polled: int
     read: int
 
 
 def run(offsets: Sequence[int], busy: Sequence[bool], ends: EpochEnds | None) -> list[list[Epoch]]:
-    """The epochs of inputs that begin so many milliseconds apart, a millisecond at a time."""
+    """Simulate inputs that start at these offsets in ms, in steps of 1 ms; return the epochs of each."""
     inputs = [Input(START + offset * MS, START) for offset in offsets]
     epochs: list[list[Epoch]] = [[] for _ in inputs]
     for now in (START + each * MS for each in range(8_000)):
@@ -56,20 +56,20 @@ def run(offsets: Sequence[int], busy: Sequence[bool], ends: EpochEnds | None) ->
 
 
 @given(st.lists(st.tuples(st.integers(0, 900), st.booleans()), min_size=2, max_size=4))
-def test_the_first_input_to_end_an_epoch_soon_ends_it_with_the_others(inputs: list[tuple[int, bool]]) -> None:
+def test_the_ends_of_epochs_converge(inputs: list[tuple[int, bool]]) -> None:
     offsets, busy = zip(*inputs, strict=True)
     for epochs in run(offsets, busy, EpochEnds()):
         assert max(each.polled for each in epochs[3:]) <= 2 * (IDLE // MS)
         assert min(each.read for each in epochs[3:]) >= 0.95 * (EPOCH // IDLE)
 
 
-def test_left_alone_an_input_that_is_ahead_is_polled_in_vain_for_good() -> None:
+def test_without_alignment_an_input_that_is_ahead_is_polled_without_limit() -> None:
     early, late = run([0, 400], [False, False], None)
     assert min(each.polled for each in early[2:]) > 300
     assert max(each.polled for each in late) == 0
 
 
-def test_of_inputs_that_end_together_none_is_left_asleep() -> None:
+def test_inputs_that_end_together_do_not_sleep_longer() -> None:
     ends = EpochEnds()
     for epoch in (1, 2):
         ended = START + epoch * EPOCH
@@ -78,7 +78,7 @@ def test_of_inputs_that_end_together_none_is_left_asleep() -> None:
         assert ends.asleep_until(epoch, ended, ended + EPOCH) is None
 
 
-def test_who_others_wait_for_is_not_left_asleep() -> None:
+def test_an_input_that_others_wait_for_does_not_sleep_longer() -> None:
     ends = EpochEnds()
     ends.note(1, START)
     ends.note(1, START + 400 * MS)

@@ -25,7 +25,7 @@ def use(monkeypatch: pytest.MonkeyPatch, flow: Any) -> None:
     monkeypatch.setattr(flows.__main__, "import_module", lambda _name: SimpleNamespace(flow=flow))
 
 
-def test_the_flows_of_the_command_are_those_that_have_consumer_groups() -> None:
+def test_the_command_lists_the_flows_with_consumer_groups() -> None:
     assert {f"flows.{name}" for name in NAMES} == set(FLOW_GROUPS)
 
 
@@ -69,7 +69,7 @@ def test_a_flow_runs_with_a_recovery_store_that_is_created_once(
     assert found == [0, 1, 2]  # resumed after the end
 
 
-def test_a_server_in_the_way_ends_the_process_with_one_line_and_exit_code_1(
+def test_a_server_in_the_way_gets_one_line_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def flow() -> Dataflow:
@@ -91,7 +91,7 @@ def test_a_defect_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["posts"])
 
 
-def test_a_wrong_setting_gets_one_line_and_exit_code_2_also_with_bytewax_run() -> None:
+def test_a_wrong_setting_gets_one_line_and_exit_code_2_with_both_commands() -> None:
     for module in (["flows", "posts"], ["bytewax.run", "flows.posts"]):
         command = [sys.executable, "-m", *module]
         done = subprocess.run(command, env={"FORYOU_PARTITIONS": "0"}, capture_output=True, text=True, check=False)

@@ -28,7 +28,7 @@ T0 = 1_700_000_000_000
 
 
 def run(batches: Iterable[Batch], changelog: Iterable[Record] = (), age_ms: int = 48 * HOUR_MS) -> list[Record]:
-    """Run the flow over batches, restarting from an earlier run's changelog; what it wrote."""
+    """Run the flow on batches, after a restart from a changelog; return the written records."""
     config, clock, out = Settings(), LogClock(), list[tuple[str, list[Record]]]()
     apply = Apply(PostTable(age_ms), clock, restore_of(changelog))
     run_main(build_flow(TestingSource(batches), TestingSink(out), Decoder(config, clock), apply))
@@ -45,7 +45,7 @@ def restore_of(changelog: Iterable[Record]) -> Callable[[PostTable], None]:
 
 
 def served(records: Iterable[Record]) -> dict[bytes, Post | None]:
-    """The compacted topic: the last record of each key."""
+    """The topic after compaction: the last record of each key."""
     last = {record.key or b"": record.value for record in records if record.topic == "thunder-posts"}
     return {key: unpack_post(value) if value else None for key, value in last.items()}
 
@@ -60,7 +60,7 @@ def test_a_post_is_served_under_its_id() -> None:
     assert (post.author_id, post.text, post.created_at) == (7, "hello", T0)
 
 
-def test_a_deleted_post_leaves_a_tombstone_that_a_restarted_flow_understands() -> None:
+def test_a_restarted_flow_reads_the_tombstone_of_a_deleted_post() -> None:
     first = run([batch("posts", PostDeleted(post_id=1, author_id=7, at=T0 + 1))])
     assert served(first) == {b"1": None}
     assert served(run([batch("posts", created(at=T0), start=1)], first)) in ({}, {b"1": None})
@@ -91,7 +91,7 @@ def test_edits_in_one_batch_are_written_once() -> None:
         (None, "null"),
     ],
 )
-def test_what_cannot_be_used_becomes_one_dead_letter_and_the_flow_goes_on(raw: bytes | None, reason: str) -> None:
+def test_an_invalid_message_becomes_one_dead_letter_and_the_flow_continues(raw: bytes | None, reason: str) -> None:
     records = run([batch("posts", created(1), raw, created(2), start=40, partition=3)])
     assert set(served(records)) == {b"1", b"2"}
     (dead,) = [record for record in records if record.topic == "dead-letters"]
@@ -102,7 +102,7 @@ def test_what_cannot_be_used_becomes_one_dead_letter_and_the_flow_goes_on(raw: b
     assert reason in letter.reason
 
 
-def test_another_authors_word_on_a_post_is_refused() -> None:
+def test_an_event_of_another_author_is_refused() -> None:
     records = run([batch("posts", created(), PostDeleted(post_id=1, author_id=8, at=T0 + 1))])
     post = served(records)[b"1"]
     assert post is not None
@@ -111,10 +111,10 @@ def test_another_authors_word_on_a_post_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("late_tolerance_ms", "created_at"), [(2 * HOUR_MS, T0), (0, T0 + 47 * HOUR_MS)])
-def test_an_event_that_comes_late_within_the_tolerance_meets_what_is_known_of_its_post(
+def test_a_late_event_within_the_tolerance_is_joined_with_its_post(
     monkeypatch: pytest.MonkeyPatch, late_tolerance_ms: int, created_at: int
 ) -> None:
-    """Else an edit would make an old post young again."""
+    """Else an edit would reset the age of an old post."""
     monkeypatch.setattr("flows.posts.EXPIRE_EVERY_S", 0.0)
     age_ms = Settings(max_post_age_ms=48 * HOUR_MS, late_tolerance_ms=late_tolerance_ms).remembered_ms
     other, edit = created(2, at=T0 + 49 * HOUR_MS), created(at=T0 + 47 * HOUR_MS, text="edited")
@@ -123,16 +123,16 @@ def test_an_event_that_comes_late_within_the_tolerance_meets_what_is_known_of_it
     assert (post.text, post.created_at) == ("edited", created_at)
 
 
-def test_a_process_that_lost_a_partition_does_not_expire_what_another_has_heard_of_since(
+def test_a_process_that_lost_a_partition_does_not_expire_posts_of_its_new_owner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each restores the whole table; the one goes on with what it knew, the other hears of the post's creation."""
+    """Both restore the whole table; only the new owner of the partition receives the post's creation."""
     monkeypatch.setattr("flows.posts.EXPIRE_EVERY_S", 0.0)
     label = PostLabeled(post_id=1, author_id=7, at=T0, label="adult")
     before = run([batch("posts", label)])
-    hears = run([batch("posts", created(at=T0 + 47 * HOUR_MS))], before)
-    lost_it = run([batch("posts", created(2, at=T0 + 49 * HOUR_MS), partition=1)], before)
-    post = served([*before, *hears, *lost_it])[b"1"]
+    new_owner = run([batch("posts", created(at=T0 + 47 * HOUR_MS))], before)
+    old_owner = run([batch("posts", created(2, at=T0 + 49 * HOUR_MS), partition=1)], before)
+    post = served([*before, *new_owner, *old_owner])[b"1"]
     assert post is not None
     assert post.labels == {"adult": T0}
 

@@ -16,35 +16,35 @@ from infra.ports.errors import DeliveryFailed
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 
-PARTS = 12  # more than ten: their names sort otherwise than their numbers
+PARTS = 12  # more than ten: the order of their names differs from that of their numbers
 
 
 class Broker:
-    """Takes records at once and delivers them when it is waited for; refuses to from the `fails_at`th time on."""
+    """Accepts records at once and delivers them in `flush`; from the `fails_at`th flush with records on it fails."""
 
     def __init__(self, fails_at: float = inf) -> None:
-        self.on_their_way: list[bytes] = []
+        self.in_flight: list[bytes] = []
         self.delivered: list[bytes] = []
-        self._fails_at, self._waited = fails_at, 0
+        self._fails_at, self._flushes = fails_at, 0
 
     def __call__(self, _settings: Settings, check: object) -> "Broker":
         return self
 
     def publish(self, records: Iterable[Record]) -> None:
-        self.on_their_way += [record.value or b"" for record in records]
+        self.in_flight += [record.value or b"" for record in records]
 
     def flush(self) -> None:
-        self._waited += bool(self.on_their_way)
-        if self._waited >= self._fails_at:
+        self._flushes += bool(self.in_flight)
+        if self._flushes >= self._fails_at:
             raise DeliveryFailed("refused")
-        self.delivered += self.on_their_way
-        self.on_their_way = []
+        self.delivered += self.in_flight
+        self.in_flight = []
 
 
 def write(
     monkeypatch: pytest.MonkeyPatch, broker: Broker, count: int, per_epoch: int, recovery: RecoveryConfig | None
 ) -> None:
-    """Copy the numbers up to `count` into the broker, from where the recovery store says."""
+    """Copy the numbers up to `count` into the broker, from the offset of the recovery store."""
 
     def killed(reason: object) -> None:
         raise RuntimeError(reason)
@@ -60,18 +60,18 @@ def write(
 
 
 @pytest.mark.parametrize("with_recovery", [True, False])
-def test_all_that_was_written_is_delivered_before_a_flow_ends(
+def test_all_written_records_are_delivered_before_a_flow_ends(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, with_recovery: bool
 ) -> None:
     init_db_dir(tmp_path, 1)
     broker = Broker()
     write(monkeypatch, broker, 30, 7, RecoveryConfig(str(tmp_path)) if with_recovery else None)
     assert sorted(map(int, broker.delivered)) == [*range(30)]
-    assert not broker.on_their_way
+    assert not broker.in_flight
 
 
 @pytest.mark.parametrize("fails_at", range(1, 6))
-def test_what_was_not_delivered_when_its_epoch_ended_is_written_again(
+def test_records_of_an_epoch_without_delivery_are_written_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails_at: int
 ) -> None:
     init_db_dir(tmp_path, 1)
@@ -80,5 +80,5 @@ def test_what_was_not_delivered_when_its_epoch_ended_is_written_again(
     with pytest.raises(RuntimeError):
         write(monkeypatch, first, 30, 7, recovery)
     write(monkeypatch, second, 30, 7, recovery)
-    assert first.on_their_way
+    assert first.in_flight
     assert sorted({*map(int, first.delivered), *map(int, second.delivered)}) == [*range(30)]

@@ -1,4 +1,4 @@
-"""The way of messages from Kafka into a flow, on a real broker."""
+"""The Kafka source of a flow, on a real broker."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,20 +33,20 @@ def write(settings: Settings, *values: bytes) -> None:
 
 
 def read(settings: Settings, part: str, resume_at: int | None, messages: int) -> list[Batch]:
-    """The batches of a partition until so many messages, or for 0 the first tick, have come."""
+    """The batches of a partition up to this number of messages; for 0 up to the first tick."""
     partition = KafkaSource(settings, "posts", "flows.posts").build_part("posts", part, resume_at)
     found = list[Batch]()
 
-    def come() -> bool:
+    def is_done() -> bool:
         found.extend(partition.next_batch())
         return bool(found) and sum(len(batch.messages) for batch in found) >= messages
 
-    eventually(come)
+    eventually(is_done)
     partition.close()
     return found
 
 
-def test_a_partial_batch_is_handed_on_at_once_and_a_resumed_flow_begins_where_it_was(settings: Settings) -> None:
+def test_a_partial_batch_is_emitted_at_once_and_a_flow_resumes_at_its_offset(settings: Settings) -> None:
     write(settings, b"first")
     (batch,) = [batch for batch in read(settings, "posts-0", None, 1) if batch.messages]
     assert [message.value() for message in batch.messages] == [b"first"]
@@ -55,19 +55,19 @@ def test_a_partial_batch_is_handed_on_at_once_and_a_resumed_flow_begins_where_it
     assert [(message.offset(), message.value()) for message in batch.messages] == [(1, b"second")]
 
 
-def test_a_broker_that_is_away_when_a_flow_begins_to_read_is_waited_for(
+def test_a_flow_waits_for_a_broker_that_is_unreachable_at_its_start(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = iter([BrokerUnreachable("away")])
+    failures = iter([BrokerUnreachable("no reply")])
 
-    def at_first_away(*arguments: Any) -> dict[str, list[int]]:
-        for error in away:
+    def fails_once(*arguments: Any) -> dict[str, list[int]]:
+        for error in failures:
             raise error
         return partitions_of(*arguments)
 
-    monkeypatch.setattr("infra.ports.consumer.partitions_of", at_first_away)
+    monkeypatch.setattr("infra.ports.consumer.partitions_of", fails_once)
     assert KafkaSource(settings, "posts", "flows.posts").list_parts() == ["posts-0", "posts-1"]
 
 
-def test_a_silent_partition_lets_time_pass(settings: Settings) -> None:
+def test_an_idle_partition_emits_an_empty_batch(settings: Settings) -> None:
     assert read(settings, "posts-1", None, 0) == [Batch("posts", 1, [])]
