@@ -38,17 +38,17 @@ def test_the_process_reports_its_waits_and_its_readiness_and_leaves_in_order(
 ) -> None:
     create_topics(settings)
     worker = Process(settings, tmp_path / "worker.log", "feed_worker")
-    said: list[str] = []
+    texts: list[str] = []
 
     def is_ready() -> bool:
         with suppress(OSError):  # the port is not open yet
             status, text = get(settings.http_port, "/readyz")
-            said.append(text)
+            texts.append(text)
             return status == 200
         return False
 
     eventually(is_ready, 180)
-    assert any(text.startswith("waiting for the models to be compiled: ranking, ") for text in said)
+    assert any(text.startswith("waiting for the models to be compiled: ranking, ") for text in texts)
     assert get(settings.http_port, "/healthz") == (200, "ok\n")
     metrics = get(settings.http_port, "/metrics").text
     assert 'foryou_requests_total{status="ok"} 0.0' in metrics

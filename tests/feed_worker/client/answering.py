@@ -20,7 +20,7 @@ _users = itertools.count(1_000)
 
 
 def new_user() -> int:
-    """A viewer whom no other test knows: the servers are shared."""
+    """A viewer that no other test uses, because tests share the servers."""
     return next(_users)
 
 

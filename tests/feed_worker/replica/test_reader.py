@@ -66,7 +66,7 @@ def new_post() -> Post:
     return Post(post_id=next(post_ids), author_id=7, created_at=now_ms, at=now_ms)
 
 
-def knows(store: PostStore, post_id: int) -> bool:
+def has(store: PostStore, post_id: int) -> bool:
     return bool(store.rows_of(np.array([post_id]))[0] >= 0)
 
 
@@ -78,7 +78,7 @@ def test_empty_partitions_do_not_block_start_up(settings: Settings, store: PostS
     assert replica.caught_up.wait(30)
     replica.stop()
     assert replica.failure is None
-    assert all(knows(store, post_id) for post_id in there)
+    assert all(has(store, post_id) for post_id in there)
 
 
 def test_a_single_record_is_applied_without_waiting_for_a_full_batch(
@@ -88,7 +88,7 @@ def test_a_single_record_is_applied_without_waiting_for_a_full_batch(
     assert replica.caught_up.wait(30)
     for partition in range(PARTITIONS):  # one partition at a time, with no records in the others
         post_id = write(settings, new_post(), partition)
-        eventually(lambda post_id=post_id: knows(store, post_id))  # type: ignore[misc]
+        eventually(lambda post_id=post_id: has(store, post_id))  # type: ignore[misc]
 
 
 def test_the_last_record_of_a_post_counts(settings: Settings, store: PostStore, replica: Replica) -> None:
@@ -97,9 +97,9 @@ def test_the_last_record_of_a_post_counts(settings: Settings, store: PostStore, 
     gone = (deleted.post_id, pack(deleted)), (deleted.post_id, None)
     write_all(settings, *edits, *gone, (last.post_id, pack(last)), partition=0)
     replica.start()
-    eventually(lambda: knows(store, last.post_id))
+    eventually(lambda: has(store, last.post_id))
     assert store.columns(store.rows_of(np.array([edited.post_id]))).photos.tolist() == [3]
-    assert not knows(store, deleted.post_id)
+    assert not has(store, deleted.post_id)
 
 
 def test_vectors_of_other_models_take_no_memory_and_may_have_another_width(

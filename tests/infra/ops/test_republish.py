@@ -72,7 +72,7 @@ def test_raw_bytes_return_to_their_topic_under_their_key(servers: Settings) -> N
 
 
 def test_a_fixed_message_is_published_and_an_unusable_one_is_listed(servers: Settings) -> None:
-    mark = unique("mended")
+    mark = unique("repaired")
     letters(servers, letter(mark, 1, post(mark, kind="story")), letter(mark, 2, f"nonsense {mark}".encode()))
     answer = run(servers, mark, 'kind="original"')
     assert answer is not None

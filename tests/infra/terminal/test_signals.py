@@ -10,7 +10,7 @@ from infra.terminal.signals import check, unwinding
 
 class Closing:
     def __del__(self):
-        {said}
+        {statement}
 
 with unwinding():
     Closing()
@@ -18,8 +18,8 @@ with unwinding():
 """
 
 
-def run(said: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", PROGRAM.format(said=said)], capture_output=True, text=True)
+def run(statement: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", PROGRAM.format(statement=statement)], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

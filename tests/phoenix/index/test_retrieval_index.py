@@ -183,7 +183,7 @@ def test_the_best_of_many_are_found(flat_index: Callable[[int], FlatIndex], k: i
     assert len(np.unique(found)) == k
     assert np.isin(found, left).all()
     true = stored.astype(np.float64) @ query[0]
-    # products that float32 cannot tell apart may come in either order; of what is added up in float32, eight roundings
+    # products that are equal in float32 may come in either order; of sums in float32, eight roundings
     norms = np.linalg.norm(stored.astype(np.float64), axis=1) * np.linalg.norm(query.astype(np.float64))
     rounding = 8 * np.finfo(np.float32).eps * norms[found - 1]
     assert (np.abs(true[found - 1] - -np.sort(-true[left - 1])[:k]) <= rounding).all()
@@ -238,7 +238,7 @@ def test_each_row_within_its_error_of_the_floor_is_collected_once(
 def lanes(
     found: np.ndarray, place: int, scale: np.ndarray, error: np.ndarray, panel: int, norm: float, threshold: float
 ) -> list[int]:
-    collected = [lane for lane in range(0)]  # an empty list whose type the compiler knows  # noqa: C416
+    collected = [lane for lane in range(0)]  # an empty list with a known type for the compiler  # noqa: C416
     bits = reaching(found, place, scale, error, panel, norm, threshold)
     while bits:
         collected.append(lowest(bits))

@@ -35,7 +35,7 @@ def write(settings: Settings, version: str, at: int, partition: int = 0, name: s
 
 
 def seen(watch: ModelWatcher, version: str) -> list[ModelPointer | None]:
-    """What is current, look by look, until a version is."""
+    """The announced models, poll by poll, until the version is announced."""
     found: list[ModelPointer | None] = []
 
     def is_current() -> bool:
@@ -116,8 +116,8 @@ def test_a_checkpoint_that_cannot_be_served_is_refused_and_not_announced(setting
     ("checkpoint", "location"), [("", "seeded: nano, seed 20260721"), ("/models/run", "/models/run")]
 )
 def test_where_nothing_is_announced_the_settings_decide(settings: Settings, checkpoint: str, location: str) -> None:
-    told = foryou("models", "--json", settings=settings.model_copy(update={"checkpoint": checkpoint}))
-    assert json.loads(told.stdout) == {"source": "settings", "version": None, "location": location, "at": None}
+    shown = foryou("models", "--json", settings=settings.model_copy(update={"checkpoint": checkpoint}))
+    assert json.loads(shown.stdout) == {"source": "settings", "version": None, "location": location, "at": None}
     assert (
         location.split(",")[0]
         in foryou("models", settings=settings.model_copy(update={"checkpoint": checkpoint})).stdout.decode()

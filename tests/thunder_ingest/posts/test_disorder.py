@@ -197,7 +197,7 @@ def said_feed(posts: dict[int, Post], viewer: int, state: dict[str, Any]) -> Fee
 
 
 def said_of_counts(messages: Sequence[Published]) -> dict[int, list[int]]:
-    """How often each action was done and not undone, and how often the post was on a screen."""
+    """The totals of each action without the undone ones, and the impressions."""
     totals: dict[int, Counter[int]] = defaultdict(Counter)
     for event in of(EngagementEvent, messages):
         column = ACTION_INDEX[event.action] if isinstance(event, Engagement) else IMPRESSION

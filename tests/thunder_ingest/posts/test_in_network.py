@@ -80,7 +80,7 @@ def test_deleted_posts_do_not_eat_the_scan_window() -> None:
 def test_reposts_of_the_viewers_own_posts_are_left_out() -> None:
     assert shown(
         post(1, VIEWER),
-        post(2, ALICE, kind="repost", source_post_id=1),  # the event does not name the author, the store knows
+        post(2, ALICE, kind="repost", source_post_id=1),  # the event has no author of the source; the store has it
         post(3, ALICE, kind="repost", source_post_id=98, source_author_id=VIEWER),
         post(4, ALICE, kind="quote", source_post_id=1, source_author_id=VIEWER),
         post(5, ALICE, kind="repost", source_post_id=99),

@@ -75,8 +75,8 @@ def test_a_post_has_the_state_of_its_newest_events(events: list[PostEvent]) -> N
     else:
         assert (post.at, post.text, post.tokens, post.video_ms) == (0, "", b"", 0)
     for label in "xy":
-        said = [(e.at, not e.removed) for e in events if isinstance(e, PostLabeled) and e.label == label]
-        assert (post.labels.get(label, 0) > 0) == (bool(said) and max(said)[1])
+        labeled = [(e.at, not e.removed) for e in events if isinstance(e, PostLabeled) and e.label == label]
+        assert (post.labels.get(label, 0) > 0) == (bool(labeled) and max(labeled)[1])
 
 
 def test_a_deleted_post_never_returns_even_if_created_late() -> None:
