@@ -72,7 +72,7 @@ class RedisReads:
     def subscription(self, channel: str, deadline: float) -> Iterator[PubSub]:
         """A confirmed subscription to a channel; raises like `execute`, also in its block."""
         left_s = _left_s(deadline)
-        # any node of a cluster forwards what is published on another
+        # each node of a cluster forwards the messages of the other nodes
         with self._errors(deadline), self._client(left_s) as client, client.pubsub() as messages:
             messages.subscribe(channel)
             messages.get_message(timeout=left_s)  # the confirmation: from now on no announcement is missed

@@ -141,7 +141,7 @@ def restored(client: redis.Redis, stored: Mapping[bytes, dict[str, Any]]) -> Use
     return UserStates(client)
 
 
-def test_users_in_redis_mean_what_their_events_say(state: State, valkey: redis.Redis) -> None:
+def test_users_in_redis_have_the_state_of_their_events(state: State, valkey: redis.Redis) -> None:
     names = [key.decode()[len("user:{") : -1] for key in state["redis_before"] if key.startswith(b"user:")]
     assert len(names) > 50
     read = restored(valkey, state["redis_before"]).read(names)

@@ -23,7 +23,7 @@ def run(statement: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_arrives_where_exceptions_are_ignored_still_ends_the_process_and_says_nothing(
+def test_a_signal_in_code_that_ignores_exceptions_ends_the_process_without_output(
     number: signal.Signals,
 ) -> None:
     done = run(f"signal.raise_signal({int(number)})")

@@ -46,7 +46,7 @@ def seen(watch: ModelWatcher, version: str) -> list[ModelPointer | None]:
     return found
 
 
-def test_what_is_announced_last_is_current_even_where_clocks_go_back(
+def test_the_last_announcement_is_current_even_if_clocks_go_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert read_model_records(settings) == []
@@ -69,7 +69,7 @@ def test_the_newest_by_its_own_time_is_current_wherever_it_stands(settings: Sett
     watch.close()
 
 
-def test_a_watch_never_goes_back_behind_what_was_known(settings: Settings) -> None:
+def test_a_watcher_never_returns_to_an_earlier_model(settings: Settings) -> None:
     write(settings, "m-1", 5)
     known = ModelPointer(name=NAME, version="m-2", location="/b", at=6)
     watch = ModelWatcher(settings, known, threading.Event())
@@ -78,7 +78,7 @@ def test_a_watch_never_goes_back_behind_what_was_known(settings: Settings) -> No
     watch.close()
 
 
-def test_a_record_that_cannot_be_read_announces_nothing_and_is_told(
+def test_a_malformed_record_announces_no_model_and_is_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     readable = write(settings, "m-1", 5)

@@ -269,7 +269,7 @@ class Derived:
         self.read(len(self._log))
         self.copy()
         states = dict(zip(USERS, self._users.read([str(user) for user in USERS]), strict=True))
-        last = {int(key): value for key, value, _ in self._changelog}  # what compaction leaves
+        last = {int(key): value for key, value, _ in self._changelog}  # the log after compaction
         posts = {id_: unpack_post(value) for id_, value in last.items() if value is not None}
         return Left(
             {id_: post for id_, post in posts.items() if post.is_live},

@@ -112,7 +112,7 @@ def test_labels_outlive_edits_deletion_and_restoration() -> None:
     assert post.labels == {"spam": T0 + 1}
 
 
-def test_all_that_an_event_says_is_in_its_post() -> None:
+def test_a_post_has_all_fields_of_its_event() -> None:
     event = created(
         1,
         "Hello #World",
@@ -191,7 +191,7 @@ def test_a_table_restored_from_its_changelog_in_any_order_goes_on_as_if_nothing_
     restarted = PostTable(DAY_MS)
     for _, value, headers in records:
         restarted.restore(value, headers)
-    replayed = events[max(0, killed_after - 3) :]  # what was not committed comes again
+    replayed = events[max(0, killed_after - 3) :]  # uncommitted events come again
     known = {post.post_id: post for post in log}
     for event in replayed:
         post = restarted.apply(event, T0 + 10)
@@ -206,7 +206,7 @@ def test_events_that_are_applied_again_change_nothing(events: list[PostEvent]) -
     assert [table.apply(event, T0 + 10) for event in events] == [None] * len(events)
 
 
-def test_a_live_post_is_a_record_and_a_deleted_one_a_tombstone_that_knows_when() -> None:
+def test_a_live_post_is_a_record_and_a_deleted_one_a_tombstone_with_its_time() -> None:
     live = joined(created(1, "x"))
     assert changelog(live)[::2] == (b"1", None)
     assert unpack_post(changelog(live)[1] or b"") == live
@@ -216,7 +216,7 @@ def test_a_live_post_is_a_record_and_a_deleted_one_a_tombstone_that_knows_when()
     assert unpack_post(dict(headers or ())[STATE_HEADER]) == gone
 
 
-def test_a_label_that_comes_before_its_post_is_a_tombstone_that_knows_it() -> None:
+def test_a_label_that_comes_before_its_post_is_a_tombstone_with_the_label() -> None:
     early = joined(labeled(1))
     key, value, headers = changelog(early)
     assert (key, value) == (b"1", None)

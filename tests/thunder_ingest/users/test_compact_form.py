@@ -23,7 +23,7 @@ from thunder_ingest.users.compact_form import (
 from thunder_ingest.users.entries import EDGE, HISTORY, KINDS, VIEW, keyword_entry
 from thunder_ingest.users.state import UserState, compact, decode
 
-# what the first version of this program left in Redis
+# Redis data of the first version of this program
 BASES_OF_VERSION_1 = {
     b"following": "010268e5cf8b0100000300000000000000000568e5cf8b010000090000000000000001",
     b"blocks": "010168e5cf8b0100008833fe5bc423ae2400",

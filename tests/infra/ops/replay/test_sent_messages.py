@@ -19,7 +19,7 @@ def test_runs_hold_exactly_the_added_offsets(offsets: set[int]) -> None:
 
 
 @pytest.mark.embedded
-def test_the_messages_of_one_producer_are_told_from_those_of_another(servers: Settings) -> None:
+def test_the_messages_of_two_producers_are_distinguished(servers: Settings) -> None:
     sent = SentMessages()
     producer, other = KafkaProducer(servers, on_delivered=sent.add), KafkaProducer(servers)
     before = ends_of(servers, ["engagements"])
