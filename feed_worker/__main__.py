@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from infra.ports.extras import extra_line, is_of_an_extra
 from infra.ports.settings import Settings, load
 
 log = logging.getLogger("feed_worker")
@@ -24,16 +25,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0 after `--help`; 1 for a server or data in the way; 2 for a wrong argument or setting.
 
     """
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m feed_worker",
         description="Serve feed requests until SIGTERM or Ctrl-C. Start any number: they share the work.",
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(arguments)
+    )
+    parser.parse_args(arguments)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    _serve(stopping)
+    try:
+        _serve(stopping)
+    except ModuleNotFoundError as error:
+        if not is_of_an_extra(error):
+            raise
+        parser.exit(1, f"{extra_line(parser.prog, 'serve')}\n")
 
 
 def _serve(stopping: threading.Event) -> None:

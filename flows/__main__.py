@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.ports.errors import ForYouError
+from infra.ports.extras import extra_line, is_of_an_extra
 
 NAMES: Final = ("posts", "engagements", "embeddings")
 
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(2, "--process-id and --addresses need each other\n")
     try:
         _run(options)
+    except ModuleNotFoundError as error:
+        if not is_of_an_extra(error):
+            raise
+        parser.exit(1, f"{extra_line(parser.prog, 'serve')}\n")
     except Exception as error:
         known = next((each for each in _chain(error) if isinstance(each, ForYouError)), None)
         if known is None:

@@ -7,17 +7,6 @@ from confluent_kafka import KafkaException
 
 from infra.ports.errors import ForYouError
 
-EXTRA_OF_MODULE = {
-    "bytewax": "serve",
-    "haiku": "serve",
-    "jax": "serve",
-    "numba": "serve",
-    "prometheus_client": "serve",
-    "optax": "train",
-    "orbax": "train",
-}
-"""The extra of the package that installs a module; the plain installation is the client."""
-
 
 class Failure(NamedTuple):
     """The end of a command with an error that the user can correct."""
@@ -34,8 +23,4 @@ def failure_of(error: Exception) -> Failure | None:
         return Failure(1, str(error))
     if isinstance(error, OSError) and error.filename is not None:
         return Failure(2, f"{error.filename}: {error.strerror}")
-    if isinstance(error, ModuleNotFoundError):
-        module = (error.name or "").partition(".")[0]
-        if extra := EXTRA_OF_MODULE.get(module):
-            return Failure(2, f"this command needs the package {module}; run pip install 'foryou[{extra}]'")
     return None

