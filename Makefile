@@ -51,8 +51,8 @@ docs: $(INSTALLED) ## build the documentation into build/docs
 soak: $(INSTALLED) ## run the long end-to-end tests; FORYOU_LOG=DIRECTORY adds a real log
 	@FORYOU_E2E=required FORYOU_SOAK=1 $(BIN)/python -m pytest tests/e2e/test_survival.py tests/e2e/test_nothing_lost.py tests/soak tests/benchmarks $(ARGS)
 
-clean: ## remove .venv, caches, build outputs and .foryou
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .foryou
+clean: ## remove .venv, caches and build outputs; keep .foryou
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -63,5 +63,5 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into .venv, once: one to two minutes"
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,train,embedded,dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[serve,train,embedded,dev]'
 	@touch $@
