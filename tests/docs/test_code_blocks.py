@@ -1,6 +1,8 @@
-"""Every code block of README and quick start runs as it is pasted, in order, beside a running `foryou up`."""
+"""The code blocks of README and quick start and the programs of the page on clients run beside `foryou up`."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +18,12 @@ pytestmark = pytest.mark.embedded
 
 PAGES = ("README.md", "docs/quickstart.md")
 RUNNABLE = ("sh", "python")
+CLIENTS = [block for block in blocks("docs/clients.md") if block.language == "python"]
+NODE = [block for block in blocks("docs/clients.md") if block.language == "js"]
 ALL = [block for page in PAGES for block in blocks(page) if block.language in RUNNABLE]
 MAKE = [block for block in ALL if block.text.startswith("make ")]
 UP = [block for block in ALL if "foryou up" in block.text]
-BESIDE = [block for block in ALL if block not in MAKE + UP]
+BESIDE = [block for block in ALL if block not in MAKE + UP] + CLIENTS
 READY_TIMEOUT_S = 600
 
 
@@ -57,6 +61,7 @@ def test_the_pages_have_the_blocks_that_these_tests_sort() -> None:
     assert [block.page for block in UP] == list(PAGES)
     assert UP[0].text.split("#")[0].split() == UP[1].text.split()
     assert len(BESIDE) >= 8
+    assert (len(CLIENTS), len(NODE)) == (2, 1)
 
 
 @pytest.mark.parametrize("block", MAKE, ids=lambda block: block.name)
@@ -76,11 +81,53 @@ def test_a_block_runs_beside_foryou_up(block: Block, terminal: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.strip()
-    EXPECTED.get(block.text.splitlines()[0], lambda _: None)(done.stdout)
+    for pattern, check in EXPECTED.items():
+        if re.search(pattern, block.text):
+            check(done.stdout)
+
+
+def test_each_expectation_belongs_to_one_block() -> None:
+    assert {part: sum(bool(re.search(part, block.text)) for block in BESIDE) for part in EXPECTED} == dict.fromkeys(
+        EXPECTED, 1
+    )
+
+
+@pytest.mark.parametrize("block", NODE, ids=lambda block: block.name)
+def test_the_node_program_prints_two_pages_and_ends(block: Block, terminal: Path, tmp_path: Path) -> None:
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.skip("needs node and npm")
+    packages = ["kafkajs@2.2.4", "redis@6.3.1"]
+    install = subprocess.run(
+        ["npm", "install", "--no-audit", *packages], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    if install.returncode != 0:
+        pytest.skip(f"npm cannot install {' '.join(packages)}: {install.stderr[-300:]}")
+    (tmp_path / "feed.mjs").write_text(block.text)
+    done = subprocess.run(
+        ["node", "feed.mjs"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, posts = done.stdout.split(maxsplit=2)
+    assert {first, second} <= {"ok", "degraded", "partial", "empty"}
+    assert posts.startswith("[")
 
 
 def _has_the_post(printed: str) -> None:
     assert printed.split()[:2] == ["1", "1"], "the post of a moment ago is the first of the feed"
 
 
-EXPECTED = {"import time": _has_the_post}
+def _lacks_the_seen_post_and_has_the_followed_author(printed: str) -> None:
+    assert "sky-1" not in printed
+    assert "goal-1 · thunder" in printed
+
+
+def _lacks_the_blocked_author_and_the_muted_keyword(printed: str) -> None:
+    assert "goal-1" not in printed
+    assert "goal-2" not in printed
+
+
+EXPECTED = {
+    "Sailing across": _has_the_post,
+    "^foryou feed eva\n": _lacks_the_seen_post_and_has_the_followed_author,
+    '"type": "block"': _lacks_the_blocked_author_and_the_muted_keyword,
+}
