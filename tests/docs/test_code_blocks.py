@@ -24,7 +24,7 @@ ALL = [block for page in PAGES for block in blocks(page) if block.language in RU
 MAKE = [block for block in ALL if block.text.startswith("make ")]
 UP = [block for block in ALL if "foryou up" in block.text]
 BESIDE = [block for block in ALL if block not in MAKE + UP] + CLIENTS
-READY_TIMEOUT_S = 600
+READY_TIMEOUT_S = 900
 
 
 def environment() -> dict[str, str]:
@@ -108,7 +108,7 @@ def test_the_node_program_prints_two_pages_and_ends(block: Block, terminal: Path
     )
     assert (done.returncode, done.stderr) == (0, "")
     first, second, posts = done.stdout.split(maxsplit=2)
-    assert {first, second} <= {"ok", "degraded", "partial", "empty"}
+    assert {first, second} <= {"ok", "degraded", "empty"}
     assert posts.startswith("[")
 
 
@@ -122,12 +122,13 @@ def _lacks_the_seen_post_and_has_the_followed_author(printed: str) -> None:
 
 
 def _lacks_the_blocked_author_and_the_muted_keyword(printed: str) -> None:
+    assert "sky-2" in printed
     assert "goal-1" not in printed
     assert "goal-2" not in printed
 
 
 EXPECTED = {
     "Sailing across": _has_the_post,
-    "^foryou feed eva\n": _lacks_the_seen_post_and_has_the_followed_author,
+    "^foryou feed eva ": _lacks_the_seen_post_and_has_the_followed_author,
     '"type": "block"': _lacks_the_blocked_author_and_the_muted_keyword,
 }
