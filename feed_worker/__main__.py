@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="python -m feed_worker",
-        description="Serve feed requests until SIGTERM or Ctrl-C. Start any number: they share the work.",
+        description="Serve feed requests until SIGTERM. Any number of workers share them.",
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,16 +50,14 @@ def _serve(stopping: threading.Event) -> None:
     from feed_worker.experiments import experiments_of
     from feed_worker.serving.service import Service
     from infra.ports import logs
-    from infra.ports.errors import DeliveryFailed, ForYouError, StopRequested
+    from infra.ports.errors import ForYouError, StopRequested
 
     try:
         settings = load()
         logs.configure(settings.log_format)
         Service(settings, experiments_of(settings), stopping).run()
-    except (StopRequested, DeliveryFailed) as error:
+    except StopRequested as error:
         log.warning("%s", error)
-        if not stopping.is_set():
-            raise SystemExit(1) from None
     except (ForYouError, redis.AuthenticationError) as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(error.exit_code if isinstance(error, ForYouError) else 1) from None

@@ -68,7 +68,7 @@ def _is_recovery_store(directory: Path) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows",
-        description="Run one process of a flow. FORYOU_* variables and foryou.toml set it up.",
+        description="Run one process of a flow, configured by FORYOU_* and foryou.toml.",
     )
     parser.add_argument("name", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument(

@@ -158,7 +158,7 @@ class Client:
         Raises:
             NoFeed: the request failed or expired; `feed` still returns the feed that the user had before.
             FeedTimeout: no answer came within `timeout_s`, also if Redis hangs; the text names the next step.
-            infra.ports.redis.RedisUnreachable: Redis refuses or closes connections; the text has the address.
+            RedisUnreachable: Redis refuses or closes connections; the text has the address.
 
         """
         form, deadline = published_form(user), time.monotonic() + timeout_s
@@ -210,7 +210,7 @@ class Client:
 
         Raises:
             NoFeed, FeedTimeout: as `wait`, if there is no old feed.
-            infra.ports.redis.RedisUnreachable: Redis does not answer; a Redis that hangs is given two seconds at least.
+            RedisUnreachable: Redis does not answer; a Redis that hangs is given two seconds at least.
 
         """
         form, deadline = published_form(user), time.monotonic() + timeout_s

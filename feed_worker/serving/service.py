@@ -51,8 +51,8 @@ class Service:
         Raises:
             SettingsError: a setting cannot be used.
             TopicMissing: a topic does not exist.
-            StopRequested: `stopping` was set while Redis was away.
-            DeliveryFailed: Kafka refused a record, or `stopping` was set while Kafka was away.
+            StopRequested: `stopping` was set while Redis or Kafka was away.
+            DeliveryFailed: Kafka refused a record.
             redis.AuthenticationError: Redis refuses the password.
 
         """

@@ -47,7 +47,7 @@ def feed(
     lang: Annotated[list[str] | None, typer.Option(help="Only posts in this language; repeatable.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Explain the feed as well.")] = False,
     at: Annotated[
-        int | None, typer.Option(help="Request time, epoch ms, for a system on the log's clock (default: now).", min=0)
+        int | None, typer.Option(help="Request time in epoch ms, for the log's clock (default: now).", min=0)
     ] = None,
     timeout: Timeout = 10.0,
     text: Annotated[

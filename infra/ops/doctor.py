@@ -99,7 +99,7 @@ def _groups(settings: Settings) -> Check:
     missing = [flow for flow in FLOW_GROUPS if group(settings, flow) not in known]
     if missing:
         detail = f"no committed offset: {', '.join(missing)}"
-        return Check("flows", "warn", detail, "start `foryou up`, or each flow: python -m bytewax.run flows.posts …")
+        return Check("flows", "warn", detail, "start `foryou up`, or each flow: python -m flows NAME")
     return Check("flows", "ok", f"all {len(FLOW_GROUPS)} have committed offsets")
 
 

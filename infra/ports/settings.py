@@ -29,7 +29,6 @@ OTHER_VARIABLES: Final = (
     "FORYOU_SOAK",
     "FORYOU_LOG",
     "FORYOU_SEED",
-    "FORYOU_DOCKER_UP",
 )
 """Variables that are not settings: the name of the settings file, and the variables of the tests."""
 # ports of `foryou up`; not the defaults of Kafka and Redis, so that no app publishes to another broker by chance

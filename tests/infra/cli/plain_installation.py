@@ -37,7 +37,7 @@ def plain_distributions() -> set[str]:
 
 
 class PlainFinder(MetaPathFinder):
-    """Finds the modules of the plain distributions, of this house and of Python."""
+    """Finds the modules of the plain distributions, of this project and of Python."""
 
     def __init__(self) -> None:
         plain = plain_distributions()

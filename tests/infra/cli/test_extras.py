@@ -14,7 +14,7 @@ CLOSED = {"FORYOU_KAFKA": "127.0.0.1:1", "FORYOU_REDIS": "redis://127.0.0.1:1/0"
 
 
 def run_plain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of this house with the plain requirements only."""
+    """Run a module of this project with the plain requirements only."""
     command = [sys.executable, "-m", "tests.infra.cli.plain_installation", *arguments]
     return subprocess.run(command, cwd=ROOT, env=CLOSED | environment, capture_output=True, text=True, check=False)
 
