@@ -1,15 +1,17 @@
 """The compile cache of JAX: models are compiled once per installation, not at each start."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
+
+import zstandard
 
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 
 
 def cache_directory() -> Path:
     """The directory that JAX's own variable names, else one in the user's cache directory."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(_DIRECTORY) or Path(caches) / "foryou" / "jax")
+    return Path(os.environ.get(_DIRECTORY) or _own_directory())
 
 
 def compile_cache() -> dict[str, str]:
@@ -19,11 +21,26 @@ def compile_cache() -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    return {name: os.environ.get(name) or value for name, value in wanted.items()}
+
+
+def drop_damaged() -> None:
+    """Delete entries of the own cache directory that a kill cut short.
+
+    JAX warns of a damaged entry at each start, and never replaces it. A directory that a variable names may belong to
+    other programs, so its entries stay.
+    """
+    if os.environ.get(_DIRECTORY):
+        return
+    for entry in _own_directory().glob("*-cache"):
+        try:
+            zstandard.ZstdDecompressor().decompress(entry.read_bytes())
+        except zstandard.ZstdError:
+            entry.unlink(missing_ok=True)
 
 
 def is_filled() -> bool:
-    """True if a worker compiled its models before."""
+    """True if a worker compiled its models before, with this version of JAX."""
     return _marker().exists()
 
 
@@ -34,5 +51,9 @@ def mark_filled() -> None:
         _marker().touch()
 
 
+def _own_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foryou" / "jax"
+
+
 def _marker() -> Path:
-    return cache_directory() / "foryou-compiled"
+    return cache_directory() / f"foryou-compiled-jax-{version('jax')}"

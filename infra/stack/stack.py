@@ -16,7 +16,7 @@ from infra.ports.kafka_admin import cluster_id, create_topics
 from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
-from infra.stack.compile_cache import compile_cache, mark_filled
+from infra.stack.compile_cache import compile_cache, drop_damaged, mark_filled
 from infra.stack.data_directory import DataDirectory
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis, EmbeddedServer
 from infra.stack.kept_kafka import KeptKafka
@@ -24,7 +24,7 @@ from infra.stack.processes import Child, ChildDied, Children
 from infra.terminal import signals
 
 WORKER = "feed_worker"
-READY_TIMEOUT_S = 600.0  # the first start compiles the models
+READY_TIMEOUT_S = 900.0  # the first start compiles the models, which took 600 s on a busy machine
 POLL_S = 0.1
 GRACE_S = 2.0  # work that is cut short is done again from the log
 # the embedded broker lets a group wait for half of this before its first assignment
@@ -96,6 +96,7 @@ class Stack:
 
     def _start(self) -> None:
         self._stack.enter_context(self._data)
+        drop_damaged()
         kept = self._start_servers() if self.is_embedded else None
         if kept is None:
             connect(self.settings).close()
@@ -103,10 +104,11 @@ class Stack:
             self._say(f"{len(created)} topics created")
             self._data.bind(cluster_id(self.settings))
         self._stack.callback(self._children.stop, GRACE_S)
+        # the worker first: it takes the longest
+        self._worker = self._children.start(WORKER, [sys.executable, "-m", WORKER], self._environment())
         for flow in FLOW_GROUPS:
             self._start_flow(flow)
-        self._worker = self._children.start(WORKER, [sys.executable, "-m", WORKER], self._environment())
-        self._say(f"{len(FLOW_GROUPS)} flows and a worker started")
+        self._say(f"a worker and {len(FLOW_GROUPS)} flows started")
         if kept is not None:  # meanwhile the others import what they need
             restored = kept.wait_restored(self.check)
             self._say(
