@@ -27,7 +27,6 @@ from infra.ports.redis import RedisRetry, connect
 from infra.ports.settings import Settings
 from thunder_ingest.counts.table import Changes, CountTable, Snapshot, changes_of
 from thunder_ingest.events import key_of_id, pack
-from thunder_ingest.users import history
 from thunder_ingest.users.entries import UserEntries, entries_by_user
 from thunder_ingest.users.redis_form import UserStates
 
@@ -149,7 +148,6 @@ def build_flow(
 def flow() -> Dataflow:
     """Return the flow for the servers of the settings."""
     settings = start(["engagements", "social-graph", "post-counts", "dead-letters"])
-    history.warm_up()
     name = "flows.engagements"
     return build_flow(
         KafkaSource(settings, "engagements", name, BATCH_MESSAGES),

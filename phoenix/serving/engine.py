@@ -11,8 +11,9 @@ Shapes: see `phoenix.features.inputs`.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from threading import Lock
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import haiku as hk
 import jax
@@ -37,7 +38,9 @@ from phoenix.models.flops import matmul_flops
 from phoenix.models.parameters import Params, digest, initial_params, pure
 from phoenix.models.ranker import Ranker, word_table
 from phoenix.models.two_tower import TwoTower
-from phoenix.serving.text_cache import Texts
+
+if TYPE_CHECKING:
+    from phoenix.serving.text_cache import Texts
 
 __all__ = ["PARTS", "CandidateInputs", "History", "Part", "Phoenix", "PostInputs"]
 
@@ -62,7 +65,6 @@ class Phoenix:
         config: sizes of the models.
         version: configuration, origin and digest of all parameters; equal versions compute the same.
         traces: functions traced so far; constant after `warm_up`.
-        texts: cache of the mean embeddings of texts.
 
     """
 
@@ -71,7 +73,6 @@ class Phoenix:
         self.version = f"{config.name}-{origin}-{digest(params)}"
         self.traces = 0
         self._params: Params = jax.device_put(jax.tree.map(aligned, params))
-        self.texts = Texts(np.asarray(word_table(self._params.ranker)))
         self._functions = _functions(config)
         self._compiled: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
         self._compiling = Lock()
@@ -91,6 +92,14 @@ class Phoenix:
         if other.config == self.config:
             self._compiled, self._compiling, self._threads = other._compiled, other._compiling, other._threads
         return self
+
+    @cached_property
+    def texts(self) -> "Texts":
+        """The cache of the mean embeddings of texts."""
+        # it imports Numba, which takes a second and 100 MB; a process that embeds posts alone needs none
+        from phoenix.serving.text_cache import Texts
+
+        return Texts(np.asarray(word_table(self._params.ranker)))
 
     def warm_up(self, progress: Callable[[str], None] | None = None, parts: Sequence[Part] = PARTS) -> None:
         """Compile every bucket of these parts; `progress` receives a line before each."""
@@ -163,12 +172,13 @@ class Phoenix:
         columns = np.flatnonzero(candidates.mask.any(axis=0))
         if not len(columns):
             return
+        means = self.texts.means
         prefix = self._threads.submit(
-            lambda: self._run("encode", (batch,), padded(history_rows(self.config, history, self.texts.means), batch))
+            lambda: self._run("encode", (batch,), padded(history_rows(self.config, history, means), batch))
         )
 
         def score(start: int, stop: int, bucket: int) -> None:
-            rows = padded(candidate_rows(self.config, candidates, start, bucket, self.texts.means), batch)
+            rows = padded(candidate_rows(self.config, candidates, start, bucket, means), batch)
             embedded = self._run("candidates", (batch, bucket), rows)
             predictions = self._run("score", (batch, bucket), prefix.result(), embedded)
             scores[:, start:stop] = np.asarray(predictions)[: len(scores), : stop - start]

@@ -16,8 +16,6 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
-from thunder_ingest.events.word_hashes import hash_words
-
 MAX_TOKENS: Final = 64
 """The tokens of a post that are kept in columns."""
 
@@ -95,6 +93,9 @@ def packed_tokens_of(texts: Sequence[str]) -> list[bytes]:
 
 def _hashed(texts: Sequence[str], limit: int) -> tuple[UInt32[np.ndarray, " t"], Int64[np.ndarray, " n"]]:
     """The hashes of the first `limit` tokens of each text, one after another, and how many each has."""
+    # it imports Numba, which takes a second and 100 MB; many processes hash no text
+    from thunder_ingest.events.word_hashes import hash_words
+
     words = [_words(text) for text in texts]
     raw = np.frombuffer(b"".join(words), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))

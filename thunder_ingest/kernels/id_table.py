@@ -12,12 +12,15 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from thunder_ingest.kernels.compiled import inlined, kernel
-from thunder_ingest.kernels.hashing import mix
+from thunder_ingest.kernels.hashing import splitmix64
 
 _FIRST_PLACES: Final = 2048
 
 FIRST, SECOND = 2, 3
 """Columns of `IdTable.values`: the two values of an id, 0 until they are set."""
+
+mix: Final = inlined(splitmix64)
+"""`splitmix64` of a scalar inside a kernel."""
 
 
 class IdTable(NamedTuple):

@@ -11,7 +11,8 @@ The window of five minutes, and one position per post and window, are those of t
 glossary of shapes: n raw entries, g positions, w windows.
 """
 
-from functools import reduce
+from collections.abc import Callable
+from functools import cache, reduce
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ from jaxtyping import Bool, Int64
 from numpy.typing import NDArray
 
 from thunder_ingest.events import ACTIONS
-from thunder_ingest.kernels.compiled import kernel
 from thunder_ingest.users.entries import HISTORY
 
 WINDOW_MS: Final = 300_000
@@ -150,11 +150,18 @@ def _moments(entries: Entries) -> Entries:
 def _fold(entries: Entries) -> tuple[Entries, _Folded]:
     """The entries sorted by post and time, and their roles."""
     ordered = entries[np.lexsort((entries["at"], entries["post_id"]))]
-    folded, count = fold_posts(_Sorted._make(np.ascontiguousarray(ordered[name]) for name in _FIELDS))
+    folded, count = compiled_fold()(_Sorted._make(np.ascontiguousarray(ordered[name]) for name in _FIELDS))
     return ordered, _Folded(*folded[:4], *(column[:count] for column in folded[4:]))
 
 
-@kernel
+@cache
+def compiled_fold() -> Callable[[_Sorted], tuple[_Folded, int]]:
+    """`fold_posts` as a kernel. The import of Numba takes a second and 100 MB, and most processes fold nothing."""
+    from thunder_ingest.kernels.compiled import kernel
+
+    return kernel(fold_posts)
+
+
 def fold_posts(entries: _Sorted) -> tuple[_Folded, int]:
     """Fold entries, sorted by post and time, into positions; returns the roles and the number of positions."""
     # local names: each use of a member of a tuple counts a reference

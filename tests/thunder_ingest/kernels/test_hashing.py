@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thunder_ingest.kernels.compiled import kernel
-from thunder_ingest.kernels.hashing import GOLDEN, mix, splitmix64
+from thunder_ingest.kernels.hashing import GOLDEN, splitmix64
+from thunder_ingest.kernels.id_table import mix
 
 WORD = 2**64
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from infra.ports.clock import MINUTE_MS
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, IMPRESSION
 from thunder_ingest.users.entries import HISTORY
-from thunder_ingest.users.history import POSITION, WINDOW_MS, compacted, fold_posts, positions, warm_up
+from thunder_ingest.users.history import POSITION, WINDOW_MS, compacted, compiled_fold, positions, warm_up
 
 FAVORITE, REPLY, DWELL_TIME = (ACTION_INDEX[name] for name in ("favorite", "reply", "dwell_time"))
 T0 = WINDOW_MS * 5_000_000
@@ -230,5 +230,5 @@ def test_one_compiled_kernel_serves_every_history() -> None:
     warm_up()
     assert folded(Entry(at=1), Entry(at=2, undo=1), Entry(at=3, post_id=2, action=DWELL_TIME, dwell_ms=9))
     compacted(raw(Entry(at=1), Entry(at=2, post_id=5, action=IMPRESSION)), 1)
-    compiled: Any = fold_posts
+    compiled: Any = compiled_fold()
     assert len(compiled.signatures) == 1
