@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -27,13 +28,17 @@ class OtherCluster(ForYouError, RuntimeError):
 class DataDirectory:
     """A locked directory; a context manager.
 
+    Args:
+        path: of the directory, created on entering.
+        say: receives a line if entering must wait.
+
     Raises:
         DataDirectoryInUse: on entering.
 
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.path, self._say = path, say
         self._lock = -1
 
     def __enter__(self) -> Self:
@@ -92,17 +97,28 @@ class DataDirectory:
 
     def _acquire(self) -> None:
         deadline = time.monotonic() + RELEASE_TIMEOUT_S
+        is_waiting = False
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(self._lock, 32, 0).decode()
                 # the log keeper of a stack that was killed ends a moment later
-                if psutil.pid_exists(int(holder or 0)) or time.monotonic() > deadline:
+                if _runs(int(holder or 0)) or time.monotonic() > deadline:
                     raise DataDirectoryInUse(
                         f"{self.path} is in use by `foryou up` with process id {holder}: stop it, or choose another "
                         "directory with --data"
                     ) from None
+                if not is_waiting:
+                    is_waiting = True
+                    self._say("wait until the log keeper of a stack that was killed has written its log")
                 time.sleep(0.1)
             else:
                 return
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

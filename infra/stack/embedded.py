@@ -17,7 +17,7 @@ import psutil
 from infra.ports.errors import ForYouError
 from infra.stack.processes import Child, Children
 
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 ATTEMPTS = 5
 
 

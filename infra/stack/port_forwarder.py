@@ -1,13 +1,18 @@
 """A TCP forwarder on 127.0.0.1: the public port of the embedded broker, open only while the broker may be used."""
 
 import contextlib
+import logging
 import socket
 import threading
+import time
 from typing import Final, Self
 
 import psutil
 
 CHUNK_BYTES: Final = 1 << 16
+RETRY_S: Final = 0.05
+
+logger = logging.getLogger(__name__)
 
 
 class PortForwarder:
@@ -22,7 +27,7 @@ class PortForwarder:
         self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self._lock = threading.Lock()
         self._foreign: set[socket.socket] = set()
-        self._is_open = False
+        self._is_open = self._has_ended = False
         self._thread = threading.Thread(target=self._accept, name="forwarder", daemon=True)
 
     def __enter__(self) -> Self:
@@ -31,6 +36,7 @@ class PortForwarder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        self._has_ended = True
         _shut(self._listener)
         self._thread.join()
         self._listener.close()
@@ -48,12 +54,21 @@ class PortForwarder:
                 _shut(client)
 
     def _accept(self) -> None:
-        while True:
+        while not self._has_ended:
             try:
                 client, address = self._listener.accept()
-            except OSError:  # the listener was shut
-                return
-            is_own = _is_of_this_process(address[1])
+            except OSError as error:  # such as too many open files; or the listener was shut
+                if not self._has_ended:
+                    logger.warning("the forwarder cannot accept a connection: %s", error)
+                    time.sleep(RETRY_S)
+                continue
+            try:
+                is_own = _is_of_this_process(address[1])
+            except (OSError, psutil.Error) as error:
+                logger.warning("the forwarder closes a connection, since its process is unknown: %s", error)
+                client.close()
+                time.sleep(RETRY_S)
+                continue
             with self._lock:
                 if not (is_own or self._is_open):
                     client.close()

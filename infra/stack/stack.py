@@ -68,7 +68,7 @@ class Stack:
         if embedded and "partitions" not in settings.model_fields_set:
             settings = settings.model_copy(update={"partitions": EMBEDDED_PARTITIONS})
         self.settings, self.directory = settings, directory
-        self._data = DataDirectory(directory)
+        self._data = DataDirectory(directory, say)
         self.is_embedded, self._is_kept = embedded, is_kept
         self._kafka_port, self._redis_port = kafka_port, redis_port
         self._servers: list[EmbeddedServer] = []

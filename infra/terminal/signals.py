@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LONGEST_EXIT_S = 10
-"""Time limit of the cleanup; after it SIGALRM ends the process, and its children with it."""
+LONGEST_EXIT_S = 120
+"""Time limit of the cleanup, above the sum of all grace periods; after it SIGALRM ends the process and its children."""
 
 _arrived: list[int] = []
 
@@ -54,7 +54,7 @@ def check() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    if _arrived:  # a second signal would interrupt the cleanup, which takes a few seconds at most
+    if _arrived:  # a second signal would interrupt the cleanup, which has a time limit
         return
     _arrived.append(number)
     signal.alarm(LONGEST_EXIT_S)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from infra.stack.data_directory import DataDirectory, DataDirectoryInUse, OtherCluster
+from tests.infra.waiting import eventually, is_gone
 
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
 from infra.stack.data_directory import DataDirectory
 with DataDirectory(Path(sys.argv[1])) as data:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"], pass_fds=[data.lock])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"], pass_fds=[data.lock])
     print("locked", flush=True)
     time.sleep(600)
 """
@@ -32,8 +33,11 @@ def test_a_directory_whose_user_was_killed_is_free_once_all_holders_of_its_lock_
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
         holder.send_signal(signal.SIGKILL)
-    with DataDirectory(tmp_path) as data:
-        assert (data.path / "lock").read_text() == str(os.getpid())
+        eventually(lambda: is_gone(holder.pid))  # a zombie until the end of the block
+        lines: list[str] = []
+        with DataDirectory(tmp_path, lines.append) as data:
+            assert (data.path / "lock").read_text() == str(os.getpid())
+    assert lines == ["wait until the log keeper of a stack that was killed has written its log"]
 
 
 def test_recovery_stores_of_another_cluster_are_refused_with_both_ids(tmp_path: Path) -> None:
