@@ -82,8 +82,8 @@ class Delivery:
         """Deliver a batch; on any error the worker ends, and the next one computes the batch again.
 
         Raises:
-            StopRequested: the worker is to end while Redis is away.
-            DeliveryFailed: Kafka refused a record, or the worker is to end while Kafka is away.
+            StopRequested: the worker is to end while Redis or Kafka is away.
+            DeliveryFailed: Kafka refused a record.
             redis.RedisError: Redis refuses a command.
 
         """

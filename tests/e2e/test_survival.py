@@ -210,10 +210,10 @@ def test_flows_and_workers_resume_after_an_outage_of_redis_and_of_the_broker(
 
             assert eventually(shows), outputs(processes)
         for name, server in itertools.product(("feed_worker", "flows.engagements"), (redis_server, kafka_server)):
-            reports = re.findall(rf"{server.address}\S* is (away|back)", processes[name].output())
-            # on a busy machine, a timeout may report the server as away a second time
+            reports = re.findall(rf"{server.address}\S* is (unreachable|reachable)", processes[name].output())
+            # on a busy machine, a timeout may report the server as unreachable a second time
             assert reports, outputs(processes)
-            assert reports == ["away", "back"] * (len(reports) // 2), outputs(processes)
+            assert reports == ["unreachable", "reachable"] * (len(reports) // 2), outputs(processes)
         stop(processes)
 
 

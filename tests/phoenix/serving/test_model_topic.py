@@ -104,7 +104,7 @@ def test_a_checkpoint_is_announced_and_shown(settings: Settings, tmp_path: Path)
 def test_a_checkpoint_that_cannot_be_served_is_refused_and_not_announced(settings: Settings, tmp_path: Path) -> None:
     path = saved(tmp_path)
     (path / "card.json").write_text("{}")
-    for directory, reason in ((path, "is of format None"), (tmp_path / "nowhere", "nowhere holds no checkpoint")):
+    for directory, reason in ((path, "is of format None"), (tmp_path / "nowhere", "nowhere contains no checkpoint")):
         refused = foryou("models", "use", str(directory), settings=settings)
         assert refused.returncode == 2
         (line,) = refused.stderr.decode().splitlines()
