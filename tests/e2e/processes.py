@@ -129,7 +129,7 @@ def lag_of(settings: Settings, name: str) -> int:
     try:
         return lag(admin(settings), settings, name, ends_of(settings, INPUT_TOPICS[name], idle_s=0.0))
     except BrokerUnreachable:  # a busy one answers late, a restarted one still loads the offsets of the groups
-        return 1
+        return sys.maxsize
 
 
 def outputs(started: dict[str, Process]) -> dict[str, str]:
