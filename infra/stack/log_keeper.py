@@ -51,10 +51,20 @@ SYNC_EVERY_S: Final = 0.25
 LOOK_EVERY_S: Final = 1.0
 """The time between two looks for new topics and committed offsets."""
 TIMEOUT_S: Final = 30.0
+"""Time limit of a request, and of the last part of the log without a further record."""
 
 
 class RestoreError(ForYouError, RuntimeError):
     """The broker took a record of the log at another offset, or refused it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text}; start again, choose another directory with --data, or start without data with --fresh"
+        )
+
+
+class LogIncomplete(ForYouError, RuntimeError):
+    """The broker has records that the log keeper could not read before the stop."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -77,27 +87,37 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    """Keep the log of a broker until SIGTERM, or until the parent is gone."""
+    """Keep the log of a broker until SIGTERM, or until the parent is gone. An error is one line and exit code 1."""
     options = msgspec.json.decode(sys.argv[1], type=Options)
+    try:
+        _keep(options)
+    except ForYouError as error:
+        sys.exit(f"foryou: {error}")
+    except (OSError, KafkaException) as error:
+        sys.exit(f"foryou: the log keeper of {options.directory} stopped: {error}")
+
+
+def _keep(options: Options) -> None:
     stops: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stops.append(number))
     directory = Path(options.directory)
     address = f"127.0.0.1:{options.port}"
     began = time.monotonic()
-    clean_marker(directory).unlink(missing_ok=True)
     with (
         BrokerLog(log_path(directory)) as log,
         EmbeddedKafka(directory, advertised_port=options.port, cluster_id=options.cluster_id) as broker,
         PortForwarder(options.port, broker.port) as forwarder,
     ):
-        keeper = LogKeeper(log, address, directory, restore(log, address, directory))
+        ends = restore(log, address, directory)
+        clean_marker(directory).unlink(missing_ok=True)  # not earlier: a damaged log stays an error at the next start
+        keeper = LogKeeper(log, address, directory, ends)
         keeper.create(options.topics)
         _replace(status_path(directory), msgspec.json.encode(keeper.status(time.monotonic() - began)))
         forwarder.open()
         keeper.follow(lambda: bool(stops) or os.getppid() != options.parent, broker.check)
         forwarder.close()
-        keeper.finish()
+        keeper.finish(broker.check)
     clean_marker(directory).touch()
 
 
@@ -127,11 +147,12 @@ def restore(log: BrokerLog, address: str, directory: Path) -> dict[Part, int]:
         for each partition the offset after its last record.
 
     Raises:
+        LogDamaged: a frame of the log is damaged.
         RestoreError: an offset would not be the same as before.
 
     """
     restored = _Restore(address)
-    for entries in log.read():
+    for entries in log.read(is_whole=clean_marker(directory).exists()):
         restored.take(entries)
     restored.flush()
     if _groups_path(directory).exists():
@@ -262,15 +283,34 @@ class LogKeeper:
                 self._look_at_topics()
                 self._look_at_groups()
 
-    def finish(self) -> None:
-        """Append what is left, once all producers are disconnected."""
+    def finish(self, check: Callable[[], None]) -> None:
+        """Append the rest of the records, once all producers are disconnected.
+
+        Args:
+            check: raises once the broker has ended.
+
+        Raises:
+            LogIncomplete: no further record arrives, though the broker has more.
+
+        """
         self._look_at_topics()
-        ends = {part: self._consumer.get_watermark_offsets(TopicPartition(*part))[1] for part in self._next}
+        ends = {
+            part: self._consumer.get_watermark_offsets(TopicPartition(*part), timeout=TIMEOUT_S)[1]
+            for part in self._next
+        }
+        deadline = time.monotonic() + TIMEOUT_S
         # the broker's watermark is one after the first record of the last batch, and a batch is fetched as a whole
-        while any(self._next[part] < end for part, end in ends.items()):
-            self._append(POLL_S)
+        while late := [f"{topic}[{part}]" for (topic, part), end in ends.items() if self._next[topic, part] < end]:
+            check()
+            if self._append(POLL_S):
+                deadline = time.monotonic() + TIMEOUT_S
+            elif time.monotonic() > deadline:
+                raise LogIncomplete(
+                    f"no record of {', '.join(late)} arrived for {TIMEOUT_S:g} s: the log in {self._directory} may "
+                    "lack the last ones; the next start derives all state from the log again"
+                )
         while self._append(POLL_S):
-            pass
+            check()
         self._look_at_groups()
         self._consumer.close()
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.stack.broker_log import BrokerLog, Entry, Record, TopicCreated
+from infra.stack.broker_log import BrokerLog, Entry, LogDamaged, Record, TopicCreated
 
 ENTRIES: list[list[Entry]] = [
     [TopicCreated("posts", 2, {"retention.ms": "1"})],
@@ -49,8 +49,29 @@ def test_a_frame_that_is_cut_short_ends_the_log_and_the_next_one_replaces_it(
     assert read(path) == [*kept, ENTRIES[1]]
 
 
-def test_a_damaged_frame_ends_the_log(tmp_path: Path) -> None:
+def test_a_damaged_last_frame_ends_the_log(tmp_path: Path) -> None:
     content = bytearray(written(tmp_path / "log").read_bytes())
     content[-1] ^= 1
     (tmp_path / "log").write_bytes(content)
     assert read(tmp_path / "log") == ENTRIES[:2]
+
+
+@given(position=st.integers(0, 60), bit=st.integers(0, 7))
+def test_a_damaged_frame_before_whole_ones_is_an_error_and_the_file_is_kept(
+    position: int, bit: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = written(tmp_path_factory.mktemp("damaged") / "log")
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+    with pytest.raises(LogDamaged, match=r"log is damaged at offset \d+: restore .* --data.*--fresh"):
+        read(path)
+    assert path.read_bytes() == content
+
+
+def test_a_torn_last_frame_of_a_log_that_was_closed_properly_is_an_error(tmp_path: Path) -> None:
+    content = written(tmp_path / "log").read_bytes()[:-1]
+    (tmp_path / "log").write_bytes(content)
+    with BrokerLog(tmp_path / "log") as log, pytest.raises(LogDamaged):
+        list(log.read(is_whole=True))
+    assert (tmp_path / "log").read_bytes() == content

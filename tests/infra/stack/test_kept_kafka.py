@@ -22,8 +22,13 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from infra.ports.settings import load
+from infra.stack import log_keeper
+from infra.stack.broker_log import BrokerLog, TopicCreated
 from infra.stack.data_directory import DataDirectory
+from infra.stack.embedded import EmbeddedKafka, EmbeddedServer
 from infra.stack.kept_kafka import KeptKafka
+from infra.stack.log_keeper import LogIncomplete, LogKeeper
+from infra.stack.processes import ChildDied
 from tests.infra.waiting import eventually, is_gone
 
 pytestmark = pytest.mark.embedded
@@ -50,7 +55,7 @@ def kept(directory: Path) -> Iterator[KeptKafka]:
         yield kafka
 
 
-def publish(kafka: KeptKafka, topic: str, values: range, partition: int = 0) -> None:
+def publish(kafka: EmbeddedServer, topic: str, values: range, partition: int = 0) -> None:
     producer = Producer({"bootstrap.servers": kafka.address} | QUIET)
     for value in values:
         headers = cast(Any, [("n", b"%d" % value), ("none", None)] if value % 2 else None)
@@ -125,7 +130,10 @@ with kept(Path(sys.argv[1])) as kafka:
 def parent_of(directory: Path) -> Iterator["tuple[subprocess.Popen[str], str]"]:
     with subprocess.Popen([sys.executable, "-c", PARENT, str(directory)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        yield parent, parent.stdout.readline().strip()
+        try:
+            yield parent, parent.stdout.readline().strip()
+        finally:
+            parent.kill()
 
 
 def test_no_record_that_was_accepted_is_lost_if_the_parent_is_killed(tmp_path: Path) -> None:
@@ -180,3 +188,29 @@ def test_a_producer_that_connects_while_the_log_is_restored_writes_behind_it(tmp
             found = records(kafka, "posts", 5_010)
     assert [each.key for each in found[-10:]] == [b"k%d" % value for value in range(9_000, 9_010)]
     assert [each.offset for each in found] == list(range(5_010))
+
+
+def test_a_damaged_log_is_reported_in_one_line_at_each_start_and_is_kept(tmp_path: Path) -> None:
+    with kept(tmp_path) as kafka:
+        publish(kafka, "posts", range(10))
+    log = tmp_path / "kafka" / "records.log"
+    content = bytearray(log.read_bytes())
+    content[20] ^= 1
+    log.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(ChildDied) as raised, kept(tmp_path):
+            pass
+        _, line = str(raised.value).splitlines()
+        assert line.startswith(f"foryou: {log} is damaged at offset 0")
+    assert log.read_bytes() == content
+
+
+def test_the_log_keeper_gives_up_if_a_record_does_not_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_keeper, "TIMEOUT_S", 1.0)
+    with EmbeddedKafka(tmp_path) as kafka, BrokerLog(tmp_path / "log") as log:
+        keeper = LogKeeper(log, kafka.address, tmp_path, {})
+        keeper.create([TopicCreated("posts", 1, {})])
+        publish(kafka, "posts", range(1))
+        monkeypatch.setattr(keeper, "_append", lambda timeout_s: False)
+        with pytest.raises(LogIncomplete, match=r"no record of posts\[0\] arrived"):
+            keeper.finish(kafka.check)
