@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from feed_worker.serving.worker_registry import ready_workers
-from infra.ports.errors import ForYouError
+from feed_worker.serving.worker_registry import READY_KEY, ready_workers
+from infra.ports.errors import ForYouError, RedisUnreachable
 from infra.ports.kafka_admin import cluster_id, create_topics
 from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.redis import connect
@@ -134,7 +134,22 @@ class Stack:
         self.settings = self.settings.model_copy(
             update=addresses | {"session_timeout_ms": EMBEDDED_SESSION_TIMEOUT_MS, "kafka_options": {}}
         )
+        if kept is not None:
+            self._clear_registry()
         return kept
+
+    def _clear_registry(self) -> None:
+        """Delete the entries of workers that were killed: clients would wait for these workers."""
+        while True:
+            try:
+                client = connect(self.settings)
+            except RedisUnreachable:  # it loads its data
+                self.check()
+                time.sleep(POLL_S)
+            else:
+                client.delete(READY_KEY)
+                client.close()
+                return
 
     def _check_recovery(self, kafka: KeptKafka) -> None:
         """Discard recovery stores that may be ahead of the log: the flows would skip or double records."""

@@ -13,9 +13,11 @@ import redis
 
 from infra.ports.settings import load
 from infra.stack import stack as stack_module
-from infra.stack.embedded import EmbeddedError
-from infra.stack.processes import ChildDied
+from infra.stack.embedded import EmbeddedError, EmbeddedRedis
+from infra.stack.kept_kafka import KeptKafka
+from infra.stack.processes import KILL_WAIT_S, ChildDied
 from infra.stack.stack import NotReady, Stack, scratch_directory
+from infra.terminal.signals import LONGEST_EXIT_S
 from tests.infra.waiting import MARK, eventually, marked
 
 pytestmark = pytest.mark.embedded
@@ -150,13 +152,36 @@ def test_a_second_stack_on_one_directory_is_refused_with_the_process_id_of_the_f
     program = [sys.executable, "-c", UP, "--data=data"]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as first:
         assert first.stderr is not None
-        while "started" not in first.stderr.readline():
-            assert first.poll() is None
-        second = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, check=False)
-        first.terminate()
-        first.stderr.read()
+        try:
+            while "started" not in first.stderr.readline():
+                assert first.poll() is None
+            second = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120)
+            first.terminate()
+            first.communicate(timeout=120)
+        finally:
+            first.kill()
     assert second.returncode == 1
     assert f"data is in use by `foryou up` with process id {first.pid}" in second.stderr
+
+
+def test_a_kept_stack_deletes_the_registry_entries_of_earlier_workers(
+    workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack_module, "WORKER", "worker_that_is_ready")
+    with Stack(load(), tmp_path / "data", is_kept=True) as stack:
+        stack.wait_ready()
+    monkeypatch.setattr(stack_module, "WORKER", "worker_that_never_is")
+    with (
+        Stack(load(), tmp_path / "data", is_kept=True) as stack,
+        redis.Redis.from_url(stack.settings.redis) as client,
+    ):
+        assert not client.exists("foryou:ready")
+
+
+def test_the_time_limit_of_the_cleanup_is_above_the_sum_of_the_grace_periods(tmp_path: Path) -> None:
+    kept_redis = EmbeddedRedis(tmp_path, is_kept=True)
+    graces_s = (KeptKafka.grace_s, kept_redis.grace_s, stack_module.GRACE_S)
+    assert sum(grace_s + KILL_WAIT_S for grace_s in graces_s) < LONGEST_EXIT_S
 
 
 def test_an_unclean_stop_discards_recovery_stores_and_a_clean_one_keeps_them(
