@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ MAKE = [block for block in ALL if block.text.startswith("make ")]
 UP = [block for block in ALL if "foryou up" in block.text]
 BESIDE = [block for block in ALL if block not in MAKE + UP] + CLIENTS
 READY_TIMEOUT_S = 900
+PORTS = (19092, 16379)
+"""The ports of Kafka and Redis on the pages."""
 
 
 def environment() -> dict[str, str]:
@@ -37,9 +40,17 @@ def command(block: Block) -> list[str]:
     return [sys.executable, "-c", block.text] if block.language == "python" else ["bash", "-ec", block.text]
 
 
+def is_used(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with an installed `.venv`, in which the README's `foryou up` runs until the end of the tests."""
+    for port in PORTS:
+        if is_used(port):
+            pytest.skip(f"port {port} is in use by another process, such as your own `foryou up`")
     folder = tmp_path_factory.mktemp("reader")
     (folder / ".venv").symlink_to(sys.prefix)
     log = folder / "up.log"
@@ -47,13 +58,19 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         up = subprocess.Popen(
             command(UP[0]), cwd=folder, env=environment(), stdout=output, stderr=output, start_new_session=True
         )
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while "ready; Ctrl-C" not in log.read_text() and time.monotonic() < deadline:
-        assert up.poll() is None, log.read_text()
-        time.sleep(0.2)
-    yield folder
-    os.killpg(up.pid, signal.SIGINT)
-    assert up.wait(60) in (0, 130), log.read_text()
+    try:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while "ready; Ctrl-C" not in log.read_text():
+            assert up.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield folder
+        os.killpg(up.pid, signal.SIGINT)
+        assert up.wait(120) in (0, 130), log.read_text()
+    finally:
+        if up.poll() is None:
+            os.killpg(up.pid, signal.SIGKILL)
+            up.wait(60)
 
 
 def test_the_pages_have_the_blocks_that_these_tests_sort() -> None:
@@ -97,9 +114,17 @@ def test_the_node_program_prints_two_pages_and_ends(block: Block, terminal: Path
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("needs node and npm")
     packages = ["kafkajs@2.2.4", "redis@6.3.1"]
-    install = subprocess.run(
-        ["npm", "install", "--no-audit", *packages], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    try:
+        install = subprocess.run(
+            ["npm", "install", "--no-audit", *packages],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm could not install the packages in 180 s")
     if install.returncode != 0:
         pytest.skip(f"npm cannot install {' '.join(packages)}: {install.stderr[-300:]}")
     (tmp_path / "feed.mjs").write_text(block.text)

@@ -33,15 +33,18 @@ def up(directory: Path, settings: Settings) -> Iterator["subprocess.Popen[str]"]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if "ready;" in line:
-                break
-        else:
-            raise AssertionError("".join(lines))
-        yield process
-        process.terminate()
-        process.stderr.read()
+        try:
+            for line in process.stderr:
+                lines.append(line)
+                if "ready;" in line:
+                    break
+            else:
+                raise AssertionError("".join(lines))
+            yield process
+            process.terminate()
+            process.communicate(timeout=120)
+        finally:
+            process.kill()
 
 
 def post_state(settings: Settings, post: int) -> state_post.PostDocument:
@@ -78,14 +81,18 @@ def test_a_system_that_was_killed_continues_with_its_posts_users_counts_and_feed
         before = [post_state(settings, post) for post in POSTS]
         users = [state_user.read(settings, str(user), 100) for user in (1, 3)]
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(60)
 
     with up(tmp_path, settings), Client(settings) as client:
+        # the worker that was killed is not waited for
+        client.publish_and_wait(
+            PostCreated(post_id=98, author_id=5, at=now_ms, kind="original", text="first after the kill"), 60.0
+        )
         assert client.feed(1) == feed
         assert [post_state(settings, post) for post in POSTS] == before  # with the offsets and times of the records
         assert [state_user.read(settings, str(user), 100) for user in (1, 3)] == users
         again = client.wait(1, client.request_feed(1, size=5), 60.0)
-        assert {int(item.post_id) for item in again.items} <= set(POSTS) - {int(item.post_id) for item in feed.items}
+        assert {int(item.post_id) for item in again.items} <= {98, *POSTS} - {int(item.post_id) for item in feed.items}
         assert len(again.items) == 5
         client.publish(favorite(4, 7))
         client.publish(PostCreated(post_id=99, author_id=2, at=now_ms, kind="original", text="after the kill"))
