@@ -9,6 +9,26 @@ from thunder_ingest.counts.columns import COUNT_COLUMNS
 
 TOLERANCE = 2e-5
 """Relative tolerance. Shapes decide the order of float32 sums, so equal scores differ by rounding."""
+SMALLEST = ModelConfig(
+    name="tiny",
+    dim=32,
+    layers=1,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    history=12,
+    tokens=8,
+    table_dim=16,
+    embed_dim=64,
+    user_rows=500,
+    post_rows=1_000,
+    author_rows=500,
+    token_rows=4_000,
+    batch_buckets=(1, 4),
+    candidate_buckets=(4, 16),
+    post_buckets=(4, 32),
+)
+"""A configuration that compiles within seconds."""
 
 
 def some_history(config: ModelConfig, viewers: int, positions: int, seed: int = 0) -> History:

@@ -7,6 +7,7 @@ import pytest
 
 from phoenix.models.configs import ModelConfig
 from phoenix.serving.engine import Phoenix
+from tests.phoenix.builders import SMALLEST
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -21,25 +22,7 @@ def strict_jax() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def tiny() -> ModelConfig:
-    return ModelConfig(
-        name="tiny",
-        dim=32,
-        layers=1,
-        heads=4,
-        kv_heads=2,
-        head_dim=8,
-        history=12,
-        tokens=8,
-        table_dim=16,
-        embed_dim=64,
-        user_rows=500,
-        post_rows=1_000,
-        author_rows=500,
-        token_rows=4_000,
-        batch_buckets=(1, 4),
-        candidate_buckets=(4, 16),
-        post_buckets=(4, 32),
-    )
+    return SMALLEST
 
 
 @pytest.fixture(scope="package")

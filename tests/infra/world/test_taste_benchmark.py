@@ -6,8 +6,8 @@ import pytest
 from infra.world import World, WorldConfig, generate
 from infra.world.taste_benchmark import CANDIDATES, OracleBenchmark
 from phoenix.evaluation.bootstrap import Estimate
-from phoenix.models.configs import ModelConfig
 from phoenix.serving.engine import Phoenix
+from tests.phoenix.builders import SMALLEST
 
 NOW = 1_790_000_000_000
 
@@ -58,9 +58,9 @@ def test_candidates_are_distinct_posts_that_the_viewer_has_not_seen(benchmark: O
 
 
 def test_models_get_the_same_figures_as_the_references(
-    benchmark: OracleBenchmark, references: dict[str, dict[str, Estimate]], tiny: ModelConfig
+    benchmark: OracleBenchmark, references: dict[str, dict[str, Estimate]]
 ) -> None:
-    figures = benchmark.evaluate_models(Phoenix.seeded(tiny, 1))
+    figures = benchmark.evaluate_models(Phoenix.seeded(SMALLEST, 1))
     assert figures.keys() == references["oracle"].keys()
     assert all(0 < estimate.low <= estimate.value <= estimate.high < 1 for estimate in figures.values())
 
