@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final, Self
 
 import psutil
-from bytewax.recovery import init_db_dir
 
 from infra.ports.errors import ForYouError
 
@@ -62,12 +61,8 @@ class DataDirectory:
         return self._lock
 
     def recovery_of(self, flow: str) -> Path:
-        """The recovery store of a flow, created if it is missing."""
-        recovery = self._recovery / flow
-        if not recovery.exists():
-            recovery.mkdir(parents=True)
-            init_db_dir(recovery, 1)
-        return recovery
+        """The directory for the recovery store of a flow."""
+        return self._recovery / flow
 
     def discard_recovery(self) -> None:
         """Remove the recovery stores: the flows derive their state from the log again."""

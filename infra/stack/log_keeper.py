@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import msgspec
 from confluent_kafka import (
@@ -28,21 +28,17 @@ from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     KafkaException,
     Message,
-    Producer,
     TopicPartition,
 )
 
 # documented there, though its stubs do not export two of them
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from infra.ports.errors import ForYouError
 from infra.stack.broker_log import BrokerLog, Entry, Record, TopicCreated
+from infra.stack.broker_restore import TIMEOUT_S, GroupOffsets, Part, client_config, create, restore
 from infra.stack.embedded import EmbeddedKafka
 from infra.stack.port_forwarder import PortForwarder
-
-Part: TypeAlias = tuple[str, int]
-GroupOffsets: TypeAlias = dict[str, list[tuple[str, int, int]]]
-"""The committed offsets of each consumer group: topic, partition, offset."""
 
 BATCH_MESSAGES: Final = 10_000
 POLL_S: Final = 0.2
@@ -50,17 +46,6 @@ FETCH_WAIT_MS: Final = 200
 SYNC_EVERY_S: Final = 0.25
 LOOK_EVERY_S: Final = 1.0
 """The time between two looks for new topics and committed offsets."""
-TIMEOUT_S: Final = 30.0
-"""Time limit of a request, and of the last part of the log without a further record."""
-
-
-class RestoreError(ForYouError, RuntimeError):
-    """The broker took a record of the log at another offset, or refused it."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(
-            f"{text}; start again, choose another directory with --data, or start without data with --fresh"
-        )
 
 
 class LogIncomplete(ForYouError, RuntimeError):
@@ -109,7 +94,8 @@ def _keep(options: Options) -> None:
         EmbeddedKafka(directory, advertised_port=options.port, cluster_id=options.cluster_id) as broker,
         PortForwarder(options.port, broker.port) as forwarder,
     ):
-        ends = restore(log, address, directory)
+        is_whole = clean_marker(directory).exists()
+        ends = restore(log, address, _groups(directory), broker.check, is_whole=is_whole)
         clean_marker(directory).unlink(missing_ok=True)  # not earlier: a damaged log stays an error at the next start
         keeper = LogKeeper(log, address, directory, ends)
         keeper.create(options.topics)
@@ -140,93 +126,9 @@ def _groups_path(directory: Path) -> Path:
     return directory / "groups.json"
 
 
-def restore(log: BrokerLog, address: str, directory: Path) -> dict[Part, int]:
-    """Fill an empty broker from the log and restore the committed offsets.
-
-    Returns:
-        for each partition the offset after its last record.
-
-    Raises:
-        LogDamaged: a frame of the log is damaged.
-        RestoreError: an offset would not be the same as before.
-
-    """
-    restored = _Restore(address)
-    for entries in log.read(is_whole=clean_marker(directory).exists()):
-        restored.take(entries)
-    restored.flush()
-    if _groups_path(directory).exists():
-        restored.commit(msgspec.json.decode(_groups_path(directory).read_bytes(), type=GroupOffsets))
-    return restored.ends
-
-
-class _Restore:
-    def __init__(self, address: str) -> None:
-        self._admin = AdminClient(_common(address))
-        options = {"linger.ms": 5, "compression.type": "lz4", "batch.size": 1_000_000, "batch.num.messages": 10_000}
-        # no second try: it could change the order
-        limits = {"retries": 0, "message.max.bytes": 100_000_000, "queue.buffering.max.kbytes": 65_536}
-        self._producer = Producer(_common(address) | options | limits)
-        self._error = ""
-        self.ends: dict[Part, int] = {}
-
-    def take(self, entries: list[Entry]) -> None:
-        last = {(entry.topic, entry.partition): entry for entry in entries if isinstance(entry, Record)}
-        for entry in entries:
-            if isinstance(entry, Record):
-                part = entry.topic, entry.partition
-                for offset in range(self.ends[part], entry.offset):  # such as the markers of transactions
-                    self._produce(Record(*part, offset, entry.timestamp_ms, None, None))
-                if entry.offset >= self.ends[part]:
-                    self._produce(entry, is_checked=entry is last[part])
-            else:
-                _create(self._admin, [entry])
-                self.ends |= {(entry.topic, part): 0 for part in range(entry.partitions)}
-        if self._error:
-            raise RestoreError(self._error)
-
-    def _produce(self, record: Record, *, is_checked: bool = False) -> None:
-        options: dict[str, Any] = {"headers": record.headers} if record.headers else {}
-        if is_checked:  # the order is kept, so that the last one stands for all; a callback for each is slow
-            options["on_delivery"] = lambda error, message: self._check(record, error, message)
-        while True:
-            try:
-                self._producer.produce(
-                    record.topic, record.value, record.key, record.partition, timestamp=record.timestamp_ms, **options
-                )
-                break
-            except BufferError:
-                self._producer.poll(0.1)
-        self.ends[record.topic, record.partition] = record.offset + 1
-
-    def _check(self, record: Record, error: object, message: Message) -> None:
-        where = f"{record.topic}[{record.partition}] offset {record.offset}"
-        if error is not None:
-            self._error = f"the embedded Kafka refused {where} of the log: {error}"
-        elif message.offset() != record.offset:
-            self._error = f"the embedded Kafka took {where} of the log at offset {message.offset()}"
-
-    def flush(self) -> None:
-        while self._producer.flush(TIMEOUT_S):
-            pass
-        if self._error:
-            raise RestoreError(self._error)
-
-    def commit(self, groups: GroupOffsets) -> None:
-        """Commit offsets, at most up to the end of each partition: a record that was lost is not waited for."""
-        wanted = {
-            name: [
-                TopicPartition(topic, part, min(offset, self.ends[topic, part]))
-                for topic, part, offset in offsets
-                if (topic, part) in self.ends
-            ]
-            for name, offsets in groups.items()
-        }
-        for name, parts in wanted.items():
-            if parts:
-                asked = [ConsumerGroupTopicPartitions(name, parts)]
-                for future in self._admin.alter_consumer_group_offsets(asked, request_timeout=TIMEOUT_S).values():
-                    future.result()
+def _groups(directory: Path) -> GroupOffsets:
+    path = _groups_path(directory)
+    return msgspec.json.decode(path.read_bytes(), type=GroupOffsets) if path.exists() else {}
 
 
 class LogKeeper:
@@ -242,9 +144,9 @@ class LogKeeper:
 
     def __init__(self, log: BrokerLog, address: str, directory: Path, ends: dict[Part, int]) -> None:
         self._log, self._directory, self._next = log, directory, ends
-        self._admin = AdminClient(_common(address))
+        self._admin = AdminClient(client_config(address))
         self._consumer = Consumer(
-            _common(address)
+            client_config(address)
             | {
                 "group.id": "foryou.log-keeper",  # required, and not used
                 "enable.auto.commit": False,
@@ -260,7 +162,7 @@ class LogKeeper:
         """Create the topics that are missing, and log all that are new."""
         known = {topic for topic, _ in self._next}
         missing = {topic.topic: topic for topic in topics if topic.topic not in known}
-        _create(self._admin, [*missing.values()])
+        create(self._admin, [*missing.values()])
         while missing.keys() - {topic for topic, _ in self._next}:  # the broker's metadata lags behind its answer
             self._look_at_topics()
 
@@ -348,16 +250,6 @@ class LogKeeper:
         if groups != self._groups:
             self._groups = groups
             _replace(_groups_path(self._directory), msgspec.json.encode(groups))
-
-
-def _common(address: str) -> dict[str, Any]:
-    return {"bootstrap.servers": address, "log_level": 2, "reconnect.backoff.max.ms": 200}
-
-
-def _create(admin: AdminClient, topics: list[TopicCreated]) -> None:
-    wanted = [NewTopic(each.topic, num_partitions=each.partitions, config=each.config) for each in topics]
-    for future in admin.create_topics(wanted, request_timeout=TIMEOUT_S).values() if wanted else ():
-        future.result()
 
 
 def _described(admin: AdminClient, topics: dict[str, int]) -> list[TopicCreated]:

@@ -160,9 +160,9 @@ class Stack:
             self._data.bind(kafka.cluster_id)
 
     def _start_flow(self, flow: str) -> None:
-        # an epoch a second; no older snapshots are kept, as nothing is backed up
-        recovery = ["-r", str(self._data.recovery_of(flow)), "-s", "1", "-b", "0"]
-        self._children.start(flow, [sys.executable, "-m", "bytewax.run", flow, *recovery], self._environment())
+        package, name = flow.split(".")
+        command = [sys.executable, "-m", package, name, "--recovery", str(self._data.recovery_of(flow))]
+        self._children.start(flow, command, self._environment())
 
     def _environment(self) -> dict[str, str]:
         return {"PYTHONUNBUFFERED": "1"} | MEMORY | compile_cache() | self.settings.environment()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.__main__ import create_recovery_store
 from infra.stack.data_directory import DataDirectory, DataDirectoryInUse, OtherCluster
 from tests.infra.waiting import eventually, is_gone
 
@@ -45,6 +46,7 @@ def test_recovery_stores_of_another_cluster_are_refused_with_both_ids(tmp_path: 
         data.bind("one")
         data.bind("one")
         store = data.recovery_of("flows.posts")
+        create_recovery_store(store)
         with pytest.raises(
             OtherCluster, match=r"cluster one, .* name two: .*--data, or delete " + re.escape(str(tmp_path))
         ):
@@ -52,4 +54,3 @@ def test_recovery_stores_of_another_cluster_are_refused_with_both_ids(tmp_path: 
         data.discard_recovery()
         data.bind("two")
         assert not store.exists()
-        assert any(data.recovery_of("flows.posts").iterdir())
