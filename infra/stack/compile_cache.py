@@ -1,8 +1,9 @@
-"""The compile cache of JAX: models are compiled once per installation, not at each start."""
+"""The compile cache of JAX, and the marker of a first start: models are compiled once per installation."""
 
 import os
 from importlib.metadata import version
 from pathlib import Path
+from zlib import crc32
 
 import zstandard
 
@@ -40,7 +41,7 @@ def drop_damaged() -> None:
 
 
 def is_filled() -> bool:
-    """True if a worker compiled its models before, with this version of JAX."""
+    """True if a worker of this installation compiled its models and kernels before, with this version of JAX."""
     return _marker().exists()
 
 
@@ -56,4 +57,6 @@ def _own_directory() -> Path:
 
 
 def _marker() -> Path:
-    return cache_directory() / f"foryou-compiled-jax-{version('jax')}"
+    # Numba's cache lies beside the code, so another place of the code compiles again
+    place = crc32(str(Path(__file__).parent).encode())
+    return cache_directory() / f"foryou-{version('foryou')}-jax-{version('jax')}-{place:08x}"

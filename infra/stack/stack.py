@@ -16,7 +16,7 @@ from infra.ports.kafka_admin import cluster_id, create_topics
 from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
-from infra.stack.compile_cache import compile_cache, drop_damaged, mark_filled
+from infra.stack.compile_cache import compile_cache, drop_damaged, is_filled, mark_filled
 from infra.stack.data_directory import DataDirectory
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis, EmbeddedServer
 from infra.stack.kept_kafka import KeptKafka
@@ -109,6 +109,8 @@ class Stack:
         for flow in FLOW_GROUPS:
             self._start_flow(flow)
         self._say(f"a worker and {len(FLOW_GROUPS)} flows started")
+        if not is_filled():
+            self._say("the first start compiles models and kernels, once per installation: a minute or two")
         if kept is not None:  # meanwhile the others import what they need
             restored = kept.wait_restored(self.check)
             self._say(

@@ -5,7 +5,6 @@ from pathlib import Path
 from rich.console import Console
 
 from infra.ports.settings import Settings
-from infra.stack import compile_cache
 from infra.stack.stack import Stack, scratch_directory
 from infra.terminal.progress import Report
 
@@ -34,8 +33,6 @@ def run_external(settings: Settings, directory: Path, err: Console) -> None:
 
 def _serve(stack: Stack, report: Report) -> None:
     with stack:
-        if not compile_cache.is_filled():
-            report.say("the first start compiles the models, once per installation: a minute or two")
         with report.step("load the models"):
             ready = stack.wait_ready()
         report.say(f"model {ready['model_version']}, clock {ready['clock']}, logs in {stack.directory / 'logs'}")
