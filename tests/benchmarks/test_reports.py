@@ -22,6 +22,7 @@ from benchmarks import (
     retrieval,
     thunder,
     training,
+    up,
 )
 from infra.ports.settings import Settings
 
@@ -126,3 +127,11 @@ def test_freshness(report: Report) -> None:
     )
     assert {"post_to_follower_ms_p99", "delete_ms_p99", "engagement_to_history_ms_p99"} <= values.keys()
     assert values["violations"] == values["not_seen"] == 0.0
+
+
+@pytest.mark.embedded
+@with_flows
+def test_up(report: Report) -> None:
+    values = report(up.main, "--starts 1 --idle-seconds 1")
+    assert values["ready_seconds"] > 0
+    assert 0 < values["idle_pss"] < values["idle_rss"]
