@@ -68,7 +68,7 @@ class BrokerLog:
         self._file.close()
 
     def read(self, *, is_whole: bool = False) -> Iterator[list[Entry]]:
-        """The frames in order; later appends go behind them. A torn last frame is cut off.
+        """The entries of each frame in order; later appends go behind them. A torn last frame is cut off.
 
         Args:
             is_whole: the log was closed properly, so that it has no torn frame.
@@ -77,17 +77,12 @@ class BrokerLog:
             LogDamaged: a frame is damaged, and whole ones follow it or the log should be whole.
 
         """
-        end = self._file.seek(0)
-        while payload := self._payload():
-            end = self._file.tell()
-            yield self._decode(payload)
-        if end < self.size_bytes and (is_whole or self._has_whole_frame_after(end)):
-            raise LogDamaged(
-                f"{self._path} is damaged at offset {end}: restore the file from a copy, choose another directory "
-                "with --data, or start without data with --fresh"
-            )
-        self._file.seek(end)
-        self._file.truncate()
+        yield from map(self._decode, self._payloads(is_whole))
+
+    def verify(self, *, is_whole: bool = False) -> None:
+        """Check each frame like `read`, without decoding; raises `LogDamaged`."""
+        for _ in self._payloads(is_whole):
+            pass
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Append a frame. It survives the end of this process, and after `sync` that of the machine."""
@@ -106,6 +101,19 @@ class BrokerLog:
     def size_bytes(self) -> int:
         """The size of the file."""
         return os.fstat(self._file.fileno()).st_size
+
+    def _payloads(self, is_whole: bool) -> Iterator[bytes]:
+        end = self._file.seek(0)
+        while payload := self._payload():
+            end = self._file.tell()
+            yield payload
+        if end < self.size_bytes and (is_whole or self._has_whole_frame_after(end)):
+            raise LogDamaged(
+                f"{self._path} is damaged at offset {end}: restore the file from a copy, choose another directory "
+                "with --data, or start without data with --fresh"
+            )
+        self._file.seek(end)
+        self._file.truncate()
 
     def _has_whole_frame_after(self, offset: int) -> bool:
         with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as content:

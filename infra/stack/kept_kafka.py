@@ -12,7 +12,7 @@ import msgspec
 
 from infra.ports.settings import Settings
 from infra.ports.topics import TOPICS
-from infra.stack.broker_log import TopicCreated
+from infra.stack.broker_log import BrokerLog, TopicCreated
 from infra.stack.embedded import EmbeddedServer, broker_program
 from infra.stack.log_keeper import Options, Status, clean_marker, log_path, status_path
 from infra.stack.processes import Child
@@ -69,7 +69,11 @@ class KeptKafka(EmbeddedServer):
         return msgspec.json.decode(status_path(self._directory).read_bytes(), type=Status)
 
     def _command(self, port: int) -> list[str]:
-        broker_program()  # raises here, not in the child
+        # these raise here, not in the child
+        broker_program()
+        if log_path(self._directory).exists():
+            with BrokerLog(log_path(self._directory)) as log:
+                log.verify(is_whole=clean_marker(self._directory).exists())
         status_path(self._directory).unlink(missing_ok=True)
         options = Options(str(self._directory), port, self.cluster_id, self._topics, os.getpid())
         return [sys.executable, "-m", "infra.stack.log_keeper", msgspec.json.encode(options).decode()]

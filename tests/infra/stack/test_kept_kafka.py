@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import psutil
 import pytest
 from confluent_kafka import (
@@ -23,12 +25,12 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from infra.ports.settings import load
 from infra.stack import log_keeper
-from infra.stack.broker_log import BrokerLog, TopicCreated
+from infra.stack.broker_log import BrokerLog, LogDamaged, TopicCreated
 from infra.stack.data_directory import DataDirectory
 from infra.stack.embedded import EmbeddedKafka, EmbeddedServer
 from infra.stack.kept_kafka import KeptKafka
-from infra.stack.log_keeper import LogIncomplete, LogKeeper
-from infra.stack.processes import ChildDied
+from infra.stack.log_keeper import LogIncomplete, LogKeeper, Options
+from tests.e2e.containers import free_port
 from tests.infra.waiting import eventually, is_gone
 
 pytestmark = pytest.mark.embedded
@@ -198,10 +200,14 @@ def test_a_damaged_log_is_reported_in_one_line_at_each_start_and_is_kept(tmp_pat
     content[20] ^= 1
     log.write_bytes(content)
     for _ in range(2):
-        with pytest.raises(ChildDied) as raised, kept(tmp_path):
+        with pytest.raises(LogDamaged, match=rf"^{log} is damaged at offset 0: [^\n]+$"), kept(tmp_path):
             pass
-        _, line = str(raised.value).splitlines()
-        assert line.startswith(f"foryou: {log} is damaged at offset 0")
+    assert log.read_bytes() == content
+    options = Options(str(log.parent), free_port(), "cluster", [], os.getpid())
+    keeper = [sys.executable, "-m", "infra.stack.log_keeper", msgspec.json.encode(options).decode()]
+    ended = subprocess.run(keeper, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert re.fullmatch(rf"foryou: {log} is damaged at offset 0: .*\n", ended.stderr)
     assert log.read_bytes() == content
 
 
