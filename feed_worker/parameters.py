@@ -73,6 +73,8 @@ class Parameters:
         served_max: at most this many recently served posts are excluded, the newest.
         unsafe_labels: posts with one of these are hidden from all viewers.
         unsafe_labels_out_of_network: posts with one of these are shown to followers of the author only.
+        keywords_ignore_accents: True for a muted `cafe` to hide `café`, and for `café` to hide `cafe`. False: a keyword
+            with accents hides only texts with these accents; one without accents hides both.
         checkpoint: the directory of checkpoints whose ranker scores the candidates; empty for the model that serves.
 
     """
@@ -104,6 +106,7 @@ class Parameters:
     served_max: Count = 100
     unsafe_labels: frozenset[str] = frozenset({"spam", "gore", "illegal", "child_safety", "terrorism", "doxxing"})
     unsafe_labels_out_of_network: frozenset[str] = frozenset({"adult", "violence", "hate", "self_harm"})
+    keywords_ignore_accents: bool = True
     checkpoint: str = ""
 
     def __post_init__(self) -> None:

@@ -10,8 +10,9 @@ from thunder_ingest.posts.store import PostStore
 
 
 class LanguageFilter(Filter):
-    """Drops posts, and reposts of posts, in languages that the request does not name; keeps posts without a language.
+    """Drops posts, and reposts of posts, in languages that the request does not name.
 
+    Primary languages count: `en` matches `EN`, `en-GB` and `eng`. A post in an unknown language (``, `und`) is kept.
     The published system has no such filter.
     """
 
@@ -24,9 +25,4 @@ class LanguageFilter(Filter):
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         """[n] True for posts in one of the languages, or in an unknown language."""
-        return np.isin(candidates.posts.lang, readable(query, self._store))
-
-
-def readable(query: Query, store: PostStore) -> NDArray[np.int64]:
-    """The codes of the request's languages, and the code of an unknown language."""
-    return np.append(store.languages_in(query.request.langs or ()), 0)
+        return np.isin(candidates.posts.lang, self._store.languages_in(query.request.langs or ()))

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.query import Query
 from feed_worker.framework.components import Filter
-from thunder_ingest.events.text import token_hashes
+from thunder_ingest.events.muting import phrases_of
 from thunder_ingest.posts.store import PostStore
 
 
 class MutedKeywordFilter(Filter):
-    """Drops posts that contain the tokens of a muted phrase: `cat` mutes `Cat!` and `#cat`, not `concatenate`.
+    """Drops posts that contain a muted keyword: `cat` mutes `Cat!` and `#cat`, not `concatenate` (`events.muting`).
 
     Mirrors the published MutedKeywordFilter. The whole text is searched, however long. Beyond the published filter, the
-    text of the reposted or quoted post is searched, too.
+    text of the reposted or quoted post is searched, and emoji and signs can be muted.
     """
 
     required: ClassVar[bool] = True
@@ -30,21 +30,9 @@ class MutedKeywordFilter(Filter):
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         """[n] True for posts without a muted phrase."""
-        phrases = [phrase for phrase in map(token_hashes, query.viewer.keywords) if len(phrase)]
+        phrases = phrases_of(query.viewer.keywords, query.parameters.keywords_ignore_accents)
         posts = candidates.posts
-        with self._store.lock:
-            muted = self._contain_any(posts.post_id, phrases)
-            quoting = np.flatnonzero(posts.source_post_id)
-            muted[quoting] |= self._contain_any(posts.source_post_id[quoting], phrases)
+        muted = self._store.contain_any(posts.post_id, phrases)
+        quoting = np.flatnonzero(posts.source_post_id)
+        muted[quoting] |= self._store.contain_any(posts.source_post_id[quoting], phrases)
         return ~muted
-
-    def _contain_any(self, post_ids: NDArray[np.int64], phrases: list[NDArray[np.uint32]]) -> NDArray[np.bool_]:
-        rows = self._store.rows_of(post_ids)
-        tokens = self._store.columns(rows).tokens
-        # few posts contain the first word of a phrase; a text that fills its row may continue in the store
-        first_words = np.array([phrase[0] for phrase in phrases], np.uint32)
-        suspects = np.flatnonzero(np.isin(tokens, first_words).any(axis=1) | (tokens[:, -1] != 0))
-        found = np.zeros(len(rows), np.bool_)
-        for phrase in phrases:
-            found[suspects] |= self._store.contains_phrase(rows[suspects], phrase)
-        return found

@@ -9,7 +9,6 @@ from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.model_inputs import history_of
 from feed_worker.candidates.ports import ModelEngine
 from feed_worker.candidates.query import Query
-from feed_worker.filters.language import readable
 from feed_worker.framework.components import Fetched, Source
 from phoenix.index.retrieval_index import Mask, VectorIndex
 from thunder_ingest.posts.store import PostStore
@@ -50,7 +49,7 @@ class PhoenixRetrievalSource(Source):
             without_posts=query.known_ids,
             without_labels=self._store.label_mask(parameters.unsafe_labels | parameters.unsafe_labels_out_of_network),
             video=not query.request.exclude_videos,
-            languages=readable(query, self._store) if query.request.langs else None,
+            languages=self._store.languages_in(query.request.langs) if query.request.langs else None,
         )
 
     def _found(self, query: Query, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Candidates:

@@ -10,7 +10,8 @@ from feed_worker.candidates.query import Query
 from feed_worker.parameters import Parameters
 from tests.feed_worker.builders import fixed_predictions
 from thunder_ingest.events import ACTIONS, KINDS, Post
-from thunder_ingest.events.text import tokenize
+from thunder_ingest.events.languages import primary_language
+from thunder_ingest.events.muting import cut
 
 
 @dataclass
@@ -92,7 +93,7 @@ class ObviousPipeline:
         if asked.request.exclude_videos and self._content(post).video_ms:
             return False
         langs = asked.request.langs
-        if langs and (lang := self._content(post).lang) and lang.split("-")[0] not in langs:
+        if langs and (lang := primary_language(self._content(post).lang)) and lang not in langs:
             return False
         followed = post.author_id in user.following
         checked = [(post, followed), (root, followed)]
@@ -198,8 +199,14 @@ def _rank(item: Item) -> tuple[bool, float, int, int]:
 
 
 def _says(post: Post, keyword: str) -> bool:
-    words, phrase = tokenize(post.text), tokenize(keyword)
-    return bool(phrase) and any(words[i : i + len(phrase)] == phrase for i in range(len(words)))
+    text, wanted = cut(post.text), cut(keyword)
+    phrases = [phrase for phrase in (wanted.words, *wanted.groups) if phrase]
+    return bool(phrases) and all(any(has(part, phrase) for part in (text.words, *text.groups)) for phrase in phrases)
+
+
+def has(words: list[str], phrase: list[str]) -> bool:
+    """True if the phrase stands in the words, side by side."""
+    return any(words[i : i + len(phrase)] == phrase for i in range(len(words)))
 
 
 def _is_fit(post: Post, followed: bool, parameters: Parameters) -> bool:

@@ -171,7 +171,18 @@ class TestMutedKeyword:
             ("star wars", "star of the wars", True),
             ("wars star", "star wars", True),
             ("猫", "かわいい猫です", False),
-            ("!?", "what!?", True),
+            ("!?", "what!?", False),
+            ("!?", "what! why?", True),
+            ("casino", "ca\u200bsino night", False),
+            ("casino", "\u3316" * 11 + " casino", False),
+            ("😂", "so 😂", False),
+            (":(", "sad:(", False),
+            ("<3", "3 cats", True),
+            ("AI", "j'ai faim", True),
+            ("Bob", "Bob's", False),
+            ("istanbul", "İstanbul", False),
+            ("İstanbul", "istanbul", False),
+            ("cafe", "Café", False),
             ("cat", "", True),
             ("last word", " ".join(["word"] * 100) + " last word", False),
         ],
@@ -244,11 +255,12 @@ class TestLanguage:
     def test_posts_in_other_languages_and_their_reposts_are_dropped_if_the_request_names_languages(self) -> None:
         posts = [post(1, lang="en-GB"), post(2, lang="fr"), post(3), post(4, lang="eng")]
         posts += [post(5, FRIEND, "repost", source_post_id=2), post(6, FRIEND, "repost", source_post_id=1, lang="fr")]
+        posts += [post(7, lang="und"), post(8, lang="EN_us"), post(9, lang="zxx"), post(10, lang="enm")]
         asked = query(langs=["EN"])
         language = LanguageFilter(store_of(*posts))
         assert language.enable(asked)
         assert not language.enable(query())
-        assert kept(language, posts, asked) == [1, 3, 6]
+        assert kept(language, posts, asked) == [1, 3, 4, 6, 7, 8, 9]
 
 
 class TestDedupConversation:

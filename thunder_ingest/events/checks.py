@@ -1,10 +1,15 @@
 """The checks of an event that types cannot express: string ids and fields that depend on each other."""
 
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import fields as fields_of
 
 from thunder_ingest.events.ids import PublishedId, id64
 from thunder_ingest.events.published import (
+    MAX_TEXT,
     Block,
     Engagement,
     FeedRequest,
@@ -23,6 +28,9 @@ from thunder_ingest.events.published import (
     Unsubscribe,
 )
 from thunder_ingest.events.refusals import Refused
+
+_MAX_GROWTH: Final = 18
+"""The normalisation NFKC makes at most so many characters of one."""
 
 # only a string can be an invalid id: the type has the bounds of an integer; written out, as it runs for each message
 
@@ -55,6 +63,8 @@ def _check_created(event: PostCreated) -> None:
     ):
         _check_ids(event.post_id, event.author_id, event.conversation_id, event.in_reply_to_post_id)
         _check_ids(event.in_reply_to_author_id, event.source_post_id, event.source_author_id)
+    if event.text is not None and len(event.text) > MAX_TEXT // _MAX_GROWTH and not event.text.isascii():
+        _check_normalised(event.text)
     if event.kind == "original":
         return
     if event.kind in ("repost", "quote") and event.source_post_id is None:
@@ -63,13 +73,23 @@ def _check_created(event: PostCreated) -> None:
         raise Refused("a reply needs `in_reply_to_post_id` - at `$.in_reply_to_post_id`")
 
 
+def _check_normalised(text: str) -> None:
+    length = len(unicodedata.normalize("NFKC", text))
+    if length > MAX_TEXT:
+        raise Refused(f"a text of {length:,} characters when normalised (NFKC); at most {MAX_TEXT:,} - at `$.text`")
+
+
 def _check_edge(event: Follow) -> None:
     if id64(event.user_id) == id64(event.target_id):
         raise Refused(f"a user cannot {event.__struct_config__.tag} themselves - at `$.target_id`")
 
 
 def _check_keyword(event: MuteKeyword) -> None:
+    from thunder_ingest.events.muting import is_empty  # loaded for rare messages only
+
     id64(event.user_id)
+    if is_empty(event.keyword):
+        raise Refused("a keyword needs a letter, a digit, an emoji or signs that are not punctuation - at `$.keyword`")
 
 
 def _check_request(event: FeedRequest) -> None:
@@ -94,3 +114,44 @@ CHECKS: Final[dict[type, Callable[[Any], None]]] = {
     FeedRequest: _check_request,
 }
 """For each event a check of its ids and dependent fields; it raises `Refused`, or ValueError for an invalid id."""
+
+_EMPTY: Final = (b"null", b'""', b"0")
+_IDS: Final = frozenset(
+    (
+        "conversation_id",
+        "in_reply_to_post_id",
+        "in_reply_to_author_id",
+        "source_post_id",
+        "source_author_id",
+        "author_id",
+    )
+)
+_EMPTY_ID: Final = (*_EMPTY, b'"0"')  # exporters of Protocol Buffers write 64-bit integers as strings
+
+
+def without_defaults(raw: bytes | str, variants: Iterable[type[msgspec.Struct]]) -> bytes | None:
+    """A message without the optional fields that only hold the empty default of an exporter.
+
+    Args:
+        raw: a JSON object.
+        variants: the events that it may be.
+
+    Returns:
+        None if there is no such field, or if the event is not one of the variants.
+
+    """
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        tag = msgspec.json.decode(fields.get("type", b"null"))
+    except (ValueError, RecursionError):
+        return None
+    for variant in variants:
+        if variant.__struct_config__.tag == tag:
+            optional = {field.encode_name: field.name in _IDS for field in fields_of(variant) if not field.required}
+            kept = {
+                name: value
+                for name, value in fields.items()
+                if name not in optional or bytes(value) not in (_EMPTY_ID if optional[name] else _EMPTY)
+            }
+            return msgspec.json.encode(kept) if len(kept) < len(fields) else None
+    return None

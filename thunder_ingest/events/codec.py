@@ -5,7 +5,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from thunder_ingest.events.checks import CHECKS
+from thunder_ingest.events.checks import CHECKS, without_defaults
 from thunder_ingest.events.ids import PublishedId
 from thunder_ingest.events.published import (
     INPUT_TYPES,
@@ -66,10 +66,18 @@ def key_of(event: Event) -> PublishedId:
 
 def _decoded(decoder: Callable[[bytes | str], Any], expected: Any, raw: bytes | str) -> Any:
     try:
-        event = decoder(raw)
-        CHECKS[type(event)](event)
-    except Refused:
-        raise
+        return _checked(decoder, raw)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise Refused(in_words(str(error), get_args(expected) or (expected,))) from None
+        variants, reason = get_args(expected) or (expected,), error
+    if (plain := without_defaults(raw, variants)) is not None:
+        try:
+            return _checked(decoder, plain)
+        except ValueError as error:
+            reason = error
+    raise reason if isinstance(reason, Refused) else Refused(in_words(str(reason), variants)) from None
+
+
+def _checked(decoder: Callable[[bytes | str], Any], raw: bytes | str) -> Any:
+    event = decoder(raw)
+    CHECKS[type(event)](event)
     return event

@@ -1,10 +1,10 @@
-"""Text becomes tokens once, here: for muted keywords and for the models alike.
+"""Text becomes tokens for the models here. Muted keywords are compared with more than these tokens (`muting`).
 
 A token is a word of any script, normalised (NFKC), case folded, with its combining marks; scripts that are written
 without spaces (Han, kana, Thai, Lao, Khmer, Myanmar) give a token per character, so that a phrase of them is found
 by the same comparison of sequences as a phrase of words. Signs that begin a hashtag or a mention are not part of
-a token: `#Café`, `@café` and `CAFÉ` are the token `café`. Invisible characters inside a word are dropped, so that
-they hide nothing from a muted keyword.
+a token: `#Café`, `@café` and `CAFÉ` are the token `café`.
+Some invisible characters inside a word are dropped. A change of these rules needs new models.
 """
 
 import re
@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt32
+from jaxtyping import Int64, UInt32
 
 MAX_TOKENS: Final = 64
 """The tokens of a post that are kept in columns."""
@@ -34,6 +34,7 @@ _UNSPACED_BLOCKS = (
     (0x1000, 0x109F),  # Myanmar
     (0x1780, 0x17FF),  # Khmer
 )
+_ALL_WORDS: Final = 2**31
 _LAST_MARK = 0x1E94A  # the last combining mark outside the variation selectors
 
 
@@ -49,13 +50,15 @@ def _ranges(characters: Iterable[int]) -> str:
 
 
 def _pattern() -> re.Pattern[str]:
-    marks = _ranges(c for c in range(0x300, _LAST_MARK + 1) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
     blocks = (c for first, last in sorted(_UNSPACED_BLOCKS) for c in range(first, last + 1))
     unspaced = _ranges(c for c in blocks if chr(c).isalpha() or c == 0x3007)
-    return re.compile(f"[{unspaced}][{marks}]*|[^\\W{unspaced}](?:[^\\W{unspaced}]|[{marks}])*")
+    return re.compile(f"[{unspaced}][{MARKS}]*|[^\\W{unspaced}](?:[^\\W{unspaced}]|[{MARKS}])*")
 
 
-_TOKEN = _pattern()
+MARKS: Final = _ranges(c for c in range(0x300, _LAST_MARK + 1) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
+"""The combining marks, as the inside of a regular expression's character class."""
+TOKEN: Final = _pattern()
+"""Matches a token of a normalised and folded text."""
 # bytes of ASCII text to bytes of lower-case words, all else to spaces: several times as fast as a pattern
 _ASCII_WORDS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or chr(c) == "_" else 0x20 for c in range(128)) * 2
 
@@ -71,12 +74,12 @@ def _words(text: str) -> bytes:
         return text.encode().translate(_ASCII_WORDS)
     # folding may undo the normalisation, hence a second one
     folded = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
-    return " ".join(_TOKEN.findall(unicodedata.normalize("NFKC", folded))).encode()
+    return " ".join(TOKEN.findall(unicodedata.normalize("NFKC", folded))).encode()
 
 
 def token_hashes(text: str) -> UInt32[np.ndarray, " n"]:
     """The tokens of a text as XXH32 of their UTF-8 bytes, in order; 0 is padding, so a token never is."""
-    return _hashed([text], len(text) + 1)[0]
+    return hashed_words([_words(text)])[0]
 
 
 def packed_tokens(text: str) -> bytes:
@@ -86,20 +89,27 @@ def packed_tokens(text: str) -> bytes:
 
 def packed_tokens_of(texts: Sequence[str]) -> list[bytes]:
     """`packed_tokens` of each text, in a fraction of the time."""
-    hashes, counts = _hashed(texts, MAX_TOKENS)
+    hashes, counts = hashed_words([_words(text) for text in texts], MAX_TOKENS)
     packed, ends = hashes.astype("<u4").tobytes(), np.cumsum(4 * counts).tolist()
     return [packed[begin:end] for begin, end in pairwise([0, *ends])]
 
 
-def _hashed(texts: Sequence[str], limit: int) -> tuple[UInt32[np.ndarray, " t"], Int64[np.ndarray, " n"]]:
-    """The hashes of the first `limit` tokens of each text, one after another, and how many each has."""
+def hashed_words(
+    texts: Sequence[bytes], limit: int = _ALL_WORDS
+) -> tuple[UInt32[np.ndarray, " t"], Int64[np.ndarray, " n"]]:
+    """The hashes of the first `limit` words of each text, one after another, and how many each has.
+
+    Args:
+        texts: words in UTF-8 with spaces between them.
+        limit: the most words of a text.
+
+    """
     # it imports Numba, which takes a second and 100 MB; many processes hash no text
     from thunder_ingest.events.word_hashes import hash_words
 
-    words = [_words(text) for text in texts]
-    raw = np.frombuffer(b"".join(words), np.uint8)
-    ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))
-    hashes, counts = np.empty((len(raw) + len(words)) // 2, np.uint32), np.empty(len(words), np.int64)
+    raw = np.frombuffer(b"".join(texts), np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    hashes, counts = np.empty((len(raw) + len(texts)) // 2, np.uint32), np.empty(len(texts), np.int64)
     return hashes[: hash_words(raw, ends, limit, hashes, counts)], counts
 
 
@@ -110,20 +120,3 @@ def padded_tokens(packed: Sequence[bytes]) -> UInt32[np.ndarray, "n 64"]:
         hashes = np.frombuffer(of_post, "<u4")[:MAX_TOKENS]
         row[: len(hashes)] = hashes
     return tokens
-
-
-def contains_sequence(tokens: UInt32[np.ndarray, "n t"], phrase: UInt32[np.ndarray, " k"]) -> Bool[np.ndarray, " n"]:
-    """True for each row that contains the phrase, token for token and uninterrupted; no row contains an empty phrase.
-
-    Args:
-        tokens: hashed tokens, a row each, padded with 0.
-        phrase: hashed tokens, without padding.
-
-    """
-    starts = tokens.shape[1] - len(phrase) + 1
-    if not 0 < len(phrase) <= tokens.shape[1]:
-        return np.zeros(len(tokens), dtype=bool)
-    found = tokens[:, :starts] == phrase[0]
-    for offset in range(1, len(phrase)):
-        found &= tokens[:, offset : offset + starts] == phrase[offset]
-    return np.asarray(found.any(axis=1))

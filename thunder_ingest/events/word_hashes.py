@@ -1,9 +1,9 @@
-"""XXH32 (seed 0) of every word of many texts, in one pass over their bytes."""
+"""Passes over the bytes of many texts: XXH32 (seed 0) of every word, and a search for unusual characters."""
 
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Int64, UInt8, UInt32
+from jaxtyping import Bool, Int64, UInt8, UInt32
 
 from thunder_ingest.kernels.compiled import inlined, kernel
 
@@ -15,6 +15,25 @@ _P4: Final = 0x27D4EB2F
 _P5: Final = 0x165667B1
 _LOW: Final = 0xFFFFFFFF
 _SPACE: Final = 0x20
+
+# what a byte of text is: all else is unusual
+_WORD, _GAP, _OPENER, _CLOSER, _JOINER = 1, 2, 4, 8, 16
+
+
+def _kinds() -> UInt8[np.ndarray, " 256"]:
+    kinds = np.zeros(256, np.uint8)
+    for character in map(chr, range(128)):
+        if character.isalnum() or character == "_":
+            kinds[ord(character)] = _WORD
+        elif character.isspace():
+            kinds[ord(character)] = _GAP
+    for characters, kind in (("#@([{\"'*-", _OPENER), (").]},!?:;\"'*-", _CLOSER), ('.,!?:;()[]{}"#@*-/\\&', _JOINER)):
+        for character in characters:
+            kinds[ord(character)] |= kind
+    return kinds
+
+
+_KINDS: Final = _kinds()
 
 
 @kernel
@@ -55,6 +74,34 @@ def hash_words(
         at = end
         counts[text] = total - first
     return total
+
+
+@kernel
+def find_unusual(
+    raw: UInt8[np.ndarray, " bytes"],
+    begins: Int64[np.ndarray, " n"],
+    lengths: Int64[np.ndarray, " n"],
+    is_unusual: Bool[np.ndarray, " n"],
+) -> None:
+    """Write False for texts of ASCII words with ordinary punctuation (see `muting`), at most one mark at a place."""
+    for text in range(len(begins)):
+        before: Any = np.int64(_GAP)
+        kind: Any = np.int64(_GAP)
+        at, end, plain = begins[text], begins[text] + lengths[text], True
+        while plain and at <= end:
+            after: Any = np.int64(_KINDS[raw[at]]) if at < end else np.int64(_GAP)
+            if kind & (_OPENER | _CLOSER | _JOINER):
+                needed = 0
+                if before == _WORD:
+                    needed = _JOINER if after == _WORD else _CLOSER
+                elif after == _WORD:
+                    needed = _OPENER
+                alone = after | before in (_WORD, _GAP, _WORD | _GAP)  # no other mark beside it
+                plain = alone and (needed == 0 or kind & needed != 0)
+            elif kind == 0:
+                plain = False
+            before, kind, at = kind, after, at + 1
+        is_unusual[text] = not plain
 
 
 @inlined

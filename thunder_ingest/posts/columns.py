@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32, UInt64
 
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events import Post
-from thunder_ingest.events.text import MAX_TOKENS, token_hashes
+from thunder_ingest.events.muting import unusual
+from thunder_ingest.events.text import MAX_TOKENS
 
 
 class PostColumns(NamedTuple):
@@ -64,10 +65,11 @@ class StoredColumns(NamedTuple):
     lang: UInt16[np.ndarray, " rows"]
     text: Int32[np.ndarray, " rows"]
     words: UInt16[np.ndarray, " rows"]
+    stream: Int32[np.ndarray, " rows"]
 
 
 _STORED: Final = StoredColumns._make(
-    ("i8", "i8", "i4", "u1", "i8", "i8", "i8", "i8", "i8", "u2", "i4", "?", "u8", "u2", "i4", "u2")
+    ("i8", "i8", "i4", "u1", "i8", "i8", "i8", "i8", "i8", "u2", "i4", "?", "u8", "u2", "i4", "u2", "i4")
 )
 PLAIN: Final = (
     "created_at",
@@ -113,6 +115,8 @@ class PostBatch(NamedTuple):
     plain: dict[str, Int64[np.ndarray, " n"]]  # PLAIN, each clipped to the range of its stored column
     tokens: UInt32[np.ndarray, " t"]
     words: Int64[np.ndarray, " n"]
+    streams: UInt32[np.ndarray, " u"]  # for muted keywords, of the texts that differ from their tokens
+    lengths: Int64[np.ndarray, " n"]
     langs: list[str]
     lang: Int64[np.ndarray, " n"]  # index into `langs`
     labels: dict[int, list[str]]
@@ -125,18 +129,22 @@ def as_stored(name: str, column: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "
 
 
 def batch_of(posts: Sequence[Post]) -> PostBatch:
-    """Read posts into arrays; long texts keep all tokens, not only the first 64."""
-    whole = [
-        post.tokens if len(post.tokens) < 4 * MAX_TOKENS else token_hashes(post.text).tobytes() or post.tokens
-        for post in posts
-    ]
+    """Read posts into arrays."""
+    tokens = np.frombuffer(b"".join([post.tokens for post in posts]), "<u4").astype(np.uint32, copy=False)
+    words = np.fromiter((len(post.tokens) // 4 for post in posts), np.int64, len(posts))
+    texts = [post.text.encode() for post in posts]
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    raw = np.frombuffer(b"".join(texts), np.uint8)
+    streams, lengths = streams_of(raw, np.cumsum(sizes) - sizes, sizes, tokens, words)
     langs: dict[str, int] = {}
     return PostBatch(
         post_id=_integers("post_id", posts),
         author_id=_integers("author_id", posts),
         plain={name: as_stored(name, _integers(name, posts)) for name in PLAIN},
-        tokens=np.frombuffer(b"".join(whole), "<u4").astype(np.uint32, copy=False),
-        words=np.fromiter(map(len, whole), np.int64, len(whole)) // 4,
+        tokens=tokens,
+        words=words,
+        streams=streams,
+        lengths=lengths,
         lang=np.array([langs.setdefault(post.lang, len(langs)) for post in posts], np.int64),
         langs=list(langs),
         labels={
@@ -150,6 +158,34 @@ def batch_of(posts: Sequence[Post]) -> PostBatch:
             if post.post_form is not None or post.author_form is not None
         },
     )
+
+
+def streams_of(
+    raw: UInt8[np.ndarray, " bytes"],
+    begins: Int64[np.ndarray, " n"],
+    sizes: Int64[np.ndarray, " n"],
+    tokens: UInt32[np.ndarray, " t"],
+    words: Int64[np.ndarray, " n"],
+) -> tuple[UInt32[np.ndarray, " u"], Int64[np.ndarray, " n"]]:
+    """The streams for muted keywords, one after another, and the length of each; 0 for one that is the tokens.
+
+    Args:
+        raw: contains the texts in UTF-8.
+        begins: of the texts.
+        sizes: their bytes.
+        tokens: their tokens, at most MAX_TOKENS each.
+        words: the number of tokens of each.
+
+    """
+    lengths = np.zeros(len(sizes), np.int64)
+    found = unusual(raw, begins, sizes, words >= MAX_TOKENS)
+    ends, stream_ends = np.cumsum(words)[found.places].tolist(), np.cumsum(found.lengths).tolist()
+    kept = list[UInt32[np.ndarray, " w"]]()
+    for place, end, stream_end in zip(found.places.tolist(), ends, stream_ends, strict=True):
+        stream = found.tokens[stream_end - found.lengths[len(kept)] : stream_end]
+        kept.append(stream if stream.tobytes() != tokens[end - words[place] : end].tobytes() else stream[:0])
+        lengths[place] = len(kept[-1])
+    return np.concatenate([np.zeros(0, np.uint32), *kept]), lengths
 
 
 def _integers(name: str, posts: Sequence[Post]) -> Int64[np.ndarray, " n"]:

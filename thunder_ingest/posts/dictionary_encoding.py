@@ -6,6 +6,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int64
 
+from thunder_ingest.events.languages import UNKNOWN, primary_language
+
 LABELS: Final = 64
 LANGUAGES: Final = 1 << 16
 OTHER_LABEL: Final = "other"
@@ -45,11 +47,13 @@ class LanguageCodes:
     def __init__(self) -> None:
         self._codes = {"": 0}
         self._names = [""]
+        self._by_language: dict[str, list[int]] = {UNKNOWN: [0]}
 
     def code(self, name: str) -> int:
         """The code of a published language tag."""
         if name not in self._codes and len(self._names) < LANGUAGES:
             self._codes[name] = len(self._names)
+            self._by_language.setdefault(primary_language(name), []).append(len(self._names))
             self._names.append(name)
         return self._codes.get(name, 0)
 
@@ -57,8 +61,8 @@ class LanguageCodes:
         """The language tag of a code."""
         return self._names[code]
 
-    def codes_in(self, ranges: Iterable[str]) -> Int64[np.ndarray, " n"]:
-        """The codes, ascending, of all tags in language ranges: `en` matches `en-GB` (RFC 4647, basic filtering)."""
-        prefixes = tuple(f"{each.lower()}-" for each in ranges)
-        codes = [code for code, name in enumerate(self._names) if f"{name.lower()}-".startswith(prefixes)]
-        return np.array(codes, np.int64)
+    def codes_in(self, tags: Iterable[str]) -> Int64[np.ndarray, " n"]:
+        """The codes, ascending, of all tags with the primary language of one of these, and of unknown languages."""
+        languages = {UNKNOWN, *map(primary_language, tags)}
+        codes = [code for language in languages for code in self._by_language.get(language, ())]
+        return np.sort(np.array(codes, np.int64))

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int64, UInt8
 from thunder_ingest.events import Post
 from thunder_ingest.events.text import MAX_TOKENS
 from thunder_ingest.kernels.compiled import kernel
-from thunder_ingest.posts.columns import PLAIN, PostBatch, as_stored
+from thunder_ingest.posts.columns import PLAIN, PostBatch, as_stored, streams_of
 
 _FIELDS: Final = Post.__struct_fields__
 _COUNT: Final = len(_FIELDS)
@@ -47,12 +47,17 @@ def unpack_plain(values: Sequence[bytes]) -> Unpacked:
     plain = read_records(raw, ends, fields, lengths, is_plain)
     fields, lengths = fields[:, :plain], lengths[:, :plain]
     lang, codes = numbered(fields[_LANG])
+    tokens = _pieces(raw, fields[_TOKENS], lengths[_TOKENS]).view("<u4").astype(np.uint32, copy=False)
+    words = lengths[_TOKENS] // 4
+    streams, stream_lengths = streams_of(raw, fields[_TEXT], lengths[_TEXT], tokens, words)
     batch = PostBatch(
         post_id=fields[_POST_ID],
         author_id=fields[_AUTHOR_ID],
         plain={name: as_stored(name, fields[_FIELDS.index(name)]) for name in PLAIN},
-        tokens=_pieces(raw, fields[_TOKENS], lengths[_TOKENS]).view("<u4").astype(np.uint32, copy=False),
-        words=lengths[_TOKENS] // 4,
+        tokens=tokens,
+        words=words,
+        streams=streams,
+        lengths=stream_lengths,
         langs=[code.to_bytes(8, "little").rstrip(b"\0").decode() for code in codes.tolist()],
         lang=lang,
         labels={},

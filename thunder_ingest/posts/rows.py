@@ -7,6 +7,7 @@ from jaxtyping import Bool, Int64, UInt32
 
 from thunder_ingest.counts.stored_totals import PostTotals
 from thunder_ingest.events import PostCounts
+from thunder_ingest.events.muting import Phrases
 from thunder_ingest.events.text import MAX_TOKENS
 from thunder_ingest.kernels.compiled import kernel
 from thunder_ingest.kernels.id_table import (
@@ -87,7 +88,7 @@ class PostRows:
     def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
         """A copy of the first tokens of texts, padded with 0."""
         tokens = np.zeros((len(rows), MAX_TOKENS), np.uint32)
-        token_arena.padded(self.arena, rows, self.columns.text, self.columns.words, tokens)
+        token_arena.padded(self.arena, rows, self._texts(), tokens)
         return tokens
 
     def _author_ids(self, rows: Int64[np.ndarray, " n"], post_id: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -99,7 +100,7 @@ class PostRows:
         self.ids = with_room(self.ids, 2 * n)  # a post and the post that it refers to
         self.authors = with_slots(self.authors, n)
         self.timeline = timeline.with_room(self.timeline, n)
-        self.arena = token_arena.with_room(self.arena, batch.words)
+        self.arena = token_arena.with_room(self.arena, batch.words + batch.lengths)
         capacity = len(self.columns.post_id) - 1
         needed = self._used + max(n - len(self._free), 0)
         if needed > capacity:
@@ -133,7 +134,7 @@ class PostRows:
         post_ids = self.columns.post_id[rows]
         self._detach(rows)
         self._clear_beside(rows)
-        token_arena.put_back(self.arena, rows, self.columns.text, self.columns.words)
+        token_arena.put_back(self.arena, rows, self._texts())
         self.totals.clear(rows)
         for column in (*self.columns, *self.references):
             column[rows] = 0
@@ -152,12 +153,14 @@ class PostRows:
         )
         return [PostCounts(post_id=post_id, at=at, totals=totals) for post_id, at, totals in records]
 
-    def contain(self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]) -> Bool[np.ndarray, " n"]:
-        """True for posts with a phrase in their text."""
-        found = np.zeros(len(rows), np.bool_)
-        if len(phrase):
-            token_arena.contain(self.arena, rows, self.columns.text, self.columns.words, phrase, found)
-        return found
+    def contain_any(
+        self, rows: Int64[np.ndarray, " n"], phrases: Phrases, most: int, found: Bool[np.ndarray, " n"]
+    ) -> int:
+        """Write True for posts with a muted keyword in their text; returns the number of rows that are done."""
+        return token_arena.contain_any(self.arena, rows, self._texts(), phrases, most, found)
+
+    def _texts(self) -> token_arena.Texts:
+        return token_arena.Texts(self.columns.text, self.columns.words, self.columns.stream)
 
     # --- parts of `put` and `drop` ----------------------------------------------------------------------------------
 
@@ -195,7 +198,7 @@ class PostRows:
         codes = np.array([self.languages.code(lang) for lang in batch.langs], np.uint16)
         self.columns.lang[at] = codes[batch.lang]
         self.string_forms.update((int(rows[place]), forms) for place, forms in batch.forms.items())
-        token_arena.store(self.arena, rows, batch.tokens, batch.words, self.columns.text, self.columns.words)
+        token_arena.store(self.arena, rows, batch.tokens, batch.words, batch.streams, batch.lengths, self._texts())
 
     def _attach(self, rows: Int64[np.ndarray, " n"]) -> None:
         s = self.columns

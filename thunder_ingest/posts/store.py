@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
 from thunder_ingest.events import Post, PostCounts, pack
+from thunder_ingest.events.muting import Phrases, phrases_of
 from thunder_ingest.posts.author_index import sums_of
 from thunder_ingest.posts.columns import PostBatch, PostColumns, PostFacts, batch_of
 from thunder_ingest.posts.in_network import Posts, Scratch, StoreLimits, query, scratch, select
@@ -28,6 +29,8 @@ __all__ = ["PostColumns", "PostStore", "StoreLimits"]
 _MAX_EARLY_COUNTS: Final = 65_536
 BATCH: Final = 1_000
 """Posts per write under the lock: a millisecond or two."""
+TOKENS_AT_ONCE: Final = 50_000
+"""Tokens that a search for muted keywords reads under one hold of the lock, and one text more: a millisecond."""
 
 
 class PostStore:
@@ -126,7 +129,7 @@ class PostStore:
         none, one = np.zeros(0, np.int64), np.ones(1, np.int64)
         for videos_only in (False, True):
             store.in_network(one, 1, none, now_ms, videos_only=videos_only)
-        store.contains_phrase(store.rows_of(one), np.ones(1, np.uint32))
+        store.contain_any(one, phrases_of(("word",), True))
         store.columns(store.popular(now_ms, 1))
         store.author_views(one)
         store.remove([1])
@@ -243,12 +246,17 @@ class PostStore:
             sums_of(self._rows.authors, np.ascontiguousarray(author_ids), self._rows.totals.impressions, views)
         return views
 
-    def contains_phrase(
-        self, rows: Int64[np.ndarray, " n"], phrase: UInt32[np.ndarray, " k"]
-    ) -> Bool[np.ndarray, " n"]:
-        """True for posts with the hashed tokens of a phrase side by side in the whole text."""
-        with self.lock:
-            return self._rows.contain(rows, phrase)
+    def contain_any(self, post_ids: Int64[np.ndarray, " n"], phrases: Phrases) -> Bool[np.ndarray, " n"]:
+        """True for stored posts with a muted keyword in their text, however long.
+
+        The time is proportional to the length of the texts. The lock is released after each TOKENS_AT_ONCE tokens.
+        """
+        found, done = np.zeros(len(post_ids), np.bool_), 0
+        while done < len(post_ids):
+            with self.lock:
+                rows = self._rows.of(post_ids[done:])
+                done += self._rows.contain_any(rows, phrases, TOKENS_AT_ONCE, found[done:])
+        return found
 
     def forms(self, rows: Int64[np.ndarray, " n"]) -> list[tuple[str, str]]:
         """The published forms of the ids of posts and of their authors, as text."""
@@ -267,9 +275,10 @@ class PostStore:
         """The language tag of a code in `PostColumns.lang`."""
         return self._rows.languages.name(code)
 
-    def languages_in(self, ranges: Iterable[str]) -> Int64[np.ndarray, " n"]:
-        """The codes, ascending, of the posts' languages in some ranges; `en` matches `en-GB`."""
-        return self._rows.languages.codes_in(ranges)
+    def languages_in(self, tags: Iterable[str]) -> Int64[np.ndarray, " n"]:
+        """The codes, ascending, of posts in the primary languages of some tags, and in an unknown language."""
+        with self.lock:
+            return self._rows.languages.codes_in(tags)
 
     def label_mask(self, names: Iterable[str]) -> int:
         """The bits of some labels in `PostColumns.labels`."""

@@ -5,6 +5,7 @@ form (`compact_form`). `decode` reads the state that a request needs, `join` con
 into bases. All depend on the set of entries alone. Order, duplicates and earlier compactions make no difference, so a
 replayed log leads to the same state. Each bounded kind drops its oldest entries by event time:
 - Follows: only the newest `following` count. Blocks, mutes and subscriptions are safety rules, so all are kept.
+- Muted keywords: only the newest `keywords` count. Keywords that are cut alike (`events.muting`) are one.
 - Undos are kept for `undone_ms` before the newest entry of their kind, and at most `undone` of them. An action that
   arrives after that, and is older than its undo, may count again.
 - Seen posts: each post in the history was seen. A post that left the history is kept by id while it is among the
@@ -20,6 +21,7 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 
 from infra.ports.clock import DAY_MS
+from thunder_ingest.events.muting import identity
 from thunder_ingest.users import history
 from thunder_ingest.users.compact_form import DTYPES, Entries, decode_entries, encode_columns, encode_rows, rows_of
 from thunder_ingest.users.entries import EDGE_KINDS, KINDS, VIEW, keyword_entries, keyword_entry
@@ -31,6 +33,9 @@ TAIL: Final = b"+"
 JOINED: Final = TAIL + b"joined"
 """The end of the field name of a joined tail; no batch has this name."""
 
+
+_SAFER_UNDONE: Final = frozenset(("following", "subscriptions"))
+"""The kinds of edges that show more posts: their undo wins at equal times."""
 
 _Stored = Mapping[str, Sequence[bytes]]  # base and tails of each kind
 
@@ -44,6 +49,8 @@ class StateLimits:
     passed_over: bool = True
     """True: a post that was seen without an action is a position of the history, too."""
     following: int = 10_000
+    keywords: int = 1_000
+    """Muted keywords."""
     seen: int = 4_096
     """Posts that left the history and are kept by id."""
     seen_before: FilterSize = FilterSize()  # noqa: RUF009  # immutable
@@ -96,12 +103,12 @@ def decode(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> User
     return UserState(
         is_known=any(kind != "served" for kind in stored),
         positions=history.positions(entries["history"], limits.positions, limits.passed_over),
-        keywords=tuple(sorted(word for word, (_, on) in _keywords(_keyword_rows(stored)).items() if on)),
+        keywords=tuple(sorted(keyword for _, _, keyword in _muted(_keywords(_keyword_rows(stored)), limits))),
         seen=_seen(entries["history"], entries["seen"]),
         seen_before=_seen_before(stored),
         served_ids=served["post_id"].copy(),
         served_at=served["at"].copy(),
-        **{kind: _standing(kind, _edges(entries[kind]), limits)["target_id"].copy() for kind in EDGE_KINDS},
+        **{kind: _standing(kind, _edges(kind, entries[kind]), limits)["target_id"].copy() for kind in EDGE_KINDS},
     )
 
 
@@ -174,14 +181,15 @@ def _entries(kind: str, stored: _Stored) -> Entries:
     return decode_entries(kind, stored.get(kind, ()))
 
 
-# --- edges: the last writer by time wins; at equal times the action wins over its undo ------------------------------
+# --- edges: the last writer by time wins; at equal times the safer word: an unfollow, a block -----------------------
 
 
-def _edges(entries: Entries) -> Entries:
+def _edges(kind: str, entries: Entries) -> Entries:
     """The newest edge to each target, sorted by target."""
     if (np.diff(entries["target_id"]) > 0).all():  # the order of a base
         return entries
-    edges = entries[np.lexsort((1 - entries["undo"].astype(np.int8), entries["at"], entries["target_id"]))]
+    is_safer = entries["undo"] == (kind in _SAFER_UNDONE)
+    edges = entries[np.lexsort((is_safer, entries["at"], entries["target_id"]))]
     return np.asarray(edges[history.is_last(edges["target_id"])])
 
 
@@ -192,7 +200,7 @@ def _standing(kind: str, edges: Entries, limits: StateLimits) -> Entries:
 
 
 def _compacted_edges(kind: str, entries: Entries, limits: StateLimits) -> Entries:
-    edges = _edges(entries)
+    edges = _edges(kind, entries)
     undone = edges[(edges["undo"] == 1) & (edges["at"] >= edges["at"].max(initial=0) - limits.undone_ms)]
     kept = np.concatenate([_standing(kind, edges, limits), undone[_newest(undone, limits.undone)]])
     return np.asarray(kept[np.argsort(kept["target_id"])])
@@ -203,27 +211,36 @@ def _newest(edges: Entries, limit: int) -> Int64[np.ndarray, " n"]:
     return np.sort(np.lexsort((edges["target_id"], edges["at"]))[-limit:])
 
 
-# --- keywords: like edges, with a text as target ----------------------------------------------------------------------
+# --- keywords: like edges, with what the keyword is cut into as target ----------------------------------------------
+
+
+_Keyword = tuple[int, bool, str]
+"""Time, True for muted, and the keyword as the user wrote it."""
 
 
 def _keyword_rows(stored: _Stored) -> bytes:
     return b"".join([rows_of("keywords", value) for value in stored.get("keywords", ())])
 
 
-def _keywords(rows: bytes) -> dict[str, tuple[int, bool]]:
-    """Time and mute flag of each keyword; at equal times muting wins."""
-    latest: dict[str, tuple[int, bool]] = {}
+def _keywords(rows: bytes) -> list[_Keyword]:
+    """The newest word on each keyword, by time; at equal times muting wins."""
+    latest: dict[str, _Keyword] = {}
     for at, undo, keyword in keyword_entries(rows):
-        latest[keyword] = max(latest.get(keyword, (0, False)), (at, not undo))
-    return latest
+        cut, word = identity(keyword), (at, not undo, keyword)
+        latest[cut] = max(latest.get(cut, word), word)
+    return sorted(latest.values())
+
+
+def _muted(keywords: list[_Keyword], limits: StateLimits) -> list[_Keyword]:
+    return [each for each in keywords if each[1]][-limits.keywords :]
 
 
 def _compacted_keywords(rows: bytes, limits: StateLimits) -> bytes:
-    latest = sorted((at, keyword, on) for keyword, (at, on) in _keywords(rows).items())
-    oldest_undone = latest[-1][0] - limits.undone_ms if latest else 0
-    undone = [item for item in latest if not item[2] and item[0] >= oldest_undone][-limits.undone :]
-    kept = [item for item in latest if item[2]] + undone
-    return b"".join(keyword_entry(at, keyword, not on) for at, keyword, on in kept)
+    keywords = _keywords(rows)
+    oldest_undone = keywords[-1][0] - limits.undone_ms if keywords else 0
+    undone = [each for each in keywords if not each[1] and each[0] >= oldest_undone][-limits.undone :]
+    kept = _muted(keywords, limits) + undone
+    return b"".join(keyword_entry(at, keyword, not is_muted) for at, is_muted, keyword in kept)
 
 
 # --- views: the newest of each post ----------------------------------------------------------------------------------

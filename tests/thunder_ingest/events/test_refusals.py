@@ -37,7 +37,7 @@ def test_an_unknown_action_or_kind_is_refused_with_all_valid_ones() -> None:
     [
         ("posts", POST, "post_id", "a b"),
         ("posts", POST, "author_id", "{7}"),
-        ("posts", POST, "conversation_id", ""),
+        ("posts", POST, "conversation_id", " "),
         ("posts", POST, "post_id", 0),
         ("posts", POST, "post_id", None),
         ("posts", POST, "post_id", 1.5),

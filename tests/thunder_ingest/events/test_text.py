@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from thunder_ingest.events.text import (
     MAX_TOKENS,
-    contains_sequence,
     packed_tokens,
     packed_tokens_of,
     padded_tokens,
@@ -86,31 +85,3 @@ def test_a_post_keeps_its_first_tokens() -> None:
     assert rows[0].tolist() == token_hashes(text)[:MAX_TOKENS].tolist()
     assert rows[1].tolist() == [*token_hashes("one two").tolist(), *[0] * 62]
     assert not rows[2].any()
-
-
-small = st.lists(st.integers(1, 3), max_size=8)
-
-
-@given(st.lists(small, max_size=5), st.lists(st.integers(1, 3), max_size=4))
-def test_a_phrase_is_found_where_its_tokens_follow_each_other(rows: list[list[int]], phrase: list[int]) -> None:
-    tokens = np.zeros((len(rows), 8), np.uint32)
-    for row, of_row in zip(tokens, rows, strict=True):
-        row[: len(of_row)] = of_row
-    found = contains_sequence(tokens, np.array(phrase, np.uint32))
-    k = len(phrase)
-    assert found.tolist() == [k > 0 and any(row[i : i + k] == phrase for i in range(len(row) - k + 1)) for row in rows]
-
-
-def test_a_muted_word_is_no_part_of_a_longer_one() -> None:
-    rows = padded_tokens([packed_tokens("the cat sat"), packed_tokens("concatenate"), packed_tokens("CAT!")])
-    assert contains_sequence(rows, token_hashes("cat")).tolist() == [True, False, True]
-    assert contains_sequence(rows, token_hashes("x" * 3)).tolist() == [False] * 3
-
-
-def test_a_muted_phrase_without_spaces_is_found_inside_a_sentence() -> None:
-    rows = padded_tokens([packed_tokens("昨日東京へ行った"), packed_tokens("東の京")])
-    assert contains_sequence(rows, token_hashes("東京")).tolist() == [True, False]
-
-
-def test_a_phrase_longer_than_the_rows_is_found_nowhere() -> None:
-    assert contains_sequence(np.ones((2, 3), np.uint32), np.ones(4, np.uint32)).tolist() == [False, False]

@@ -105,7 +105,7 @@ def said(events: Sequence[Published], messages: Sequence[Published]) -> Left:
 
 
 def newest(words: Iterable[tuple[Hashable, int, bool]]) -> dict[Any, tuple[int, bool]]:
-    """Time and flag of the newest event on each thing: True if done; at equal times done wins over undone."""
+    """Time and flag of the newest event on each thing; at equal times True wins."""
     last: dict[Any, tuple[int, bool]] = {}
     for thing, at, done in words:
         last[thing] = max(last.get(thing, (0, False)), (at, done))
@@ -139,8 +139,9 @@ def content_order(event: PostCreated) -> tuple[int, ...]:
 def said_of_user(user: int, events: Sequence[Published]) -> dict[str, Any]:
     """The edges, seen posts and history of a user."""
     edges = [e for e in of(GraphEvent, events) if not isinstance(e, MuteKeyword | UnmuteKeyword)]
-    last = newest((((DONE | UNDONE)[type(e)], e.user_id, e.target_id), e.at, type(e) in DONE) for e in edges)
-    standing = {edge for edge, (_, done) in last.items() if done}
+    safer = {Unfollow, Block}
+    last = newest((((DONE | UNDONE)[type(e)], e.user_id, e.target_id), e.at, type(e) in safer) for e in edges)
+    standing = {edge for edge, (_, is_safer) in last.items() if is_safer is (edge[0] != "following")}
     state: dict[str, Any] = {
         kind: {target for kind_, user_, target in standing if (kind_, user_) == (kind, user)} for kind in DONE.values()
     }

@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.ports.clock import HOUR_MS
+from tests.feed_worker.obvious import has
 from thunder_ingest.events import ACTION_INDEX, IMPRESSION, KINDS, QUOTE, KindName, Post, PostCounts
+from thunder_ingest.events.muting import cut, phrases_of
 from thunder_ingest.events.text import packed_tokens, token_hashes
-from thunder_ingest.posts.store import PostStore, StoreLimits
+from thunder_ingest.posts.rows import PostRows
+from thunder_ingest.posts.store import TOKENS_AT_ONCE, PostStore, StoreLimits
 
 NOW = 1_700_000_000_000
 NONE = np.zeros(0, np.int64)
@@ -313,13 +317,59 @@ def test_popularity_halves_every_six_hours() -> None:
 def test_a_phrase_is_found_wherever_it_stands_in_a_long_text() -> None:
     long = " ".join(f"w{n}" for n in range(200))
     store = store_of(post(1, text=long), post(2, text="w63 w64"), post(3, text=long + " end"), post(4, text="w1"))
-    rows = store.rows_of(ids(1, 2, 3, 4, 9))
-    assert store.contains_phrase(rows, token_hashes("W63 w64")).tolist() == [True, True, True, False, False]
-    assert store.contains_phrase(rows, token_hashes("w199 end")).tolist() == [False, False, True, False, False]
-    assert store.contains_phrase(rows, token_hashes(long)).tolist() == [True, False, True, False, False]
-    assert not store.contains_phrase(rows, token_hashes("")).any()
+
+    def containing(keyword: str) -> list[int]:
+        asked = ids(1, 2, 3, 4, 9)
+        found: list[int] = asked[store.contain_any(asked, phrases_of((keyword, "absent"), True))].tolist()
+        return found
+
+    assert containing("W63 w64") == [1, 2, 3]
+    assert containing("w199 end") == [3]
+    assert containing(long) == [1, 3]
+    assert containing("") == []
     store.apply([post(1, text="short now"), post(3, text=long)])
-    assert not store.contains_phrase(rows, token_hashes("w199 end")).any()
+    assert containing("w199 end") == []
+
+
+few = st.text(st.sampled_from("ab 😂$é"), max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(few, min_size=1, max_size=6), st.lists(few, max_size=5), st.randoms(use_true_random=False))
+def test_a_post_is_found_if_its_text_contains_all_phrases_of_a_keyword(
+    texts: list[str], keywords: list[str], random: Random
+) -> None:
+    store = store_of(*(post(n + 1, text="before " * n) for n in range(len(texts))))
+    store.apply([post(n + 1, text=text) for n, text in enumerate(texts)])
+    gone = random.randrange(len(texts)) + 1
+    store.remove([gone])
+    store.apply([post(50, text="😂 in a free block")])
+    asked = np.arange(1, len(texts) + 1)
+    found = store.contain_any(asked, phrases_of(tuple(keywords), True))
+    for post_id, text, is_found in zip(asked.tolist(), texts, found.tolist(), strict=True):
+        cuts = [[phrase for phrase in (cut(word).words, *cut(word).groups) if phrase] for word in keywords]
+        parts = [cut(text).words, *cut(text).groups]
+        expected = any(
+            phrases and all(any(has(part, phrase) for part in parts) for phrase in phrases) for phrases in cuts
+        )
+        assert is_found is (expected and post_id != gone)
+
+
+def test_the_store_is_held_for_a_bounded_search_however_many_keywords_and_long_texts(monkeypatch: Any) -> None:
+    long = " ".join(["word"] * 10_000)
+    store = store_of(*(post(n, text=long) for n in range(1, 41)), post(41, text=long + " muted word 7"))
+    holds, search = list[int](), PostRows.contain_any
+
+    def counted(self: PostRows, rows: Any, phrases: Any, most: int, found: Any) -> int:
+        holds.append(search(self, rows, phrases, most, found))
+        return holds[-1]
+
+    monkeypatch.setattr(PostRows, "contain_any", counted)
+    keywords = tuple(f"muted word {n}" for n in range(10_000))
+    found = store.contain_any(np.arange(1, 42), phrases_of(keywords, True))
+    assert np.flatnonzero(found).tolist() == [40]
+    assert sum(holds) == 41
+    assert max(holds) * 10_000 <= TOKENS_AT_ONCE + 10_000
 
 
 # --- threads --------------------------------------------------------------------------------------------------------

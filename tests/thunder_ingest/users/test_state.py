@@ -2,6 +2,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,9 @@ from thunder_ingest.events import (
     Subscribe,
     Unblock,
     Unfollow,
+    Unmute,
     UnmuteKeyword,
+    Unsubscribe,
 )
 from thunder_ingest.events.ids import id64
 from thunder_ingest.users.compact_form import decode_entries, encode
@@ -95,9 +98,33 @@ def test_a_late_follow_of_before_the_unfollow_still_loses_after_a_compaction() -
     assert decode(stored | tails_of([edge(Follow, 4)])).following.tolist() == []
 
 
-def test_at_one_time_the_doing_stands() -> None:
-    assert decode(tails_of([edge(Block, 5), edge(Unblock, 5)])).blocks.tolist() == [2]
-    assert decode(tails_of([unmute(5, "x"), mute(5, "x")])).keywords == ("x",)
+@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_at_one_time_the_safer_word_stands(is_turned: bool, is_compacted: bool) -> None:
+    pairs = [(Follow, Unfollow), (Block, Unblock), (Mute, Unmute), (Subscribe, Unsubscribe)]
+    events = [edge(type_, 5) for pair in pairs for type_ in pair] + [unmute(5, "Café"), mute(5, "CAFE\u0301")]
+    if is_turned:
+        events.reverse()
+    stored = tails_of(events)
+    if is_compacted:
+        stored = compacted(compacted(tails_of(events[::2])) | {name + b"-": value for name, value in stored.items()})
+    state = decode(stored)
+    assert (state.following.tolist(), state.subscriptions.tolist()) == ([], [])
+    assert (state.blocks.tolist(), state.mutes.tolist(), state.keywords) == ([2], [2], ("CAFE\u0301",))
+
+
+@pytest.mark.parametrize("other", ["Cafe\u0301", "ＣＡＦÉ", "ca\u200bfé", "#café!"])
+def test_a_keyword_is_unmuted_in_any_spelling(other: str) -> None:
+    stored = tails_of([mute(1, "Café"), mute(1, "other"), unmute(2, other)])
+    for fields in (stored, compacted(stored)):
+        assert decode(fields).keywords == ("other",)
+    assert decode(stored | tails_of([mute(3, other)])).keywords == tuple(sorted(("other", other)))
+
+
+def test_the_newest_muted_keywords_count_up_to_a_limit() -> None:
+    stored = tails_of([mute(n, f"word {9 - n}") for n in range(5)])
+    for fields in (stored, compacted(stored, SMALL)):
+        assert decode(fields, SMALL).keywords == ("word 5", "word 6", "word 7")
 
 
 def test_only_the_newest_posts_that_were_served_are_kept() -> None:
@@ -145,7 +172,7 @@ event_lists = st.lists(graph | keywords | views | actions, max_size=16)
 
 def model(events: list[EngagementEvent | GraphEvent]) -> dict[str, Any]:
     """The edges of each kind by the newest event on each target, one event at a time."""
-    last: dict[tuple[str, str], tuple[int, bool]] = {}
+    last: dict[tuple[str, str], tuple[int, bool, bool]] = {}
     for event in events:
         if isinstance(event, MuteKeyword | UnmuteKeyword):
             kind, target, done = "keywords", event.keyword, isinstance(event, MuteKeyword)
@@ -154,9 +181,10 @@ def model(events: list[EngagementEvent | GraphEvent]) -> dict[str, Any]:
         else:
             kind, target, done = (DO | UNDO)[type(event)], str(event.target_id), type(event) in DO
         key = kind, target
-        last[key] = max(last.get(key, (0, False)), (event.at, done))
+        is_safer = done is (kind not in ("following", "subscriptions"))
+        last[key] = max(last.get(key, (0, False, False)), (event.at, is_safer, done))
     kinds = [*DO.values(), "keywords"]
-    return {kind: sorted(target for (k, target), (_, done) in last.items() if k == kind and done) for kind in kinds}
+    return {kind: sorted(target for (k, target), (*_, done) in last.items() if k == kind and done) for kind in kinds}
 
 
 def model_of_seen(events: list[EngagementEvent | GraphEvent]) -> set[int]:

@@ -30,7 +30,13 @@ T0 = 1_700_000_000_000
 DO = {Follow: "following", Block: "blocks", Mute: "mutes", Subscribe: "subscriptions"}
 UNDO = {Unfollow: "following", Unblock: "blocks", Unmute: "mutes", Unsubscribe: "subscriptions"}
 SMALL = StateLimits(
-    positions=3, seen=3, seen_before=FilterSize(posts=4, generations=2, error=1e-6), following=3, served=2, undone=2
+    positions=3,
+    seen=3,
+    seen_before=FilterSize(posts=4, generations=2, error=1e-6),
+    following=3,
+    keywords=3,
+    served=2,
+    undone=2,
 )
 Fields = dict[bytes, bytes]
 
