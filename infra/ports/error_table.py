@@ -1,4 +1,4 @@
-"""The table of errors: the one place that decides the reaction of a process to an error of a server or a stored value."""
+"""The table of errors: the one place that decides the reaction of a process to an error of a server or a value."""
 
 from enum import Enum
 
