@@ -1,21 +1,19 @@
 """engagements, social-graph ▸ Redis `user:{id}` and post-counts; refused messages ▸ dead-letters.
 
 Run with `python -m flows engagements --recovery DIR`. A user's state in Redis is a set of small entries.
-A reader joins them, and the last writer by event time wins, so writes are idempotent. The counts per post are sums,
-which a replay would double. So they are Bytewax state, in one snapshot with the offsets.
+A reader joins them, and the last writer by event time wins, so writes are idempotent. So are the counts per post: one
+account is one voice per post and action (`flows.counts`).
 """
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import bytewax.operators as op
 import redis
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
-from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
 
+from flows.counts import CHANGELOG, SHARDS, TOPIC, CountSink, KafkaTopics, shard_name
 from flows.decoding import Decoded, Decoder
 from flows.process import exit_now, start, stopping
 from flows.sinks import KafkaSink
@@ -25,14 +23,14 @@ from infra.ports.errors import StopRequested
 from infra.ports.producer import Record
 from infra.ports.redis import RedisRetry, connect
 from infra.ports.settings import Settings
-from thunder_ingest.counts.table import Changes, CountTable, Snapshot, changes_of
-from thunder_ingest.events import key_of_id, pack
+from thunder_ingest.counts.table import Changes, by_shard, changes_of, warm_up
 from thunder_ingest.users.entries import UserEntries, entries_by_user
 from thunder_ingest.users.redis_form import UserStates
 
-COUNT_SHARDS = 64  # a snapshot has few large objects, not a million small ones
 BATCH_MESSAGES = 50_000  # with lag, a large batch has many events of one user, and needs fewer writes
-EMIT_EVERY = timedelta(seconds=1)
+VOICES = "engagements-1"
+"""The name of the input of engagements in the recovery store. An earlier version kept sums, which cannot be turned into
+voices. So the name is new: the flow reads the log from its beginning once more."""
 
 
 class UserWrites(NamedTuple):
@@ -54,48 +52,7 @@ def user_writes(decoded: Decoded) -> UserWrites:
 
 def count_changes(decoded: Decoded) -> list[tuple[str, Changes]]:
     """Return the changes of post counts by a batch, keyed by shard."""
-    return [(f"{shard:02}", changes) for shard, changes in changes_of(decoded.events).of_shards(COUNT_SHARDS).items()]
-
-
-class Totals(StatefulBatchLogic[Changes, list[Record], Snapshot]):
-    """The running totals of the posts of a shard; a post's totals are written at most once a second."""
-
-    def __init__(self, table: CountTable) -> None:
-        self._table = table
-        self._emit_at: datetime | None = None
-
-    def on_batch(self, values: list[Changes]) -> tuple[list[list[Record]], bool]:
-        """Add changes; the next notification writes the changed totals."""
-        for changes in values:
-            self._table.add(changes)
-        if self._emit_at is None:
-            self._emit_at = datetime.now(UTC) + EMIT_EVERY
-        return [], StatefulBatchLogic.RETAIN
-
-    def on_notify(self) -> tuple[list[list[Record]], bool]:
-        """Write the totals that changed since the last notification."""
-        self._emit_at = None
-        return [self._records()], StatefulBatchLogic.RETAIN
-
-    def on_eof(self) -> tuple[list[list[Record]], bool]:
-        """Write the remaining changes before the process ends."""
-        return [self._records()], StatefulBatchLogic.RETAIN
-
-    def notify_at(self) -> datetime | None:
-        """Return the time of the next write."""
-        return self._emit_at
-
-    def snapshot(self) -> Snapshot:
-        """Return an immutable copy for the recovery store."""
-        return self._table.snapshot()
-
-    def _records(self) -> list[Record]:
-        return [Record("post-counts", key_of_id(record.post_id), pack(record)) for record in self._table.drain()]
-
-
-def totals(max_age_ms: int) -> Callable[[Snapshot | None], Totals]:
-    """Return a function that builds a shard's totals: empty ones, or those of a snapshot."""
-    return lambda snapshot: Totals(CountTable(max_age_ms, snapshot))
+    return [(shard_name(shard), rows) for shard, rows in by_shard(changes_of(decoded.events), SHARDS).items()]
 
 
 class UserSink(DynamicSink[UserWrites]):
@@ -130,30 +87,30 @@ def build_flow(
     engagements: Source[Batch],
     graph: Source[Batch],
     users: Sink[UserWrites],
+    counts: Sink[tuple[str, Changes]],
     records: Sink[list[Record]],
     decode: Decoder,
-    max_age_ms: int,
 ) -> Dataflow:
     """Return the dataflow with its steps."""
     flow = Dataflow("engagements")
-    both = op.merge("both", op.input("engagements", flow, engagements), op.input("social-graph", flow, graph))
+    both = op.merge("both", op.input(VOICES, flow, engagements), op.input("social-graph", flow, graph))
     decoded = op.map("decode", both, decode)
     op.output("users", op.map("user-writes", decoded, user_writes), users)
     op.output("dead-letters", op.map("refused", decoded, lambda each: each.refused), records)
-    changes = op.flat_map("count", decoded, count_changes)
-    op.output("post-counts", op.key_rm("unkey", op.stateful_batch("totals", changes, totals(max_age_ms))), records)
+    op.output("post-counts", op.flat_map("count", decoded, count_changes), counts)
     return flow
 
 
 def flow() -> Dataflow:
     """Return the flow for the servers of the settings."""
-    settings = start(["engagements", "social-graph", "post-counts", "dead-letters"])
-    name = "flows.engagements"
+    settings = start(["engagements", "social-graph", TOPIC, CHANGELOG, "dead-letters"])
+    warm_up()  # now: the first events would wait seconds for it
+    name, clock = "flows.engagements", clock_of(settings.clock)
     return build_flow(
         KafkaSource(settings, "engagements", name, BATCH_MESSAGES),
         KafkaSource(settings, "social-graph", name),
         UserSink(settings),
+        CountSink(KafkaTopics(settings), clock, settings.remembered_ms, settings.max_voices),
         KafkaSink(settings),
-        Decoder(settings, clock_of(settings.clock)),
-        settings.remembered_ms,
+        Decoder(settings, clock),
     )

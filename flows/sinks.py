@@ -5,6 +5,7 @@ silently; and it flushes after every item.
 """
 
 from collections.abc import Iterable
+from itertools import chain
 
 from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatefulSinkPartition, StatelessSinkPartition
 
@@ -34,8 +35,8 @@ class _Writer(StatelessSinkPartition[list[Record]]):
 
     def write_batch(self, items: list[list[Record]]) -> None:
         if any(items):
-            _hand_over(self._producer, items)
-            _wait_for_delivery(self._producer)
+            hand_over(self._producer, chain.from_iterable(items))
+            wait_for_delivery(self._producer)
 
 
 class EpochSink(FixedPartitionedSink[list[Record], None]):
@@ -71,25 +72,26 @@ class _EpochWriter(StatefulSinkPartition[list[Record], None]):
         self._producer = producer
 
     def write_batch(self, values: list[list[Record]]) -> None:
-        _hand_over(self._producer, values)
+        hand_over(self._producer, chain.from_iterable(values))
 
     def snapshot(self) -> None:
-        _wait_for_delivery(self._producer)
+        wait_for_delivery(self._producer)
 
 
 def _producer(settings: Settings) -> KafkaProducer:
     return KafkaProducer(settings, check=check_stop(stopping))
 
 
-def _hand_over(producer: KafkaProducer, items: Iterable[list[Record]]) -> None:
+def hand_over(producer: KafkaProducer, records: Iterable[Record]) -> None:
+    """Hand records over; wait while the queue is full; end the process when it has to stop."""
     try:
-        for records in items:
-            producer.publish(records)
+        producer.publish(records)
     except StopRequested as error:
         exit_now(error)
 
 
-def _wait_for_delivery(producer: KafkaProducer) -> None:
+def wait_for_delivery(producer: KafkaProducer) -> None:
+    """Wait until every record is delivered; end the process if one is refused."""
     try:
         producer.flush()
     except (DeliveryFailed, StopRequested) as error:

@@ -88,6 +88,13 @@ class Settings(BaseSettings):
         300_000, ge=0, description="largest distance of an event ahead of the wall clock; later events are refused"
     )
 
+    max_voices: int = Field(
+        32_000_000,
+        ge=1,
+        description="largest number of voices (one account, post and action) of the engagements flow, 55 bytes each; "
+        "above it, the counts of posts without an event for longest are dropped",
+    )
+
     model: str = Field("nano", description="model configuration, one of phoenix.models.configs.CONFIGS")
     model_seed: int = Field(20_260_721, ge=0, description="seed of the parameters if there is no checkpoint")
     checkpoint: str = Field(

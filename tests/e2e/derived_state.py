@@ -1,5 +1,6 @@
 """The state that the flows derive from the log: the actual one, and the expected one from one pass over the log."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,13 @@ from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from phoenix.index.retrieval_index import VectorIndex
 from tests.e2e.conftest import eventually
-from thunder_ingest.counts.table import CountTable, changes_of
+from thunder_ingest.counts.columns import COUNT_COLUMNS, DWELL_TIME, IMPRESSIONS
 from thunder_ingest.events import (
+    ACTION_INDEX,
+    Engagement,
     EngagementEvent,
     GraphEvent,
+    Impression,
     Post,
     PostCounts,
     PostEvent,
@@ -24,6 +28,7 @@ from thunder_ingest.events import (
     unpack_dead_letter,
     unpack_post,
 )
+from thunder_ingest.events.ids import id64
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.posts.table import PostTable, changelog
 from thunder_ingest.users.entries import entries_by_user
@@ -56,7 +61,7 @@ class DerivedState(NamedTuple):
 def actual_state(settings: Settings, client: redis.Redis) -> DerivedState:
     """The state in Kafka and Redis, and the post store of a worker that has read it."""
     posts = {int(key): _post(value) for key, value in _compacted(settings, "thunder-posts").items()}
-    counts = [unpack_counts(value or b"") for value in _compacted(settings, "post-counts").values()]
+    counts = [unpack_counts(value) for value in _compacted(settings, "post-counts").values() if value]
     store = PostStore()
     replica = Replica(settings, store, VectorIndex(), WallClock(), "none")
     replica.start()
@@ -78,14 +83,30 @@ def expected_state(settings: Settings, empty: redis.Redis) -> DerivedState:
             others.append(event)
         elif post := posts.apply(event, event.at):
             served[post.post_id] = _post(changelog(post)[1])
-    table = CountTable(settings.remembered_ms)
-    table.add(changes_of(others))
-    counts = table.drain()
+    counts = expected_counts(others)
     UserStates(empty).write(entries_by_user(others), "0")
     store = PostStore()
     store.apply([post for post in served.values() if post is not None and post.is_live])
     store.apply_counts(counts)
     return _derived_state(served, counts, _users(empty), store, refused)
+
+
+def expected_counts(events: Iterable[EngagementEvent | GraphEvent]) -> list[PostCounts]:
+    """The counts by a few lines: the newest event of an account, a post and an action decides; an undo wins a tie."""
+    newest, at = dict[tuple[int, int, int], tuple[int, bool, int]](), dict[int, int]()
+    for event in events:
+        if isinstance(event, Impression | Engagement):
+            column, undo, amount = IMPRESSIONS, False, 1
+            if isinstance(event, Engagement):
+                column, undo = ACTION_INDEX[event.action], bool(event.undo)
+                amount = event.dwell_ms or 0 if column == DWELL_TIME else 1
+            voice = id64(event.post_id), id64(event.user_id), column
+            newest[voice] = max(newest.get(voice, (0, False, 0)), (event.at, undo, 0 if undo else amount))
+            at[voice[0]] = max(at.get(voice[0], 0), event.at)
+    counts = {post_id: PostCounts(post_id=post_id, at=at[post_id], totals=[0] * COUNT_COLUMNS) for post_id in at}
+    for (post_id, _, column), (_, _, amount) in newest.items():
+        counts[post_id].totals[column] += amount
+    return list(counts.values())
 
 
 def _log(settings: Settings) -> tuple[list[PostEvent | EngagementEvent | GraphEvent], set[Place]]:

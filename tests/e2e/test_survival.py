@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -83,6 +84,12 @@ def assert_expected_state(settings: Settings, valkey: redis.Redis) -> None:
     assert any(found.in_network.values()), "no user has an in-network post"
 
 
+def counts_and_users(settings: Settings) -> tuple[dict[int, list[int]], dict[str, dict[str, list[Any]]]]:
+    """The totals of all posts, and the state of all users, once they are written."""
+    state = actual_state(settings, redis.Redis.from_url(settings.redis))
+    return state.counts, state.users
+
+
 def assert_progress(settings: Settings, client: Client, processes: dict[str, Process], events: Sequence[Event]) -> None:
     """Publish events and wait until the lag of each flow shrinks."""
     client.publish(events)
@@ -119,6 +126,20 @@ def test_flows_killed_at_random_times_reach_the_expected_state(
                 processes[flow].start()
         assert_no_lag(own_settings, client, processes, [])
         stop(processes)
+    assert_expected_state(own_settings, valkey)
+
+
+def test_a_log_once_three_times_over_or_with_every_message_doubled_gives_the_same_counts_and_users(
+    own_settings: Settings, events: Iterator[Event], tmp_path: Path, valkey: redis.Redis
+) -> None:
+    log = [*itertools.islice(events, FEWER)]
+    with Client(own_settings) as client, running(own_settings, tmp_path, *FLOWS) as processes:
+        assert_no_lag(own_settings, client, processes, log)
+        once = counts_and_users(own_settings)
+        for again in (log, log, [event for each in log for event in (each, each)]):
+            assert_no_lag(own_settings, client, processes, again)
+        stop(processes)
+    assert counts_and_users(own_settings) == once
     assert_expected_state(own_settings, valkey)
 
 

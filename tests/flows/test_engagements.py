@@ -1,15 +1,19 @@
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, run_main
+from msgspec.structs import replace
 
+from flows.counts import SHARDS, CountSink
 from flows.decoding import Decoder
 from flows.engagements import UserWrites, build_flow
 from flows.sources import Batch
-from infra.ports.clock import HOUR_MS, LogClock, now_ms
+from infra.ports.clock import DAY_MS, HOUR_MS, LogClock, now_ms
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from tests.flows.messages import batch
@@ -22,11 +26,14 @@ from thunder_ingest.events import (
     Follow,
     Impression,
     PostCounts,
+    pack,
     unpack_counts,
 )
 from thunder_ingest.users.redis_form import UserStates
 
 T0 = 1_700_000_000_000
+FAVORITE = ACTION_INDEX["favorite"]
+LATER = T0 + DAY_MS
 
 
 def favorite(user: int = 1, post: int = 10, at: int = T0, undo: bool | None = None) -> Engagement:
@@ -37,53 +44,127 @@ def seen(user: int = 1, post: int = 10, at: int = T0) -> Impression:
     return Impression(user_id=user, post_id=post, author_id=7, at=at)
 
 
+class MemoryTopics:
+    """The two topics of counts as lists of records, in a single partition."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def read(self, topic: str) -> Iterator[tuple[bytes, bytes | None]]:
+        return iter([(record.key or b"", record.value) for record in self.records if record.topic == topic])
+
+    def write(self, records: Iterable[Record]) -> None:
+        self.records += records
+
+
 def run(
-    engagements: list[Any], graph: list[Any] | None = None, recovery: RecoveryConfig | None = None
+    engagements: list[Any],
+    graph: list[Any] | None = None,
+    recovery: RecoveryConfig | None = None,
+    topics: MemoryTopics | None = None,
 ) -> tuple[list[UserWrites], list[Record]]:
-    users, records = list[UserWrites](), list[list[Record]]()
+    users, refused = list[UserWrites](), list[list[Record]]()
+    topics, clock = topics or MemoryTopics(), LogClock()
     flow = build_flow(
         TestingSource[Batch](engagements),
         TestingSource[Batch](graph or []),
         TestingSink(users),
-        TestingSink(records),
-        Decoder(Settings(), LogClock()),
-        48 * HOUR_MS,
+        CountSink(topics, clock, 48 * HOUR_MS, 1_000_000, fail=lambda reason: pytest.fail(str(reason))),
+        TestingSink(refused),
+        Decoder(Settings(), clock),
     )
     run_main(flow, recovery_config=recovery, epoch_interval=timedelta(0))
-    return [each for each in users if each.entries], [record for each in records for record in each]
+    return [each for each in users if each.entries], topics.records + [record for each in refused for record in each]
 
 
-def counts(records: list[Record]) -> dict[int, PostCounts]:
-    found = [unpack_counts(record.value or b"") for record in records if record.topic == "post-counts"]
-    return {each.post_id: each for each in found}
+def counts(records: list[Record]) -> dict[int, PostCounts | None]:
+    return {
+        int(record.key or 0): unpack_counts(record.value) if record.value else None
+        for record in records
+        if record.topic == "post-counts"
+    }
+
+
+def total(records: list[Record], post_id: int = 10, column: int = FAVORITE) -> int:
+    found = counts(records)[post_id]
+    assert found is not None
+    return found.totals[column]
 
 
 def test_actions_and_impressions_are_counted_for_each_post() -> None:
     events: list[Event] = [seen(), favorite(), seen(user=2), favorite(post=11)]
     _, records = run([batch("engagements", *events)])
-    totals = counts(records)
-    assert (totals[10].totals[ACTION_INDEX["favorite"]], totals[10].totals[IMPRESSION]) == (1, 2)
-    assert totals[11].totals[ACTION_INDEX["favorite"]] == 1
+    assert (total(records), total(records, column=IMPRESSION), total(records, 11)) == (1, 2, 1)
 
 
 def test_an_undone_action_is_subtracted() -> None:
     _, records = run([batch("engagements", favorite(), favorite(at=T0 + 1, undo=True))])
-    assert sum(counts(records)[10].totals) == 0
+    assert total(records) == 0
+
+
+def test_a_like_that_is_published_five_times_counts_once() -> None:
+    _, records = run([batch("engagements", *[favorite()] * 3), batch("engagements", *[favorite()] * 2, start=3)])
+    assert total(records) == 1
+
+
+def test_ten_thousand_likes_of_one_account_count_once() -> None:
+    _, records = run([batch("engagements", *[favorite(at=T0 + at) for at in range(10_000)])])
+    assert total(records) == 1
+
+
+def test_undos_of_what_was_never_done_take_back_no_later_like() -> None:
+    undos = [favorite(at=T0 + at, undo=True) for at in range(100)]
+    likes = [favorite(user=user, at=T0 + 200) for user in range(2, 62)]
+    _, records = run([batch("engagements", *undos), batch("engagements", *likes, start=100)])
+    assert total(records) == 60
+
+
+def crashing(*batches: Batch) -> list[Any]:
+    """A source that crashes after each batch but the last, once each."""
+    return [item for each in batches for item in (each, TestingSource.ABORT())][:-1]
 
 
 def test_a_crash_and_a_replay_count_nothing_twice(tmp_path: Path) -> None:
     init_db_dir(tmp_path, 1)
+    recovery, topics = RecoveryConfig(str(tmp_path)), MemoryTopics()
+    source = crashing(*[batch("engagements", favorite(user=user), start=user) for user in range(1, 6)])
+    for _ in range(5):
+        run(source, recovery=recovery, topics=topics)
+    assert total(topics.records) == 5
+
+
+def test_a_log_that_is_read_from_its_beginning_again_gives_the_same_counts(tmp_path: Path) -> None:
+    topics = MemoryTopics()
+    log = [batch("engagements", favorite(user=user), seen(user=user), start=2 * user) for user in range(1, 6)]
+    _, records = run(log, topics=topics)
+    once = counts(records)
+    for _ in range(2):
+        run(log, topics=topics)
+    assert counts(topics.records) == once
+    _, elsewhere = run([batch("engagements", favorite(user=6), start=99)], topics=topics)
+    assert total(elsewhere) == 6
+
+
+def test_a_lost_changelog_ends_the_flow_instead_of_counting_from_zero(tmp_path: Path) -> None:
+    init_db_dir(tmp_path, 1)
     recovery = RecoveryConfig(str(tmp_path))
-    steps = [
-        batch("engagements", favorite(), start=0),
-        batch("engagements", favorite(user=2), start=1),
-        TestingSource.ABORT(),
-        batch("engagements", favorite(user=3), start=2),
-    ]
-    source = list(steps)
-    _, first = run(source, recovery=recovery)
-    _, second = run(source, recovery=recovery)
-    assert counts(first + second)[10].totals[ACTION_INDEX["favorite"]] == 3
+    source = [batch("engagements", favorite()), TestingSource.ABORT(), batch("engagements", favorite(user=2), start=1)]
+    run(source, recovery=recovery)
+    with pytest.raises(BaseException, match="post-counts-changelog is empty"):
+        run(source, recovery=recovery)
+
+
+def test_the_counts_of_a_forgotten_post_get_a_tombstone_and_so_do_those_of_an_earlier_version() -> None:
+    topics = MemoryTopics()
+    old = PostCounts(post_id=77, at=LATER - 48 * HOUR_MS - 1, totals=[9])
+    topics.write([Record("post-counts", b"77", pack(old)), Record("post-counts", b"78", pack(replace(old, at=LATER)))])
+    run([batch("engagements", favorite(post=post, at=LATER), start=post) for post in (10, 11, 12)], topics=topics)
+    assert [post_id for post_id, each in counts(topics.records).items() if each is None] == [77]
+    after = favorite(post=10 + SHARDS, at=LATER + 48 * HOUR_MS + 1)  # the shard of 10
+    run([batch("engagements", after, start=9)], topics=topics)
+    found = counts(topics.records)
+    assert found[10] is found[77] is None
+    assert None not in (found[11], found[74], found[78])
 
 
 def test_a_refused_engagement_is_a_dead_letter_and_the_rest_is_written(valkey: redis.Redis) -> None:

@@ -1,15 +1,41 @@
 """The table of engagement counts per post: the state of the engagements flow, from which it writes `post-counts`.
 
-glossary of shapes: n changes, p posts of a table (rows), c changes that are not zero.
+One account is one voice per post and action. Counts are a function of the set of events, so repetition and disorder
+change nothing (`voices`).
+- A discrete action counts once for an account while its newest event is not an undo. An undo without an action counts
+  nothing, and takes back no other account's action.
+- `dwell_time` is the sum over accounts of the dwell of the newest event of each. A sum over events would let one
+  account dominate it.
+- An impression counts once for an account, too, however many requests showed the post. So a rate per impression relates
+  accounts to accounts, and one account cannot lower it by many impressions.
+
+glossary of shapes: n changes, p posts of a table (rows), q rows before a move.
 """
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from thunder_ingest.counts.columns import COUNT_COLUMNS, DWELL_TIME, IMPRESSIONS
+from thunder_ingest.counts.columns import DWELL_TIME, IMPRESSIONS
+from thunder_ingest.counts.voices import (
+    COLUMN,
+    KEY,
+    POST,
+    ROW,
+    SAMPLE,
+    PostColumns,
+    enter,
+    join,
+    keys_of,
+    levels_of,
+    move,
+    places_for,
+    post_columns,
+    rows_of,
+    voices,
+)
 from thunder_ingest.events import (
     ACTION_INDEX,
     Engagement,
@@ -19,140 +45,185 @@ from thunder_ingest.events import (
     PostCounts,
 )
 from thunder_ingest.events.ids import id64
+from thunder_ingest.kernels.id_table import id_table, with_room
+from thunder_ingest.posts.author_index import longer
+
+Changes: TypeAlias = Int64[np.ndarray, "n 5"]
+"""A row an event, with the columns POST, KEY, STAMP, COLUMN and AMOUNT of `voices`."""
 
 _FIRST_ROWS: Final = 64
 _FORGOTTEN_SHARE: Final = 8  # rows are moved together when one in so many is no longer needed
+_PIECE: Final = 16_384  # rows joined between two checks of the sample sizes, which uint16 holds
 
 
-class Changes(NamedTuple):
-    """The amounts that events add to posts, a row an event; an undo has a negative amount."""
+class Drained(NamedTuple):
+    """What changed in a table since the last call."""
 
-    post_id: Int64[np.ndarray, " n"]
-    at: Int64[np.ndarray, " n"]
-    column: Int64[np.ndarray, " n"]
-    amount: Int64[np.ndarray, " n"]
-
-    def of_shards(self, shards: int) -> dict[int, "Changes"]:
-        """The changes of each shard that has any; a post belongs to the shard `post_id % shards`."""
-        if not len(self.post_id):
-            return {}
-        shard = self.post_id % shards
-        order = np.argsort(shard, kind="stable")
-        numbers, starts = np.unique(shard[order], return_index=True)
-        columns = [np.split(values[order], starts[1:]) for values in self]
-        return {int(number): Changes(*parts) for number, *parts in zip(numbers, *columns, strict=True)}
-
-
-class Snapshot(NamedTuple):
-    """The totals of a table for a recovery store: bytes of int64, without the zeros."""
-
-    post_id: bytes  # [p]
-    at: bytes  # [p]
-    cell: bytes  # [c] row * COUNT_COLUMNS + column
-    total: bytes  # [c]
+    records: list[PostCounts]
+    """The totals of posts whose counts changed."""
+    forgotten: list[int]
+    """The ids of posts that were dropped: their records get tombstones."""
+    changes: Changes
+    """The voices that are new, and the levels of changed posts: joined into another table, they lead to this state."""
 
 
 def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
     """The changes by events; events of the social graph change no count."""
     rows: list[int] = []  # end to end
     for event in events:
-        column, amount = IMPRESSIONS, 1
+        column, amount, undo = IMPRESSIONS, 1, False
         if type(event) is Engagement:
-            column = ACTION_INDEX[event.action]
-            if column == DWELL_TIME:
+            column, undo = ACTION_INDEX[event.action], event.undo is True
+            if undo:
+                amount = 0
+            elif column == DWELL_TIME:
                 amount = event.dwell_ms or 0
-            if event.undo:
-                amount = -amount
         elif type(event) is not Impression:
             continue
-        post_id = event.post_id
-        rows += post_id if type(post_id) is int else id64(post_id), event.at, column, amount
-    return Changes(*np.array(rows, np.int64).reshape(-1, 4).T)
+        post_id, user_id = event.post_id, event.user_id
+        rows += (
+            post_id if type(post_id) is int else id64(post_id),
+            user_id if type(user_id) is int else id64(user_id),
+            event.at * 2 + undo,
+            column,
+            amount,
+        )
+    changes = np.array(rows, np.int64).reshape(-1, ROW)
+    changes[:, KEY] = keys_of(changes[:, POST], changes[:, COLUMN], changes[:, KEY])
+    return changes
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them from the cache; the first time takes seconds."""
+    table = CountTable(1, sample=1)
+    table.add(changes_of(Impression(user_id=user, post_id=1, author_id=1, at=1) for user in (1, 2, 3)), 1)
+    table.drain(3)
+
+
+def by_shard(changes: Changes, shards: int) -> dict[int, Changes]:
+    """The changes of each shard that has any; a post belongs to the shard `post_id % shards`."""
+    if not len(changes):
+        return {}
+    shard = changes[:, POST] % shards
+    order = np.argsort(shard, kind="stable")
+    numbers, starts = np.unique(shard[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(changes[order], starts[1:]), strict=True))
 
 
 class CountTable:
-    """Running totals of the posts of one shard; drops a post `max_age_ms` after its last engagement.
+    """The voices and counts of the posts of one shard.
 
-    A later event still counts while its post is in the table. For a dropped post it is ignored: the table would begin
-    at zero, and its small total would replace the complete one downstream.
+    A voice takes 24 bytes, 38 to 77 with the free places of the table, a post 150 bytes. A post and action has at most
+    `sample` voices, so a post takes at most 3 MB. A post is dropped `max_age_ms` after its newest event, with all its
+    voices. An event of that age counts nothing, whether its post is in the table or not: so the counts of a log that is
+    read again are the same. Above `max_voices` the posts without an event for longest are dropped before their time.
     """
 
-    def __init__(self, max_age_ms: int, snapshot: Snapshot | None = None) -> None:
-        self._max_age_ms = max_age_ms
-        self._rows: dict[int, int] = {}
-        self._post_id = np.zeros(_FIRST_ROWS, np.int64)
-        self._at = np.zeros(_FIRST_ROWS, np.int64)
-        self._totals = np.zeros((_FIRST_ROWS, COUNT_COLUMNS), np.int64)
-        self._changed = np.zeros(_FIRST_ROWS, bool)
-        self._newest_at = 0
-        if snapshot is not None:
-            post_id, at, cell, total = (np.frombuffer(column, np.int64) for column in snapshot)
-            rows = self._rows_of(post_id)
-            self._at[rows] = at
-            self._newest_at = int(at.max(initial=0))
-            self._totals.flat[cell] = total
-            self._changed[rows] = True  # the changes that the last process had not written are unknown
+    def __init__(self, max_age_ms: int, max_voices: int = 2**31, sample: int = SAMPLE) -> None:
+        self._max_age_ms, self._max_voices, self._sample = max_age_ms, max_voices, sample
+        self._rows = id_table()
+        self._voices = voices()
+        self._posts = post_columns(_FIRST_ROWS)
+        self._new: list[Changes] = []
+        self._forgotten: list[int] = []
+        self._crowded = False
 
     def __len__(self) -> int:
-        return len(self._rows)
+        """The number of posts."""
+        return int(self._rows.used[0])
 
-    def add(self, changes: Changes) -> None:
-        """Add changes to the totals; ignore changes that are too late."""
-        self._newest_at = max(self._newest_at, int(changes.at.max(initial=0)))
-        changes = self._in_time(changes)
-        rows = self._rows_of(changes.post_id)
-        np.add.at(self._totals, (rows, changes.column), changes.amount)
-        np.maximum.at(self._at, rows, changes.at)
-        self._changed[rows] = True
+    @property
+    def voices(self) -> int:
+        """The number of voices."""
+        return int(self._voices.used[0])
 
-    def drain(self) -> list[PostCounts]:
-        """The totals that changed since the last call; at least zero, since an undo may overtake its action."""
-        rows = np.flatnonzero(self._changed)
-        columns = self._post_id[rows].tolist(), self._at[rows].tolist(), self._totals[rows].clip(0).tolist()
-        self._changed[:] = False
-        self._forget()
-        return [PostCounts(post_id=post_id, at=at, totals=totals) for post_id, at, totals in zip(*columns, strict=True)]
+    def add(self, changes: Changes, now_ms: int) -> None:
+        """Join the changes by events."""
+        for begin in range(0, len(changes), _PIECE):
+            piece = changes[begin : begin + _PIECE]
+            is_new = self._join(piece, now_ms - self._max_age_ms)
+            if is_new.any():
+                self._new.append(piece[is_new])
+            if self._crowded:
+                self._thin()
 
-    def snapshot(self) -> Snapshot:
-        """An immutable copy of the totals."""
-        rows = np.flatnonzero(self._needed())
-        totals = self._totals[rows].ravel()
-        cell = np.flatnonzero(totals)
-        return Snapshot(self._post_id[rows].tobytes(), self._at[rows].tobytes(), cell.tobytes(), totals[cell].tobytes())
+    def restore(self, changes: Changes) -> None:
+        """Join the `changes` of an earlier table, in any order, any number of times; call `restored` after the last."""
+        for begin in range(0, len(changes), _PIECE):
+            self._join(changes[begin : begin + _PIECE], 0)
 
-    def _in_time(self, changes: Changes) -> Changes:
-        late = np.flatnonzero(changes.at < self._newest_at - self._max_age_ms)
-        forgotten = [index for index in late.tolist() if int(changes.post_id[index]) not in self._rows]
-        return Changes(*(np.delete(column, forgotten) for column in changes)) if forgotten else changes
+    def restored(self) -> None:
+        """Finish the restoration. All totals are written again: it is unknown which ones were not."""
+        self._move(np.arange(len(self._posts.at)), self.voices)  # drops what the levels exclude
+        self._thin()
+        self._posts.changed[: len(self)] = True
 
-    def _needed(self) -> Bool[np.ndarray, " p"]:
-        """True for rows of posts that are young enough or have unwritten changes."""
-        used = slice(len(self._rows))
-        at = self._at[used]
-        return np.asarray((at >= at.max(initial=0) - self._max_age_ms) | self._changed[used])
+    def drain(self, now_ms: int) -> Drained:
+        """The changes since the last call."""
+        self._forget(now_ms - self._max_age_ms)
+        rows = np.flatnonzero(self._posts.changed[: len(self)])
+        changes = np.concatenate([*self._new, levels_of(self._posts, rows)])
+        drained = Drained(self._records(rows), self._forgotten, changes)
+        self._posts.changed[rows] = False
+        self._new, self._forgotten = [], []
+        return drained
 
-    def _forget(self) -> None:
-        needed = self._needed()
-        kept = np.flatnonzero(needed)
-        if (len(needed) - len(kept)) * _FORGOTTEN_SHARE <= len(needed):
+    def all_changes(self) -> Changes:
+        """Rows that lead an empty table to the state of this one."""
+        return np.concatenate([rows_of(self._voices, self._posts), levels_of(self._posts, np.arange(len(self)))])
+
+    def _join(self, changes: Changes, oldest_at: int) -> Bool[np.ndarray, " n"]:
+        n = len(changes)
+        self._rows = with_room(self._rows, n)
+        if len(self) + n > len(self._posts.at):
+            rows = max(len(self) + n, 2 * len(self._posts.at))
+            self._posts = PostColumns(*(longer(column, rows) for column in self._posts))
+        if places_for(self.voices + n) > len(self._voices.entries):
+            self._move(np.arange(len(self._posts.at)), self.voices + n)
+        is_new = np.zeros(n, np.bool_)
+        self._crowded |= join(self._rows, self._voices, self._posts, changes, oldest_at, self._sample, is_new)
+        return is_new
+
+    def _thin(self) -> None:
+        """Raise levels until no post and action has more than `sample` voices."""
+        same = np.arange(len(self._posts.at))
+        while (over := self._posts.kept > self._sample).any():
+            self._posts.level[over] += 1
+            self._move(same, self.voices)
+        self._crowded = False
+
+    def _move(self, row_of: Int64[np.ndarray, " q"], room: int) -> None:
+        into = voices(places_for(room))
+        move(self._voices, into, self._posts, row_of)
+        self._voices = into
+
+    def _records(self, rows: Int64[np.ndarray, " r"]) -> list[PostCounts]:
+        posts = self._posts
+        totals = posts.standing[rows].astype(np.int64)
+        totals[:, DWELL_TIME] = posts.dwell_ms[rows]
+        totals <<= posts.level[rows]
+        columns = posts.post_id[rows].tolist(), posts.at[rows].tolist(), totals.tolist()
+        return [PostCounts(post_id=post_id, at=at, totals=each) for post_id, at, each in zip(*columns, strict=True)]
+
+    def _forget(self, oldest_at: int) -> None:
+        needed = self._posts.at[: len(self)] >= oldest_at
+        if self.voices > self._max_voices:
+            needed &= self._fitting()
+        elif (~needed).sum() * _FORGOTTEN_SHARE <= len(needed):
             return
-        columns = self._post_id[kept], self._at[kept], self._totals[kept], self._changed[kept]
-        self._rows = {post_id: row for row, post_id in enumerate(columns[0].tolist())}
-        self._post_id, self._at, self._totals, self._changed = columns
+        kept = np.flatnonzero(needed)
+        self._forgotten += self._posts.post_id[: len(self)][~needed].tolist()
+        row_of = np.full(len(self._posts.at), -1)
+        row_of[kept] = np.arange(len(kept))
+        self._posts = PostColumns(*(longer(column[kept], max(len(kept), _FIRST_ROWS)) for column in self._posts))
+        self._rows = with_room(id_table(), len(kept))
+        enter(self._rows, self._posts.post_id[: len(kept)])
+        self._move(row_of, self.voices)
 
-    def _rows_of(self, post_id: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The row of each post; a post without a row gets a new one."""
-        rows = self._rows
-        found = [rows.setdefault(each, len(rows)) for each in post_id.tolist()]
-        index = np.array(found, np.int64)
-        if len(rows) > len(self._at):
-            self._grow(len(rows))
-        self._post_id[index] = post_id
-        return index
-
-    def _grow(self, rows: int) -> None:
-        more = max(rows, 2 * len(self._at), _FIRST_ROWS) - len(self._at)
-        self._post_id = np.concatenate([self._post_id, np.zeros(more, np.int64)])
-        self._at = np.concatenate([self._at, np.zeros(more, np.int64)])
-        self._totals = np.concatenate([self._totals, np.zeros((more, COUNT_COLUMNS), np.int64)])
-        self._changed = np.concatenate([self._changed, np.zeros(more, bool)])
+    def _fitting(self) -> Bool[np.ndarray, " p"]:
+        """True for the posts with the newest events that have at most 7/8 of `max_voices` together."""
+        newest_first = np.argsort(-self._posts.at[: len(self)], kind="stable")
+        held = np.cumsum(self._posts.kept[newest_first].sum(axis=1))
+        fitting = np.zeros(len(self), np.bool_)
+        fitting[newest_first[held <= self._max_voices * 7 // 8]] = True
+        return fitting

@@ -5,7 +5,6 @@ User state is compacted, and workers read the changelog in batches. The state mu
 runs the real parts, `said` is the model.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from thunder_ingest.counts.columns import COUNT_COLUMNS
-from thunder_ingest.counts.table import CountTable, changes_of
+from thunder_ingest.counts.table import Changes, CountTable, changes_of
 from thunder_ingest.events import (
     ACTION_INDEX,
     ACTIONS,
@@ -87,9 +86,9 @@ class Left(NamedTuple):
 # --- the model ------------------------------------------------------------------------------------------------------
 
 
-def said(events: Sequence[Published], messages: Sequence[Published]) -> Left:
-    """The state that events lead to; `messages` has them as often as the log, and each message counts once."""
-    served, counts = said_of_posts(events), said_of_counts(messages)
+def said(events: Sequence[Published]) -> Left:
+    """The state that events lead to."""
+    served, counts = said_of_posts(events), said_of_counts(events)
     users = {user: said_of_user(user, events) for user in USERS}
     columns = {
         id_: (post.author_id, post.created_at, post.kind, {name for name, at in post.labels.items() if at > 0})
@@ -197,13 +196,18 @@ def said_feed(posts: dict[int, Post], viewer: int, state: dict[str, Any]) -> Fee
     return [post.post_id for post in sorted(filter(visible, shown), key=lambda p: (-p.created_at, -p.post_id))]
 
 
-def said_of_counts(messages: Sequence[Published]) -> dict[int, list[int]]:
-    """The totals of each action without the undone ones, and the impressions."""
-    totals: dict[int, Counter[int]] = defaultdict(Counter)
-    for event in of(EngagementEvent, messages):
-        column = ACTION_INDEX[event.action] if isinstance(event, Engagement) else IMPRESSION
-        totals[event.post_id][column] += -1 if is_undo(event) else 1
-    return {id_: [max(0, total[column]) for column in range(COUNT_COLUMNS)] for id_, total in totals.items()}
+def said_of_counts(events: Sequence[Published]) -> dict[int, list[int]]:
+    """The number of accounts whose newest event of an action is not an undo; an undo wins at equal times."""
+    totals: dict[int, list[int]] = {}
+    acted = of(EngagementEvent, events)
+    last = newest(((e.post_id, column_of(e), e.user_id), e.at, is_undo(e)) for e in acted)
+    for (post_id, column, _), (_, undone) in last.items():
+        totals.setdefault(post_id, [0] * COUNT_COLUMNS)[column] += not undone
+    return totals
+
+
+def column_of(event: EngagementEvent) -> int:
+    return ACTION_INDEX[event.action] if isinstance(event, Engagement) else IMPRESSION
 
 
 def of(type_: Any, events: Sequence[Published]) -> list[Any]:
@@ -224,7 +228,8 @@ class Derived:
         self._log, self._redis = log, cast(Any, client)  # typed wider than what it returns
         self._users = UserStates(client)
         self._table, self._counts = PostTable(AGE_MS), CountTable(AGE_MS)
-        self._next, self._snapshot = 0, (0, self._counts.snapshot())
+        self._next, self._snapshot = 0, 0
+        self._voices: list[Changes] = []
         self._changelog, self._counted = list[Change](), list[PostCounts]()
         self._store, self._copied = PostStore(), (0, 0)
 
@@ -236,18 +241,23 @@ class Derived:
                 self._changelog.append(changelog(post))
         others = of(EngagementEvent | GraphEvent, batch)
         self._users.write(entries_by_user(others), f"{self._next}-{self._next + len(batch)}")
-        self._counts.add(changes_of(others))
-        self._counted += self._counts.drain()
+        self._counts.add(changes_of(others), NOW)
+        drained = self._counts.drain(NOW)
+        self._counted += drained.records
+        self._voices.append(drained.changes)
         self._next += len(batch)
 
     def snapshot(self) -> None:
         """Finish an epoch."""
-        self._snapshot = self._next, self._counts.snapshot()
+        self._snapshot = self._next
 
     def die(self) -> None:
         """Lose all memory."""
-        self._next, counts = self._snapshot
-        self._counts, self._table = CountTable(AGE_MS, counts), PostTable(AGE_MS)
+        self._next = self._snapshot
+        self._counts, self._table = CountTable(AGE_MS), PostTable(AGE_MS)
+        for voices in self._voices:
+            self._counts.restore(voices)
+        self._counts.restored()
         for _, value, headers in self._changelog:
             self._table.restore(value, headers)
 
@@ -371,6 +381,6 @@ def test_duplicates_disorder_and_crashes_lead_to_the_state_of_the_events_alone(
             derived.read(data.draw(st.integers(1, 12), label="messages"))
         else:
             getattr(derived, step)()
-    left, expected = derived.left(), said(events, log)
+    left, expected = derived.left(), said(events)
     for what in Left._fields:
         assert getattr(left, what) == getattr(expected, what), what
