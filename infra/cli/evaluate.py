@@ -103,12 +103,12 @@ def _model(path: Path) -> "tuple[Phoenix, Card]":
     """The models and the card of a checkpoint, with the buckets of the evaluation."""
     from phoenix.evaluation.predictions import evaluation_config
     from phoenix.serving.engine import Phoenix
-    from phoenix.training.checkpoints import CheckpointError, newest, restore
+    from phoenix.training.checkpoints import CheckpointError, newest_read, restore
 
-    found = newest(path)
+    found = newest_read(path, restore)
     if found is None:
-        raise CheckpointError(f"{path} holds no checkpoint")
-    state, card = restore(found)
+        raise CheckpointError(f"{path} contains no checkpoint")
+    _, (state, card) = found
     return Phoenix(evaluation_config(card.model), state.served, f"seed{card.training.seed}-step{card.step}"), card
 
 

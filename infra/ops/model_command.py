@@ -43,12 +43,11 @@ def use(settings: Settings, directory: Path) -> CurrentModel:
         BrokerUnreachable, TopicMissing, DeliveryFailed: as `announce`.
 
     """
-    from phoenix.training.checkpoints import CheckpointError, newest, phoenix_of
+    from phoenix.training.checkpoints import keep_announced, newest_phoenix
 
-    checkpoint = newest(directory)
-    if checkpoint is None:
-        raise CheckpointError(f"{directory} contains no checkpoint; `foryou train --out {directory}` writes one")
-    return _of(announce(settings, phoenix_of(checkpoint).version, str(checkpoint.resolve())))
+    checkpoint, model = newest_phoenix(directory)
+    keep_announced(checkpoint)
+    return _of(announce(settings, model.version, str(checkpoint.resolve())))
 
 
 def _of(pointer: ModelPointer) -> CurrentModel:

@@ -37,6 +37,8 @@ def served(checkpoint: str, config: str, seed: int) -> Phoenix:
 def served_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str, seed: int) -> Served:
     """Return the first models of a process: the newest usable announced models, else those of the settings.
 
+    Untrained models are for a system without announcements: they never replace announced ones.
+
     Args:
         pointers: announcements, newest first; unusable ones are logged and skipped.
         checkpoint: directory of checkpoints in the settings; "" for seeded models.
@@ -44,14 +46,19 @@ def served_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str,
         seed: seed in the settings, for seeded models.
 
     Raises:
-        ValueError: the models of the settings are unusable, as in `served`.
+        ValueError: no announced models are usable and the settings name no checkpoint, or its models are unusable, as
+            in `served`.
 
     """
+    unusable = list[ValueError]()
     for pointer in pointers:
         try:
             return Served(load_announced(pointer), pointer.at)
         except ValueError as error:
             log.error("%s; the one before it is served", error)
+            unusable.append(error)
+    if unusable and not checkpoint:
+        raise ValueError(f"{unusable[0]}; no earlier one can be used, and no checkpoint is set")
     return Served(served(checkpoint, config, seed), 0)
 
 

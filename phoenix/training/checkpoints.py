@@ -4,17 +4,22 @@
         state/       parameters, states of the optimisers and step, written by Orbax
         card.json    configuration, data, figures, commit and a digest of the state, for programs
         card.md      the same for readers
+        announced    present if the checkpoint was announced: training never removes it
 
-`save` writes a checkpoint under a temporary name and renames it, so a killed run leaves no half checkpoint under its
-final name. `restore` compares the state with the digest and refuses a damaged one.
+`save` writes a checkpoint to the disk under a temporary name and then renames it, so neither a killed run nor a loss of
+power leaves half a checkpoint under its final name. `restore` compares the state with the digest and refuses a damaged
+one. The newest checkpoint of a directory is the newest one that is not damaged; an error in the log names the others.
 """
 
+import logging
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import jax
 import msgspec
@@ -26,15 +31,22 @@ from phoenix.models.parameters import digest
 from phoenix.serving.engine import Phoenix
 from phoenix.training.step import State, Trainer
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 FORMAT: Final = 3
 """Version of the card and of the state's structure; a program reads its own format only."""
 _STEP: Final = re.compile(r"step-\d{8,}")
 _OTHER_MODELS: Final = "its models are not those of this program"
-_STATE, _CARD, _READABLE = "state", "card.json", "card.md"
+_STATE, _CARD, _READABLE, _ANNOUNCED = "state", "card.json", "card.md", "announced"
 
 
 class CheckpointError(UsageError, ValueError):
     """A checkpoint cannot be used; the text is one line with its path and the reason."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint whose files are not those that were written."""
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,10 +68,14 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def save(directory: Path, state: State, card: Card) -> Path:
-    """Write a checkpoint and return its path; an existing checkpoint of the same step stays as it is."""
+    """Write a checkpoint and return its path; an undamaged checkpoint of the same step stays as it is."""
     final = directory / f"step-{card.step:08}"
     if final.exists():
-        return final
+        try:
+            restore(final)
+            return final
+        except DamagedCheckpoint as error:
+            log.error("%s; it is written again", error)
     unfinished = final.with_name(f"{final.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -69,20 +85,72 @@ def save(directory: Path, state: State, card: Card) -> Path:
     whole = msgspec.structs.replace(card, digest=digest(on_host))
     (unfinished / _READABLE).write_text(_markdown(whole))
     (unfinished / _CARD).write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
-    return unfinished.rename(final)
+    for path in [*unfinished.rglob("*"), unfinished]:
+        _to_disk(path)
+    if final.exists():
+        shutil.rmtree(final)
+    unfinished.rename(final)
+    _to_disk(directory)
+    return final
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or a directory is on the disk: a loss of power must not empty it after the rename."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def prune(directory: Path, keep: int) -> None:
-    """Remove all checkpoints but those of the latest `keep` steps, and all unfinished ones."""
-    for path in [*_finished(directory)[:-keep], *directory.glob("step-*.unfinished")]:
+    """Remove all checkpoints but those of the latest `keep` steps and announced ones; remove all unfinished ones."""
+    old = [path for path in _finished(directory)[:-keep] if not (path / _ANNOUNCED).exists()]
+    for path in [*old, *directory.glob("step-*.unfinished")]:
         shutil.rmtree(path)
 
 
+def keep_announced(checkpoint: Path) -> None:
+    """Mark a checkpoint as announced: workers load it at their next start, so training must not remove it."""
+    try:
+        (checkpoint / _ANNOUNCED).touch()
+    except OSError as error:  # a directory without permission to write, which training cannot remove, either
+        log.warning("%s cannot be marked as announced: %s", checkpoint, error.strerror)
+
+
 def newest(directory: Path) -> Path | None:
-    """The checkpoint of the latest step in a directory, or None. For the path of a checkpoint, that path."""
-    if (directory / _CARD).is_file():
-        return directory
-    return next(reversed(_finished(directory)), None)
+    """The checkpoint of the latest step in a directory whose card can be read, or None.
+
+    For the path of a checkpoint, that path. Raises CheckpointError like `newest_read`.
+    """
+    found = newest_read(directory, card_of)
+    return found and found[0]
+
+
+def newest_read(directory: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
+    """Read the newest undamaged checkpoint of a directory; for the path of a checkpoint, that one.
+
+    Returns:
+        its path, and what `read` returned for it; None for a directory without checkpoints.
+
+    Raises:
+        DamagedCheckpoint: there are checkpoints, all damaged; the text is about the newest.
+        CheckpointError: as `read`.
+
+    """
+    damaged = list[DamagedCheckpoint]()
+    for path in [directory] if (directory / _CARD).is_file() else reversed(_finished(directory)):
+        try:
+            found = read(path)
+        except DamagedCheckpoint as error:
+            damaged.append(error)
+            continue
+        for reason in damaged:
+            log.error("%s; %s is used instead", reason, path)
+        return path, found
+    if damaged:
+        raise damaged[0]
+    return None
 
 
 def _finished(directory: Path) -> list[Path]:
@@ -100,9 +168,9 @@ def card_of(checkpoint: Path) -> Card:
             raise CheckpointError(f"{checkpoint} is of format {found.get('format')}; this program reads {FORMAT}")
         return msgspec.json.decode(raw, type=Card)
     except OSError as error:
-        raise CheckpointError(f"{checkpoint} is no checkpoint: {_CARD} cannot be read: {error.strerror}") from None
+        raise DamagedCheckpoint(f"{checkpoint} is no checkpoint: {_CARD} cannot be read: {error.strerror}") from None
     except (msgspec.DecodeError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint} is damaged: {_CARD}: {error}") from None
+        raise DamagedCheckpoint(f"{checkpoint} is damaged: {_CARD}: {error}") from None
 
 
 def restore(checkpoint: Path) -> tuple[State, Card]:
@@ -119,12 +187,17 @@ def restore(checkpoint: Path) -> tuple[State, Card]:
             state: State = checkpointer.restore((checkpoint / _STATE).absolute(), wanted)
     except Exception as error:  # of any type: Orbax and the libraries below it document none
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{checkpoint} is damaged, or {_OTHER_MODELS}: {reason}") from error
+        raise DamagedCheckpoint(f"{checkpoint} is damaged, or {_OTHER_MODELS}: {reason}") from error
     if jax.tree.map(_form, state) != jax.tree.map(_form, wanted):  # Orbax does not compare them
         raise CheckpointError(f"{checkpoint} cannot be used: {_OTHER_MODELS}")
     if digest(state) != card.digest:
-        raise CheckpointError(f"{checkpoint} is damaged: its state does not have the digest in {_CARD}")
+        raise DamagedCheckpoint(f"{checkpoint} is damaged: its state does not have the digest in {_CARD}")
     return state, card
+
+
+def resume_newest(directory: Path, wanted: Card) -> tuple[Path, State] | None:
+    """The newest undamaged checkpoint of an interrupted run, and its state; raises like `resume`."""
+    return newest_read(directory, partial(resume, wanted=wanted))
 
 
 def resume(checkpoint: Path, wanted: Card) -> State:
@@ -147,12 +220,17 @@ def resume(checkpoint: Path, wanted: Card) -> State:
 
 
 def phoenix_of(directory: Path) -> Phoenix:
-    """The models of a checkpoint, or of the newest one in a directory, for serving; raises CheckpointError."""
-    checkpoint = newest(directory)
-    if checkpoint is None:
-        raise CheckpointError(f"{directory} holds no checkpoint")
-    state, card = restore(checkpoint)
-    return Phoenix(card.model, state.served, f"step{card.step}")
+    """The models of a checkpoint, or of the newest undamaged one in a directory; raises CheckpointError."""
+    return newest_phoenix(directory)[1]
+
+
+def newest_phoenix(directory: Path) -> tuple[Path, Phoenix]:
+    """The path and the models of `phoenix_of`."""
+    found = newest_read(directory, restore)
+    if found is None:
+        raise CheckpointError(f"{directory} contains no checkpoint; `foryou train --out {directory}` writes one")
+    path, (state, card) = found
+    return path, Phoenix(card.model, state.served, f"step{card.step}")
 
 
 def _form(leaf: Any) -> tuple[tuple[int, ...], str]:

@@ -39,14 +39,14 @@ class Progress(NamedTuple):
 
 
 def start(trainer: Trainer, checkpointing: Checkpointing) -> tuple[State, Path | None]:
-    """The state of the run's newest checkpoint and its path, or the initial state and None.
+    """The state of the run's newest undamaged checkpoint and its path, or the initial state and None.
 
     Raises:
-        CheckpointError: the newest checkpoint is damaged, or belongs to another run.
+        CheckpointError: all checkpoints are damaged, or the newest belongs to another run.
 
     """
-    found = checkpoints.newest(checkpointing.directory)
-    return (trainer.initial() if found is None else checkpoints.resume(found, checkpointing.card)), found
+    found = checkpoints.resume_newest(checkpointing.directory, checkpointing.card)
+    return (trainer.initial(), None) if found is None else (found[1], found[0])
 
 
 def fit(

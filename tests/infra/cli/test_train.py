@@ -162,6 +162,7 @@ def test_announce_announces_the_last_checkpoint(
         assert done.returncode == 0, done.stderr
         (pointer,) = read_model_records(settings)
     assert pointer.location == str(max(whole.glob("step-*")).resolve())
+    assert (Path(pointer.location) / "announced").exists()  # a later training keeps it
     assert pointer.version.startswith(f"tiny-step{last_card(whole)['step']}-")
     assert f"{pointer.version} is announced" in done.stderr
 

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,25 @@ def test_a_process_without_a_usable_announcement_starts_with_the_models_of_the_s
     found = served_first([pointer("m-1", tmp_path / "nowhere")], str(checkpoint), "nano", 1)
     assert (found.model.version, found.at) == (version, 0)
     assert served_first([], "", "nano", 1).model.version.startswith("nano-seed1-")
+
+
+def test_untrained_models_never_replace_announced_ones(tmp_path: Path) -> None:
+    lost = [pointer("m-2", tmp_path / "nowhere", at=2), pointer("m-1", tmp_path / "nowhere", at=1)]
+    with pytest.raises(
+        ValueError, match=r"^model m-2 was announced and cannot be used: [^\n]+; no earlier one can be used"
+    ):
+        served_first(lost, "", "nano", 1)
+
+
+def test_a_process_serves_the_checkpoint_before_a_damaged_one(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = phoenix_of(checkpoint).version
+    later = shutil.copytree(checkpoint, checkpoint.with_name("step-00000009"))
+    (later / "card.json").write_bytes(b"")
+    assert served_first([], str(tmp_path), "nano", 1).model.version == version
+    assert f"{later} is damaged" in caplog.text
+    assert f"{checkpoint} is used instead" in caplog.text
 
 
 def test_wider_models_compile_their_own_functions(checkpoint: Path, tmp_path: Path) -> None:

@@ -189,6 +189,37 @@ def test_the_newest_checkpoint_is_the_complete_one_of_the_latest_step(at_5: Path
     assert checkpoints.newest(tmp_path) == paths[2]
     checkpoints.prune(tmp_path, 2)
     assert sorted(tmp_path.iterdir()) == paths[1:]
+    checkpoints.keep_announced(paths[1])
+    checkpoints.prune(tmp_path, 1)
+    assert sorted(tmp_path.iterdir()) == paths[1:]
+
+
+@ORBAX_FAILS
+@pytest.mark.parametrize("lost", ["card.json", "state"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_written_again(
+    at_5: Path, card: Card, tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, whole = checkpoints.restore(at_5)
+    paths = [checkpoints.save(tmp_path, state, msgspec.structs.replace(whole, step=step)) for step in (5, 9)]
+    for path in [paths[1] / lost] if lost == "card.json" else filter(Path.is_file, (paths[1] / lost).rglob("*")):
+        path.write_bytes(b"")  # a loss of power
+    resumed = checkpoints.resume_newest(tmp_path, card)
+    assert resumed is not None
+    assert resumed[0] == paths[0]
+    same_bits(resumed[1], state)
+    assert f"{paths[0]} is used instead" in caplog.text
+    assert checkpoints.newest_phoenix(tmp_path)[0] == paths[0]
+    checkpoints.save(tmp_path, state, msgspec.structs.replace(whole, step=9))
+    assert checkpoints.newest_phoenix(tmp_path)[0] == paths[1]
+    gc.collect()
+
+
+def test_if_all_checkpoints_are_damaged_the_newest_is_named(copy: Path) -> None:
+    (copy / "card.json").unlink()
+    with pytest.raises(CheckpointError, match="step-00000005 is no checkpoint"):
+        checkpoints.newest(copy.parent)
+    with pytest.raises(CheckpointError, match="step-00000005 is no checkpoint"):
+        checkpoints.phoenix_of(copy.parent)
 
 
 @pytest.fixture
