@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -17,14 +16,11 @@ from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
 from infra.stack.processes import CHILD
 
-if TYPE_CHECKING:
-    from xdist.scheduler import LoadFileScheduling
-
 ROOT = Path(__file__).parents[1]
 E2E = "tests/e2e/"
 NO_ENGINE = "no container can run: "
 ORDER = (
-    *(E2E + name for name in ("test_nothing_lost.py", "test_survival.py", "test_swap.py", "")),
+    *(E2E + name for name in ("test_survival.py", "test_nothing_lost.py", "test_swap.py", "")),
     *("tests/phoenix/", "tests/benchmarks/", "tests/infra/", "tests/feed_worker/"),
 )
 """The slowest tests start first; folders that are not listed follow."""
@@ -73,19 +69,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [reason.partition(NO_ENGINE)[2] for reason in reasons if NO_ENGINE in reason]
     if skipped:
         terminalreporter.write_line(f"{len(skipped)} end-to-end tests were skipped: {skipped[0]}", yellow=True)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
-    """With `pytest -n 2`, give a file to one process, and all end-to-end tests to one: they share their servers."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-        def _split_scope(self, nodeid: str) -> str:
-            return E2E if nodeid.startswith(E2E) else super()._split_scope(nodeid)
-
-    config.option.loadscopereorder = False  # keeps `ORDER`
-    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One Kafka and one Redis for the end-to-end tests, and one running stack."""
+"""One Kafka and one Redis for the end-to-end tests of a process, and one running stack."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,14 +27,14 @@ def eventually(condition: Callable[[], T], timeout_s: float = LONG_S) -> T:
     return value
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def kafka_server() -> Iterator[containers.Server]:
     """A test that stops the server must start it again."""
     with containers.kafka() as server:
         yield server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def redis_server() -> Iterator[containers.Server]:
     """A test that stops the server must start it again."""
     with containers.redis_server() as server:
