@@ -269,8 +269,8 @@ def _line(detail: Any) -> str:
         return _unknown_key(name, detail["input"])
     reason = detail["msg"].removeprefix("Value error, ")
     what = f"{variable(name)} {'.'.join(inner)}".rstrip()
-    # `redacted` cannot find the password in every malformed address of Redis
-    shown = name != "redis" and not any(map(_SECRET_OPTION.search, inner))
+    # `redacted` cannot find the password in every malformed address of Redis, nor in options that are no object
+    shown = name not in ("redis", "kafka_options")
     return f"{what} ({field.description}): {reason}" + (f", not {_shown(name, detail['input'])!r}" if shown else "")
 
 

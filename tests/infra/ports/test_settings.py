@@ -123,8 +123,17 @@ def test_secrets_are_hidden_wherever_settings_are_shown(monkeypatch: pytest.Monk
     assert "secret" not in f"{settings!r} {settings} {rows}"
     assert rows["redis"] == "redis://***@host:1"
     assert "secret" in settings.environment()["FORYOU_REDIS"]
-    monkeypatch.setenv("FORYOU_KAFKA_OPTIONS", '{"sasl.password": ["secret"]}')
-    with pytest.raises(SettingsError, match=r"^FORYOU_KAFKA_OPTIONS sasl\.password ") as error:
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['{"sasl.password": ["secret"]}', '["sasl.password=secret"]', '"sasl.password=secret"', "sasl.password=secret"],
+)
+def test_mistyped_options_of_kafka_are_refused_without_their_passwords(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORYOU_KAFKA_OPTIONS", value)
+    with pytest.raises(SettingsError, match=r"(?i)kafka_options") as error:
         load()
     assert "secret" not in str(error.value)
 
