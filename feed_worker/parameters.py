@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from infra.ports.clock import MINUTE_MS
+from infra.ports.clock import HOUR_MS, MINUTE_MS
 from infra.ports.errors import UsageError
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
@@ -66,6 +66,12 @@ class Parameters:
         retrieval_max: the maximum number of candidates of PhoenixRetrievalSource.
         popular_max: the maximum number of candidates of PopularSource.
         popular_below: PopularSource adds candidates if the other sources found fewer than this.
+        popular_negative_weight: so many positive engagements weigh as much as the negative action of one account.
+        popular_few_accounts: reports, mutes, blocks and "not interested" of so many accounts on a post do not
+            change its popularity. They hide it from these accounts only.
+        popular_prior_engagements: added to the engagements of a post, so that few impressions prove little.
+        popular_prior_impressions: added to its impressions.
+        popular_half_life_ms: popularity halves within this time.
         max_candidates: the maximum number of candidates that the ranker scores; the rest rank last.
         top_k: the number of candidates selected before the post-selection filters.
         result_size: the feed size that `top_k` is meant for; larger feeds select proportionally more.
@@ -99,6 +105,11 @@ class Parameters:
     retrieval_max: Count = 1_000
     popular_max: Count = 500
     popular_below: Count = 300
+    popular_negative_weight: Factor = 10.0
+    popular_few_accounts: Count = 10
+    popular_prior_engagements: Factor = 1.0
+    popular_prior_impressions: Annotated[float, Meta(gt=0, le=1_000_000)] = 50.0
+    popular_half_life_ms: Annotated[int, Meta(ge=1)] = 6 * HOUR_MS
     max_candidates: Count = 2_800
     top_k: Annotated[int, Meta(ge=1, le=10_000)] = 50
     result_size: Annotated[int, Meta(ge=1, le=10_000)] = 35

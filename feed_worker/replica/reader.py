@@ -1,5 +1,8 @@
 """The worker's replica: posts, counts and vectors, copied from their topics into memory.
 
+Counts are read after the posts that were in the log at the start. Their records are smaller, so they would run ahead,
+and counts of posts that are not stored wait in bounded memory.
+
 During a model swap the vectors of the next model are collected beside those that serve: new ones, and all that are in
 the log already. For these, `post-embeddings` is read a second time (backfill), by the same thread, in small batches
 between those of the main consumer, up to the main consumer's position. The backfill's records are older than the
@@ -32,7 +35,8 @@ from thunder_ingest.posts.store import PostStore
 log = logging.getLogger(__name__)
 
 VECTORS = "post-embeddings"
-TOPICS = ("thunder-posts", VECTORS, "post-counts")
+COUNTS = "post-counts"
+TOPICS = ("thunder-posts", VECTORS, COUNTS)
 POLL_S = 0.04
 BACKFILL_MESSAGES = 1_000
 """Records of the backfill between two batches of the main consumer: a few milliseconds of work."""
@@ -83,8 +87,9 @@ class ReplicaState:
         """Apply records of TOPICS."""
         self._apply_posts(dict(by_topic.get("thunder-posts", ())))
         self.apply_vectors(by_topic.get(VECTORS, ()), self.versions)
-        counts = dict(by_topic.get("post-counts", ())).values()
-        self.store.apply_counts([unpack_counts(value) for value in counts if value])
+        counts = dict(by_topic.get(COUNTS, ()))
+        self.store.remove_counts([int(key or 0) for key, value in counts.items() if value is None])
+        self.store.apply_counts([unpack_counts(value) for value in counts.values() if value is not None])
 
     def apply_vectors(self, records: Records, versions: Sequence[str]) -> None:
         """Apply the vectors of some models."""
@@ -196,6 +201,8 @@ class Replica:
         parts = [TopicPartition(topic, part, OFFSET_BEGINNING) for topic in TOPICS for part in partitions[topic]]
         self._parts = parts
         self._consumer.assign(parts)
+        self._held = [part for part in parts if part.topic == COUNTS]
+        self._consumer.pause(self._held)
         ends = {(part.topic, part.partition): watermarks(self._consumer, part) for part in parts}
         return {part: high for part, (low, high) in ends.items() if high > low}
 
@@ -234,6 +241,9 @@ class Replica:
         for part in self._consumer.position([TopicPartition(*part) for part in self._ends]):
             left[part.topic] += max(0, self._ends[part.topic, part.partition] - max(0, part.offset))
         self._left = left
+        if self._held and not left["thunder-posts"]:
+            self._consumer.resume(self._held)
+            self._held = []
         return not any(left.values())
 
     @property

@@ -1,4 +1,4 @@
-"""Engagement counts of the stored posts, 48 bytes each: narrow columns, and a dictionary for the few large totals."""
+"""Engagement counts of the stored posts, 64 bytes each: narrow columns, and a dictionary for the few large totals."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int32, Int64, UInt16
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events import PostCounts
 from thunder_ingest.posts.author_index import longer
-from thunder_ingest.posts.popularity import engagement_rate
+from thunder_ingest.posts.popularity import signals
 
 _MAX_TOTAL: Final = 2**31 - 1
 _WIDE: Final = 2
@@ -25,8 +25,7 @@ class PostTotals:
         self._wide: Int32[np.ndarray, "rows 2"] = np.zeros((rows, _WIDE), np.int32)
         self._large: dict[int, Int32[np.ndarray, " totals"]] = {}  # rows in which a narrow total overflowed
         self.at: Int64[np.ndarray, " rows"] = np.zeros(rows, np.int64)
-        self.rate: Float32[np.ndarray, " rows"] = np.zeros(rows, np.float32)
-        self._unseen = engagement_rate(np.zeros((1, COUNT_COLUMNS), np.int32))[0]
+        self.signals: Float32[np.ndarray, "rows 3"] = np.zeros((rows, 3), np.float32)  # for the popularity of posts
 
     @property
     def impressions(self) -> Int32[np.ndarray, " rows"]:
@@ -36,30 +35,26 @@ class PostTotals:
     def grow(self, rows: int) -> None:
         """Make room for more rows."""
         self._small, self._wide = longer(self._small, rows), longer(self._wide, rows)
-        self.at, self.rate = longer(self.at, rows), longer(self.rate, rows)
-
-    def begin(self, rows: Int64[np.ndarray, " n"]) -> None:
-        """Set the engagement rate of new posts, which have no counts yet."""
-        self.rate[rows] = self._unseen
+        self.at, self.signals = longer(self.at, rows), longer(self.signals, rows)
 
     def clear(self, rows: Int64[np.ndarray, " n"]) -> None:
         """Clear the totals of rows."""
         if self._large:
             for row in rows[(self._small[rows] == _ELSEWHERE).any(axis=1)].tolist():
                 del self._large[row]
-        self._small[rows], self._wide[rows], self.at[rows], self.rate[rows] = 0, 0, 0, 0
+        self._small[rows], self._wide[rows], self.at[rows], self.signals[rows] = 0, 0, 0, 0
 
-    def put(self, rows: Int64[np.ndarray, " n"], records: Sequence[PostCounts]) -> None:
-        """Write the totals of rows, each row once."""
-        totals = as_array(records)
+    def put(
+        self, rows: Int64[np.ndarray, " n"], totals: Int32[np.ndarray, "n 20"], at: Int64[np.ndarray, " n"]
+    ) -> None:
+        """Write the totals of rows, each row once, and the times of their newest events."""
         small = totals[:, :-_WIDE]
         large = np.flatnonzero((small >= _ELSEWHERE).any(axis=1))
         self.clear(rows)
         self._small[rows] = np.minimum(small, _ELSEWHERE)
         self._wide[rows] = totals[:, -_WIDE:]
         self._large.update(zip(rows[large].tolist(), totals[large], strict=True))
-        self.rate[rows] = engagement_rate(totals)
-        self.at[rows] = [record.at for record in records]
+        self.signals[rows], self.at[rows] = signals(totals), at
 
     def take(self, rows: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, "n 20"]:
         """A copy of the totals of rows."""

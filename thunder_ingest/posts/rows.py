@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
 from thunder_ingest.counts.stored_totals import PostTotals
-from thunder_ingest.events import PostCounts
 from thunder_ingest.events.muting import Phrases
 from thunder_ingest.events.text import MAX_TOKENS
 from thunder_ingest.kernels.compiled import kernel
@@ -122,7 +121,6 @@ class PostRows:
         self._detach(rows[moved & ~is_new])
         self._assign_authors(rows[moved], batch.author_id[moved])
         self._write(rows, batch)
-        self.totals.begin(new)
         self._attach(rows[moved])
         self._decide(np.concatenate([rows, self._referring(batch.post_id[moved])]))
         return new
@@ -142,16 +140,6 @@ class PostRows:
         self._decide(self._referring(post_ids))
         self._free = np.concatenate([self._free, rows])
         self.stored -= len(rows)
-
-    def counts(self, rows: Int64[np.ndarray, " n"]) -> list[PostCounts]:
-        """The running totals of stored posts."""
-        records = zip(
-            self.columns.post_id[rows].tolist(),
-            self.totals.at[rows].tolist(),
-            self.totals.take(rows).tolist(),
-            strict=True,
-        )
-        return [PostCounts(post_id=post_id, at=at, totals=totals) for post_id, at, totals in records]
 
     def contain_any(
         self, rows: Int64[np.ndarray, " n"], phrases: Phrases, most: int, found: Bool[np.ndarray, " n"]

@@ -14,19 +14,20 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
+from thunder_ingest.counts.early_counts import EarlyCounts
+from thunder_ingest.counts.stored_totals import as_array
 from thunder_ingest.events import Post, PostCounts, pack
 from thunder_ingest.events.muting import Phrases, phrases_of
 from thunder_ingest.posts.author_index import sums_of
 from thunder_ingest.posts.columns import PostBatch, PostColumns, PostFacts, batch_of
 from thunder_ingest.posts.in_network import Posts, Scratch, StoreLimits, query, scratch, select
 from thunder_ingest.posts.packed_records import unpack_plain
-from thunder_ingest.posts.popularity import most_popular
+from thunder_ingest.posts.popularity import DEFAULT, Popularity, most_popular
 from thunder_ingest.posts.rows import PostRows
 from thunder_ingest.posts.timeline import BEGIN, END, position
 
 __all__ = ["PostColumns", "PostStore", "StoreLimits"]
 
-_MAX_EARLY_COUNTS: Final = 65_536
 BATCH: Final = 1_000
 """Posts per write under the lock: a millisecond or two."""
 TOKENS_AT_ONCE: Final = 50_000
@@ -36,7 +37,7 @@ TOKENS_AT_ONCE: Final = 50_000
 class PostStore:
     """The servable posts. `newest_at`, the newest event time in any record, is the log's own clock.
 
-    A post takes about 250 bytes and 4 bytes per token: 84 of columns, 56 of counts, 13 of references, 8 in the
+    A post takes about 260 bytes and 4 bytes per token: 84 of columns, 64 of counts, 13 of references, 8 in the
     timeline, and its part of the indexes by id and by author, which are a third to two thirds full. String ids come on
     top. Rows, blocks and texts of dropped posts are reused, so memory follows the peak number of posts. The writer
     expires posts. A read finds the oldest allowed post by binary search and never sees a dropped post.
@@ -49,7 +50,7 @@ class PostStore:
         self.newest_at = 0
         self._rows = PostRows(self.limits.min_video_ms)
         self._scratch = scratch(1, 1)
-        self._early_counts: dict[int, PostCounts] = {}  # oldest arrival first
+        self._early_counts = EarlyCounts()
 
     def __len__(self) -> int:
         return self._rows.stored
@@ -91,8 +92,9 @@ class PostStore:
         with self._writing, self.lock:
             rows = self._rows.of(unique)
             rows = rows[rows >= 0]
-            for record in self._rows.counts(rows[self._rows.totals.at[rows] > 0]):
-                self._keep_early(record)
+            totals = self._rows.totals
+            counted = rows[totals.at[rows] > 0]
+            self._early_counts.put(self._rows.columns.post_id[counted], totals.take(counted), totals.at[counted])
             self._rows.drop(rows)
 
     def apply_counts(self, records: Sequence[PostCounts]) -> None:
@@ -102,21 +104,31 @@ class PostStore:
             known = latest.get(record.post_id)
             if known is None or record.at >= known.at:
                 latest[record.post_id] = record
-        newest = list(latest.values())
-        post_ids, at = np.array(list(latest), np.int64), np.array([record.at for record in newest], np.int64)
+        post_ids = np.array(list(latest), np.int64)
+        totals, at = as_array(list(latest.values())), np.array([record.at for record in latest.values()], np.int64)
         with self._writing, self.lock:
             self.newest_at = max(self.newest_at, int(at.max(initial=0)))
             rows = self._rows.of(post_ids)
-            for place in np.flatnonzero(rows < 0).tolist():
-                self._keep_early(newest[place])
+            early = np.flatnonzero(rows < 0)
+            self._early_counts.put(post_ids[early], totals[early], at[early])
             newer = np.flatnonzero((rows >= 0) & (at >= self._rows.totals.at[rows]))
-            self._rows.totals.put(rows[newer], [newest[place] for place in newer.tolist()])
+            self._rows.totals.put(rows[newer], totals[newer], at[newer])
+
+    def remove_counts(self, post_ids: Sequence[int]) -> None:
+        """Drop the counts of posts: their records in `post-counts` are tombstones."""
+        unique = np.array(list(dict.fromkeys(post_ids)), np.int64)
+        with self._writing, self.lock:
+            rows = self._rows.of(unique)
+            self._rows.totals.clear(rows[rows >= 0])
+            self._early_counts.pop(unique)
 
     def expire(self, now_ms: int) -> int:
         """Drop posts that are too old to be candidates; returns their number."""
         expired = 0
         while rows := self._oldest(now_ms - self.limits.max_age_ms):
             expired += rows
+        with self._writing:
+            self._early_counts.expire(now_ms - self.limits.max_age_ms)
         return expired
 
     def warm_up(self) -> None:
@@ -130,6 +142,7 @@ class PostStore:
         for videos_only in (False, True):
             store.in_network(one, 1, none, now_ms, videos_only=videos_only)
         store.contain_any(one, phrases_of(("word",), True))
+        store.apply_counts([PostCounts(post_id=id_, at=now_ms, totals=[1]) for id_ in (1, 9)])
         store.columns(store.popular(now_ms, 1))
         store.author_views(one)
         store.remove([1])
@@ -142,11 +155,9 @@ class PostStore:
                 self._put_early_counts(self._rows.put(batch))
 
     def _put_early_counts(self, new: Int64[np.ndarray, " k"]) -> None:
-        if self._early_counts:
-            post_ids = self._rows.columns.post_id[new].tolist()
-            early = [(row, post_id) for row, post_id in enumerate(post_ids) if post_id in self._early_counts]
-            records = [self._early_counts.pop(post_id) for _, post_id in early]
-            self._rows.totals.put(new[[row for row, _ in early]], records)
+        if len(self._early_counts):
+            found, totals, at = self._early_counts.pop(self._rows.columns.post_id[new])
+            self._rows.totals.put(new[found], totals, at)
 
     def _oldest(self, oldest_ms: int) -> int:
         """Drop a batch of the oldest posts; returns their number."""
@@ -156,13 +167,6 @@ class PostStore:
             end = min(position(line, stored.created_at, stored.post_id, oldest_ms, 0), begin + BATCH)
             self._rows.drop(line.row[begin:end].astype(np.int64))
             return end - begin
-
-    def _keep_early(self, record: PostCounts) -> None:
-        known = self._early_counts.get(record.post_id)
-        if record.at and (known is None or record.at >= known.at):
-            self._early_counts[record.post_id] = record
-            if len(self._early_counts) > _MAX_EARLY_COUNTS:
-                del self._early_counts[next(iter(self._early_counts))]
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -228,15 +232,15 @@ class PostStore:
             self._scratch = scratch(slots, rows)
         return self._scratch
 
-    def popular(self, now_ms: int, limit: int) -> Int64[np.ndarray, " r"]:
-        """The rows of the most popular originals and quotes, best first, by the formula of `popularity`."""
+    def popular(self, now_ms: int, limit: int, rules: Popularity = DEFAULT) -> Int64[np.ndarray, " r"]:
+        """The rows of the most popular originals and quotes, best first, by the rules of `popularity`."""
         with self.lock:
             stored, line = self._rows.columns, self._rows.timeline
             oldest = position(line, stored.created_at, stored.post_id, now_ms - self.limits.max_age_ms, 0)
             entries = slice(oldest, int(line.bounds[END]))
-            rate = self._rows.totals.rate
+            signals = self._rows.totals.signals
             return most_popular(
-                line.row[entries], line.tag[entries], rate, stored.created_at, stored.post_id, now_ms, limit
+                line.row[entries], line.tag[entries], signals, stored.created_at, stored.post_id, now_ms, limit, rules
             )
 
     def author_views(self, author_ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:

@@ -17,7 +17,7 @@ from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka
 from phoenix.index.retrieval_index import VectorIndex
 from tests.infra.waiting import eventually
-from thunder_ingest.events import Post, PostEmbedding, key_of_id, pack
+from thunder_ingest.events import Post, PostCounts, PostEmbedding, key_of_id, pack
 from thunder_ingest.posts.store import PostStore
 
 pytestmark = pytest.mark.embedded
@@ -148,6 +148,28 @@ def test_the_vectors_of_another_model_are_collected_from_the_beginning_and_dropp
     assert index.count("served") == 0
     replica.stop()
     assert replica.failure is None
+
+
+def test_a_replica_that_has_caught_up_has_the_counts_of_all_posts(
+    settings: Settings, store: PostStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thunder_ingest.counts.early_counts.MAX_POSTS", 8)
+    posts = [new_post() for _ in range(2_000)]
+    gone, back = [new_post().post_id for _ in range(2_000)], posts[0].post_id
+    totals = {id_: PostCounts(post_id=id_, at=1, totals=[id_]) for id_ in [*gone, *(each.post_id for each in posts)]}
+    write_all(settings, *((id_, pack(each)) for id_, each in totals.items()), partition=0, topic="post-counts")
+    write_all(settings, (gone[0], None), (back, None), partition=0, topic="post-counts")
+    for partition in range(PARTITIONS):
+        of_partition = posts[partition::PARTITIONS]
+        write_all(settings, *((each.post_id, pack(each)) for each in of_partition), partition=partition)
+    replica = Replica(settings, store, VectorIndex(), WallClock(), "served")
+    replica.start()
+    assert replica.caught_up.wait(30)
+    known = store.columns(store.rows_of(np.array([each.post_id for each in posts]))).totals[:, 0]
+    assert known.tolist() == [0, *(each.post_id for each in posts[1:])]
+    write_all(settings, (back, pack(totals[back])), partition=0, topic="post-counts")
+    eventually(lambda: store.columns(store.rows_of(np.array([back]))).totals[0, 0] == back)
+    replica.stop()
 
 
 @given(

@@ -14,6 +14,7 @@ from infra.ports.clock import MINUTE_MS
 from phoenix.index.retrieval_index import Traits, VectorIndex
 from phoenix.models.configs import NANO
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, ids, post, query, store_of, viewer
+from thunder_ingest.events import ACTION_INDEX, PostCounts
 
 FRIEND, STRANGER = 60, 70
 
@@ -126,6 +127,17 @@ def test_a_viewer_who_has_seen_the_most_popular_posts_gets_the_next() -> None:
     asked = query(viewer(seen=[1, 2, 3]), parameters=replace(FORYOU, popular_max=2))
     (fetched,) = PopularSource(store).fetch([asked])
     assert found(fetched) == [4, 5]
+
+
+def test_what_a_few_accounts_can_do_to_a_post_for_all_is_a_parameter() -> None:
+    store = store_of(post(1, created_at=NOW_MS), post(2, created_at=NOW_MS))
+    totals = [0] * 19 + [1_000]
+    totals[ACTION_INDEX["favorite"]] = 500
+    store.apply_counts([PostCounts(post_id=2, at=1, totals=[499, *totals[1:]])])
+    totals[ACTION_INDEX["report"]] = 9
+    store.apply_counts([PostCounts(post_id=1, at=1, totals=totals)])
+    heard = query(parameters=replace(FORYOU, popular_few_accounts=8))
+    assert [found(each) for each in PopularSource(store).fetch([query(), heard])] == [[1, 2], [2, 1]]
 
 
 def test_the_viewers_of_a_batch_are_read_in_one_call() -> None:

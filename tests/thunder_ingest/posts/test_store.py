@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from infra.ports.clock import HOUR_MS
 from tests.feed_worker.obvious import has
-from thunder_ingest.events import ACTION_INDEX, IMPRESSION, KINDS, QUOTE, KindName, Post, PostCounts
+from thunder_ingest.events import ACTION_INDEX, IMPRESSION, KINDS, NEGATIVE_ACTIONS, QUOTE, KindName, Post, PostCounts
 from thunder_ingest.events.muting import cut, phrases_of
 from thunder_ingest.events.text import packed_tokens, token_hashes
+from thunder_ingest.posts.popularity import DEFAULT
 from thunder_ingest.posts.rows import PostRows
 from thunder_ingest.posts.store import TOKENS_AT_ONCE, PostStore, StoreLimits
 
@@ -248,12 +249,66 @@ def test_counts_of_any_length_and_size_fit() -> None:
     assert store.columns(store.rows_of(ids(5))).totals[0, :3].tolist() == [2**31 - 1, 0, 0]
 
 
-def test_early_counts_are_bounded_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thunder_ingest.posts.store._MAX_EARLY_COUNTS", 2)
+def totals_of(store: PostStore, *post_ids: int) -> list[int]:
+    favorites: list[int] = store.columns(store.rows_of(ids(*post_ids))).totals[:, 0].tolist()
+    return favorites
+
+
+def test_any_number_of_counts_wait_for_their_posts() -> None:
+    store, n = PostStore(), 100_000
+    for begin in range(1, n + 1, 5_000):
+        store.apply_counts([counts(post_id, favorite=post_id) for post_id in range(begin, begin + 5_000)])
+    store.apply([post(post_id) for post_id in range(1, n + 1)])
+    assert totals_of(store, *range(1, n + 1)) == list(range(1, n + 1))
+
+
+def test_early_counts_are_bounded_and_those_without_an_event_for_longest_go_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("thunder_ingest.counts.early_counts.MAX_POSTS", 8)
     store = PostStore()
-    store.apply_counts([counts(n, favorite=n) for n in (1, 2, 3)])
-    store.apply([post(n) for n in (1, 2, 3)])
-    assert store.columns(store.rows_of(ids(1, 2, 3))).totals[:, 0].tolist() == [0, 2, 3]
+    store.apply_counts([counts(n, favorite=n, at=NOW - n) for n in range(1, 10)])
+    store.apply([post(n) for n in range(1, 10)])
+    assert totals_of(store, *range(1, 10)) == [1, 2, 3, 4, 5, 6, 7, 0, 0]
+
+
+def test_early_counts_without_an_event_within_the_maximum_age_are_dropped() -> None:
+    store = PostStore(StoreLimits(max_age_ms=HOUR_MS))
+    store.apply_counts([counts(5, favorite=5, at=NOW - HOUR_MS), counts(6, favorite=6, at=NOW - HOUR_MS - 1)])
+    store.expire(NOW)
+    store.apply([post(5), post(6)])
+    assert totals_of(store, 5, 6) == [5, 0]
+
+
+def test_a_tombstone_of_counts_drops_them_before_and_after_the_arrival_of_their_post() -> None:
+    store = store_of(post(5))
+    store.apply_counts([counts(5, favorite=5), counts(6, favorite=6), counts(7, favorite=7)])
+    store.remove_counts([5, 6, 8])
+    store.apply([post(6), post(7)])
+    assert totals_of(store, 5, 6, 7) == [0, 0, 7]
+    store.apply_counts([counts(5, at=NOW - 9, favorite=1)])
+    assert totals_of(store, 5) == [1]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["post", "delete", "count", "gone"]), st.integers(1, 6), st.integers(1, 3))))
+def test_counts_are_those_of_the_newest_record_in_any_order_of_posts_and_counts(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    store, newest, stored = PostStore(), dict[int, tuple[int, int]](), set[int]()
+    for number, (step, post_id, at) in enumerate(steps):
+        if step == "post":
+            store.apply([post(post_id)])
+            stored.add(post_id)
+        elif step == "delete":
+            store.remove([post_id])
+            stored.discard(post_id)
+        elif step == "count":
+            store.apply_counts([counts(post_id, at=at, favorite=number)])
+            newest[post_id] = max(newest.get(post_id, (0, 0)), (at, number))
+        else:
+            store.remove_counts([post_id])
+            newest.pop(post_id, None)
+        assert totals_of(store, *stored) == [newest.get(each, (0, 0))[1] for each in stored]
 
 
 # --- labels and languages -------------------------------------------------------------------------------------------
@@ -297,10 +352,30 @@ def test_popular_posts_are_originals_and_quotes_best_first() -> None:
     assert stored_ids(store, store.popular(NOW, 1)) == [2]
 
 
-def test_an_unseen_post_comes_before_an_ignored_one_and_a_reported_one_last() -> None:
+def test_an_unseen_post_comes_before_an_ignored_one_and_one_that_many_report_last() -> None:
     store = store_of(post(1), post(2), post(3))
-    store.apply_counts([counts(2, impressions=1000, favorite=3), counts(3, impressions=1000, favorite=9, report=1)])
+    store.apply_counts([counts(2, impressions=1000, favorite=3), counts(3, impressions=1000, favorite=9, report=30)])
     assert stored_ids(store, store.popular(NOW, 10)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("action", NEGATIVE_ACTIONS)
+def test_negative_actions_of_a_few_accounts_change_no_popularity(action: str) -> None:
+    store = store_of(post(1), post(2))
+    store.apply_counts([counts(1, impressions=1000, favorite=500), counts(2, impressions=1000, favorite=499)])
+    few = int(DEFAULT.few_accounts)
+    store.apply_counts([counts(1, impressions=1000, favorite=500, **{action: few})])
+    assert stored_ids(store, store.popular(NOW, 10)) == [1, 2]
+    store.apply_counts([counts(1, impressions=1000, favorite=500, **{action: few + 1})])
+    assert stored_ids(store, store.popular(NOW, 10)) == [2, 1]
+    assert stored_ids(store, store.popular(NOW, 10, DEFAULT._replace(few_accounts=few + 1.0))) == [1, 2]
+
+
+def test_an_account_that_reports_and_blocks_and_mutes_is_one_account() -> None:
+    store, few = store_of(post(1), post(2)), int(DEFAULT.few_accounts)
+    every = dict.fromkeys(NEGATIVE_ACTIONS, few)
+    store.apply_counts([counts(1, impressions=1000, favorite=500, **every)])
+    store.apply_counts([counts(2, impressions=1000, favorite=499)])
+    assert stored_ids(store, store.popular(NOW, 10)) == [1, 2]
 
 
 def test_popularity_halves_every_six_hours() -> None:
