@@ -32,6 +32,9 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 """The kinds with entries of fixed width; `keywords` are text, and `seen_before` is a filter."""
 
+MOST_BYTES: Final = 64 << 20
+"""Rows of one value: more than three million edges. A damaged or forged value must not fill the memory."""
+
 _KNOWN_KINDS: Final = frozenset(KINDS)
 _ROWS_BYTE, _COMPACT_BYTE = bytes((ROWS,)), bytes((COMPACT,))
 _COMPRESSED, _IN_ROWS = 1, 2
@@ -82,13 +85,20 @@ def rows_of(kind: str, stored: bytes) -> bytes:
     if not is_compact(stored):
         raise ValueError(f"user state of version {stored[0] if stored else None}; this program knows {ROWS}, {COMPACT}")
     layout, body = int.from_bytes(stored[1:2]), stored[2:]
-    if len(stored) < 2 or layout > _COMPRESSED | _IN_ROWS:
+    if len(stored) < 2 or layout > _COMPRESSED | _IN_ROWS or not (layout & _IN_ROWS or kind in DTYPES):
         raise ValueError(f"broken: unknown layout {stored[1:2]!r}")
     try:
-        body = zstandard.decompress(body) if layout & _COMPRESSED else body
-    except zstandard.ZstdError as error:
+        if layout & _COMPRESSED:
+            _check_size(zstandard.frame_content_size(body))
+            body = zstandard.decompress(body)
+        return body if layout & _IN_ROWS else _rows_of_columns(body, DTYPES[kind])
+    except (zstandard.ZstdError, IndexError) as error:
         raise ValueError(f"broken: {error}") from error
-    return body if layout & _IN_ROWS else _rows_of_columns(body, DTYPES[kind])
+
+
+def _check_size(size_bytes: int) -> None:
+    if not 0 <= size_bytes <= MOST_BYTES:
+        raise ValueError(f"broken: {size_bytes:,} bytes of rows; at most {MOST_BYTES:,} can be")
 
 
 def is_compact(stored: bytes) -> bool:
@@ -109,7 +119,7 @@ def decode_entries(kind: str, stored: Iterable[bytes]) -> Entries:
 
 def _rows_of_columns(body: bytes, dtype: np.dtype[Any]) -> bytes:
     reader = _Reader(body)
-    entries = np.empty(reader.number(), dtype)
+    entries = np.empty(reader.number(dtype.itemsize), dtype)
     for name in dtype.names or ():
         entries[name] = _decoded(name, reader, len(entries))
     reader.finish()
@@ -139,7 +149,7 @@ def _decoded(name: str, reader: "_Reader", count: int) -> NDArray[Any]:
     if name in _BY_STEPS:
         return reader.steps(count)
     if name in _BY_INDEX:
-        ids = reader.steps(reader.number())
+        ids = reader.steps(reader.number(8))
         return ids[reader.planes(count).view(np.int64)]
     return reader.planes(count)
 
@@ -150,8 +160,11 @@ class _Reader:
     def __init__(self, body: bytes) -> None:
         self._body, self._offset = body, 0
 
-    def number(self) -> int:
-        return int(self._take(np.dtype("<u4"), 1)[0])
+    def number(self, of_bytes: int) -> int:
+        """A number of items that take so many bytes each."""
+        number = int(self._take(np.dtype("<u4"), 1)[0])
+        _check_size(number * of_bytes)
+        return number
 
     def steps(self, count: int) -> Int64[np.ndarray, " m"]:
         if not count:
