@@ -63,7 +63,7 @@ def main() -> None:
     store.warm_up()
     warm = time.perf_counter()
     clock = clock_of(settings.clock)
-    clock.observe(NOW_MS)
+    clock.observe([NOW_MS])
     replica = Replica(settings, store, VectorIndex(), clock, "none")
     tune_garbage_collector()
     replica.start()

@@ -104,9 +104,8 @@ class ReplicaState:
 
     def _apply_posts(self, records: Newest) -> None:
         values = list(filter(None, records.values()))
-        newest_ms, others = self.store.apply_packed(values)
-        if newest_ms:
-            self.clock.observe(newest_ms)
+        created_at, others = self.store.apply_packed(values)
+        self.clock.observe(created_at.tolist())
         posts = [unpack_post(values[place]) for place in others]
         gone = [int(key or 0) for key, value in records.items() if value is None]
         gone += [post.post_id for post in posts if not post.is_live]
@@ -117,7 +116,7 @@ class ReplicaState:
             self.store.remove(gone)
         if live:
             self.store.apply(live)
-            self.clock.observe(max(post.created_at for post in live))
+            self.clock.observe([post.created_at for post in live])
         describe(self.index, self.store, np.array([int(key or 0) for key in records], np.int64))
 
 

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from feed_worker.serving.offsets import MessageOffset, Offsets, Partition
 from feed_worker.serving.request_queue import ReceivedRequest
-from infra.ports.clock import Clock, now_ms
-from infra.ports.consumer import usable_messages
+from infra.ports.clock import now_ms
+from infra.ports.consumer import arrived_ms, usable_messages
 from infra.ports.kafka_config import consumer_config, group
 from infra.ports.outage import outage
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
-from thunder_ingest.events import FeedRequest, Refused, decode
+from thunder_ingest.events import FeedRequest, Refused, count_from_arrival, decode
 from thunder_ingest.events.dead_letters import dead_letter
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,6 @@ class Intake:
 
     Args:
         settings: of the worker.
-        clock: observes the times of requests.
         assigned: called after partitions are assigned.
         finish: called before partitions are revoked; waits, for a limited time, until the batches in flight are done.
 
@@ -70,10 +69,8 @@ class Intake:
 
     """
 
-    def __init__(
-        self, settings: Settings, clock: Clock, assigned: Callable[[], None], finish: Callable[[], None]
-    ) -> None:
-        self._settings, self._clock, self._assigned, self._finish = settings, clock, assigned, finish
+    def __init__(self, settings: Settings, assigned: Callable[[], None], finish: Callable[[], None]) -> None:
+        self._settings, self._assigned, self._finish = settings, assigned, finish
         self._offsets = Offsets()
         self._due: SimpleQueue[dict[Partition, int]] = SimpleQueue()
         self._revoked: set[Partition] = set()
@@ -198,19 +195,16 @@ class Intake:
     def _decoded(self, messages: Sequence[Message]) -> tuple[list[ReceivedRequest], list[DeadLetterRecord]]:
         received: list[ReceivedRequest] = []
         dead_letters: list[DeadLetterRecord] = []
-        polled_ms = now_ms()
+        polled_ms, tolerance_ms = now_ms(), self._settings.future_tolerance_ms
         for message in messages:
             try:
                 request: FeedRequest = decode(TOPIC, message.value())
-                if request.at > polled_ms + self._settings.future_tolerance_ms:
-                    raise Refused("`at` is too far in the future - at `$.at`")
+                arrival_ms = arrived_ms(message, request.at, tolerance_ms, polled_ms)
+                count_from_arrival(request, arrival_ms, tolerance_ms)
             except Refused as reason:
                 dead_letters.append(DeadLetterRecord(dead_letter(message, reason), message_offset(message)))
             else:
-                kind, timestamp_ms = message.timestamp()
-                arrived_ms = polled_ms if kind == TIMESTAMP_NOT_AVAILABLE else min(timestamp_ms, polled_ms)
-                received.append(ReceivedRequest(request, arrived_ms, message_offset(message)))
-                self._clock.observe(request.at)
+                received.append(ReceivedRequest(request, min(arrival_ms, polled_ms), message_offset(message)))
         return received, dead_letters
 
     def _update_lag(self) -> None:

@@ -156,7 +156,7 @@ class Worker:
             Exception: the first error of any thread.
 
         """
-        self._intake = Intake(self._settings, self._state.clock, self._on_assign, self._finish)
+        self._intake = Intake(self._settings, self._on_assign, self._finish)
         try:
             with self._threads:
                 while not self._stopping.is_set():

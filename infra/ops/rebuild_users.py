@@ -12,16 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import msgspec
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
+from confluent_kafka import Message
 from rich.console import Console
 
 from infra.ports.clock import now_ms
-from infra.ports.consumer import partitions_of
+from infra.ports.consumer import arrived_ms, partitions_of
 from infra.ports.redis import RedisRetry, connect
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.terminal.progress import Report
-from thunder_ingest.events import EngagementEvent, GraphEvent, Refused, decode
+from thunder_ingest.events import EngagementEvent, GraphEvent, Refused, count_from_arrival, decode
 from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
 
@@ -107,8 +107,8 @@ class _Rebuild:
             self._counted.read += 1
             try:
                 event = decode(message.topic() or "", message.value())
-                if event.at > _arrived_ms(message) + self._tolerance_ms:
-                    raise Refused("too far in the future at its arrival")
+                arrival_ms = arrived_ms(message, event.at, self._tolerance_ms, now_ms())
+                count_from_arrival(event, arrival_ms, self._tolerance_ms)
             except Refused:  # the flow has written a dead letter for it
                 self._counted.refused += 1
             else:
@@ -124,9 +124,3 @@ class _Rebuild:
 
 def _partition(message: Message) -> int:
     return message.partition() or 0
-
-
-def _arrived_ms(message: Message) -> int:
-    """Arrival time by the broker's clock; a producer's own timestamp is not used."""
-    kind, at_ms = message.timestamp()
-    return at_ms if kind == TIMESTAMP_LOG_APPEND_TIME else now_ms()

@@ -6,7 +6,14 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from infra.ports.errors import BrokerUnreachable, TopicMissing
 from infra.ports.kafka_config import consumer_config, group
@@ -51,6 +58,25 @@ def _is_usable(message: Message) -> bool:
     elif not error.retriable():
         raise KafkaException(error)
     return False
+
+
+def arrived_ms(message: Message, at_ms: int, tolerance_ms: int, read_ms: int) -> int:
+    """Return the arrival of a message, epoch ms: the broker's timestamp.
+
+    A topic without `LogAppendTime` has the timestamps of producers, whose clocks may be fast or wrong. They count up to
+    the time of the reading, and only if the event is not far ahead of them. Else the message arrives when it is read.
+
+    Args:
+        message: as it was consumed.
+        at_ms: the time of its event.
+        tolerance_ms: the largest distance of an event ahead of a producer's timestamp.
+        read_ms: the present time.
+
+    """
+    kind, timestamp_ms = message.timestamp()
+    if kind == TIMESTAMP_LOG_APPEND_TIME:
+        return timestamp_ms
+    return min(timestamp_ms, read_ms) if at_ms <= timestamp_ms + tolerance_ms else read_ms
 
 
 def partitions_of(settings: Settings, topics: Iterable[str], timeout_s: float = 5.0) -> dict[str, list[int]]:

@@ -26,9 +26,11 @@ from thunder_ingest.events import (
     Follow,
     Impression,
     PostCounts,
+    Unblock,
     pack,
     unpack_counts,
 )
+from thunder_ingest.events.ids import id64
 from thunder_ingest.users.redis_form import UserStates
 
 T0 = 1_700_000_000_000
@@ -184,6 +186,34 @@ def test_an_event_too_far_in_the_future_is_a_dead_letter_of_either_topic() -> No
     writes, records = run([batch("engagements", favorite(at=ahead))], [batch("social-graph", follow)])
     assert writes == []
     assert [record.topic for record in records] == ["dead-letters", "dead-letters"]
+
+
+def test_a_block_stands_against_an_unblock_of_a_fast_clock(valkey: redis.Redis) -> None:
+    ahead, later = Unblock(user_id=1, target_id=2, at=T0 + 120_000), Block(user_id=1, target_id=2, at=T0 + 30_000)
+    for arrived_ms in (T0, T0 + 900):
+        valkey.flushall()
+        graph = [
+            batch("social-graph", ahead, arrived_ms=T0),
+            batch("social-graph", later, start=1, arrived_ms=arrived_ms),
+        ]
+        writes, _ = run([], graph)
+        users = UserStates(valkey)
+        for entries, suffix in writes:
+            users.write(entries, suffix)
+        (state,) = users.read(["1"])
+        assert state.blocks.tolist() == [2]
+
+
+def test_an_author_007_is_not_the_blocked_7(valkey: redis.Redis) -> None:
+    follows = [Follow(user_id=1, target_id=author, at=T0) for author in ("007", 7)]
+    writes, _ = run([], [batch("social-graph", *follows, Block(user_id=1, target_id="7", at=T0))])
+    users = UserStates(valkey)
+    for entries, suffix in writes:
+        users.write(entries, suffix)
+    first, seven, double_o_seven = users.read(["1", "7", "007"])
+    assert first.blocks.tolist() == [7]
+    assert first.following.tolist() == sorted([7, id64("007")])
+    assert (seven.blocked_by.tolist(), double_o_seven.blocked_by.tolist()) == ([1], [])
 
 
 def test_a_late_event_is_ordered_by_its_time_in_the_history(valkey: redis.Redis) -> None:

@@ -82,11 +82,11 @@ def test_edits_in_one_batch_are_written_once() -> None:
         (b"[]", "object"),
         (b'{"type":"post_created"}', "post_id"),
         (b'{"type":"post_created","post_id":1,"author_id":1}', "`at`"),
-        (b'{"type":"post_eaten","post_id":1,"author_id":1,"at":1}', "post_eaten"),
-        (b'{"type":"post_created","post_id":0,"author_id":1,"at":1}', "post_id"),
-        (b'{"type":"post_created","post_id":"a b","author_id":1,"at":1}', "post_id"),
+        (b'{"type":"post_eaten","post_id":1,"author_id":1,"at":1700000000000}', "post_eaten"),
+        (b'{"type":"post_created","post_id":0,"author_id":1,"at":1700000000000}', "post_id"),
+        (b'{"type":"post_created","post_id":"a b","author_id":1,"at":1700000000000}', "post_id"),
         (b'{"type":"post_created","post_id":1,"author_id":1,"at":99999999999999}', "future"),
-        (b'{"type":"post_created","post_id":1,"author_id":1,"at":1,"kind":"repost"}', "source_post_id"),
+        (b'{"type":"post_created","post_id":1,"author_id":1,"at":1700000000000,"kind":"repost"}', "source_post_id"),
         (b" " * (MAX_MESSAGE_BYTES + 1), "at most"),
         (None, "null"),
     ],
@@ -100,6 +100,55 @@ def test_an_invalid_message_becomes_one_dead_letter_and_the_flow_continues(raw: 
     assert (letter.topic, letter.partition, letter.offset) == ("posts", 3, 41)
     assert (letter.key, letter.value) == (b"key", raw)
     assert reason in letter.reason
+
+
+def test_a_deletion_ends_a_post_that_a_fast_clock_has_published() -> None:
+    post, deletion = created(at=T0 + 120_000), PostDeleted(post_id=1, author_id=7, at=T0 + 5_000)
+    in_time = [batch("posts", post, arrived_ms=T0), batch("posts", deletion, start=1, arrived_ms=T0 + 700)]
+    assert served(run(in_time)) == {b"1": None}
+    assert served(run([batch("posts", post, deletion, arrived_ms=T0)])) == {b"1": None}
+    assert served(run([batch("posts", deletion, post, arrived_ms=T0)])) == {b"1": None}
+
+
+def test_a_later_word_wins_over_a_label_and_an_edit_of_a_fast_clock() -> None:
+    label = PostLabeled(post_id=1, author_id=7, at=T0 + 250_000, label="gore")
+    removed = PostLabeled(post_id=1, author_id=7, at=T0 + 1_500, label="gore", removed=True)
+    batches = [
+        batch("posts", created(at=T0 + 200_000), label, arrived_ms=T0),
+        batch("posts", created(at=T0 + 1_000, text="edited"), removed, start=2, arrived_ms=T0 + 1_500),
+    ]
+    post = served(run(batches))[b"1"]
+    assert post is not None
+    assert (post.created_at, post.at, post.text) == (T0, T0 + 1_000, "edited")
+    assert post.labels == {"gore": -(T0 + 1_500)}
+
+
+def test_a_second_reading_of_a_log_decides_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker keeps the arrival, so the time of the reading makes no difference."""
+    ahead = [batch("posts", created(at=T0 + 120_000), created(2, at=T0 + 400_000), arrived_ms=T0)]
+    first = served(run(ahead))
+    monkeypatch.setattr("flows.decoding.now_ms", lambda: T0 + 500_000)
+    assert served(run(ahead)) == first
+    assert set(first) == {b"1"}  # the other one is too far ahead, also when it is read late
+
+
+def test_seconds_are_refused_with_the_hint_and_leave_a_live_post_alone() -> None:
+    seconds = b'{"type":"post_created","post_id":1,"author_id":7,"at":1700000001,"text":"again"}'
+    records = run([batch("posts", created(), seconds)])
+    assert (served(records)[b"1"] or Post(post_id=1, author_id=7)).text == "hello"
+    (letter,) = [unpack_dead_letter(record.value or b"") for record in records if record.topic == "dead-letters"]
+    assert "seconds, most likely" in letter.reason
+
+
+def test_one_post_of_a_later_year_leaves_a_log_on_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.posts.EXPIRE_EVERY_S", 0.0)
+    posts = [created(number, at=T0 + 1_000 * number) for number in range(1, 21)]
+    outlier = created(99, at=T0 + 4 * 365 * 24 * HOUR_MS)
+    monkeypatch.setattr("flows.decoding.now_ms", lambda: outlier.at)
+    for log in ([outlier, *posts], [*posts[:5], outlier, *posts[5:]], [*posts, outlier]):
+        batches = [batch("posts", event, start=number) for number, event in enumerate(log)]
+        live = served(run([*batches, batch("posts", created(20, at=T0 + 30_000), start=99)]))
+        assert {key for key, post in live.items() if post} >= {b"%d" % number for number in range(1, 21)}
 
 
 def test_an_event_of_another_author_is_refused() -> None:

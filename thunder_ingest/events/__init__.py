@@ -5,6 +5,7 @@ upgraded first. Flows and workers write MessagePack. All times are epoch millise
 """
 
 from thunder_ingest.events.actions import ACTION_INDEX, ACTIONS, IMPRESSION, NEGATIVE_ACTIONS, ActionName, surface_code
+from thunder_ingest.events.arrival import count_from_arrival
 from thunder_ingest.events.codec import decode, decode_any, encode, key_of, topic_of
 from thunder_ingest.events.derived import (
     DeadLetter,
@@ -24,6 +25,7 @@ from thunder_ingest.events.derived import (
     unpack_post,
 )
 from thunder_ingest.events.published import (
+    FIRST_TIME_MS,
     INPUT_TYPES,
     KINDS,
     LAST_TIME_MS,
@@ -67,6 +69,7 @@ from thunder_ingest.events.refusals import Refused
 __all__ = [
     "ACTIONS",
     "ACTION_INDEX",
+    "FIRST_TIME_MS",
     "IMPRESSION",
     "INPUT_TYPES",
     "KINDS",
@@ -115,6 +118,7 @@ __all__ = [
     "Unmute",
     "UnmuteKeyword",
     "Unsubscribe",
+    "count_from_arrival",
     "decode",
     "decode_any",
     "encode",

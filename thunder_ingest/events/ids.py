@@ -1,5 +1,6 @@
 """Ids: apps publish integers or strings; inside the system every id is an int64.
 
+A string of decimal digits without a leading zero is the integer. Any other string is an id of its own: "007" is not 7.
 One documented hash maps a string to its int64: XXH3-64 of the UTF-8 bytes, the top bit cleared, 0 replaced by 1. Any
 process in any language computes the same number. No code decodes time or anything else from an id.
 """
@@ -35,10 +36,10 @@ PublishedId = (
 def id64(published: int | str) -> int:
     """The int64 of a published id inside the system.
 
-    An integer, or a string of ASCII digits, is itself; any other string is hashed to 63 bits.
+    An integer, or its decimal string without leading zeros, is itself; any other string is hashed to 63 bits.
 
     Raises:
-        ValueError: for an invalid id: an integer outside 1 … 2⁶³−1, or an empty or over-long string.
+        ValueError: for an invalid id: an integer outside 1 … 2⁶³−1, also as a string, or an empty or over-long string.
 
     """
     if type(published) is int:
@@ -50,7 +51,7 @@ def id64(published: int | str) -> int:
 
 @lru_cache(maxsize=1 << 16)
 def _string_id64(published: str) -> int:
-    if published.isascii() and published.isdigit():
+    if _is_integer(published):
         return id64(int(published))
     encoded = published.encode()
     if not 0 < len(encoded) <= MAX_ID_BYTES:
@@ -60,12 +61,14 @@ def _string_id64(published: str) -> int:
 
 def published_form(published: int | str) -> str:
     """The one text form of a published id, for Redis keys and for JSON that readers get."""
-    if isinstance(published, str) and not (published.isascii() and published.isdigit()):
-        return published
-    return str(int(published))
+    return published if isinstance(published, str) else str(published)
 
 
 def string_form(published: int | str) -> str | None:
     """The published form if the int64 alone cannot give it back (a hashed string), else None."""
-    form = published_form(published)
-    return None if form.isdigit() and form.isascii() else form
+    return published if isinstance(published, str) and not _is_integer(published) else None
+
+
+def _is_integer(published: str) -> bool:
+    """True for "0" and for ASCII digits without a leading zero."""
+    return published.isascii() and published.isdigit() and (published[0] != "0" or published == "0")

@@ -12,6 +12,8 @@ KindName = Literal["original", "reply", "repost", "quote"]
 KINDS: Final[tuple[KindName, ...]] = get_args(KindName)
 ORIGINAL, REPLY, REPOST, QUOTE = range(4)
 
+FIRST_TIME_MS: Final = 10**12
+"""2001-09-09: the times of today in seconds are smaller."""
 LAST_TIME_MS: Final = 253_402_300_799_999
 MAX_TEXT: Final = 25_000
 MAX_SEEN_IDS: Final = 10_000
@@ -19,7 +21,9 @@ MAX_FEED_SIZE: Final = 200
 MAX_LANGS: Final = 20
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 
-Time = Annotated[int, msgspec.Meta(ge=1, le=LAST_TIME_MS, description="epoch milliseconds, the event's own time")]
+Time = Annotated[
+    int, msgspec.Meta(ge=FIRST_TIME_MS, le=LAST_TIME_MS, description="epoch milliseconds, the event's own time")
+]
 Duration = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1, description="milliseconds")]
 ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES)]

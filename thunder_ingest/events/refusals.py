@@ -9,6 +9,12 @@ from infra.ports.errors import UsageError
 from thunder_ingest.events.ids import ID_RULE, PublishedId
 
 _PATH: Final = re.compile(r" - at `\$\.(\w+)(?:\[[\d.]+\])?`$")
+_TIME_HINTS: Final = {
+    "Expected `int` >= ": "before 2001-09-09; seconds, most likely: epoch milliseconds are wanted",
+    "Expected `int` <= ": "micro- or nanoseconds, most likely: epoch milliseconds are wanted",
+    "Integer value out of range": "epoch milliseconds are wanted",
+    "Expected `int`, got": "epoch milliseconds are wanted",
+}
 _VARIANT: Final = re.compile(r"^Invalid value .* - at `\$\.type`$|^Object missing required field `type`$")
 
 
@@ -17,7 +23,7 @@ class Refused(UsageError, ValueError):
 
 
 def in_words(reason: str, variants: tuple[type, ...]) -> str:
-    """A decoder's reason, with the valid values of `type` and of enumerations, and with the rule for ids.
+    """A decoder's reason, with the valid values of `type` and of enumerations, and the rules for ids and times.
 
     Args:
         reason: msgspec's text; it stays the beginning, unless it is a regular expression.
@@ -28,11 +34,18 @@ def in_words(reason: str, variants: tuple[type, ...]) -> str:
         return f"{reason}; valid are {', '.join(str(each.__struct_config__.tag) for each in variants)}"  # type: ignore[attr-defined]
     if not (path := _PATH.search(reason)):
         return reason
+    if path[1] == "at":
+        return reason + time_hint(reason)
     ids, values = _rules(variants)
     if path[1] in ids:
         what = "" if "regex" in reason else f" ({reason[: path.start()]})"
         return f"{ID_RULE}{what}{path[0]}"
     return f"{reason}; valid are {', '.join(values[path[1]])}" if path[1] in values else reason
+
+
+def time_hint(reason: str) -> str:
+    """The addition to a decoder's reason that refuses a time: the unit that was most likely given."""
+    return next((f"; {hint}" for start, hint in _TIME_HINTS.items() if reason.startswith(start)), "")
 
 
 @lru_cache(maxsize=16)

@@ -33,7 +33,6 @@ class Unpacked(NamedTuple):
 
     batch: PostBatch
     newest_at: int
-    newest_created_at: int
     others: list[int]
 
 
@@ -63,9 +62,8 @@ def unpack_plain(values: Sequence[bytes]) -> Unpacked:
         labels={},
         forms={},
     )
-    newest_created_at = int(batch.plain["created_at"].max(initial=0))
     others = np.flatnonzero(~is_plain).tolist() if plain < n else []
-    return Unpacked(batch, int(fields[_AT].max(initial=0)), newest_created_at, others)
+    return Unpacked(batch, int(fields[_AT].max(initial=0)), others)
 
 
 @kernel

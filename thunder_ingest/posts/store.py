@@ -68,23 +68,23 @@ class PostStore:
         with self.lock:
             self.newest_at = max(self.newest_at, newest_at)
 
-    def apply_packed(self, values: Sequence[bytes]) -> tuple[int, list[int]]:
+    def apply_packed(self, values: Sequence[bytes]) -> tuple[Int64[np.ndarray, " p"], list[int]]:
         """Apply the plain records among packed records of different posts, without decoding each.
 
         Returns:
-            the newest creation time among them, and the indexes of the other records, which the caller decodes and
-            applies.
+            the creation times of the plain records, and the indexes of the other records, which the caller decodes
+            and applies.
 
         """
-        newest_created_at, others = 0, []
+        created_at, others = [np.zeros(0, np.int64)], []
         for begin in range(0, len(values), BATCH):
             read = unpack_plain(values[begin : begin + BATCH])
             self._put(read.batch)
-            newest_created_at = max(newest_created_at, read.newest_created_at)
+            created_at.append(read.batch.plain["created_at"])
             others += [begin + place for place in read.others]
             with self.lock:
                 self.newest_at = max(self.newest_at, read.newest_at)
-        return newest_created_at, others
+        return np.concatenate(created_at), others
 
     def remove(self, post_ids: Sequence[int]) -> None:
         """Drop posts; their counts are kept for a while, since a deleted post may be restored."""

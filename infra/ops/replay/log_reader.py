@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from infra.ports.errors import UsageError
 from infra.ports.topics import INPUTS
 from thunder_ingest.events import Time
-from thunder_ingest.events.ids import published_form
+from thunder_ingest.events.ids import id64, published_form
+from thunder_ingest.events.refusals import time_hint
 
 LOG_TOPICS: Final = tuple(topic for topic in INPUTS if topic != "feed-requests")
 """The topics of a log; lines with equal times are merged in this order."""
@@ -215,7 +216,10 @@ class _TimeOnly(Struct, gc=False):
 def _key(published: int | str | None) -> bytes | None:
     if type(published) is int:
         return b"%d" % published
-    return None if published is None else published_form(published).encode()
+    if published is None:
+        return None
+    id64(published)  # raises ValueError for an id that no event may have
+    return published_form(published).encode()
 
 
 def _odd_line(topic: str, number: int, file: str, raw: bytes) -> Line:
@@ -223,7 +227,7 @@ def _odd_line(topic: str, number: int, file: str, raw: bytes) -> Line:
     try:
         return Line(topic, number, file, raw, msgspec.json.decode(raw, type=_TimeOnly).at, None)
     except msgspec.ValidationError as error:
-        return Line(topic, number, file, raw, None, None, str(error))
+        return Line(topic, number, file, raw, None, None, str(error) + time_hint(str(error)))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         return Line(topic, number, file, raw, None, None, f"not JSON: {error}")
 

@@ -10,11 +10,11 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, TopicPartition
 from feed_worker.serving import intake
 from feed_worker.serving.intake import TOPIC, Intake
 from feed_worker.serving.offsets import MessageOffset
-from infra.ports.clock import WallClock
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest, encode
 
 P, Q = 0, 1
+T0 = 1_700_000_000_000
 
 
 class Arrived:
@@ -36,10 +36,10 @@ class Arrived:
         return None
 
     def timestamp(self) -> tuple[int, int]:
-        return TIMESTAMP_CREATE_TIME, 1
+        return TIMESTAMP_CREATE_TIME, T0
 
     def value(self) -> bytes:
-        return encode(FeedRequest(request_id=f"{self._part}-{self._offset}", user_id=1, at=1))
+        return encode(FeedRequest(request_id=f"{self._part}-{self._offset}", user_id=1, at=T0))
 
 
 class OffsetsUnknown:
@@ -100,7 +100,7 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Scripted:
 
 @pytest.fixture
 def intake_(consumer: Scripted) -> Intake:
-    return Intake(Settings(), WallClock(), lambda: None, lambda: None)
+    return Intake(Settings(), lambda: None, lambda: None)
 
 
 def received(intake_: Intake, consumer: Scripted, *polls: Poll) -> tuple[list[str], bool]:

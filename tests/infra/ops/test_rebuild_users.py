@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Message
+from confluent_kafka import Message
 from rich.console import Console
 
 from infra.ops import rebuild_users as rebuild
@@ -186,19 +186,6 @@ def test_an_expired_start_of_the_log_is_reported(settings: Settings, monkeypatch
     rebuilt = run(settings)
     assert rebuilt.cut == ["social-graph"]
     assert rebuild_summary(rebuilt).endswith("; the graph is incomplete, earlier events have expired from the log")
-
-
-class Arrived:
-    def __init__(self, kind: int, at_ms: int) -> None:
-        self._timestamp = kind, at_ms
-
-    def timestamp(self) -> tuple[int, int]:
-        return self._timestamp
-
-
-def test_the_arrival_time_is_the_brokers_not_the_producers() -> None:
-    assert rebuild._arrived_ms(Arrived(TIMESTAMP_LOG_APPEND_TIME, 5)) == 5  # type: ignore[arg-type]
-    assert rebuild._arrived_ms(Arrived(TIMESTAMP_CREATE_TIME, 5)) >= NOW  # type: ignore[arg-type]
 
 
 def test_the_command_prints_the_result_as_json(settings: Settings) -> None:

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thunder_ingest import events
-from thunder_ingest.events import ACTIONS, INPUT_TYPES, Refused, decode, decode_any, encode, key_of, topic_of
+from thunder_ingest.events import (
+    ACTIONS,
+    INPUT_TYPES,
+    Refused,
+    count_from_arrival,
+    decode,
+    decode_any,
+    encode,
+    key_of,
+    topic_of,
+)
+from thunder_ingest.events.ids import id64
 
 AT = 1_700_000_000_000
 POST = {"type": "post_created", "post_id": 1, "author_id": 2, "at": AT}
@@ -70,13 +81,29 @@ def test_unknown_fields_are_ignored_and_optional_ones_may_be_null(topic: str, ev
         ("posts", message(FOLLOW), "Invalid value 'follow' - at `\\$.type`"),
         ("engagements", message(POST), "Invalid value 'post_created'"),
         ("posts", message(POST, at=None), r"\$.at"),
-        ("posts", message(POST, at=0), r">= 1 - at `\$.at`"),
+        ("posts", message(POST, at=0), r">= 1000000000000 - at `\$.at`"),
+        ("posts", message(POST, at=AT // 1_000), "before 2001-09-09; seconds, most likely"),
+        ("social-graph", message(FOLLOW, at=10**12 - 1), "seconds, most likely"),
+        ("feed-requests", message(REQUEST, at=AT // 1_000), "seconds, most likely"),
+        ("engagements", message(ENGAGEMENT, at=AT * 1_000), "micro- or nanoseconds, most likely"),
+        ("posts", message(POST, at=AT * 1_000_000), "micro- or nanoseconds, most likely"),
+        ("posts", message(POST, at="2023-11-14T22:13:20Z"), "epoch milliseconds are wanted"),
+        ("posts", message(POST, at=float(AT)), "epoch milliseconds are wanted"),
+        ("posts", message(POST, at=True), "epoch milliseconds are wanted"),
         ("posts", message(POST, at=events.LAST_TIME_MS + 1), r"<= 253402300799999 - at `\$.at`"),
         ("posts", message(POST, at=10**30), r"\$.at|out of range"),
         ("posts", message(POST, at=1.5), r"Expected `int`, got `float` - at `\$.at`"),
         ("posts", message(POST, at="now"), r"Expected `int`, got `str` - at `\$.at`"),
         ("posts", message({"type": "post_created", "post_id": 1, "at": AT}), "missing required field `author_id`"),
         ("posts", message(POST, post_id=0), r"\$.post_id"),
+        ("posts", message(POST, post_id=-1), r"Expected `int` >= 1.* - at `\$.post_id`"),
+        ("posts", message(POST, post_id=True), r"got `bool`.* - at `\$.post_id`"),
+        ("posts", message(POST, post_id=7.0), r"got `float`.* - at `\$.post_id`"),
+        (
+            "posts",
+            b'{"type":"post_created","post_id":1,"author_id":1,"at":1700000000000,"text":"\\ud800"}',
+            "truncated",
+        ),
         ("posts", message(POST, post_id=2**63), r"\$.post_id|out of range"),
         ("posts", message(POST, post_id="0"), "outside 1"),
         ("posts", message(POST, post_id="a b"), r"without spaces, braces or control characters - at `\$.post_id`"),
@@ -108,12 +135,12 @@ def test_unknown_fields_are_ignored_and_optional_ones_may_be_null(topic: str, ev
         ("social-graph", message(FOLLOW, type="block", target_id="3"), "cannot block themselves"),
         ("social-graph", message(FOLLOW, target_id="ü" * 200), "bytes; 1 to 255"),
         ("social-graph", message(FOLLOW, type="mute_keyword", keyword=""), r"\$.keyword"),
-        ("social-graph", message(FOLLOW, type="mute_keyword", keyword="x", user_id="00"), "outside 1"),
         (
             "social-graph",
             message(FOLLOW, type="mute_keyword", keyword="\u200b?"),
             "a letter, a digit, an emoji or signs",
         ),
+        ("social-graph", message(FOLLOW, type="mute_keyword", keyword="x", user_id="0"), "outside 1"),
         ("feed-requests", message(REQUEST, request_id=""), r"\$.request_id"),
         ("feed-requests", message(REQUEST, size=201), r"\$.size"),
         ("feed-requests", message(REQUEST, seen_ids=[1] * 10_001), r"\$.seen_ids"),
@@ -155,6 +182,26 @@ def test_a_required_field_has_no_empty_default() -> None:
     for raw in (message(POST, post_id=0), message(ENGAGEMENT, user_id=""), message(ENGAGEMENT, action="")):
         with pytest.raises(Refused):
             decode_any(raw)
+
+
+@pytest.mark.parametrize("post_id", [2**53 + 1, 2**63 - 1])
+def test_an_id_above_2_to_the_53_keeps_all_its_digits(post_id: int) -> None:
+    assert decode("posts", message(POST, post_id=post_id)).post_id == post_id
+    assert id64(str(post_id)) == post_id
+
+
+def test_the_first_millisecond_that_is_accepted_is_that_of_september_2001() -> None:
+    assert decode("posts", message(POST, at=events.FIRST_TIME_MS)).at == 10**12
+
+
+def test_an_event_ahead_of_its_arrival_counts_as_of_its_arrival_and_one_too_far_ahead_is_refused() -> None:
+    event = decode("posts", message(POST))
+    count_from_arrival(event, AT + 1, 500)
+    assert event.at == AT
+    count_from_arrival(event, AT - 500, 500)
+    assert event.at == AT - 500
+    with pytest.raises(Refused, match="1 s ahead of the arrival, too far in the future; at most 0 s are allowed"):
+        count_from_arrival(event, AT - 1_001, 500)
 
 
 def test_decode_any_refuses_like_decode() -> None:

@@ -33,5 +33,5 @@ def test_a_schema_names_every_type_of_event(topic: str, tags: set[str]) -> None:
 def test_a_schema_has_the_limits_and_the_required_fields() -> None:
     post = json_schemas()["posts"]["$defs"]["PostCreated"]
     assert {"type", "at", "post_id", "author_id"} == set(post["required"])
-    assert post["properties"]["at"]["minimum"] == 1
+    assert post["properties"]["at"]["minimum"] == 10**12
     assert post["properties"]["kind"]["enum"] == sorted(["original", "reply", "repost", "quote"])

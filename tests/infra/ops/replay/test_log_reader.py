@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from infra.ops.replay import log_reader as replay_log
 from infra.ops.replay.log_reader import LogError, LogReader
 
+T0 = 1_600_000_000_000
 PACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 
 
@@ -25,19 +26,20 @@ def write(directory: Path, topic: str, rows: list[Any], form: str = "") -> Path:
 
 
 def post(at: int, author: int | str = 7) -> dict[str, Any]:
-    return {"type": "post_created", "post_id": at, "author_id": author, "at": at, "text": "hello"}
+    return {"type": "post_created", "post_id": at, "author_id": author, "at": T0 + at, "text": "hello"}
 
 
 def impression(at: int, user: int | str = 1) -> dict[str, Any]:
-    return {"type": "impression", "user_id": user, "post_id": 3, "author_id": 7, "at": at}
+    return {"type": "impression", "user_id": user, "post_id": 3, "author_id": 7, "at": T0 + at}
 
 
 def follow(at: int, user: int | str = 1) -> dict[str, Any]:
-    return {"type": "follow", "user_id": user, "target_id": 7, "at": at}
+    return {"type": "follow", "user_id": user, "target_id": 7, "at": T0 + at}
 
 
 def order(directory: Path) -> list[tuple[str, int | None]]:
-    return [(line.topic, line.at) for line in LogReader(directory).lines()]
+    """The topic of each line, and its time after T0."""
+    return [(line.topic, None if line.at is None else line.at - T0) for line in LogReader(directory).lines()]
 
 
 # --- what is found ---------------------------------------------------------------------------------------------------
@@ -47,7 +49,10 @@ def order(directory: Path) -> list[tuple[str, int | None]]:
 def test_a_file_is_read_in_each_of_its_forms(tmp_path: Path, form: str) -> None:
     path = write(tmp_path, "posts", [post(10), post(20)], form)
     lines = list(LogReader(tmp_path).lines())
-    assert [(line.at, line.number, line.file) for line in lines] == [(10, 1, path.name), (20, 2, path.name)]
+    assert [(line.at, line.number, line.file) for line in lines] == [
+        (T0 + 10, 1, path.name),
+        (T0 + 20, 2, path.name),
+    ]
     assert json.loads(lines[0].raw) == post(10)
 
 
@@ -153,7 +158,7 @@ def test_a_post_has_its_author_as_key_and_another_event_its_user(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("user", "key"), [(42, b"42"), ("42", b"42"), ("0042", b"42"), ("did:plc:aé", "did:plc:aé".encode())]
+    ("user", "key"), [(42, b"42"), ("42", b"42"), ("0042", b"0042"), ("did:plc:aé", "did:plc:aé".encode())]
 )
 def test_a_key_is_the_published_form_of_the_id(tmp_path: Path, user: int | str, key: bytes) -> None:
     write(tmp_path, "engagements", [impression(1, user)])
@@ -163,19 +168,19 @@ def test_a_key_is_the_published_form_of_the_id(tmp_path: Path, user: int | str, 
 @pytest.mark.parametrize(
     "raw",
     [
-        b'{"at":9}',
-        b'{"at":9,"user_id":null}',
-        b'{"at":9,"user_id":[1]}',
-        b'{"at":9,"user_id":1.5}',
-        b'{"at":9,"user_id":"' + b"9" * 5000 + b'"}',
-        b'{"at":9,"user_id":' + b"9" * 5000 + b"}",
+        b'{"at":1600000000009}',
+        b'{"at":1600000000009,"user_id":null}',
+        b'{"at":1600000000009,"user_id":[1]}',
+        b'{"at":1600000000009,"user_id":1.5}',
+        b'{"at":1600000000009,"user_id":"' + b"9" * 5000 + b'"}',
+        b'{"at":1600000000009,"user_id":' + b"9" * 5000 + b"}",
     ],
     ids=["absent", "null", "list", "float", "endless digits", "endless integer"],
 )
 def test_a_line_without_a_usable_id_keeps_its_place_and_has_no_key(tmp_path: Path, raw: bytes) -> None:
     write(tmp_path, "engagements", [impression(5), raw, impression(12)])
     line = list(LogReader(tmp_path).lines())[1]
-    assert (line.at, line.key, line.problem, line.raw) == (9, None, None, raw)
+    assert (line.at, line.key, line.problem, line.raw) == (T0 + 9, None, None, raw)
 
 
 # --- broken lines ----------------------------------------------------------------------------------------------------
@@ -184,16 +189,17 @@ def test_a_line_without_a_usable_id_keeps_its_place_and_has_no_key(tmp_path: Pat
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b'{"at":1', "not JSON"),
+        (b'{"at":1600000000001', "not JSON"),
         (b"hello", "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        (b'{"at":1}{"at":2}', "not JSON"),
+        (b'{"at":1600000000001}{"at":1600000000002}', "not JSON"),
         (b'{"x":' + b"[" * 100_000, "not JSON"),
         (b"[1]", "Expected `object`"),
         (b'{"user_id":1}', "missing required field `at`"),
         (b'{"at":null}', "got `null`"),
         (b'{"at":"1650000000000"}', "got `str`"),
-        (b'{"at":0}', ">= 1"),
+        (b'{"at":1600000000}', "seconds, most likely"),
+        (b'{"at":0}', ">= 1000000000000"),
         (b'{"at":999999999999999999}', "<= 253402300799999"),
     ],
 )
