@@ -13,7 +13,6 @@ from infra.ports.settings import Settings
 from thunder_ingest.events import Event, Refused, count_from_arrival, decode
 from thunder_ingest.events.dead_letters import dead_letter
 
-
 BROKERS_DIFFER_MS: Final = 10_000
 """The largest step back of the timestamps in a batch, where another broker with another clock took over."""
 

@@ -35,5 +35,5 @@ class UserStateStore(Protocol):
     def read(self, users: Sequence[str], /) -> list[UserState]:
         """The state of each user; an empty state for an unknown user."""
 
-    def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, suffix: str, /) -> None:
+    def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, request_id: str, /) -> None:
         """Store posts as served at `at_ms`; idempotent for one `suffix`."""

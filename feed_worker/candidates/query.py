@@ -29,6 +29,7 @@ class Query:
         user_id: the viewer.
         user_form: the viewer's id in its published form, as in keys and documents.
         now_ms: the time for all rules about age; constant for one request.
+        arrived_ms: the arrival of the request, which orders a viewer's requests; by default the request's own time.
         deadline_at: the time after which the request is answered `expired`, without further work.
         size: the maximum number of posts in the feed.
         parameters: weights, factors and limits of this feed.
@@ -52,6 +53,7 @@ class Query:
     size: int
     parameters: Parameters
     experiments: dict[str, str] = field(default_factory=dict)
+    arrived_ms: int = 0
     quality: float = 1.0
     model_version: str = ""
     monotonic: Callable[[], float] = time.monotonic
@@ -64,6 +66,7 @@ class Query:
 
     def __post_init__(self) -> None:
         self._made_at_s = self.monotonic()
+        self.arrived_ms = self.arrived_ms or self.request.at
 
     @property
     def viewer(self) -> UserState:

@@ -1,5 +1,6 @@
 """The answer to a feed request, as it is read from Redis."""
 
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -8,7 +9,7 @@ from feed_worker.client.errors import FeedTimeout, NoFeed
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
 from thunder_ingest.events import unpack_feed_served
-from thunder_ingest.events.redis_keys import answered_key, feed_key
+from thunder_ingest.events.redis_keys import answered_before_key, answered_key, feed_key, replaced_key
 
 Command: TypeAlias = tuple[str, ...]
 
@@ -28,25 +29,35 @@ def decode_feed(document: bytes | None) -> Feed | None:
     return None if document is None else _FEED.decode(document)
 
 
-def answer_commands(user: str, request_id: str) -> tuple[Command, Command]:
-    """The commands that read an answer.
+def answer_commands(user: str, request_id: str) -> tuple[Command, ...]:
+    """The commands that read an answer; `answer_to` takes their replies.
 
-    In this order: a worker writes the feed together with the record, so a feed that is read later is no older.
+    In this order: a worker writes the feed together with the record, so a feed that is read later is no older. A feed
+    that is replaced between two commands is in the list of the last one.
     """
-    return ("HGET", answered_key(user), request_id), ("GET", feed_key(user))
+    return (
+        ("HGET", answered_key(user), request_id),
+        ("HGET", answered_before_key(user), request_id),
+        ("GET", feed_key(user)),
+        ("LRANGE", replaced_key(user), "0", "-1"),
+    )
 
 
-def answer_to(user: str, request_id: str, record: bytes | None, document: bytes | None) -> Feed | None:
+def answer_to(
+    user: str, request_id: str, new: bytes | None, old: bytes | None, document: bytes | None, replaced: Sequence[bytes]
+) -> Feed | None:
     """The feed that answers a request, None before the answer.
 
     Args:
         user: published form of the id.
         request_id: the request.
-        record: the packed `FeedServed` of the request.
-        document: the user's feed, read after the record.
+        new: the packed `FeedServed` of the request, if it is among the newest answers.
+        old: the same, if it is among the answers before.
+        document: the user's newest feed, read after the records.
+        replaced: the user's feeds of the last minutes that are not the newest.
 
     Raises:
-        NoFeed: the answer has no feed.
+        NoFeed: the answer has no feed, or it is too long ago.
 
     """
     feed = decode_feed(document)
@@ -54,12 +65,19 @@ def answer_to(user: str, request_id: str, record: bytes | None, document: bytes 
         if feed.status in STATUSES_WITHOUT_FEED:
             raise NoFeed(user, request_id, feed.status, feed.degradations)
         return feed
+    record = new or old
     if record is None:
         return None
     served = unpack_feed_served(record)
     if served.status in STATUSES_WITHOUT_FEED:
         raise NoFeed(user, request_id, served.status, served.degradations)
-    return feed  # of a later request, which has replaced the feed of this one
+    stored = [each for each in (feed, *map(_FEED.decode, replaced)) if each]
+    answering = [each for each in stored if request_id in each.answers]
+    # a request that was merged with one that had been answered before has that one's record, and is not in its feed
+    answering += [each for each in stored if (each.at, each.generated_at) == (served.at, served.served_at)]
+    if not answering:
+        raise NoFeed(user, request_id, served.status, ["its feed was replaced by those of later requests"])
+    return answering[0]
 
 
 def timed_out(user: str, request_id: str, timeout_s: float, reason: str) -> FeedTimeout:

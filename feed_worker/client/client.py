@@ -153,10 +153,11 @@ class Client:
         """Wait for the answer to a request of the last hour.
 
         Returns:
-            the feed that answers the request, or that of a later request, if it has replaced it.
+            the feed that answers this very request. It is kept for ten minutes after a later one has replaced it.
 
         Raises:
-            NoFeed: the request failed or expired; `feed` still returns the feed that the user had before.
+            NoFeed: the request failed or expired; `feed` still returns the feed that the user had before. Also if its
+                feed was replaced too long ago, or by more than 16 others.
             FeedTimeout: no answer came within `timeout_s`, also if Redis hangs; the text names the next step.
             RedisUnreachable: Redis refuses or closes connections; the text has the address.
 

@@ -37,6 +37,8 @@ def feed_of(result: Result, store: PostStore, generated_at: int, answers: Sequen
         degradations=result.query.degradations,
         answers=list(answers),
         experiments=result.query.experiments,
+        surface=result.query.request.surface or "",
+        arrived_at=result.query.arrived_ms,
     )
 
 

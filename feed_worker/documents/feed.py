@@ -40,8 +40,9 @@ class FeedItem(Struct, kw_only=True):
 class Feed(Struct, kw_only=True):
     """The document under `feed:{user}`.
 
-    `at` is the first field: writers compare it without parsing the rest, so that an older request never overwrites a
-    newer feed. `model_version` is that of the ranker; `experiments` has the viewer's variant of each.
+    `model_version` is that of the ranker; `experiments` has the viewer's variant of each. `arrived_at` is the arrival
+    of the request by the broker's clock, which orders feeds: an older request never overwrites a newer feed. It is the
+    last field, because writers compare it without parsing the rest.
     """
 
     at: Time
@@ -55,6 +56,8 @@ class Feed(Struct, kw_only=True):
     degradations: list[str]
     answers: list[str]
     experiments: dict[str, str] = {}
+    surface: str = ""
+    arrived_at: Time = 0
 
 
 def feed_schema() -> dict[str, Any]:

@@ -62,7 +62,7 @@ class WorkerMetrics:
         if computed:
             self._sizes.observe(len(computed))
         for each in batch.computations:
-            self._waits.observe(max(0, now_ms - each.merged.arrived_ms) / 1000)
+            self._waits.observe(max(0, now_ms - each.merged.newest.waits_since_ms) / 1000)
             if each.result is not None:
                 self._shed.labels(each.result.status).inc()
 
@@ -72,7 +72,7 @@ class WorkerMetrics:
             self._requests.labels(status).inc()
         for each in batch.computations:
             for received in each.merged.received:
-                self._latencies.observe(max(0, announced_ms - received.arrived_ms) / 1000)
+                self._latencies.observe(max(0, announced_ms - received.waits_since_ms) / 1000)
 
 
 class StateCollector(Collector):

@@ -17,8 +17,8 @@ class UserStateHydrator(QueryHydrator):
     """Reads the state of all viewers of a batch in one round trip. Required: the state holds the viewer's blocks.
 
     Mirrors several published query hydrators (user action sequence, followed users, blocks, served history) with one
-    read. Only feeds of *earlier* requests count as served, by the times of requests. So a request that is computed
-    twice, because a worker died, gets the same posts again.
+    read. Only feeds of *earlier* requests count as served, by the arrival of requests: the clocks of apps differ. So a
+    request that is computed twice, because a worker died, gets the same posts again.
     """
 
     required: ClassVar[bool] = True
@@ -40,7 +40,7 @@ class UserStateHydrator(QueryHydrator):
 
 
 def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
-    age_ms = query.request.at - state.served_at
+    age_ms = query.arrived_ms - state.served_at
     if query.request.after is not None:  # a page repeats no post of earlier pages, of any age
         return np.unique(state.served_ids[age_ms > 0])
     recent = np.flatnonzero((age_ms > 0) & (age_ms <= query.parameters.served_window_ms))

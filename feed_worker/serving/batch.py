@@ -63,6 +63,7 @@ class Batch:
         computations: at most one a viewer.
         dead_letters: invalid messages, written to `dead-letters` with the batch.
         formed_at_s: the time of its forming, by `time.monotonic()`.
+        viewers: those with a computation in progress; a refusal is none.
 
     """
 
@@ -73,7 +74,7 @@ class Batch:
     viewers: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.viewers = {each.merged.viewer for each in self.computations}
+        self.viewers = {each.merged.viewer for each in self.computations if each.result is None}
 
     @property
     def messages(self) -> list[MessageOffset]:

@@ -4,7 +4,7 @@ If a worker dies between write and commit, the next worker computes its requests
 ledger keeps it, and the next worker publishes it, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Final, NamedTuple, cast
 
@@ -14,13 +14,27 @@ from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
 from infra.ports.redis import Client
 from thunder_ingest.events import FeedServed, pack
-from thunder_ingest.events.redis_keys import answered_key, explain_key, feed_key, ready_channel
+from thunder_ingest.events.redis_keys import (
+    answered_before_key,
+    answered_key,
+    explain_key,
+    feed_key,
+    ready_channel,
+    replaced_key,
+)
 
 LEDGER_TTL_S: Final = 3_600
 """The retention of `feed-requests`: an older request is never computed again."""
 
-_TIDIED_EACH: Final = 256
-"""Number of one viewer's answers between two clean-ups of the ledger: each answer renews the TTL of the whole key."""
+FULL_LEDGER: Final = 2_048
+"""The answers of a viewer after which the ledger starts anew; the ones before are kept until that is full, too."""
+
+REPLACED_TTL_S: Final = 600
+MAX_REPLACED: Final = 16
+"""The feeds of a viewer that are kept for their own readers after a later one has replaced them."""
+
+_TOGETHER: Final = 64
+"""Requests of one answer in a call of the script: Redis serves nobody else meanwhile."""
 
 _WRITE: Final = files(__package__).joinpath("feed_store.lua").read_text()
 """Run by EVAL: redis-py cannot send EVALSHA in a pipeline to a Redis Cluster."""
@@ -38,13 +52,15 @@ class Answer(NamedTuple):
 
 
 class FeedStore:
-    """Writes `feed:{user}`, `explain:{user}` and `answered:{user}`; `feed_worker.client` reads them.
+    """Writes `feed:{user}`, `explain:{user}`, `replaced:{user}` and the ledger; `feed_worker.client` reads them.
 
     Rules of precedence, applied atomically by a script in Redis:
 
-    - The feed of an older request never replaces a newer one.
+    - The feed of an older request never replaces a newer one, by the arrival of the requests. It goes to
+      `replaced:{user}`, as does a feed that is replaced: each reader finds the answer to its own request there.
     - An `expired` or `failed` feed without items never replaces a feed with items. The reader keeps that feed and finds
-      the request's status in the ledger. An `empty` feed replaces any: it states that there is nothing to show.
+      the request's status in the ledger. Any feed replaces one of these. An `empty` feed replaces any older one: it
+      states that there is nothing to show.
     - A request is answered once. If it was computed twice, the first answer also goes to the requests that only the
       second computation was merged with: its items were never shown, so no record may contain them.
 
@@ -74,22 +90,31 @@ class FeedStore:
             return []
         with self._client.pipeline(transaction=False) as pipe:
             for answer in answers:
-                keys, arguments = self._arguments(answer)
-                pipe.eval(_WRITE, len(keys), *keys, *arguments)
+                keys = self._keys(answer.feed.user_id)
+                for arguments in self._calls(answer):
+                    pipe.eval(_WRITE, len(keys), *keys, *arguments)
             replies = cast(list[list[bytes]], pipe.execute())
         return [record for records in replies for record in records]
 
-    def _arguments(self, answer: Answer) -> tuple[list[str], list[str | int | bytes]]:
-        feed, user = answer.feed, answer.feed.user_id
-        keys = [feed_key(user), explain_key(user), answered_key(user), ready_channel(user)]
+    def _keys(self, user: str) -> list[str]:
+        ledger = answered_key(user), answered_before_key(user)
+        return [feed_key(user), explain_key(user), *ledger, replaced_key(user), ready_channel(user)]
+
+    def _calls(self, answer: Answer) -> Iterator[list[str | int | bytes]]:
+        """The arguments of each call of the script; the first one writes the documents."""
+        feed = answer.feed
         document = msgspec.json.encode(feed)
         explained = msgspec.json.encode(answer.explanation) if answer.explanation else b""
-        keeps = int(feed.status in ("expired", "failed") and not feed.items)
-        arguments: list[str | int | bytes] = [feed.at, document, self._ttl_s, explained, keeps]
-        arguments += [LEDGER_TTL_S, _TIDIED_EACH, feed.generated_at]
-        for record in answer.served:
-            arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]
-        return keys, arguments
+        is_no_feed = int(feed.status in ("expired", "failed") and not feed.items)
+        limits = [LEDGER_TTL_S, FULL_LEDGER, REPLACED_TTL_S, MAX_REPLACED]
+        computed = answer.served[0].request_id
+        for first in range(0, len(answer.served), _TOGETHER):
+            arguments: list[str | int | bytes] = [feed.arrived_at, document, self._ttl_s, explained, is_no_feed]
+            arguments += [*limits, computed, msgspec.msgpack.encode(computed)]
+            for record in answer.served[first : first + _TOGETHER]:
+                arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]
+            yield arguments
+            document = b""
 
     def are_answered(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
         """True for each request, given by user and id, that is in the ledger; one round trip."""
@@ -98,4 +123,6 @@ class FeedStore:
         with self._client.pipeline(transaction=False) as pipe:
             for user, request_id in requests:
                 pipe.hexists(answered_key(user), request_id)
-            return [bool(reply) for reply in pipe.execute()]
+                pipe.hexists(answered_before_key(user), request_id)
+            replies = pipe.execute()
+        return [bool(now or before) for now, before in zip(replies[::2], replies[1::2], strict=True)]

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from feed_worker.serving.arrivals import Arrivals
 from feed_worker.serving.offsets import MessageOffset, Offsets, Partition
 from feed_worker.serving.request_queue import ReceivedRequest
 from infra.ports.clock import now_ms
@@ -23,8 +24,9 @@ from infra.ports.kafka_config import consumer_config, group
 from infra.ports.outage import outage
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
-from thunder_ingest.events import FeedRequest, Refused, count_from_arrival, decode
+from thunder_ingest.events import FeedRequest, Refused, count_from_arrival, decode, readable_request
 from thunder_ingest.events.dead_letters import dead_letter
+from thunder_ingest.events.ids import published_form
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +49,15 @@ _OFFSETS_UNKNOWN: Final = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}
 
 
 class DeadLetterRecord(NamedTuple):
-    """A message that is no valid request: the record for `dead-letters`, and its place in Kafka."""
+    """A message that is no valid request: the record for `dead-letters`, its place in Kafka, and the reason.
+
+    `asked` stands for the request where viewer and request id can be read, so that the app gets an answer.
+    """
 
     record: Record
     message: MessageOffset
+    reason: str
+    asked: ReceivedRequest | None
 
 
 class Intake:
@@ -75,6 +82,7 @@ class Intake:
         self._due: SimpleQueue[dict[Partition, int]] = SimpleQueue()
         self._revoked: set[Partition] = set()
         self._outage = outage("Kafka", settings.kafka)
+        self._arrivals = Arrivals()
         self._lag_at_s = 0.0
         self.lag: dict[int, int] = {}
         self._consumer = self._join()
@@ -140,6 +148,7 @@ class Intake:
                 messages = [each for each in messages if message_offset(each).partition not in self._revoked]
                 revoked |= self._revoked
             if message is None:
+                self._arrivals.reached_end(self._reported_ends(), now_ms())
                 break
             messages.append(message)
         return messages, revoked
@@ -189,6 +198,7 @@ class Intake:
         lost = {(each.topic, each.partition) for each in partitions}
         self._revoked |= lost
         self._offsets.forget(lost)
+        self._arrivals.forget(lost)
         self._due = SimpleQueue()
         self.lag = {}
 
@@ -202,10 +212,29 @@ class Intake:
                 arrival_ms = arrived_ms(message, request.at, tolerance_ms, polled_ms)
                 count_from_arrival(request, arrival_ms, tolerance_ms)
             except Refused as reason:
-                dead_letters.append(DeadLetterRecord(dead_letter(message, reason), message_offset(message)))
+                asked = readable_request(message.value(), arrived_ms(message, polled_ms, tolerance_ms, polled_ms))
+                refused = None if asked is None else self._received(message, asked, asked.at, polled_ms)
+                letter = dead_letter(message, reason)
+                dead_letters.append(DeadLetterRecord(letter, message_offset(message), str(reason), refused))
             else:
-                received.append(ReceivedRequest(request, min(arrival_ms, polled_ms), message_offset(message)))
+                received.append(self._received(message, request, arrival_ms, polled_ms))
         return received, dead_letters
+
+    def _received(self, message: Message, request: FeedRequest, arrival_ms: int, polled_ms: int) -> ReceivedRequest:
+        place = message_offset(message)
+        return ReceivedRequest(
+            request,
+            self._arrivals.in_order(published_form(request.user_id), arrival_ms),
+            self._arrivals.waits_since(place.partition, arrival_ms, polled_ms),
+            place,
+            len(message.value() or b""),
+        )
+
+    def _reported_ends(self) -> list[Partition]:
+        """The assigned partitions whose end the broker has reported."""
+        assigned = self._consumer.assignment()
+        ends = ((each, self._consumer.get_watermark_offsets(each, cached=True)[1]) for each in assigned)
+        return [(each.topic, each.partition) for each, end in ends if end >= 0]
 
     def _update_lag(self) -> None:
         if time.monotonic() - self._lag_at_s < LAG_EACH_S:

@@ -110,7 +110,7 @@ class _SyntheticUsers(UserStateStore):
         self._users.read(users)
         return [decode(self._fields if user == VIEWER else {}) for user in users]
 
-    def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, suffix: str) -> None:
+    def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, request_id: str) -> None:
         """Write nothing: the feeds are not shown."""
 
 

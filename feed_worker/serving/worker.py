@@ -43,8 +43,16 @@ WAIT_S: Final = 0.2
 BUSY_S: Final = 0.01
 """The wait for busy viewers before the next poll for requests of other viewers."""
 
-IN_HAND: Final = 512
-"""The maximum number of queued requests: enough to find equal ones to merge."""
+MAX_COMPUTATIONS: Final = 512
+"""The maximum number of different requests in the queue: enough to find equal ones to merge."""
+
+MAX_REQUESTS: Final = 4_096
+"""The maximum number of requests in the queue, equal and refused ones included."""
+
+MAX_BYTES: Final = 128 * 2**20
+"""The size of the requests in the queue above which no further ones are received: `seen_ids` may be long."""
+
+RECEIVED_TOGETHER: Final = 512
 
 FINISH_S: Final = 20.0
 """The maximum wait for batches in flight at a revocation or at the end; the next worker computes the rest again."""
@@ -188,47 +196,65 @@ class Worker:
             self._registry.update(model_version=self._runner.model_version)
 
     def _receive(self) -> None:
-        if room := IN_HAND - len(self._queue):
+        if self._queue.computations >= MAX_COMPUTATIONS or self._queue.bytes >= MAX_BYTES:
+            return
+        if room := min(RECEIVED_TOGETHER, MAX_REQUESTS - len(self._queue)):
             idle = not (self._queue or self._dead_letters)
             received, dead_letters, revoked = self._intake.receive(room, WAIT_S if idle else 0)
             self._queue.forget(revoked)
             kept = [each for each in self._dead_letters if each.message.partition not in revoked]
             self._dead_letters = kept + dead_letters
             self._queue.add(received)
+            for each in dead_letters:
+                if each.asked is not None:
+                    self._queue.refuse(each.asked, Refusal("failed", f"refused: {each.reason}"))
 
     def _form_batch(self, busy: set[str]) -> Batch | None:
-        """The next batch; None if all queued requests are of busy viewers."""
+        """The next batch; None if all queued requests are of busy viewers.
+
+        A dead letter and the answer to its request are of one batch: the offset is committed after both.
+        """
         formed_ms = now_ms()
         chosen = self._queue.take(self._settings.max_batch, busy, lambda merged: self._refusal(merged, formed_ms))
         if not chosen and not self._dead_letters:
             return None
-        waits = [formed_ms - merged.arrived_ms for merged, _ in chosen]
+        waits = [formed_ms - merged.newest.waits_since_ms for merged, refused in chosen if not refused]
         quality = self._admission.quality(max(waits, default=0))
-        computations = [self._computation(*each, quality) for each in chosen]
+        computations = [self._computation(*each, quality, formed_ms) for each in chosen]
         batch = Batch(self._runner, computations, self._dead_letters, time.monotonic())
         self._dead_letters = []
         self._metrics.batch_formed(batch, formed_ms, quality)
         return batch
 
     def _refusal(self, merged: MergedRequest, now_ms: int) -> Refusal | None:
-        left_ms = self._deadline_at(merged.request) - self._state.clock.now_ms()
-        return self._admission.refusal(now_ms - merged.arrived_ms, left_ms)
+        waited_ms = now_ms - merged.newest.waits_since_ms
+        return self._admission.refusal(waited_ms, self._left_ms(merged, waited_ms))
 
-    def _computation(self, merged: MergedRequest, refusal: Refusal | None, quality: float) -> Computation:
-        if refusal:
-            return refused(merged, self._query(merged.request, 1.0, self._runner.model_version), refusal)
-        return Computation(merged, self._query(merged.request, quality, self._runner.model_version))
+    def _left_ms(self, merged: MergedRequest, waited_ms: int) -> int:
+        """The time until the deadline: one of the app counts from the request's own time, the default from its arrival.
 
-    def _deadline_at(self, request: FeedRequest) -> int:
-        return request.at + (request.deadline_ms or self._settings.deadline_ms)
+        So the default compares no clocks of different machines.
+        """
+        if merged.request.deadline_ms is None:
+            return self._settings.deadline_ms - waited_ms
+        return merged.request.at + merged.request.deadline_ms - self._state.clock.now_ms()
+
+    def _computation(self, merged: MergedRequest, refusal: Refusal | None, quality: float, now_ms: int) -> Computation:
+        left_ms = self._left_ms(merged, now_ms - merged.newest.waits_since_ms)
+        deadline_at = self._state.clock.now_ms() + left_ms
+        version, arrived_ms = self._runner.model_version, merged.newest.arrived_ms
+        query = self._query(merged.request, arrived_ms, deadline_at, 1.0 if refusal else quality, version)
+        return refused(merged, query, refusal) if refusal else Computation(merged, query)
 
     def _runner_of(self, pipeline: Pipeline, model_version: str) -> BatchRunner:
         def requery(query: Query) -> Query:
-            return self._query(query.request, query.quality, model_version)
+            return self._query(query.request, query.arrived_ms, query.deadline_at, query.quality, model_version)
 
         return BatchRunner(pipeline, model_version, self._redis_retry, requery)
 
-    def _query(self, request: FeedRequest, quality: float, model_version: str) -> Query:
+    def _query(
+        self, request: FeedRequest, arrived_ms: int, deadline_at: int, quality: float, model_version: str
+    ) -> Query:
         user_id = id64(request.user_id)
         parameters, experiments = self._experiments.assign(user_id)
         return Query(
@@ -236,7 +262,8 @@ class Worker:
             user_id=user_id,
             user_form=published_form(request.user_id),
             now_ms=self._state.clock.now_ms(),
-            deadline_at=self._deadline_at(request),
+            arrived_ms=arrived_ms,
+            deadline_at=deadline_at,
             size=request.size or self._settings.feed_size,
             parameters=parameters,
             experiments=experiments,

@@ -17,7 +17,7 @@ class ServedHistory(SideEffect):
         self._users = users
 
     def run(self, results: Sequence[Result]) -> None:
-        """Write the post ids of each result, under the time of its request."""
+        """Write the post ids of each result, under the arrival of its request."""
         for result in results:
-            request, post_ids = result.query.request, result.candidates.posts.post_id.tolist()
-            self._users.add_served(result.query.user_form, post_ids, request.at, request.request_id)
+            query, post_ids = result.query, result.candidates.posts.post_id.tolist()
+            self._users.add_served(query.user_form, post_ids, query.arrived_ms, query.request.request_id)

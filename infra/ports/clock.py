@@ -43,9 +43,9 @@ class WallClock:
 class LogClock:
     """The time of a log, for replays: the rules then decide as they did live.
 
-    The clock follows the bulk of the log. It shows the newest of the last `CLOCK_WINDOW` event times, without the outliers: a
-    time far ahead of nine tenths of the others. It never goes back once it has observed `CLOCK_WINDOW` events; before that,
-    the first events may have been the outliers. Any thread may call.
+    The clock follows the bulk of the log. It shows the newest of the last `CLOCK_WINDOW` event times, without the
+    outliers: a time far ahead of nine tenths of the others. It never goes back once it has observed `CLOCK_WINDOW`
+    events; before that, the first events may have been the outliers. Any thread may call.
     """
 
     _BULK: Final = 0.9

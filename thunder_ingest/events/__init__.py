@@ -6,7 +6,7 @@ upgraded first. Flows and workers write MessagePack. All times are epoch millise
 
 from thunder_ingest.events.actions import ACTION_INDEX, ACTIONS, IMPRESSION, NEGATIVE_ACTIONS, ActionName, surface_code
 from thunder_ingest.events.arrival import count_from_arrival
-from thunder_ingest.events.codec import decode, decode_any, encode, key_of, topic_of
+from thunder_ingest.events.codec import decode, decode_any, encode, key_of, readable_request, topic_of
 from thunder_ingest.events.derived import (
     DeadLetter,
     FeedServed,
@@ -125,6 +125,7 @@ __all__ = [
     "key_of",
     "key_of_id",
     "pack",
+    "readable_request",
     "surface_code",
     "topic_of",
     "unpack_counts",

@@ -6,7 +6,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from thunder_ingest.events.checks import CHECKS, without_defaults
-from thunder_ingest.events.ids import PublishedId
+from thunder_ingest.events.ids import PublishedId, id64
 from thunder_ingest.events.published import (
     INPUT_TYPES,
     MAX_MESSAGE_BYTES,
@@ -14,6 +14,7 @@ from thunder_ingest.events.published import (
     Event,
     FeedRequest,
     PostEvent,
+    RequestId,
 )
 from thunder_ingest.events.refusals import Refused, in_words
 
@@ -43,6 +44,36 @@ def decode_any(raw: bytes | str) -> Event:
     """Decode an event of any input topic; raises `Refused` like `decode`."""
     event: Event = _decoded(_DECODE_ANY, Event, raw)
     return event
+
+
+class _Asker(msgspec.Struct):
+    """The fields of a feed request that an answer needs."""
+
+    request_id: RequestId
+    user_id: PublishedId
+    type: Any = None
+
+
+_DECODE_ASKER: Final = msgspec.json.Decoder(_Asker).decode
+_OTHER_TYPES: Final = {variant.__struct_config__.tag for variant in get_args(Event)} - {"feed_request"}
+
+
+def readable_request(raw: bytes | None, at_ms: int) -> FeedRequest | None:
+    """A request with the viewer and the request id of a refused one, to answer it; None if they cannot be read.
+
+    Args:
+        raw: the message, which `decode` has refused.
+        at_ms: the time of the request.
+
+    """
+    try:
+        asker = _DECODE_ASKER(raw or b"")
+        id64(asker.user_id)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(asker.type, str) and asker.type in _OTHER_TYPES:  # an event that went to the wrong topic
+        return None
+    return FeedRequest(request_id=asker.request_id, user_id=asker.user_id, at=at_ms)
 
 
 def encode(event: Event) -> bytes:

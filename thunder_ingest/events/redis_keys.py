@@ -24,6 +24,16 @@ def answered_key(user: str) -> str:
     return f"answered:{{{user}}}"
 
 
+def answered_before_key(user: str) -> str:
+    """The hash that takes over the answers of a full `answered_key`."""
+    return f"answered-before:{{{user}}}"
+
+
+def replaced_key(user: str) -> str:
+    """The list of a user's feeds of the last minutes that are not the newest, for the readers that requested them."""
+    return f"replaced:{{{user}}}"
+
+
 def ready_channel(user: str) -> str:
     """The channel that publishes the id of each request of a user as soon as its answer is stored."""
     return f"feed-ready:{{{user}}}"

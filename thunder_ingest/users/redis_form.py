@@ -85,9 +85,13 @@ class UserStates:
             self._added[slot] = added
         return grown
 
-    def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, suffix: str) -> None:
-        """Store posts as served; idempotent for a suffix. Raises like `write`."""
-        self.append([UserUpdate(user, "served", view_entry(at_ms, post_id)) for post_id in post_ids], suffix)
+    def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, request_id: str) -> None:
+        """Store posts as served; idempotent for a request. Raises like `write`.
+
+        Apps choose request ids: the prefix keeps them apart from the names of this module.
+        """
+        updates = [UserUpdate(user, "served", view_entry(at_ms, post_id)) for post_id in post_ids]
+        self.append(updates, f"r:{request_id}")
 
     def read(self, users: Sequence[str]) -> list[UserState]:
         """The state of each user, empty for a user without a hash; one round trip.

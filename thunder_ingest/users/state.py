@@ -31,7 +31,7 @@ TAIL: Final = b"+"
 """Separates kind and batch in the field name of a tail."""
 
 JOINED: Final = TAIL + b"joined"
-"""The end of the field name of a joined tail; no batch has this name."""
+"""The end of the field name of a joined tail; no batch has this name (`redis_form`)."""
 
 
 _SAFER_UNDONE: Final = frozenset(("following", "subscriptions"))

@@ -12,7 +12,7 @@ from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from thunder_ingest.events import FeedRequest, FeedServed, FeedStatus, decode, unpack_feed_served
 from thunder_ingest.events.ids import id64, published_form
-from thunder_ingest.events.redis_keys import answered_key, explain_key, feed_key
+from thunder_ingest.events.redis_keys import answered_before_key, answered_key, explain_key, feed_key, replaced_key
 
 T0 = 1_700_000_000_000
 
@@ -38,6 +38,7 @@ def feed_of(user: int | str, request_id: str, at: int = T0, status: FeedStatus =
         reasons=[],
     )
     parts: dict[str, Any] = {"generated_at": at, "model_version": "m", "parameters": "p", "degradations": []} | fields
+    parts = {"arrived_at": at} | parts
     items = [item] if status in ("ok", "degraded") else []
     return Feed(
         at=at, request_id=request_id, user_id=str(user), status=status, items=items, answers=[request_id], **parts
@@ -85,5 +86,12 @@ def explanation_in(client: Client, user: str) -> Explanation | None:
 
 def record_in(client: Client, user: str, request_id: str) -> FeedServed | None:
     """The record of an answered request."""
-    record = cast(bytes | None, client.hget(answered_key(user), request_id))
-    return None if record is None else unpack_feed_served(record)
+    keys = answered_key(user), answered_before_key(user)
+    records = [cast(bytes | None, client.hget(key, request_id)) for key in keys]
+    return next((unpack_feed_served(record) for record in records if record), None)
+
+
+def replaced_in(client: Client, user: str) -> list[Feed]:
+    """The feeds of a user that are not the newest, the last one first."""
+    documents = cast(list[bytes], client.lrange(replaced_key(user), 0, -1))
+    return [feed for document in documents if (feed := decode_feed(document))]

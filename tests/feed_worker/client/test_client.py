@@ -41,11 +41,25 @@ def test_an_answer_from_before_the_wait_is_found(client: Client, servers: Settin
     assert client.wait(user, "r", timeout_s=30) == feed
 
 
-def test_a_request_whose_feed_was_replaced_returns_the_newer_feed(client: Client, servers: Settings) -> None:
+def test_a_wait_returns_the_answer_to_its_own_request_whatever_came_before_or_after_it(
+    client: Client, servers: Settings
+) -> None:
     user = new_user()
-    newer = answer(servers, feed_of(user, "newer", T0 + 1))
-    answer(servers, feed_of(user, "older"))
-    assert client.wait(user, "older", timeout_s=30) == newer
+    widget = answer(servers, feed_of(user, "widget", T0, surface="widget"))
+    home = answer(servers, feed_of(user, "home", T0 + 1, surface="home"))
+    older = answer(servers, feed_of(user, "older", T0 + 2, arrived_at=T0 - 1))
+    for feed in (widget, home, older):
+        assert client.wait(user, feed.request_id, timeout_s=30) == feed
+    assert client.feed(user) == home
+
+
+def test_a_request_whose_feed_was_replaced_many_times_has_no_feed(client: Client, servers: Settings) -> None:
+    user = new_user()
+    for number in range(20):
+        answer(servers, feed_of(user, f"r{number}", T0 + number))
+    assert client.wait(user, "r3", timeout_s=30).request_id == "r3"
+    with pytest.raises(NoFeed, match="its feed was replaced by those of later requests"):
+        client.wait(user, "r2", timeout_s=30)
 
 
 @pytest.mark.parametrize("status", ["failed", "expired"])

@@ -13,14 +13,20 @@ from feed_worker.documents.feed import Feed, FeedItem
 from feed_worker.serving import feed_store
 from feed_worker.serving.feed_store import Answer, FeedStore
 from infra.ports.redis import subscription
-from tests.feed_worker.client.answering import explanation_in, feed_in, record_in
+from tests.feed_worker.client.answering import explanation_in, feed_in, record_in, replaced_in
 from thunder_ingest.events import FeedServed, FeedStatus, pack
 
 T0 = 1_700_000_000_000
 USER = "did:plc:a"
 
 
-def feed(at: int = T0, answers: Sequence[str] = ("r",), status: FeedStatus = "empty", items: int = 0) -> Feed:
+def feed(
+    at: int = T0,
+    answers: Sequence[str] = ("r",),
+    status: FeedStatus = "empty",
+    items: int = 0,
+    arrived_at: int | None = None,
+) -> Feed:
     item: dict[str, Any] = {"author_id": "2", "kind": "original", "source": "thunder", "in_network": True}
     item |= {"score": 0.5, "created_at": T0, "reasons": []}
     return Feed(
@@ -34,6 +40,7 @@ def feed(at: int = T0, answers: Sequence[str] = ("r",), status: FeedStatus = "em
         items=[FeedItem(rank=rank, post_id=str(rank), **item) for rank in range(1, items + 1)],
         degradations=['a text with "items":[] in it'],
         answers=list(answers),
+        arrived_at=at if arrived_at is None else arrived_at,
     )
 
 
@@ -114,19 +121,27 @@ class Model:
     def __init__(self) -> None:
         self.feed: Feed | None = None
         self.explanation: Explanation | None = None
+        self.replaced: list[Feed] = []
         self.answered: dict[str, FeedServed] = {}
 
     def write(self, written: Answer) -> list[FeedServed]:
         new, known = written.feed, self.feed
-        is_first = new.request_id not in self.answered
-        is_newer = known is None or new.at >= known.at
-        takes_away = known is not None and known.items and new.status in ("expired", "failed")
-        if is_first and is_newer and not takes_away:
-            self.feed = new
-            self.explanation = written.explanation or self.explanation
+        if new.request_id not in self.answered:
+            is_older = known is not None and new.arrived_at < known.arrived_at
+            if is_feed(new) and known and is_feed(known) and is_older:
+                self.replaced.insert(0, new)
+            elif is_feed(new) or not (known and (known.items or is_older)):
+                if known and is_feed(known):
+                    self.replaced.insert(0, known)
+                self.feed = new
+                self.explanation = written.explanation or self.explanation
         first = self.answered.get(new.request_id)
         records = [replace(first or record, request_id=record.request_id) for record in written.served]
         return [self.answered.setdefault(record.request_id, record) for record in records]
+
+
+def is_feed(known: Feed) -> bool:
+    return known.status not in ("expired", "failed")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -142,6 +157,7 @@ def test_any_writes_in_any_order_and_number_leave_the_state_of_the_rules(
         assert store.write([each]) == [pack(record) for record in model.write(each)]
         assert feed_in(valkey, USER) == model.feed
         assert explanation_in(valkey, USER) == model.explanation
+        assert replaced_in(valkey, USER) == model.replaced
     for request_id in map(str, range(6)):
         assert record_in(valkey, USER, request_id) == model.answered.get(request_id)
 
@@ -174,25 +190,66 @@ def test_every_answered_request_is_announced_even_if_a_newer_feed_stays(valkey: 
     assert [message["data"] for message in heard if message] == [b"a", b"b", b"c", b"a"]
 
 
-def test_the_ledger_of_a_busy_viewer_drops_answers_older_than_an_hour(
+def test_a_viewer_has_a_bounded_number_of_entries_and_the_newest_answers_are_among_them(
     valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_store, "_TIDIED_EACH", 8)
+    monkeypatch.setattr(feed_store, "FULL_LEDGER", 8)
     store = FeedStore(valkey, ttl_s=60)
-    hour_ms = 3_600_000
-    for number in range(40):
-        store.write([answer(feed(T0 + number * hour_ms // 4, [str(number)]))])
-        kept = {int(name) for name in valkey.hkeys("answered:{did:plc:a}")}
-        assert kept >= set(range(max(0, number - 3), number + 1))
-        assert len(kept) <= 4 + 8
+    for number in range(60):
+        written = answer(feed(T0 + number, [str(number)], "ok", 1))
+        assert store.write([written]) == [pack(written.served[0])]
+        kept = {request_id for request_id in map(str, range(60)) if record_in(valkey, USER, request_id)}
+        assert kept >= {str(each) for each in range(max(0, number - 7), number + 1)}
+        assert len(kept) <= 16
+        assert store.are_answered([(USER, str(number)), (USER, "60")]) == [True, False]
+    assert [each.request_id for each in replaced_in(valkey, USER)] == [str(number) for number in range(58, 42, -1)]
+    assert valkey.ttl("replaced:{did:plc:a}") <= feed_store.REPLACED_TTL_S
+    old = next(each for each in map(str, range(52)) if record_in(valkey, USER, each))
+    again = store.write([answer(feed(T0 + 99, [old], "ok", 2))])
+    assert again == [pack(record_in(valkey, USER, old) or answer(feed()).served[0])]
+    assert (feed_in(valkey, USER) or feed()).request_id == "59"
 
 
-def test_at_is_the_first_field_of_a_feed_document(valkey: redis.Redis) -> None:
-    FeedStore(valkey, ttl_s=60).write([answer(feed())])
+def test_one_call_of_the_script_writes_few_records_however_many_requests_an_answer_has(valkey: redis.Redis) -> None:
+    store, names = FeedStore(valkey, ttl_s=60), [str(number) for number in range(1_000)]
+    written = answer(feed(T0, names, "ok", 1))
+    valkey.config_resetstat()
+    assert store.write([written]) == [pack(record) for record in written.served]
+    calls = valkey.info("commandstats")
+    assert calls["cmdstat_publish"]["calls"] == len(names)
+    assert calls["cmdstat_eval"]["calls"] >= len(names) / 64
+    assert (feed_in(valkey, USER) or feed()).answers == names
+
+
+def test_a_feed_of_an_earlier_version_is_older_than_any_later_request(valkey: redis.Redis) -> None:
+    document = msgspec.json.encode(feed(T0, ["old"], "ok", 1)).replace(b',"surface":"","arrived_at":%d' % T0, b"")
+    valkey.set("feed:{did:plc:a}", document)
+    FeedStore(valkey, ttl_s=60).write([answer(feed(T0 + 1, ["new"], "ok", 1))])
+    assert (feed_in(valkey, USER) or feed()).request_id == "new"
+
+
+def test_the_arrival_orders_feeds_whatever_the_clocks_of_the_apps_show(valkey: redis.Redis) -> None:
+    store = FeedStore(valkey, ttl_s=60)
+    fast = feed(T0 + 60_000, ["fast"], "ok", 2, arrived_at=T0)
+    right = feed(T0 + 20, ["right"], "ok", 1, arrived_at=T0 + 20)
+    store.write([answer(fast), answer(right)])
+    assert feed_in(valkey, USER) == right
+    store.write([answer(feed(T0 + 90_000, ["late"], "ok", 3, arrived_at=T0 + 10))])
+    assert feed_in(valkey, USER) == right
+
+
+def test_a_refusal_that_is_newer_does_not_keep_a_feed_away(valkey: redis.Redis) -> None:
+    store = FeedStore(valkey, ttl_s=60)
+    store.write([answer(feed(T0 + 5, ["refused"], "failed")), answer(feed(T0, ["r"], "ok", 2))])
+    assert (feed_in(valkey, USER) or feed()).request_id == "r"
+
+
+def test_the_arrival_is_the_last_field_of_a_feed_document_and_the_time_the_first(valkey: redis.Redis) -> None:
+    FeedStore(valkey, ttl_s=60).write([answer(feed(arrived_at=T0 + 7))])
     document = valkey.get("feed:{did:plc:a}")
     assert isinstance(document, bytes)
     assert document.startswith(b'{"at":%d,' % T0)
-    assert msgspec.json.decode(document)["user_id"] == USER
+    assert document.endswith(b'"arrived_at":%d}' % (T0 + 7))
 
 
 def test_all_keys_of_an_answer_share_the_users_slot(valkey: redis.Redis) -> None:

@@ -26,6 +26,7 @@ from feed_worker.pipeline import foryou_pipeline
 from feed_worker.serving import delivery
 from feed_worker.serving.batch import Batch
 from feed_worker.serving.feed_store import Answer, FeedStore
+from feed_worker.serving.request_queue import MAX_COMPUTATIONS
 from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker import ServingState, Worker
 from feed_worker.serving.worker_registry import ready_workers
@@ -333,7 +334,7 @@ def test_an_invalid_message_becomes_a_whole_dead_letter_and_the_worker_continues
         unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch
     ]
     assert {each.value for each in dead_letters} >= {b"not a request", encode(far)}
-    assert published(settings, [far]) == [[]]
+    assert [[record.status for record in copies] for copies in published(settings, [far])] == [["failed"]]
 
 
 class FailsFor(Exception):
@@ -375,9 +376,112 @@ def test_a_request_that_raises_is_failed_and_the_others_are_answered(
     assert feed.degradations == ["FailsFor"]
 
 
+def test_a_request_that_is_refused_is_answered_with_the_reason_where_its_asker_can_be_read(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    good = request()
+    far = request(at=WallClock().now_ms() + settings.future_tolerance_ms + 60_000)
+    fields = [
+        {"size": 500},
+        {"at": WallClock().now_ms() // 1_000},
+        {"at": "now"},
+        {"seen_ids": [1] * 10_001},
+        {"langs": "en"},
+        {"type": None},
+    ]
+    broken = [msgspec.json.encode(msgspec.to_builtins(request()) | each) for each in fields]
+    askers = [(str(each["user_id"]), each["request_id"]) for each in map(msgspec.json.decode, broken)]
+
+    def records() -> list[FeedServed]:
+        found = [record_in(client, *asker) for asker in askers]
+        return [record for record in found if record]
+
+    with running(settings, store) as worker:
+        ask(settings, *broken, far, b'{"request_id":"r","user_id":"a b"}', good)
+        assert [record.status for record in answers(settings, [good, far])] == ["ok", "failed"]
+        eventually(lambda: len(records()) == len(askers))
+        await_commit(settings)
+    assert worker.failure is None
+    expected = ("size", "seconds, most likely", "got `str`", "seen_ids", "langs", "type")
+    for served, reason in zip(records(), expected, strict=True):
+        assert served.status == "failed"
+        assert served.degradations[0].startswith("refused: ")
+        assert reason in served.degradations[0]
+    record = record_in(client, str(far.user_id), far.request_id)
+    assert record is not None
+    assert "s ahead of the arrival" in record.degradations[0]
+    letters = [unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch]
+    assert {each.value for each in letters} >= {*broken, encode(far)}
+
+
+def test_one_viewer_with_thousands_of_requests_delays_no_other_viewer(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    flooding = next(viewers)
+    flood = [request(flooding, seen_ids=[number + 1]) for number in range(2_000)]
+    others = [request() for _ in range(10)]
+    computed = list[int]()
+    pipeline = pipeline_on(store, UserStates(client))
+    gather = pipeline.gather
+
+    def noted(queries: Sequence[Query]) -> list[RequestRun]:
+        computed.extend(each.user_id for each in queries)
+        return gather(queries)
+
+    pipeline.gather = noted  # type: ignore[method-assign]
+    ask(settings, *flood, *others)
+    with running(settings, store, pipeline) as worker:
+        assert {record.status for record in answers(settings, others)} == {"ok"}
+        before = computed[: max(computed.index(int(each.user_id)) for each in others)]
+        assert before.count(flooding) <= MAX_COMPUTATIONS
+        statuses = [record.status for record in answers(settings, flood)]
+        await_commit(settings)
+    assert worker.failure is None
+    assert set(statuses) == {"ok", "failed"}
+    assert statuses.count("ok") >= MAX_COMPUTATIONS
+
+
+def test_requests_of_apps_whose_clocks_differ_are_answered_in_the_order_of_their_arrival(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    viewer, now_ms = next(viewers), WallClock().now_ms()
+    fast, slow = request(viewer, at=now_ms + 60_000, size=5), request(viewer, at=now_ms - 25_000, size=6)
+    with running(settings, store):
+        ask(settings, fast)
+        (first,) = answers(settings, [fast])
+        ask(settings, slow)
+        (second,) = answers(settings, [slow])
+    feed = feed_in(client, str(viewer))
+    assert feed is not None
+    assert feed.request_id == slow.request_id
+    assert (first.status, second.status) == ("ok", "ok")
+    assert not set(first.post_ids) & set(second.post_ids)
+
+
+def test_a_request_of_a_slow_clock_without_a_deadline_is_answered(settings: Settings, store: PostStore) -> None:
+    asked = [request(at=WallClock().now_ms() - slow_ms) for slow_ms in (31_000, 600_000)]
+    with running(settings, store):
+        ask(settings, *asked)
+        assert [record.status for record in answers(settings, asked)] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("behind_ms", [1_300, 11_000, -4_000])
+def test_a_broker_with_another_clock_makes_no_wait_longer(
+    settings: Settings, store: PostStore, monkeypatch: pytest.MonkeyPatch, behind_ms: int
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr("feed_worker.serving.intake.arrived_ms", lambda message, *_: message.timestamp()[1] - behind_ms)
+    with running(settings.model_copy(update={"max_wait_ms": 10_000, "future_tolerance_ms": 60_000}), store) as worker:
+        eventually(lambda: bool(worker.worker._intake._arrivals._reached_ms))
+        for _ in range(5):
+            asked = request()
+            ask(settings, asked)
+            assert [record.status for record in answers(settings, [asked])] == ["ok"]
+
+
 def test_a_viewer_with_several_different_requests_sees_no_post_twice(settings: Settings, store: PostStore) -> None:
     viewer, at = next(viewers), WallClock().now_ms()
-    asked = [request(viewer, at=at + size, size=size) for size in range(3, 8)]
+    asked = [request(viewer, at=at, size=size) for size in range(3, 8)]
     with running(settings, store):
         ask(settings, *asked)
         posts = [record.post_ids for record in answers(settings, asked)]

@@ -53,6 +53,25 @@ def test_a_batch_that_is_written_again_replaces_itself(valkey: redis.Redis) -> N
     assert users.read(["1"])[0].served_ids.tolist() == [5, 6]
 
 
+@pytest.mark.parametrize(
+    "request_id", ["joined", "+joined", "r:joined", "served", "e0-1-2", "+", "\n", "x" * 255, "a\0b", "*", "ünï"]
+)
+def test_a_request_with_any_id_leaves_the_other_state_of_its_viewer_alone(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch, request_id: str
+) -> None:
+    monkeypatch.setattr(redis_form, "MAX_FIELDS", 4)
+    monkeypatch.setattr(redis_form, "_COUNTED_FIELDS", 1)
+    users = UserStates(valkey)
+    write(users, "e0-1-2", favorite(1), edge(Follow, 1))
+    for n in range(6):
+        users.add_served("1", [n], T0 + n, f"r{n}")
+    before = users.read(["1"])[0]
+    users.add_served("1", [6], T0 + 6, request_id)
+    state = users.read(["1"])[0]
+    assert state.served_ids.tolist() == list(range(7))
+    assert (state.positions.tolist(), state.following.tolist()) == (before.positions.tolist(), [2])
+
+
 def test_a_hash_never_holds_many_fields_however_many_batches_come(valkey: redis.Redis) -> None:
     users = UserStates(valkey)
     for n in range(100):
