@@ -1,16 +1,25 @@
 """A worker's HTTP endpoints: `/metrics` for Prometheus, `/healthz` (liveness) and `/readyz` (readiness)."""
 
+import logging
+import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from infra.ports.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS: Final = 32
+"""Open connections, a thread each; a further one is closed at once."""
+TIMEOUT_S: Final = 5.0
+"""The wait for the next bytes of a request."""
 
 
 class Endpoints:
@@ -49,6 +58,31 @@ class Endpoints:
             self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    """Serves a bounded number of connections; a client that breaks off is no error."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(*args)
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, _request: Any, client_address: Any) -> None:
+        log.debug("a request of %s was broken off", client_address, exc_info=True)
+
+
 def _server(
     settings: Settings,
     registry: CollectorRegistry,
@@ -56,6 +90,8 @@ def _server(
     waits_for: Callable[[], str | None],
 ) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
+        timeout = TIMEOUT_S
+
         def do_GET(self) -> None:  # http.server prescribes the name
             match self.path.partition("?")[0]:
                 case "/metrics":
@@ -82,7 +118,7 @@ def _server(
             """Log nothing: probes come every few seconds."""
 
     try:
-        return ThreadingHTTPServer((settings.http_host, settings.http_port), Handler)
+        return _Server((settings.http_host, settings.http_port), Handler)
     except OSError as error:
         raise SettingsError(
             f"FORYOU_HTTP_PORT, FORYOU_HTTP_HOST: cannot listen on {settings.http_host}:{settings.http_port} "
