@@ -91,11 +91,13 @@ def _run(options: argparse.Namespace) -> None:
         create_recovery_store(options.recovery)
         # nothing is backed up, so no older snapshots are kept
         recovery = RecoveryConfig(options.recovery, timedelta(0))
+    addresses = options.addresses.split(";") if options.addresses else None
+    cluster = {"processes": len(addresses)} if addresses and options.name == "posts" else {}
     cli_main(
-        import_module(f"flows.{options.name}").flow(),
+        import_module(f"flows.{options.name}").flow(**cluster),
         workers_per_process=1,
         process_id=options.process_id,
-        addresses=options.addresses.split(";") if options.addresses else None,
+        addresses=addresses,
         epoch_interval=timedelta(seconds=options.snapshot_interval),
         recovery_config=recovery,
     )

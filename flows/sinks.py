@@ -1,16 +1,16 @@
-"""Kafka as a sink of a dataflow: an item is a list of records, and no epoch closes before its records are delivered.
+"""Kafka as a sink of a dataflow: no epoch closes before its records are delivered.
 
 Bytewax's own sink is not used: it has no delivery callback and ignores the result of `flush`, so it loses messages
 silently; and it flushes after every item.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatefulSinkPartition, StatelessSinkPartition
 
 from flows.process import exit_now, stopping
-from flows.sources import parts_of
 from infra.ports.errors import DeliveryFailed, StopRequested
 from infra.ports.producer import KafkaProducer, Record, check_stop
 from infra.ports.settings import Settings
@@ -39,40 +39,47 @@ class _Writer(StatelessSinkPartition[list[Record]]):
             wait_for_delivery(self._producer)
 
 
-class EpochSink(FixedPartitionedSink[list[Record], None]):
-    """Writes like `KafkaSink`, but waits once an epoch: the flow continues while its records are in flight.
+class EpochSink(FixedPartitionedSink[Any, None]):
+    """Writes the records that a part makes of its items, and waits for their delivery once an epoch.
 
-    An item's key is the `part` of its batch. 1. The sink hands an item to the producer at once; its delivery may take
-    milliseconds. 2. At the end of an epoch Bytewax requests a snapshot of each written part; it returns after the
-    delivery of all records. 3. Bytewax commits the epoch, and with it the offsets of the sources.
+    A part is a share of the work: all items of one key come to one process of the cluster, wherever they were read.
+    1. The part makes records of an item and hands them to the producer at once; the delivery may take milliseconds.
+    2. At the end of an epoch Bytewax requests a snapshot of each written part; it returns after the delivery of all
+    records. 3. Bytewax commits the epoch, and with it the offsets of the sources.
+
+    Args:
+        settings: the address of Kafka.
+        parts: their names, the same in all processes; an item's key is the name of its part.
+        records_of: makes the function of a part that turns an item into records.
+
     """
 
-    def __init__(self, settings: Settings, topic: str) -> None:
-        self._settings, self._topic = settings, topic
-        self._parts: list[str] = []
+    def __init__(
+        self, settings: Settings, parts: Sequence[str], records_of: Callable[[str], Callable[[Any], list[Record]]]
+    ) -> None:
+        self._settings, self._parts, self._records_of = settings, parts, records_of
         self._producer: KafkaProducer | None = None
 
     def list_parts(self) -> list[str]:
-        """Name the parts as the source of `topic` does, so that each worker writes the results of its own input."""
-        self._parts = parts_of(self._settings, self._topic)
-        return self._parts
+        """Return the names of the parts."""
+        return list(self._parts)
 
     def part_fn(self, item_key: str) -> int:
         """Return the index of a part."""
         return self._parts.index(item_key)
 
-    def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> "_EpochWriter":
+    def build_part(self, _step_id: str, for_part: str, _resume_state: None) -> "_EpochWriter":
         """Open a part; all parts of a process share one producer."""
         self._producer = self._producer or _producer(self._settings)
-        return _EpochWriter(self._producer)
+        return _EpochWriter(self._producer, self._records_of(for_part))
 
 
-class _EpochWriter(StatefulSinkPartition[list[Record], None]):
-    def __init__(self, producer: KafkaProducer) -> None:
-        self._producer = producer
+class _EpochWriter(StatefulSinkPartition[Any, None]):
+    def __init__(self, producer: KafkaProducer, records_of: Callable[[Any], list[Record]]) -> None:
+        self._producer, self._records_of = producer, records_of
 
-    def write_batch(self, values: list[list[Record]]) -> None:
-        hand_over(self._producer, chain.from_iterable(values))
+    def write_batch(self, values: list[Any]) -> None:
+        hand_over(self._producer, chain.from_iterable(map(self._records_of, values)))
 
     def snapshot(self) -> None:
         wait_for_delivery(self._producer)

@@ -10,7 +10,6 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, run_main
 
 import flows.sinks
-import flows.sources
 from flows.sinks import EpochSink
 from infra.ports.errors import DeliveryFailed
 from infra.ports.producer import Record
@@ -51,11 +50,10 @@ def write(
 
     monkeypatch.setattr(flows.sinks, "KafkaProducer", broker)
     monkeypatch.setattr(flows.sinks, "exit_now", killed)
-    monkeypatch.setattr(flows.sources, "wait_for_topics", lambda _, topics, __: dict.fromkeys(topics, range(PARTS)))
     flow = Dataflow("copy")
     numbers = op.input("numbers", flow, TestingSource(range(count), batch_size=per_epoch))
-    records = op.map("record", numbers, lambda n: (f"numbers-{n % PARTS}", [Record("copy", None, b"%d" % n)]))
-    op.output("copy", records, EpochSink(Settings(), "numbers"))
+    records = op.map("record", numbers, lambda n: (str(n % PARTS), [Record("copy", None, b"%d" % n)]))
+    op.output("copy", records, EpochSink(Settings(), [*map(str, range(PARTS))], lambda _: list))
     run_main(flow, recovery_config=recovery, epoch_interval=timedelta(0))
 
 

@@ -13,7 +13,7 @@ class Post(Struct, array_like=True, kw_only=True):
 
     Ids are int64, 0 where there is none. `author_form`, `post_form` keep the published form of string ids.
     `at` is the time of the newest content, 0 if only labels or a deletion are known; `created_at` is that of the
-    earliest.
+    earliest. The author is that of the creation, 0 before it. `revision` decides between contents of one `at`.
     `labels` maps a label to the time it was put on, negative if it was removed at that time.
     `tokens` are the hashed text tokens (`text.tokenize`), uint32 little-endian.
     """
@@ -38,6 +38,7 @@ class Post(Struct, array_like=True, kw_only=True):
     tokens: bytes = b""
     post_form: str | None = None
     author_form: str | None = None
+    revision: int = 0
 
     @property
     def is_live(self) -> bool:
@@ -110,7 +111,9 @@ def key_of_id(post_id: int) -> bytes:
 
 
 def pack(record: Struct) -> bytes:
-    """A derived record as MessagePack."""
+    """A derived record as MessagePack; a post without a revision has the form of earlier versions."""
+    if type(record) is Post and not record.revision:
+        return msgspec.msgpack.encode(msgspec.structs.astuple(record)[:-1])
     return msgspec.msgpack.encode(record)
 
 

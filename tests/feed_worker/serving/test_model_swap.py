@@ -13,7 +13,7 @@ from feed_worker.client import Client
 from feed_worker.experiments import experiments_of
 from feed_worker.serving.service import Service
 from feed_worker.serving.worker_registry import ready_workers
-from flows.embeddings import EmbeddingTask, embed
+from flows.embeddings import Embed, EmbeddingTask
 from flows.sources import Batch
 from infra.ops.model_command import use
 from infra.ports.clock import now_ms
@@ -54,7 +54,7 @@ class Models:
         """Write the records of posts, or tombstones of ids, and their vectors."""
         batch = Batch("thunder-posts", 0, [message(offset, each) for offset, each in enumerate(posts)])
         write(self._settings, *(Record("thunder-posts", _key(each), _value(each)) for each in posts))
-        write(self._settings, *embed(EmbeddingTask(batch, models)))
+        write(self._settings, *Embed()(EmbeddingTask(batch, models)))
 
 
 def _key(each: Post | int) -> bytes:
