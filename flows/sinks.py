@@ -12,8 +12,10 @@ from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatefulSinkParti
 
 from flows.process import exit_now, stopping
 from infra.ports.errors import DeliveryFailed, StopRequested
-from infra.ports.producer import KafkaProducer, Record, check_stop
+from infra.ports.producer import Record, check_stop
+from infra.ports.record_writer import RecordWriter
 from infra.ports.settings import Settings
+from thunder_ingest.events.dead_letters import substitute
 
 
 class KafkaSink(DynamicSink[list[Record]]):
@@ -23,27 +25,27 @@ class KafkaSink(DynamicSink[list[Record]]):
         self._settings = settings
 
     def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> "_Writer":
-        """Open a producer for a worker."""
-        return _Writer(_producer(self._settings))
+        """Open a writer for a worker."""
+        return _Writer(record_writer(self._settings))
 
 
 class _Writer(StatelessSinkPartition[list[Record]]):
     """1. hand over every record; 2. wait for their delivery; 3. return, so that the epoch may close."""
 
-    def __init__(self, producer: KafkaProducer) -> None:
-        self._producer = producer
+    def __init__(self, writer: RecordWriter) -> None:
+        self._writer = writer
 
     def write_batch(self, items: list[list[Record]]) -> None:
         if any(items):
-            hand_over(self._producer, chain.from_iterable(items))
-            wait_for_delivery(self._producer)
+            hand_over(self._writer, chain.from_iterable(items))
+            wait_for_delivery(self._writer)
 
 
 class EpochSink(FixedPartitionedSink[Any, None]):
     """Writes the records that a part makes of its items, and waits for their delivery once an epoch.
 
     A part is a share of the work: all items of one key come to one process of the cluster, wherever they were read.
-    1. The part makes records of an item and hands them to the producer at once; the delivery may take milliseconds.
+    1. The part makes records of an item and hands them to the writer at once; the delivery may take milliseconds.
     2. At the end of an epoch Bytewax requests a snapshot of each written part; it returns after the delivery of all
     records. 3. Bytewax commits the epoch, and with it the offsets of the sources.
 
@@ -58,7 +60,7 @@ class EpochSink(FixedPartitionedSink[Any, None]):
         self, settings: Settings, parts: Sequence[str], records_of: Callable[[str], Callable[[Any], list[Record]]]
     ) -> None:
         self._settings, self._parts, self._records_of = settings, parts, records_of
-        self._producer: KafkaProducer | None = None
+        self._writer: RecordWriter | None = None
 
     def list_parts(self) -> list[str]:
         """Return the names of the parts."""
@@ -69,37 +71,38 @@ class EpochSink(FixedPartitionedSink[Any, None]):
         return self._parts.index(item_key)
 
     def build_part(self, _step_id: str, for_part: str, _resume_state: None) -> "_EpochWriter":
-        """Open a part; all parts of a process share one producer."""
-        self._producer = self._producer or _producer(self._settings)
-        return _EpochWriter(self._producer, self._records_of(for_part))
+        """Open a part; all parts of a process share one writer."""
+        self._writer = self._writer or record_writer(self._settings)
+        return _EpochWriter(self._writer, self._records_of(for_part))
 
 
 class _EpochWriter(StatefulSinkPartition[Any, None]):
-    def __init__(self, producer: KafkaProducer, records_of: Callable[[Any], list[Record]]) -> None:
-        self._producer, self._records_of = producer, records_of
+    def __init__(self, writer: RecordWriter, records_of: Callable[[Any], list[Record]]) -> None:
+        self._writer, self._records_of = writer, records_of
 
     def write_batch(self, values: list[Any]) -> None:
-        hand_over(self._producer, chain.from_iterable(map(self._records_of, values)))
+        hand_over(self._writer, chain.from_iterable(map(self._records_of, values)))
 
     def snapshot(self) -> None:
-        wait_for_delivery(self._producer)
+        wait_for_delivery(self._writer)
 
 
-def _producer(settings: Settings) -> KafkaProducer:
-    return KafkaProducer(settings, check=check_stop(stopping))
+def record_writer(settings: Settings) -> RecordWriter:
+    """Return a writer whose waits end with a stop signal."""
+    return RecordWriter(settings, check_stop(stopping), substitute)
 
 
-def hand_over(producer: KafkaProducer, records: Iterable[Record]) -> None:
+def hand_over(writer: RecordWriter, records: Iterable[Record]) -> None:
     """Hand records over; wait while the queue is full; end the process when it has to stop."""
     try:
-        producer.publish(records)
+        writer.publish(records)
     except StopRequested as error:
         exit_now(error)
 
 
-def wait_for_delivery(producer: KafkaProducer) -> None:
-    """Wait until every record is delivered; end the process if one is refused."""
+def wait_for_delivery(writer: RecordWriter) -> None:
+    """Wait until every record is delivered or set aside; end the process if Kafka refuses it."""
     try:
-        producer.flush()
+        writer.deliver()
     except (DeliveryFailed, StopRequested) as error:
         exit_now(error)

@@ -25,9 +25,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message,
 
 from feed_worker.replica.index_traits import describe, traits_of
 from infra.ports.clock import Clock
-from infra.ports.consumer import partitions_of, usable_messages, watermarks
+from infra.ports.consumer import MessageCheck, partitions_of, watermarks
 from infra.ports.kafka_config import consumer_config, group
-from infra.ports.outage import outage
 from infra.ports.producer import Headers
 from infra.ports.settings import Settings
 from phoenix.index.retrieval_index import VectorIndex
@@ -168,12 +167,12 @@ class Replica:
         self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock, model_version: str
     ) -> None:
         self._state = ReplicaState(store, index, clock, (model_version,))
-        self._outage = outage("Kafka", settings.kafka)
         self._config = consumer_config(settings, group(settings, "replica")) | _READ_AHEAD
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._backfill: VectorBackfill | None = None
         self.positions: dict[str, int] = {}
         self._consumer = Consumer(self._config)
+        self._check = MessageCheck(settings, self._consumer)
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._left: dict[str, int] = {}
         self._stopping = threading.Event()
@@ -242,9 +241,8 @@ class Replica:
     def _step(self) -> None:
         while not self._commands.empty():
             self._commands.get()()
-        messages = usable_messages(self._consumer.consume(5_000, POLL_S))
+        messages = self._check.usable(self._consumer.consume(5_000, POLL_S))
         if messages:
-            self._outage.ends()
             self._apply(messages)
             self._note_positions()
         if self._backfill is not None:
@@ -301,7 +299,7 @@ class Replica:
 
     def _read_backfill(self, backfill: "VectorBackfill") -> None:
         """Apply the next batch; the backfill ends at the main consumer's position."""
-        messages = usable_messages(backfill.consumer.consume(BACKFILL_MESSAGES, 0))
+        messages = self._check.usable(backfill.consumer.consume(BACKFILL_MESSAGES, 0))
         self._state.apply_vectors(_records(messages), [backfill.version])
         main = self._consumer.position(self._vector_parts())
         reached = backfill.consumer.position(self._vector_parts())

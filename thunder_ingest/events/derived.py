@@ -63,7 +63,10 @@ class PostCounts(Struct, array_like=True, kw_only=True):
 
 
 class DeadLetter(Struct, array_like=True, kw_only=True):
-    """The record of `dead-letters`, keyed by the source topic: a refused message, whole, with the reason."""
+    """The record of `dead-letters`, keyed by the source topic: a refused message with the reason.
+
+    `key_bytes` and `value_bytes` are the original sizes of a key and a value that were cut, else None.
+    """
 
     topic: str
     partition: int
@@ -72,6 +75,13 @@ class DeadLetter(Struct, array_like=True, kw_only=True):
     reason: str
     key: bytes | None = None
     value: bytes | None = None
+    key_bytes: int | None = None
+    value_bytes: int | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """True if a part of the message is missing."""
+        return self.key_bytes is not None or self.value_bytes is not None
 
 
 FeedStatus = Literal["ok", "degraded", "empty", "expired", "failed"]

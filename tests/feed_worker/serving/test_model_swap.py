@@ -27,9 +27,9 @@ from phoenix.serving.model_topic import announce
 from phoenix.training.checkpoints import phoenix_of
 from tests.e2e.containers import free_port
 from tests.feed_worker.builders import post
-from tests.feed_worker.monitoring.test_endpoints import get
 from tests.flows.test_embeddings import message
 from tests.infra.cli.foryou import write
+from tests.infra.ports.test_endpoints import get
 from tests.infra.waiting import eventually
 from tests.phoenix.saved import TINY, saved
 from thunder_ingest.events import Engagement, Post, key_of_id, pack

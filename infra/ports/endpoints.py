@@ -1,17 +1,21 @@
-"""A worker's HTTP endpoints: `/metrics` for Prometheus, `/healthz` (liveness) and `/readyz` (readiness)."""
+"""The HTTP endpoints of a process: `/metrics` for Prometheus, `/healthz` (liveness) and `/readyz` (readiness)."""
 
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Final, Self
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
 
+from infra.ports.outage import outages
+from infra.ports.process_metrics import PROCESS_METRICS
 from infra.ports.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -27,9 +31,9 @@ class Endpoints:
 
     Args:
         settings: `http_host` and `http_port`.
-        registry: of the metrics.
-        failure: the error of the worker, None while it is healthy; called in a thread of the server.
-        waits_for: the event that the worker waits for before it is ready, None once it is; called likewise.
+        registry: of the metrics; takes those of every process: outages, refused records, errors of Kafka.
+        failure: the error of the process, None while it is healthy; called in a thread of the server.
+        waits_for: the event that the process waits for before it is ready, None once it is; called likewise.
 
     Raises:
         SettingsError: at construction, the address cannot be bound.
@@ -44,6 +48,7 @@ class Endpoints:
         waits_for: Callable[[], str | None],
     ) -> None:
         self._server = _server(settings, registry, failure, waits_for) if settings.http_port else None
+        registry.register(ProcessCollector())
 
     def __enter__(self) -> Self:
         if self._server:
@@ -81,6 +86,25 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, _request: Any, client_address: Any) -> None:
         log.debug("a request of %s was broken off", client_address, exc_info=True)
+
+
+class ProcessCollector(Collector):
+    """Reads `infra.ports.outage` and `infra.ports.process_metrics` at each scrape."""
+
+    def collect(self) -> Iterator[Metric]:
+        """The current metrics."""
+        is_open = GaugeMetricFamily("foryou_outage", "1 while a server does not answer", labels=["server"])
+        begun = CounterMetricFamily("foryou_outages", "Outages of a server", labels=["server"])
+        for each in outages():
+            is_open.add_metric([each.server], float(each.problem is not None))
+            begun.add_metric([each.server], each.count)
+        yield from (is_open, begun)
+        for metric in PROCESS_METRICS:
+            kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
+            family = kind(metric.name, metric.description, labels=[metric.label])
+            for label, value in metric.values().items():
+                family.add_metric([label], value)
+            yield family
 
 
 def _server(
@@ -122,5 +146,5 @@ def _server(
     except OSError as error:
         raise SettingsError(
             f"FORYOU_HTTP_PORT, FORYOU_HTTP_HOST: cannot listen on {settings.http_host}:{settings.http_port} "
-            f"({error.strerror}); each worker on a machine needs its own port"
+            f"({error.strerror}); each process on a machine needs its own port"
         ) from None
