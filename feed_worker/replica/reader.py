@@ -26,7 +26,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message,
 from feed_worker.replica.index_traits import describe, traits_of
 from infra.ports.clock import Clock
 from infra.ports.consumer import MessageCheck, partitions_of, watermarks
-from infra.ports.kafka_config import consumer_config, group
+from infra.ports.kafka_config import consumer_config, group, kafka_outage, kafka_probe
 from infra.ports.producer import Headers
 from infra.ports.settings import Settings
 from phoenix.index.retrieval_index import VectorIndex
@@ -172,7 +172,7 @@ class Replica:
         self._backfill: VectorBackfill | None = None
         self.positions: dict[str, int] = {}
         self._consumer = Consumer(self._config)
-        self._check = MessageCheck(settings, self._consumer)
+        self._settings, self._check = settings, MessageCheck(settings, self._consumer)
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._left: dict[str, int] = {}
         self._stopping = threading.Event()
@@ -216,7 +216,7 @@ class Replica:
         try:
             topics = self._consumer.list_topics(timeout=_METADATA_S).topics
         except KafkaException as error:
-            self._outage.begins(error.args[0].str())
+            kafka_outage(self._settings).begins(error.args[0].str(), kafka_probe(self._settings))
             return
         known = {(part.topic, part.partition) for part in self._parts}
         there = {(topic, part) for topic in TOPICS if topic in topics for part in topics[topic].partitions}
@@ -289,7 +289,7 @@ class Replica:
         parts = [TopicPartition(part.topic, part.partition, OFFSET_BEGINNING) for part in self._vector_parts()]
         consumer = Consumer(self._config)
         consumer.assign(parts)
-        self._backfill = VectorBackfill(version, consumer, collected)
+        self._backfill = VectorBackfill(version, consumer, MessageCheck(self._settings, consumer), collected)
 
     def _forget(self, version: str) -> None:
         if self._backfill is not None and self._backfill.version == version:
@@ -299,7 +299,7 @@ class Replica:
 
     def _read_backfill(self, backfill: "VectorBackfill") -> None:
         """Apply the next batch; the backfill ends at the main consumer's position."""
-        messages = self._check.usable(backfill.consumer.consume(BACKFILL_MESSAGES, 0))
+        messages = backfill.check.usable(backfill.consumer.consume(BACKFILL_MESSAGES, 0))
         self._state.apply_vectors(_records(messages), [backfill.version])
         main = self._consumer.position(self._vector_parts())
         reached = backfill.consumer.position(self._vector_parts())
@@ -322,6 +322,7 @@ class VectorBackfill:
 
     version: str
     consumer: Consumer
+    check: MessageCheck
     collected: threading.Event
 
 

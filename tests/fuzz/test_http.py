@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from feed_worker.monitoring.endpoints import CONNECTIONS, Endpoints
+from infra.ports.endpoints import CONNECTIONS, Endpoints
 from infra.ports.settings import load
 from tests.fuzz.mutations import damaged_bytes
 
