@@ -22,6 +22,7 @@ from infra.terminal.progress import Advance
 from thunder_ingest.events import IMPRESSION, PostEmbedding, key_of_id, pack
 from thunder_ingest.users.entries import EDGE, HISTORY, UserUpdate
 from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.register import declare_whole
 
 FOLLOWS: Final = 500
 """Mean number of follows (log-normal): the median viewer follows 390 authors, one in a hundred follows 2,000."""
@@ -126,6 +127,7 @@ def publish(settings: Settings, world: ThunderWorld, version: str, dim: int, adv
 
 def write_viewers(client: Client, viewers: Sequence[Viewer], advance: Advance) -> None:
     """Write the state of viewers to Redis: follows first, then histories in batches, by time."""
+    declare_whole(client)
     users = UserStates(client)
     users.append([UserUpdate(str(viewer.user_id), "following", _edges(viewer)) for viewer in viewers], "s0-0-0")
     parts = [np.array_split(viewer.history, _APPENDED) for viewer in viewers]

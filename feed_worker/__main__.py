@@ -45,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _serve(stopping: threading.Event) -> None:
     # these imports take seconds, which `--help` does not wait for
-    import redis
-
     from feed_worker.experiments import experiments_of
     from feed_worker.serving.service import Service
     from infra.ports import logs
@@ -58,9 +56,9 @@ def _serve(stopping: threading.Event) -> None:
         Service(settings, experiments_of(settings), stopping).run()
     except StopRequested as error:
         log.warning("%s", error)
-    except (ForYouError, redis.AuthenticationError) as error:
+    except ForYouError as error:
         sys.stderr.write(f"{error}\n")
-        raise SystemExit(error.exit_code if isinstance(error, ForYouError) else 1) from None
+        raise SystemExit(error.exit_code) from None
 
 
 def _settings_help() -> str:

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import redis
-
 from feed_worker.candidates.ports import ModelEngine, UserStateStore
 from feed_worker.filters.age import AgeFilter
 from feed_worker.filters.author_socialgraph import AuthorSocialgraphFilter
@@ -36,6 +34,7 @@ from feed_worker.side_effects.served_history import ServedHistory
 from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
 from feed_worker.sources.popular import PopularSource
 from feed_worker.sources.thunder import ThunderSource
+from infra.ports.redis import REDIS_ERRORS
 from phoenix.index.retrieval_index import VectorIndex
 from thunder_ingest.posts.store import PostStore
 
@@ -52,8 +51,8 @@ def foryou_pipeline(
     """The pipeline over a worker's state; each query brings its own parameters.
 
     Names and order are the published ones; visibility is also checked before scoring. Sources run in parallel, except
-    PopularSource, which waits for the others. Errors of a lost Redis propagate to the caller, which waits and runs the
-    batch again.
+    PopularSource, which waits for the others. Errors of Redis propagate to the caller, which waits and runs the batch
+    again, or ends; only a value that cannot be read fails its own request.
 
     Args:
         store: the posts; its `max_age_ms` limits the age of candidates.
@@ -106,6 +105,6 @@ def foryou_pipeline(
             DedupConversationFilter(),
         ],
         side_effects=[ServedHistory(users)],
-        passes=(redis.ConnectionError, redis.TimeoutError),
+        passes=REDIS_ERRORS,
         budgets_ms=budgets_ms,
     )

@@ -5,23 +5,24 @@ A reader joins them, and the last writer by event time wins, so writes are idemp
 account is one voice per post and action (`flows.counts`).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import bytewax.operators as op
-import redis
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
 
 from flows.counts import CHANGELOG, SHARDS, TOPIC, CountSink, KafkaTopics, shard_name
 from flows.decoding import Decoded, Decoder
+from flows.first_build import FirstBuild
 from flows.process import exit_now, start, stopping
 from flows.sinks import KafkaSink
 from flows.sources import Batch, KafkaSource
 from infra.ports.clock import clock_of
-from infra.ports.errors import StopRequested
+from infra.ports.errors import RedisRefused, StopRequested
 from infra.ports.producer import Record
-from infra.ports.redis import RedisRetry, connect
+from infra.ports.redis import RedisRetry
 from infra.ports.settings import Settings
 from thunder_ingest.counts.table import Changes, by_shard, changes_of, warm_up
 from thunder_ingest.users.entries import UserEntries, entries_by_user
@@ -38,15 +39,18 @@ class UserWrites(NamedTuple):
 
     entries: UserEntries
     suffix: str
+    start: tuple[str, int, int] | None = None
+    """Topic, partition and first offset of the batch; None if it is empty."""
 
 
 def user_writes(decoded: Decoded) -> UserWrites:
     """Return the entries of users' states for the events of a batch."""
-    if not decoded.events:
-        return UserWrites(entries_by_user([]), "")
     topic, partition, messages = decoded.batch
+    if not messages:
+        return UserWrites(entries_by_user([]), "")
+    first, last = messages[0].offset() or 0, messages[-1].offset()
     return UserWrites(
-        entries_by_user(decoded.events), f"{topic[0]}{partition}-{messages[0].offset()}-{messages[-1].offset()}"
+        entries_by_user(decoded.events), f"{topic[0]}{partition}-{first}-{last}", (topic, partition, first)
     )
 
 
@@ -64,23 +68,32 @@ class UserSink(DynamicSink[UserWrites]):
     def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> "_UserWriter":
         """Connect a worker; wait while Redis is unreachable."""
         redis_retry = RedisRetry(self._settings, stopping)
-        return _UserWriter(UserStates(redis_retry.run(lambda: connect(self._settings))), redis_retry)
+        try:
+            client = redis_retry.connect()
+            build = redis_retry.run(lambda: FirstBuild(self._settings, client))
+        except (StopRequested, RedisRefused) as error:
+            exit_now(error)
+        return _UserWriter(UserStates(client), build, redis_retry)
 
 
 class _UserWriter(StatelessSinkPartition[UserWrites]):
-    def __init__(self, users: UserStates, redis_retry: RedisRetry) -> None:
-        self._users, self._redis_retry = users, redis_retry
+    def __init__(self, users: UserStates, build: FirstBuild, redis_retry: RedisRetry) -> None:
+        self._users, self._build, self._redis_retry = users, build, redis_retry
 
     def write_batch(self, items: list[UserWrites]) -> None:
-        for entries, suffix in items:
-            if entries:
-                self._write(entries, suffix)
-
-    def _write(self, entries: UserEntries, suffix: str) -> None:
         try:
-            self._redis_retry.run(lambda: self._users.write(entries, suffix))
-        except (StopRequested, redis.AuthenticationError) as error:
+            for item in items:
+                self._redis_retry.run(partial(self._write, item))
+            self._redis_retry.run(self._build.check)
+        except (StopRequested, RedisRefused) as error:
             exit_now(error)
+
+    def _write(self, item: UserWrites) -> None:
+        entries, suffix, start = item
+        if entries:
+            self._users.write(entries, suffix)
+        if start is not None:
+            self._build.note(*start)
 
 
 def build_flow(

@@ -15,6 +15,7 @@ from infra.ports.kafka_admin import create_topics
 from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
 from infra.stack.processes import CHILD
+from thunder_ingest.users.register import declare_whole
 
 ROOT = Path(__file__).parents[1]
 E2E = "tests/e2e/"
@@ -101,11 +102,13 @@ def valkey(valkey_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings with an embedded Kafka, which has all topics, and an embedded Redis."""
+    """Settings with an embedded Kafka, which has all topics, and an embedded Redis, which no flow has to build."""
     with (
         EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as kafka,
         EmbeddedRedis(tmp_path_factory.mktemp("redis")) as redis_server,
     ):
         settings = load(kafka=kafka.address, redis=redis_server.address, partitions=2)
         create_topics(settings)
+        with redis.Redis.from_url(redis_server.address) as client:
+            declare_whole(client)
         yield settings

@@ -9,8 +9,15 @@ import redis.asyncio
 
 T = TypeVar("T")
 
+RECOVER_S: Final = 0.2
+"""The wait between two attempts to subscribe."""
+
 CLOSE_S: Final = 1.0
 """Time for running commands to end when a client closes."""
+
+
+class ClientClosed(redis.ConnectionError):
+    """The client was closed during a command."""
 
 
 class ShieldedTasks:
@@ -24,10 +31,10 @@ class ShieldedTasks:
         self._closed = False
 
     async def run(self, command: Coroutine[Any, Any, T]) -> T:
-        """The command's result; raises the command's error, and redis.ConnectionError after `close`."""
+        """The command's result; raises the command's error, and ClientClosed after `close`."""
         if self._closed:
             command.close()
-            raise redis.ConnectionError("the client is closed")
+            raise ClientClosed("the client is closed")
         task = asyncio.create_task(command)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -78,13 +85,21 @@ class _Channel:
 
 
 class ReadySubscription:
-    """One shared subscription, to the channels that have listeners."""
+    """One shared subscription, to the channels that have listeners.
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._client = client
-        self._pubsub: Any = client.pubsub()  # not typed by redis-py
+    Args:
+        connect: makes the client of the subscription, and of the next one after a loss: of another node of a cluster.
+        attempts: to subscribe, before the error is raised.
+
+    """
+
+    def __init__(self, connect: Callable[[], redis.asyncio.Redis], attempts: int = 1) -> None:
+        self._connect, self._attempts = connect, attempts
+        self._client = connect()
+        self._pubsub: Any = self._client.pubsub()  # not typed by redis-py
         self._channels: dict[str, _Channel] = {}
         self._tasks = ShieldedTasks()
+        self._recovering = asyncio.Lock()
         self._sending = asyncio.Lock()  # two commands must not overlap on one connection, nor while it connects
         self._reader: asyncio.Task[None] | None = None
 
@@ -124,16 +139,18 @@ class ReadySubscription:
         await self._pubsub.aclose()
         await self._client.aclose()
         for channel in self._channels.values():
-            channel.wake(redis.ConnectionError("the client is closed"))
+            channel.wake(ClientClosed("the client is closed"))
 
     async def _subscribe(self, name: str) -> None:
+        pubsub = self._pubsub
         try:
-            await self._send(self._pubsub.subscribe, name)
+            await self._send(pubsub.subscribe, name)
         except redis.RedisError as error:
-            await self._reset(error)
-            raise
+            await self._recover(pubsub, error)
+            if name not in self._channels:
+                raise
         if self._reader is None:
-            self._reader = asyncio.create_task(self._read())
+            self._reader = asyncio.create_task(self._read(self._pubsub))
 
     async def _leave(self, name: str, channel: _Channel) -> None:
         """Unsubscribe from a channel without listeners.
@@ -142,17 +159,17 @@ class ReadySubscription:
         """
         if not channel.listeners and channel.confirmed.is_set() and self._channels.get(name) is channel:
             del self._channels[name]
-            with suppress(redis.RedisError):  # the reader meets the same error, and wakes all listeners
+            with suppress(redis.RedisError):  # the reader meets the same error
                 await self._tasks.run(self._send(self._pubsub.unsubscribe, name))
 
-    async def _send(self, command: Callable[[str], Awaitable[None]], name: str) -> None:
+    async def _send(self, command: Callable[..., Awaitable[None]], *names: str) -> None:
         async with self._sending:
-            await command(name)
+            await command(*names)
 
-    async def _read(self) -> None:
+    async def _read(self, pubsub: Any) -> None:
         try:
             while True:
-                if (message := await self._pubsub.get_message(timeout=None)) is None:
+                if (message := await pubsub.get_message(timeout=None)) is None:
                     continue  # the reply to a health check
                 name = message["channel"].decode()
                 if channel := self._channels.get(name):
@@ -161,17 +178,38 @@ class ReadySubscription:
                         channel.wake()
                     await self._leave(name, channel)
         except Exception as error:  # of any kind: the listeners must not wait without a reader
-            self._reader = None
             # shielded: a close that cancels the reader must not leave the lost connection open
             with suppress(redis.ConnectionError):
-                await self._tasks.run(self._reset(error))
+                await self._tasks.run(self._recover(pubsub, error))
 
-    async def _reset(self, error: Exception) -> None:
-        """Close the lost connection, wake all listeners with the error, and start over at the next subscription."""
-        channels, self._channels = self._channels, {}
-        lost, self._pubsub = self._pubsub, self._client.pubsub()
+    async def _recover(self, lost: Any, error: Exception) -> None:
+        """Subscribe again, at another node of a cluster; after the last attempt wake all listeners with the error."""
+        async with self._recovering:
+            if self._pubsub is not lost:  # the subscription has been replaced meanwhile
+                return
+            for _ in range(self._attempts - 1):
+                await self._replace()
+                try:
+                    if self._channels:
+                        await self._send(self._pubsub.subscribe, *self._channels)
+                        self._reader = asyncio.create_task(self._read(self._pubsub))
+                    return
+                except redis.RedisError as again:
+                    error = again
+                    await asyncio.sleep(RECOVER_S)
+            channels, self._channels = self._channels, {}
+            try:
+                await self._replace()
+            finally:
+                for channel in channels.values():
+                    channel.wake(error)
+
+    async def _replace(self) -> None:
+        """Close the lost connection; the next command opens another."""
+        lost, client = self._pubsub, self._client
+        self._client, self._reader = self._connect(), None
+        self._pubsub = self._client.pubsub()
         try:
             await lost.aclose()
         finally:
-            for channel in channels.values():
-                channel.wake(error)
+            await client.aclose()

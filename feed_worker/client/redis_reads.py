@@ -3,18 +3,30 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, Final, Self
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.client import PubSub
-from redis.cluster import RedisCluster
+from redis.connection import ConnectionPool
 from redis.retry import Retry
 
 from feed_worker.client.answer_lookup import Command
-from feed_worker.client.ready_subscription import Listener, ReadySubscription, ShieldedTasks
-from infra.ports.redis import AsyncClient, connect, connect_async, redis_unreachable, subscriber_client
+from feed_worker.client.ready_subscription import ClientClosed, Listener, ReadySubscription, ShieldedTasks
+from infra.ports.broken_keys import broken_keys
+from infra.ports.error_table import Reaction, redis_reaction
+from infra.ports.redis import (
+    REDIS_ERRORS,
+    AsyncClient,
+    checked,
+    connect,
+    connect_async,
+    node_url,
+    redis_unreachable,
+    renew,
+    subscriber_client,
+)
 from infra.ports.settings import Settings
 
 LEAST_S: Final = 0.2
@@ -24,6 +36,10 @@ READ_TIMEOUT_S: Final = 10.0
 """Time for a read that has no deadline of its own."""
 
 _HANDSHAKE_S: Final = 1.0
+_FAILOVER_S: Final = 0.2
+"""The wait before a read of a cluster is repeated."""
+_SUBSCRIPTIONS: Final = 5
+"""Attempts to subscribe, each at a random primary of a cluster."""
 _CONNECTIONS: Final = 16
 """Connections of an asyncio client: a thousand waiting coroutines must not open a thousand."""
 
@@ -32,16 +48,16 @@ class RedisReads:
     """Reads of a client with threads; any thread may call.
 
     A read waits for its replies until its deadline, however Redis hangs. Only a connection that is opened meanwhile
-    may take `_HANDSHAKE_S` longer, and on a Redis Cluster the socket timeout of its client counts.
+    may take `_HANDSHAKE_S` longer. On a cluster a read is repeated until its deadline while a node fails over.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.redis = connect(settings)
-        self._pool = self._client(_HANDSHAKE_S).connection_pool
+        self._nodes = connect(settings, _HANDSHAKE_S, is_strict=True)
 
     def execute(self, commands: Sequence[Command], deadline: float) -> list[Any]:
-        """The replies to commands on the keys of one user, in one round trip.
+        """The replies to commands on the keys of one user, in one round trip; None for a key of another type.
 
         Args:
             commands: sent together.
@@ -53,13 +69,14 @@ class RedisReads:
 
         """
         with self._errors(deadline):
-            if isinstance(self.redis, RedisCluster):
-                with self.redis.pipeline(transaction=False) as pipe:
-                    for command in commands:
-                        pipe.execute_command(*command)
-                    replies: list[Any] = pipe.execute()
-                return replies
-            return self._execute(commands, deadline)
+            while True:
+                try:
+                    return _values(commands, self._execute(commands, deadline))
+                except REDIS_ERRORS as error:
+                    if not self._fails_over(error) or time.monotonic() >= deadline:
+                        raise
+                renew(self._nodes)
+                time.sleep(_FAILOVER_S)
 
     def read(self, commands: Sequence[Command], timeout_s: float = READ_TIMEOUT_S) -> list[Any]:
         """Like `execute`; raises RedisUnreachable also if there is no reply within `timeout_s`."""
@@ -71,36 +88,62 @@ class RedisReads:
     @contextmanager
     def subscription(self, channel: str, deadline: float) -> Iterator[PubSub]:
         """A confirmed subscription to a channel; raises like `execute`, also in its block."""
-        left_s = _left_s(deadline)
-        # each node of a cluster forwards the messages of the other nodes
-        with self._errors(deadline), self._client(left_s) as client, client.pubsub() as messages:
-            messages.subscribe(channel)
-            messages.get_message(timeout=left_s)  # the confirmation: from now on no announcement is missed
+        with self._errors(deadline), closing(self._subscribed(channel, deadline)) as messages:
             yield messages
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.disconnect()
+        self._nodes.close()
         self.redis.close()
 
+    def _subscribed(self, channel: str, deadline: float) -> PubSub:
+        while True:
+            messages: PubSub = self._subscriber(_left_s(deadline)).pubsub()
+            try:
+                messages.subscribe(channel)
+                messages.get_message(timeout=_left_s(deadline))  # the confirmation: no announcement is missed from now
+            except REDIS_ERRORS as error:
+                messages.close()
+                if not self._fails_over(error) or time.monotonic() >= deadline:
+                    raise
+            else:
+                return messages
+            renew(self._nodes)
+            time.sleep(_FAILOVER_S)
+
     def _execute(self, commands: Sequence[Command], deadline: float) -> list[Any]:
-        connection = self._pool.get_connection()
+        pool = self._pool(commands[0][1])
+        connection = pool.get_connection()
         try:
             connection.send_packed_command(connection.pack_commands(commands))
-            return [_reply(connection, deadline) for _ in commands]
+            return checked([_reply(connection, deadline) for _ in commands])
         except BaseException:
             connection.disconnect()  # replies may still come
             raise
         finally:
-            self._pool.release(connection)
+            pool.release(connection)
 
-    def _client(self, timeout_s: float) -> redis.Redis:
+    def _pool(self, key: str) -> ConnectionPool:
+        if isinstance(self._nodes, redis.Redis):
+            return self._nodes.connection_pool
+        node = self._nodes.get_node_from_key(key)
+        if node is None or node.redis_connection is None:
+            raise redis.ConnectionError("no node of the cluster has the key")
+        pool: ConnectionPool = node.redis_connection.connection_pool
+        return pool
+
+    def _subscriber(self, timeout_s: float) -> redis.Redis:
         return redis.Redis.from_url(
-            self._settings.redis,
+            node_url(self._settings, self._nodes),
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=2, supported_errors=(redis.ConnectionError,)),
         )
+
+    def _fails_over(self, error: Exception) -> bool:
+        """True if another node of a cluster may soon answer."""
+        is_timeout = isinstance(error, redis.TimeoutError)
+        return self._settings.redis_cluster and not is_timeout and redis_reaction(error) is Reaction.WAIT
 
     @contextmanager
     def _errors(self, deadline: float) -> Iterator[None]:
@@ -110,7 +153,7 @@ class RedisReads:
             if time.monotonic() >= deadline:
                 raise TimeoutError(str(error)) from None
             raise redis_unreachable(self._settings, error) from None
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise redis_unreachable(self._settings, error) from None
 
 
@@ -121,7 +164,18 @@ def _left_s(deadline: float) -> float:
 def _reply(connection: Any, deadline: float) -> Any:  # a connection's reads are not typed by redis-py
     if not connection.can_read(timeout=_left_s(deadline)):
         raise TimeoutError("Redis did not reply in time")
-    return connection.read_response()
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
+
+
+def _values(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+    """The replies; None, as for a missing key, for a key that holds a value of another type."""
+    for (_, key, *_), reply in zip(commands, replies, strict=True):
+        if isinstance(reply, Exception):
+            broken_keys.skip(key, reply)
+    return [None if isinstance(reply, Exception) else reply for reply in replies]
 
 
 class AsyncRedisReads:
@@ -131,7 +185,9 @@ class AsyncRedisReads:
         self._settings, self.redis = settings, client
         self._free = asyncio.Semaphore(_CONNECTIONS)
         self._tasks = ShieldedTasks()
-        self.ready = ReadySubscription(subscriber_client(settings))
+        self.ready = ReadySubscription(
+            lambda: subscriber_client(node_url(settings, client)), _SUBSCRIPTIONS if settings.redis_cluster else 1
+        )
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:
@@ -139,11 +195,21 @@ class AsyncRedisReads:
         return cls(settings, await connect_async(settings))
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to commands on the keys of one user, in one round trip; raises RedisUnreachable."""
-        try:
-            return await self._tasks.run(self._execute(commands))
-        except redis.RedisError as error:
-            raise redis_unreachable(self._settings, error) from None
+        """The replies to commands on the keys of one user, in one round trip; None for a key of another type.
+
+        Raises:
+            RedisUnreachable: Redis does not answer, or it refuses. While a node of a cluster fails over, the read is
+                repeated until the caller gives up.
+
+        """
+        while True:
+            try:
+                return _values(commands, await self._tasks.run(self._execute(commands)))
+            except REDIS_ERRORS as error:
+                is_closed = isinstance(error, ClientClosed)
+                if is_closed or not self._settings.redis_cluster or redis_reaction(error) is not Reaction.WAIT:
+                    raise redis_unreachable(self._settings, error) from None
+            await asyncio.sleep(_FAILOVER_S)
 
     async def read(self, commands: Sequence[Command], timeout_s: float = READ_TIMEOUT_S) -> list[Any]:
         """Like `execute`; raises RedisUnreachable also if there is no reply within `timeout_s`."""
@@ -159,7 +225,7 @@ class AsyncRedisReads:
         try:
             async with self.ready.listener(channel) as listener:
                 yield listener
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise redis_unreachable(self._settings, error) from None
 
     async def close(self) -> None:
@@ -172,5 +238,4 @@ class AsyncRedisReads:
         async with self._free, self.redis.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
-            replies: list[Any] = await pipe.execute()
-        return replies
+            return checked(await pipe.execute(raise_on_error=False))

@@ -4,13 +4,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import redis
-
 from feed_worker.client.errors import NotServable
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ports.kafka_admin import Offsets, admin, ends_of, lag
 from infra.ports.kafka_config import FLOW_GROUPS
-from infra.ports.redis import Client, redis_unreachable
+from infra.ports.redis import REDIS_ERRORS, Client, redis_unreachable
 from infra.ports.settings import Settings
 
 POLL_S: Final = 0.1
@@ -62,7 +60,7 @@ def _wait_while(behind: Callable[[], str | None], deadline: float) -> None:
 def _entries(settings: Settings, client: Client) -> list[dict[str, Any]]:
     try:
         return ready_workers(client)
-    except redis.RedisError as error:
+    except REDIS_ERRORS as error:
         raise redis_unreachable(settings, error) from None
 
 

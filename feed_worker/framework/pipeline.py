@@ -33,6 +33,7 @@ from feed_worker.framework.components import (
 from feed_worker.framework.request_run import FunnelStep, RequestRun, Result
 from feed_worker.framework.stages import Stage
 from feed_worker.framework.statistics import Statistics
+from infra.ports.errors import ForYouError
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +242,8 @@ class Pipeline:
 
     def _failed(self, stage: Stage, component: Component, run: RequestRun, error: Exception) -> None:
         self._record_error(component, error)
-        reason = str(error) if isinstance(error, OverBudget | StillBusy) else type(error).__name__
+        has_reason = isinstance(error, OverBudget | StillBusy | ForYouError)
+        reason = str(error) if has_reason else type(error).__name__
         run.query.degradations.append(f"{component.name}: {reason}")
         run.failed |= component.required
         run.source_failed |= stage is stages.SOURCE

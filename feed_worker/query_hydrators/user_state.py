@@ -10,6 +10,7 @@ from feed_worker.candidates.id_sets import union
 from feed_worker.candidates.ports import UserStateStore
 from feed_worker.candidates.query import Query
 from feed_worker.framework.components import QueryFields, QueryHydrator
+from infra.ports.errors import StateMissing
 from thunder_ingest.users.state import UserState
 
 
@@ -19,6 +20,8 @@ class UserStateHydrator(QueryHydrator):
     Mirrors several published query hydrators (user action sequence, followed users, blocks, served history) with one
     read. Only feeds of *earlier* requests count as served, by the arrival of requests: the clocks of apps differ. So a
     request that is computed twice, because a worker died, gets the same posts again.
+
+    A state that was lost is not empty: it had blocks and mutes. Its requests fail, with the reason.
     """
 
     required: ClassVar[bool] = True
@@ -27,8 +30,18 @@ class UserStateHydrator(QueryHydrator):
         self._users = users
 
     def hydrate(self, queries: Sequence[Query]) -> list[QueryFields]:
-        """The viewer's state, and the ids of seen and served posts."""
+        """The viewer's state, and the ids of seen and served posts.
+
+        Raises:
+            StateMissing: the state of a viewer was lost.
+            StateUnreadable: the state of a viewer cannot be read.
+
+        """
         states = self._users.read([query.user_form for query in queries])
+        if lost := [query.user_form for query, state in zip(queries, states, strict=True) if not state.is_whole]:
+            raise StateMissing(
+                f"the state of user {lost[0]} is missing in Redis: run `foryou rebuild users`; see `foryou doctor`"
+            )
         return [
             {
                 "user": state,

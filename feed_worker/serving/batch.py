@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-import redis
-
 from feed_worker.candidates.query import Query
 from feed_worker.framework.pipeline import Pipeline
 from feed_worker.framework.request_run import NO_CANDIDATES, RequestRun, Result
@@ -14,13 +12,13 @@ from feed_worker.serving.admission import Refusal
 from feed_worker.serving.intake import DeadLetterRecord
 from feed_worker.serving.offsets import MessageOffset
 from feed_worker.serving.request_queue import MergedRequest
-from infra.ports.errors import StopRequested
+from infra.ports.errors import RedisRefused, StopRequested
 from infra.ports.redis import RedisRetry
 from thunder_ingest.events import FeedStatus
 
 log = logging.getLogger(__name__)
 
-_FATAL: Final = (StopRequested, redis.AuthenticationError)
+_FATAL: Final = (StopRequested, RedisRefused)
 """Errors that no request causes: they end the worker, and the next one computes the batch again."""
 
 

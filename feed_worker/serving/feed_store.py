@@ -6,13 +6,14 @@ ledger keeps it, and the next worker publishes it, too.
 
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import msgspec
 
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
-from infra.ports.redis import Client
+from infra.ports.broken_keys import broken_keys
+from infra.ports.redis import Client, Command, pipelined
 from thunder_ingest.events import FeedServed, pack
 from thunder_ingest.events.redis_keys import (
     answered_before_key,
@@ -79,6 +80,8 @@ class FeedStore:
     def write(self, answers: Sequence[Answer]) -> list[bytes]:
         """Write answers in order and publish each request id to the viewer's channel; one round trip.
 
+        An answer whose keys hold values of another type is skipped, counted and named in the log.
+
         Returns:
             the packed record that counts, for each request of each answer, in order: the first that was ever written.
 
@@ -88,20 +91,21 @@ class FeedStore:
         """
         if not answers:
             return []
-        with self._client.pipeline(transaction=False) as pipe:
-            for answer in answers:
-                keys = self._keys(answer.feed.user_id)
-                for arguments in self._calls(answer):
-                    pipe.eval(_WRITE, len(keys), *keys, *arguments)
-            replies = cast(list[list[bytes]], pipe.execute())
-        return [record for records in replies for record in records]
+        commands, written = list[Command](), list[tuple[str, Sequence[FeedServed]]]()
+        for answer in answers:
+            keys = self._keys(answer.feed.user_id)
+            for records, arguments in self._calls(answer):
+                commands.append(("EVAL", _WRITE, len(keys), *keys, *arguments))  # `eval` of a cluster's pipeline fails
+                written.append((answer.feed.user_id, records))
+        replies = zip(written, pipelined(self._client, commands), strict=True)
+        return [record for (user, records), reply in replies for record in _counted(user, records, reply)]
 
     def _keys(self, user: str) -> list[str]:
         ledger = answered_key(user), answered_before_key(user)
         return [feed_key(user), explain_key(user), *ledger, replaced_key(user), ready_channel(user)]
 
-    def _calls(self, answer: Answer) -> Iterator[list[str | int | bytes]]:
-        """The arguments of each call of the script; the first one writes the documents."""
+    def _calls(self, answer: Answer) -> Iterator[tuple[Sequence[FeedServed], list[str | int | bytes]]]:
+        """The records and the arguments of each call of the script; the first one writes the documents."""
         feed = answer.feed
         document = msgspec.json.encode(feed)
         explained = msgspec.json.encode(answer.explanation) if answer.explanation else b""
@@ -111,18 +115,27 @@ class FeedStore:
         for first in range(0, len(answer.served), _TOGETHER):
             arguments: list[str | int | bytes] = [feed.arrived_at, document, self._ttl_s, explained, is_no_feed]
             arguments += [*limits, computed, msgspec.msgpack.encode(computed)]
-            for record in answer.served[first : first + _TOGETHER]:
+            records = answer.served[first : first + _TOGETHER]
+            for record in records:
                 arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]
-            yield arguments
+            yield records, arguments
             document = b""
 
     def are_answered(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
         """True for each request, given by user and id, that is in the ledger; one round trip."""
         if not requests:
             return []
-        with self._client.pipeline(transaction=False) as pipe:
-            for user, request_id in requests:
-                pipe.hexists(answered_key(user), request_id)
-                pipe.hexists(answered_before_key(user), request_id)
-            replies = pipe.execute()
-        return [bool(now or before) for now, before in zip(replies[::2], replies[1::2], strict=True)]
+        commands: list[Command] = []
+        for user, request_id in requests:
+            commands.append(("HEXISTS", answered_key(user), request_id))
+            commands.append(("HEXISTS", answered_before_key(user), request_id))
+        replies = [reply == 1 for reply in pipelined(self._client, commands)]
+        return [now or before for now, before in zip(replies[::2], replies[1::2], strict=True)]
+
+
+def _counted(user: str, records: Sequence[FeedServed], reply: list[bytes] | Exception) -> Sequence[bytes]:
+    """The records that count: without a ledger they are the new ones."""
+    if isinstance(reply, Exception):
+        broken_keys.skip(answered_key(user), reply)
+        return [pack(record) for record in records]
+    return reply

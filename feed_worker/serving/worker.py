@@ -30,13 +30,10 @@ from feed_worker.serving.request_queue import MergedRequest, RequestQueue
 from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker_registry import WorkerRegistry
 from infra.ports.clock import Clock, now_ms
-from infra.ports.outage import open_outage
-from infra.ports.producer import check_stop
-from infra.ports.record_writer import RecordWriter
+from infra.ports.producer import KafkaProducer, check_stop
 from infra.ports.redis import Client, RedisRetry
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest
-from thunder_ingest.events.dead_letters import substitute
 from thunder_ingest.events.ids import id64, published_form
 from thunder_ingest.posts.store import PostStore
 
@@ -59,9 +56,6 @@ RECEIVED_TOGETHER: Final = 512
 
 FINISH_S: Final = 20.0
 """The maximum wait for batches in flight at a revocation or at the end; the next worker computes the rest again."""
-
-STALLED_S: Final = 120.0
-"""Time without a step after which a worker counts as stuck; a step waits for a rebalance, or for a slow batch."""
 
 
 class ServingState(NamedTuple):
@@ -105,7 +99,7 @@ class Worker:
         stopping: threading.Event,
     ) -> None:
         self._settings, self._experiments, self._state, self._stopping = settings, experiments, state, stopping
-        self._redis_retry = RedisRetry(settings, stopping)
+        self._redis_retry = RedisRetry(settings, stopping, state.redis)
         self._runner = self._next = self._runner_of(pipeline, model_version)
         self._admission = Admission(settings.max_wait_ms)
         self._metrics = WorkerMetrics(registry)
@@ -117,7 +111,7 @@ class Worker:
         self._delivery = Delivery(
             DocumentBuilder(state.posts, state.clock),
             FeedStore(state.redis, settings.feed_ttl_s),
-            RecordWriter(settings, check_stop(stopping), substitute),
+            KafkaProducer(settings, check=check_stop(stopping)),
             self._redis_retry,
             self._done,
             self._metrics,
@@ -126,7 +120,7 @@ class Worker:
             ("ranking", lambda batch: batch.runner.rank(batch.computations)),
             ("delivery", self._delivery),
         )
-        self._ready, self._stepped_at_s = False, 0.0
+        self._ready = False
 
     @property
     def lag(self) -> dict[int, int]:
@@ -136,19 +130,7 @@ class Worker:
     @property
     def waits_for(self) -> str | None:
         """The event that the worker waits for before it answers requests; None once it does."""
-        if not (self._ready and self._intake.is_member):
-            return "the group to assign partitions"
-        return open_outage()
-
-    @property
-    def problem(self) -> str | None:
-        """The reason why the worker cannot continue: its failure, or a loop that stands still; else None."""
-        if failure := self.failure:
-            return f"{type(failure).__name__}: {failure}"
-        still_s = time.monotonic() - self._stepped_at_s
-        if self._ready and still_s > STALLED_S and open_outage() is None:
-            return f"no step for {still_s:.0f} s, though all servers answer"
-        return None
+        return None if self._ready else "the group to assign partitions"
 
     @property
     def failure(self) -> BaseException | None:
@@ -194,7 +176,6 @@ class Worker:
             self._registry.unregister()
 
     def _step(self) -> None:
-        self._stepped_at_s = time.monotonic()
         if failure := self.failure:
             raise failure
         self._registry.heartbeat(self._state.positions())

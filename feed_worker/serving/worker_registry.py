@@ -13,8 +13,10 @@ from typing import Any, Final, cast
 
 import redis
 
+from infra.ports.broken_keys import broken_keys
 from infra.ports.clock import now_ms
-from infra.ports.redis import Client, RedisRetry
+from infra.ports.error_table import Reaction, redis_reaction
+from infra.ports.redis import REDIS_ERRORS, Client, RedisRetry, pipelined
 
 READY_KEY: Final = "foryou:ready"
 HEARTBEAT_S: Final = 3.0
@@ -49,8 +51,7 @@ class WorkerRegistry:
         """Change fields; writes the entry if it is registered."""
         self._facts |= facts
         if self._written_at_s:
-            with suppress(redis.ConnectionError, redis.TimeoutError):  # the next heartbeat writes it
-                self._write()
+            self._redis_retry.attempt(self._write)  # else the next heartbeat writes it
 
     def heartbeat(self, positions: Mapping[str, int]) -> None:
         """Renew a registered entry that is older than HEARTBEAT_S, or POSITIONS_S with new positions; call it often."""
@@ -58,19 +59,20 @@ class WorkerRegistry:
         is_due = age_s > HEARTBEAT_S or (age_s > POSITIONS_S and self._facts["positions"] != positions)
         self._facts["positions"] = dict(positions) if is_due else self._facts["positions"]
         if self._written_at_s and is_due:
-            with suppress(redis.ConnectionError, redis.TimeoutError):  # the next heartbeat writes it
-                self._write()
+            self._redis_retry.attempt(self._write)  # else the next heartbeat writes it
 
     def unregister(self) -> None:
         """Delete the entry; it becomes stale if Redis is away."""
         self._written_at_s = 0.0
-        with suppress(redis.RedisError):  # the worker ends and cannot wait
+        with suppress(*REDIS_ERRORS):  # the worker ends and cannot wait
             self._client.hdel(READY_KEY, self._name)
 
     def _write(self) -> None:
         self._written_at_s = time.monotonic()
-        self._client.hset(READY_KEY, self._name, json.dumps(self._facts | {"said_at": now_ms()}))
-        self._client.pexpire(READY_KEY, STALE_MS)
+        entry = json.dumps(self._facts | {"said_at": now_ms()})
+        written, _ = pipelined(self._client, [("HSET", READY_KEY, self._name, entry), ("PEXPIRE", READY_KEY, STALE_MS)])
+        if isinstance(written, Exception):
+            broken_keys.skip(READY_KEY, written)
 
 
 def ready_workers(client: Client) -> list[dict[str, Any]]:
@@ -79,6 +81,23 @@ def ready_workers(client: Client) -> list[dict[str, Any]]:
     An entry has `pid`, `model_version`, `clock`, `ready_at`, `said_at`, and `positions`: for each partition of
     `thunder-posts` the offset after the last record that the worker has applied.
     """
-    values = cast(dict[bytes, bytes], client.hgetall(READY_KEY)).values()
-    entries: list[dict[str, Any]] = [json.loads(value) for value in values]
+    try:
+        values = cast(dict[bytes, bytes], client.hgetall(READY_KEY)).values()
+    except redis.ResponseError as error:
+        if redis_reaction(error) is not Reaction.SKIP:
+            raise
+        broken_keys.skip(READY_KEY, error)
+        return []
+    entries = [entry for value in values if (entry := _entry(value)) is not None]
     return [entry for entry in entries if entry["said_at"] > now_ms() - STALE_MS]
+
+
+def _entry(value: bytes) -> dict[str, Any] | None:
+    """The entry that is stored; None if it cannot be read."""
+    try:
+        entry: dict[str, Any] = json.loads(value)
+        _ = (entry["said_at"] > 0, entry["pid"])
+    except (ValueError, LookupError, TypeError) as error:
+        broken_keys.skip(READY_KEY, error)
+        return None
+    return entry

@@ -3,13 +3,19 @@
 The rebuild deletes nothing and joins its writes with the stored state. So the result is the same if Redis was empty, if
 the flows run at the same time, and if a rebuild was interrupted and started again. Two things do not come back: events
 that the log no longer holds, and served posts, which neither topic has.
+
+At its end it declares the users of the log whole, except those whose hash was lost meanwhile. If the register of users
+itself was damaged, no user is served before the end.
 """
 
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
+from typing import Final
 
 import msgspec
 from confluent_kafka import Message
@@ -17,16 +23,20 @@ from rich.console import Console
 
 from infra.ports.clock import now_ms
 from infra.ports.consumer import arrived_ms, partitions_of
-from infra.ports.redis import RedisRetry, connect
+from infra.ports.errors import StateMissing
+from infra.ports.redis import Client, RedisRetry, connect
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.terminal.progress import Report
 from thunder_ingest.events import EngagementEvent, GraphEvent, Refused, count_from_arrival, decode
-from thunder_ingest.users.entries import updates_of
+from thunder_ingest.users.entries import by_user, updates_of
 from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.register import UserRegister
 
 TOPICS = ("social-graph", "engagements")
 """The graph comes first, so that blocks apply before a history exists."""
+
+CHUNK: Final = 1_000
 
 
 class RebuildResult(msgspec.Struct):
@@ -38,6 +48,8 @@ class RebuildResult(msgspec.Struct):
     users: int = 0
     oldest_engagement_at: int | None = None
     """Time of the oldest engagement in the log, epoch ms; None if the log has none."""
+    skipped: int = 0
+    """Users whose key in Redis holds a value of another type: delete these keys, and rebuild again."""
     cut: list[str] = msgspec.field(default_factory=list)
     """The topics whose first messages have expired from the log."""
     seconds: float = 0.0
@@ -53,6 +65,7 @@ def run(settings: Settings, err: Console) -> RebuildResult:
     Raises:
         BrokerUnreachable, TopicMissing, RedisUnreachable: before the first write. During a later outage the call waits:
             for Redis without limit, for Kafka at most 30 seconds.
+        StateMissing: Redis has lost keys during the rebuild.
 
     """
     began = time.monotonic()
@@ -60,21 +73,27 @@ def run(settings: Settings, err: Console) -> RebuildResult:
     client = connect(settings)
     logging.getLogger("infra").setLevel(logging.WARNING)  # an outage from here on is waited for, and logged
     try:
-        rebuild = _Rebuild(settings, UserStates(client))
+        rebuild = _Rebuild(settings, client)
         with Report(err) as report:
             for topic in TOPICS:
                 with report.step(f"read {topic}, write users") as advance:
                     for messages in scan(settings, [topic], advance):
                         rebuild.take(messages)
+            rebuild.finish()
     finally:
         client.close()
     return rebuild.result(time.monotonic() - began)
 
 
 class _Rebuild:
-    def __init__(self, settings: Settings, users: UserStates) -> None:
-        self._users, self._tolerance_ms = users, settings.future_tolerance_ms
-        self._redis_retry = RedisRetry(settings, threading.Event())
+    def __init__(self, settings: Settings, client: Client) -> None:
+        self._users, self._register = UserStates(client), UserRegister(client)
+        self._tolerance_ms = settings.future_tolerance_ms
+        self._redis_retry = RedisRetry(settings, threading.Event(), client)
+        self._id = uuid.uuid4().hex
+        self._is_damaged = self._redis_retry.run(self._register.is_damaged)
+        if self._is_damaged:
+            self._redis_retry.run(lambda: self._register.reopen(self._id))
         self._counted = RebuildResult()
         self._written = set[str]()
         self._started = set[tuple[str, int]]()
@@ -85,6 +104,17 @@ class _Rebuild:
             self._write(batch := list(part))
             self._note_start(batch[0])
 
+    def finish(self) -> None:
+        """Declare the state of the users of the log whole."""
+        users = sorted(self._written)
+        settled = 0
+        for first in range(0, len(users), CHUNK):
+            chunk = users[first : first + CHUNK]
+            settled += self._redis_retry.run(partial(self._register.settle_rebuilt, chunk, self._id))
+        self._counted.skipped = len(users) - settled
+        if self._is_damaged and not self._redis_retry.run(lambda: self._register.end_build(self._id)):
+            raise StateMissing("Redis has lost keys during the rebuild: run `foryou doctor`, then rebuild again")
+
     def result(self, seconds: float) -> RebuildResult:
         return msgspec.structs.replace(self._counted, users=len(self._written), seconds=round(seconds, 3))
 
@@ -92,8 +122,11 @@ class _Rebuild:
         updates = [update for event in self._events(messages) for update in updates_of(event)]
         first, last = messages[0], messages[-1]
         suffix = f"r{(first.topic() or '')[0]}{first.partition()}-{first.offset()}-{last.offset()}"
-        self._redis_retry.run(lambda: self._users.append(updates, suffix))
-        self._written.update(update.user for update in updates)
+        entries = by_user(updates)
+        new = [user for user in entries if user not in self._written]
+        self._redis_retry.run(lambda: self._register.start_rebuilt(new, self._id))
+        self._redis_retry.run(lambda: self._users.write(entries, suffix))
+        self._written.update(new)
 
     def _note_start(self, first: Message) -> None:
         topic = first.topic() or ""

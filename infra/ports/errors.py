@@ -24,10 +24,6 @@ class BrokerUnreachable(ForYouError, ConnectionError):
     """No Kafka broker answers at the address of the settings."""
 
 
-class BrokerRefused(ForYouError, RuntimeError):
-    """Kafka refuses the process for good, for example without permission; a retry cannot help."""
-
-
 class TopicMissing(ForYouError, LookupError):
     """A required topic does not exist."""
 
@@ -40,12 +36,12 @@ class MessageTooLarge(DeliveryFailed):
     """A message is larger than any broker accepts."""
 
 
-class OtherCluster(ForYouError, RuntimeError):
-    """A directory belongs to another Kafka cluster; the text has both ids and the remedy."""
-
-
 class RedisUnreachable(ForYouError, ConnectionError):
     """No Redis answers at the address of the settings, or it refuses the connection."""
+
+
+class RedisRefused(RedisUnreachable):
+    """Redis refuses commands for good, for example because of a wrong password: a retry cannot help."""
 
 
 class StopRequested(ForYouError, RuntimeError):
@@ -54,3 +50,7 @@ class StopRequested(ForYouError, RuntimeError):
 
 class StateUnreadable(ForYouError, RuntimeError):
     """Stored state cannot be read; the text names the state, its place and the reason."""
+
+
+class StateMissing(StateUnreadable):
+    """Stored state was lost: it must not be taken for empty."""

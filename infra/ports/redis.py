@@ -1,80 +1,194 @@
-"""Connections to Redis or Redis Cluster, and the retry of commands during an outage."""
+"""Connections to Redis or Redis Cluster, pipelines, and the retry of commands during an outage."""
 
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeVar, cast
+from urllib.parse import urlsplit
 
+import hiredis
 import redis
 import redis.asyncio
 import redis.asyncio.cluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.client import PubSub
-from redis.cluster import RedisCluster
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import RedisClusterException
 
-from infra.ports.errors import RedisUnreachable, StopRequested
+from infra.ports.error_table import Reaction, redis_reaction
+from infra.ports.errors import RedisRefused, RedisUnreachable, StopRequested
 from infra.ports.outage import outage
-from infra.ports.settings import Settings, redacted
+from infra.ports.settings import Settings, redacted, redis_nodes
 
 Client: TypeAlias = redis.Redis | RedisCluster
 AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster
+Command: TypeAlias = Sequence[str | bytes | int]
 T = TypeVar("T")
 
-_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
+REDIS_ERRORS: Final = (redis.RedisError, RedisClusterException)
+"""The roots of all errors of redis-py."""
+
+_RETRY_S: Final = 0.5
+_RETRIES: Final = 6  # of an unknown error
+_CHUNK: Final = 1_000  # commands per send: Redis executes some while the next are packed
 
 
-def redis_unreachable(settings: Settings, error: redis.RedisError) -> RedisUnreachable:
-    """RedisUnreachable for an error of the client, with the address, the reason and the remedy."""
-    return RedisUnreachable(
-        f"no Redis answers at {redacted(settings.redis)} ({error}): start one with `foryou up`, or name "
-        "yours in FORYOU_REDIS"
+def redis_unreachable(settings: Settings, error: Exception) -> RedisUnreachable:
+    """RedisUnreachable, or RedisRefused, for an error of the client, with the address, the reason and the remedy."""
+    place = redacted(settings.redis)
+    if redis_reaction(error) is Reaction.WAIT:
+        return RedisUnreachable(
+            f"no Redis answers at {place} ({error}): start one with `foryou up`, or name yours in FORYOU_REDIS"
+        )
+    return RedisRefused(
+        f"Redis at {place} refuses ({error}): check user, password and database in FORYOU_REDIS, FORYOU_REDIS_CLUSTER, "
+        "and the rights of the user"
     )
 
 
-def connect(settings: Settings) -> Client:
+def connect(settings: Settings, timeout_s: float = 10.0, *, is_strict: bool = False) -> Client:
     """Return a client of the Redis, or Redis Cluster, of the settings.
 
+    Args:
+        settings: the address; for a cluster one or more start nodes.
+        timeout_s: for one reply, and twice the limit for a new connection.
+        is_strict: True if options of the address must not change these limits.
+
     Raises:
-        RedisUnreachable: with the address and the remedy.
+        RedisUnreachable: with the address and the remedy; RedisRefused if a retry cannot help.
 
     """
+    timeouts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s / 2}
     try:
-        client = _client(settings)
-        client.ping()
-    except redis.RedisError as error:
+        if settings.redis_cluster:
+            first, *others = redis_nodes(settings.redis)
+            nodes = [ClusterNode(*_host_and_port(url)) for url in others]
+            return RedisCluster(url=first, startup_nodes=nodes, **timeouts)
+        client = redis.Redis.from_url(settings.redis, **timeouts)
+        if is_strict:
+            client.connection_pool.connection_kwargs.update(timeouts)
+        try:
+            client.ping()
+        except redis.RedisError:
+            client.close()
+            raise
+    except REDIS_ERRORS as error:
         raise redis_unreachable(settings, error) from None
     return client
 
 
 async def connect_async(settings: Settings) -> AsyncClient:
     """Return a client for asyncio; like `connect`."""
-    kind = redis.asyncio.cluster.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
-    client: AsyncClient = kind.from_url(settings.redis, **_TIMEOUTS)
+    timeouts: dict[str, Any] = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
+    client: AsyncClient
+    if settings.redis_cluster:
+        first, *others = redis_nodes(settings.redis)
+        nodes = [redis.asyncio.cluster.ClusterNode(*_host_and_port(url)) for url in others]
+        client = redis.asyncio.cluster.RedisCluster.from_url(first, startup_nodes=nodes, **timeouts)
+    else:
+        client = redis.asyncio.Redis.from_url(settings.redis, **timeouts)
     try:
-        await client.ping()
-    except redis.RedisError as error:
+        await (client.initialize() if isinstance(client, redis.asyncio.cluster.RedisCluster) else client.ping())
+    except REDIS_ERRORS as error:
         await client.aclose()
         raise redis_unreachable(settings, error) from None
     return client
 
 
-def subscriber_client(settings: Settings) -> redis.asyncio.Redis:
-    """Return a client for subscriptions: its reads have no timeout.
+def node_url(settings: Settings, client: Client | AsyncClient) -> str:
+    """The URL of the Redis, or of a random primary of a cluster: each node gets the messages that others publish."""
+    first, *_ = redis_nodes(settings.redis)
+    if isinstance(client, redis.Redis | redis.asyncio.Redis):
+        return first
+    nodes = client.get_primaries()
+    if not nodes:
+        return random.choice(redis_nodes(settings.redis))
+    node = random.choice(nodes)
+    host = f"[{node.host}]" if ":" in str(node.host) else node.host
+    parts = urlsplit(first)
+    return parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{host}:{node.port}").geturl()
 
-    One node of a cluster is enough: it receives the messages that are published on all others.
-    """
+
+def subscriber_client(url: str) -> redis.asyncio.Redis:
+    """Return a client for subscriptions: its reads have no timeout."""
     return redis.asyncio.Redis.from_url(
-        settings.redis,
-        socket_connect_timeout=_TIMEOUTS["socket_connect_timeout"],
+        url,
+        socket_connect_timeout=5.0,
         retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=5),
         retry_on_error=[redis.ConnectionError],
     )
 
 
-def _client(settings: Settings) -> Client:
-    if settings.redis_cluster:
-        return RedisCluster.from_url(settings.redis, **_TIMEOUTS)
-    return redis.Redis.from_url(settings.redis, **_TIMEOUTS)
+def renew(client: Client) -> None:
+    """Make the next command find the present primary: by new connections, and a new map of the slots of a cluster."""
+    if isinstance(client, redis.Redis):
+        client.connection_pool.disconnect(inuse_connections=False)
+        return
+    manager = client.nodes_manager
+    # all nodes that the cluster has listed may be gone, while those of the settings are back under their names
+    manager.startup_nodes = {node.name: node for node in client.startup_nodes} | manager.startup_nodes
+    with suppress(*REDIS_ERRORS):  # the next command meets the same error
+        manager.initialize()
+
+
+# the types of hiredis allow only commands of one word
+_pack_words: Final = cast(Callable[[tuple[str | bytes | int, ...]], bytes], hiredis.pack_command)
+
+
+def pipelined(client: Client, commands: Sequence[Command]) -> list[Any]:
+    """The replies to commands that are sent together; a cluster client sends each to the node of its key.
+
+    A reply that concerns its key alone (`Reaction.SKIP`, such as WRONGTYPE) is in the list as its error.
+
+    Raises:
+        redis.RedisError, RedisClusterException: any other error; some commands may be executed.
+
+    """
+    if not commands:
+        return []
+    if isinstance(client, RedisCluster):
+        with client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return checked(pipe.execute(raise_on_error=False))
+    return checked(_on_one_connection(client, commands))
+
+
+def checked(replies: list[Any]) -> list[Any]:
+    """The replies, with the errors of single keys among them; raises any other error."""
+    for reply in replies:
+        if isinstance(reply, Exception) and redis_reaction(reply) is not Reaction.SKIP:
+            raise reply
+    return replies
+
+
+def _on_one_connection(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
+    """Send commands and read the replies, at a fifth of the cost of a redis-py pipeline."""
+    connection = client.connection_pool.get_connection()
+    try:
+        for start in range(0, len(commands), _CHUNK):
+            packed = b"".join([_pack_words(tuple(command)) for command in commands[start : start + _CHUNK]])
+            connection.send_packed_command([packed], check_health=False)
+        return [_reply(connection) for _ in commands]
+    except BaseException:
+        connection.disconnect()  # unread replies may follow
+        raise
+    finally:
+        client.connection_pool.release(connection)
+
+
+def _reply(connection: Any) -> Any:  # a connection's reads are not typed by redis-py
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "localhost", parts.port or 6379
 
 
 def subscription(client: Client) -> PubSub:
@@ -84,35 +198,71 @@ def subscription(client: Client) -> PubSub:
 
 
 class RedisRetry:
-    """Repeats a command until Redis is available; logs the start and the end of the outage once. Any thread may call.
+    """Repeats a command as the table of errors demands; logs the start and the end of an outage once. For any thread.
 
     Args:
         settings: address of Redis.
         stopping: ends the wait.
+        client: the client of the commands; it gets new connections after an error that one of them may cause.
 
     """
 
-    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+    def __init__(self, settings: Settings, stopping: threading.Event, client: Client | None = None) -> None:
+        self._settings, self._stopping, self._client = settings, stopping, client
         self._outage = outage("Redis", redacted(settings.redis))
-        self._stopping = stopping
+
+    def connect(self) -> Client:
+        """A client, connected as soon as Redis is available; raises like `run`."""
+        self._client = self.run(lambda: connect(self._settings))
+        return self._client
 
     def run(self, command: Callable[[], T]) -> T:
         """Run an idempotent command until it succeeds; return its result.
 
         Raises:
-            StopRequested: `stopping` was set while Redis was unreachable.
-            redis.AuthenticationError: Redis refuses the password; a retry would not help.
+            StopRequested: `stopping` was set during an outage.
+            RedisRefused: a retry would not help, for example because of a wrong password.
+            redis.ResponseError: a key holds a value of another type.
 
         """
+        unknown = 0
         while True:
             try:
                 result = command()
-            except redis.AuthenticationError:
-                raise
-            except (redis.ConnectionError, redis.TimeoutError, RedisUnreachable) as error:
-                self._outage.begins(error)
-                if self._stopping.wait(0.5):
+            except (*REDIS_ERRORS, RedisUnreachable) as error:
+                reaction = redis_reaction(error)
+                if reaction is Reaction.SKIP:
+                    raise
+                unknown += reaction is Reaction.RETRY
+                if reaction is Reaction.END or unknown > _RETRIES:
+                    raise self._refused(error) from error
+                self._report(error)
+                if self._stopping.wait(_RETRY_S):
                     raise StopRequested("stopped while Redis was unreachable") from error
             else:
                 self._outage.ends()
                 return result
+
+    def attempt(self, command: Callable[[], object]) -> bool:
+        """Run a command once; False during an outage, which it also detects and ends. Raises RedisRefused."""
+        try:
+            command()
+        except REDIS_ERRORS as error:
+            reaction = redis_reaction(error)
+            if reaction is Reaction.SKIP:
+                raise
+            if reaction is Reaction.END:
+                raise self._refused(error) from error
+            self._report(error)
+            return False
+        self._outage.ends()
+        return True
+
+    def _report(self, error: Exception) -> None:
+        self._outage.begins(error)
+        if self._client is not None:
+            renew(self._client)
+
+    def _refused(self, error: Exception) -> RedisRefused:
+        refused = error if isinstance(error, RedisUnreachable) else redis_unreachable(self._settings, error)
+        return refused if isinstance(refused, RedisRefused) else RedisRefused(str(refused))

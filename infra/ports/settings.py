@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import annotated_types
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
@@ -35,45 +35,6 @@ OTHER_VARIABLES: Final = (
 UP_KAFKA_PORT: Final = 19_092
 UP_REDIS_PORT: Final = 16_379
 HIDDEN: Final = "***"
-_GUARANTEES: Final = {
-    "bootstrap.servers": "the addresses are FORYOU_KAFKA",
-    "metadata.broker.list": "the addresses are FORYOU_KAFKA",
-    "session.timeout.ms": "the setting is FORYOU_SESSION_TIMEOUT_MS",
-    "group.instance.id": "the setting is FORYOU_GROUP_INSTANCE_ID",
-    **dict.fromkeys(("group.id", "group.protocol"), "the setting is FORYOU_GROUP_PREFIX"),
-    **dict.fromkeys(
-        ("enable.auto.commit", "auto.commit.enable", "auto.commit.interval.ms", "enable.auto.offset.store"),
-        "offsets are committed after the results are written",
-    ),
-    **dict.fromkeys(("auto.offset.reset", "isolation.level"), "every accepted message is read once"),
-    **dict.fromkeys(
-        ("partition.assignment.strategy", "heartbeat.interval.ms", "max.poll.interval.ms"),
-        "the workers of a group share their partitions by one rule",
-    ),
-    **dict.fromkeys(
-        (
-            "enable.idempotence",
-            "acks",
-            "request.required.acks",
-            "retries",
-            "message.send.max.retries",
-            "message.timeout.ms",
-            "delivery.timeout.ms",
-            "max.in.flight",
-            "max.in.flight.requests.per.connection",
-            "enable.gapless.guarantee",
-            "transactional.id",
-            "queuing.strategy",
-        ),
-        "every message is delivered once, in order",
-    ),
-    **dict.fromkeys(
-        ("message.max.bytes", "receive.message.max.bytes", "delivery.report.only.error"),
-        "the limits of messages and their reports are fixed",
-    ),
-    "allow.auto.create.topics": "`foryou topics --create` creates topics, with the settings that they need",
-}
-"""Options of librdkafka that would switch a guarantee off, each with the reason why it is refused."""
 _SECRET_OPTION: Final = re.compile(r"password|secret|token|oauthbearer\.config|\.pem$|key\.pem", re.IGNORECASE)
 _UNITS: Final = {"_ms": "ms", "_s": "s"}
 
@@ -90,6 +51,12 @@ def redacted(url: str) -> str:
     return re.sub(r"(?i)([?&](?:username|password)=)[^&#]*", rf"\g<1>{HIDDEN}", shown)
 
 
+def redis_nodes(address: str) -> list[str]:
+    """Return the URL of each node of the setting `redis`: `redis://user:password@a:1,b:2/0` has two."""
+    found = re.match(r"(rediss?://(?:[^/?#]*@)?)([^/?#]*)(.*)", address, re.DOTALL)
+    return [f"{found[1]}{host}{found[3]}" for host in found[2].split(",")] if found else [address]
+
+
 class Settings(BaseSettings):
     """The settings of a deployment."""
 
@@ -104,22 +71,16 @@ class Settings(BaseSettings):
     redis: str = Field(
         f"redis://127.0.0.1:{UP_REDIS_PORT}/0",
         pattern=r"^(redis|rediss|unix)://",
-        description="address of Redis, redis://[user:password@]host:port/db; rediss:// for TLS",
+        description="address of Redis, redis://[user:password@]host:port/db; rediss:// for TLS; several start nodes of "
+        "a Redis Cluster: redis://host:port,host:port",
     )
-    redis_cluster: bool = Field(False, description="true if `redis` is a node of a Redis Cluster")
+    redis_cluster: bool = Field(False, description="true if `redis` names nodes of a Redis Cluster")
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that `foryou topics --create` creates")
     replication_factor: int = Field(
         1, ge=1, le=7, description="replicas of topics that `foryou topics --create` creates"
     )
     session_timeout_ms: int = Field(
         10_000, ge=1_000, le=300_000, description="session timeout of the workers' consumer group"
-    )
-    group_instance_id: str = Field(
-        "",
-        max_length=249,
-        pattern=r"^[A-Za-z0-9._-]*$",
-        description="name of this worker in its consumer group, its own for each worker (static membership): a restart "
-        "within `session_timeout_ms` moves no partition; empty: none",
     )
     group_prefix: str = Field("foryou", min_length=1, description="prefix of consumer groups, as in PREFIX.flows.posts")
 
@@ -182,22 +143,20 @@ class Settings(BaseSettings):
         "text", description="format of the log on stderr: text, or one JSON object a line"
     )
 
-    @field_validator("kafka_options")
-    @classmethod
-    def _keeps_the_guarantees(cls, options: dict[str, str]) -> dict[str, str]:
-        refused = [f"{name} ({_GUARANTEES[name.strip()]})" for name in options if name.strip() in _GUARANTEES]
-        if refused:
-            raise ValueError(f"these options cannot be changed: {', '.join(refused)}")
-        return options
-
     @field_validator("redis")
     @classmethod
     def _has_a_port(cls, value: str) -> str:
         try:
-            _ = urlsplit(value).port
+            _ = [urlsplit(url).port for url in redis_nodes(value)]
         except ValueError:  # its text has part of the password
             raise ValueError("the port is not a number; percent-encode the special characters of a password") from None
         return value
+
+    @model_validator(mode="after")
+    def _has_one_server_or_a_cluster(self) -> "Settings":
+        if len(redis_nodes(self.redis)) > 1 and not self.redis_cluster:
+            raise ValueError("FORYOU_REDIS names several nodes, which needs FORYOU_REDIS_CLUSTER=true")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -317,11 +276,13 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _line(detail: Any) -> str:
+    reason: str = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:  # of two settings that do not fit
+        return reason
     name, *inner = (str(part) for part in detail["loc"])
     field = Settings.model_fields.get(name)
     if field is None:
         return _unknown_key(name, detail["input"])
-    reason = detail["msg"].removeprefix("Value error, ")
     what = f"{variable(name)} {'.'.join(inner)}".rstrip()
     # `redacted` cannot find the password in every malformed address of Redis, nor in options that are no object
     shown = name not in ("redis", "kafka_options")

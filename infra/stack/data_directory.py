@@ -11,7 +11,6 @@ from typing import Final, Self
 
 import psutil
 
-from infra.ports.cluster_binding import bind_to_cluster
 from infra.ports.errors import ForYouError
 
 RELEASE_TIMEOUT_S: Final = 60.0
@@ -19,6 +18,10 @@ RELEASE_TIMEOUT_S: Final = 60.0
 
 class DataDirectoryInUse(ForYouError, RuntimeError):
     """Another stack uses the directory; the text has its process id."""
+
+
+class OtherCluster(ForYouError, RuntimeError):
+    """The recovery stores belong to another Kafka cluster; the text has both ids and the remedy."""
 
 
 class DataDirectory:
@@ -73,8 +76,15 @@ class DataDirectory:
             OtherCluster: they hold offsets of another one.
 
         """
-        remedy = f"choose another directory with --data, or delete {self._recovery} to read that log from its beginning"
-        bind_to_cluster(self._recovery, cluster_id, remedy)
+        path = self._recovery / "cluster_id"
+        bound = path.read_text() if path.exists() else cluster_id
+        if bound != cluster_id:
+            raise OtherCluster(
+                f"{self._recovery} holds offsets of the Kafka cluster {bound}, but the settings name {cluster_id}: "
+                f"choose another directory with --data, or delete {self._recovery} to read that log from its beginning"
+            )
+        self._recovery.mkdir(exist_ok=True)
+        path.write_text(cluster_id)
 
     @property
     def _recovery(self) -> Path:

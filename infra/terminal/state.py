@@ -110,4 +110,5 @@ def rebuild_summary(result: RebuildResult) -> str:
     expired = ", earlier events have expired from the log"
     history, graph = (expired if topic in result.cut else "" for topic in ("engagements", "social-graph"))
     counts = f"{result.users:,} users written from {result.used:,} events{refused}; {reach}{history}"
-    return f"{counts}; the graph is {'incomplete' + graph if graph else 'complete'}"
+    skipped = f"; {result.skipped:,} skipped: delete their keys, which the log names, and rebuild again"
+    return f"{counts}; the graph is {'incomplete' + graph if graph else 'complete'}{skipped if result.skipped else ''}"

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
-from infra.ops.doctor import Check
+from infra.ops.check import Check
 from infra.ports.kafka_admin import TopicState
 from infra.ports.settings import SettingRow
 from infra.ports.topics import TOPICS

@@ -4,14 +4,13 @@ import threading
 from pathlib import Path
 
 import pytest
-import redis
 
 import feed_worker
 from feed_worker.__main__ import main
 from feed_worker.serving.service import Service
 from infra.ports import consumer, kafka_config
 from infra.ports import redis as redis_port
-from infra.ports.errors import BrokerUnreachable, DeliveryFailed, StopRequested
+from infra.ports.errors import BrokerUnreachable, DeliveryFailed, RedisRefused, StopRequested
 from infra.ports.settings import Settings
 
 PORTS = (consumer, kafka_config, redis_port)
@@ -72,7 +71,7 @@ def test_a_wrong_setting_gets_one_line_and_exit_code_2(
     assert re.fullmatch(r"FORYOU_FEED_SIZE .*greater than or equal to 1.*\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("error", [BrokerUnreachable("no reply"), redis.AuthenticationError("no reply")])
+@pytest.mark.parametrize("error", [BrokerUnreachable("no reply"), RedisRefused("no reply")])
 def test_a_server_in_the_way_gets_one_line_and_exit_code_1(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ from thunder_ingest.events.ids import id64
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.register import declare_whole
 
 VIEWER = "did:plc:viewer"
 SKY, BALL = "comet telescope orbit nebula", "goal league striker referee"
@@ -52,6 +53,7 @@ def indexed(store: PostStore, model: Phoenix) -> VectorIndex:
 
 @pytest.fixture
 def users(valkey: redis.Redis) -> UserStates:
+    declare_whole(valkey)
     return UserStates(valkey)
 
 

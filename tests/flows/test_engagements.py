@@ -173,7 +173,7 @@ def test_a_refused_engagement_is_a_dead_letter_and_the_rest_is_written(valkey: r
     writes, records = run([batch("engagements", favorite(), b'{"type":"engagement","action":"like"}', seen(user=2))])
     assert [record.topic for record in records].count("dead-letters") == 1
     users = UserStates(valkey)
-    for entries, suffix in writes:
+    for entries, suffix, _ in writes:
         users.write(entries, suffix)
     first, second = users.read(["1", "2"])
     assert first.positions["post_id"].tolist() == [10]
@@ -198,7 +198,7 @@ def test_a_block_stands_against_an_unblock_of_a_fast_clock(valkey: redis.Redis) 
         ]
         writes, _ = run([], graph)
         users = UserStates(valkey)
-        for entries, suffix in writes:
+        for entries, suffix, _ in writes:
             users.write(entries, suffix)
         (state,) = users.read(["1"])
         assert state.blocks.tolist() == [2]
@@ -208,7 +208,7 @@ def test_an_author_007_is_not_the_blocked_7(valkey: redis.Redis) -> None:
     follows = [Follow(user_id=1, target_id=author, at=T0) for author in ("007", 7)]
     writes, _ = run([], [batch("social-graph", *follows, Block(user_id=1, target_id="7", at=T0))])
     users = UserStates(valkey)
-    for entries, suffix in writes:
+    for entries, suffix, _ in writes:
         users.write(entries, suffix)
     first, seven, double_o_seven = users.read(["1", "7", "007"])
     assert first.blocks.tolist() == [7]
@@ -219,7 +219,7 @@ def test_an_author_007_is_not_the_blocked_7(valkey: redis.Redis) -> None:
 def test_a_late_event_is_ordered_by_its_time_in_the_history(valkey: redis.Redis) -> None:
     writes, _ = run([batch("engagements", favorite(post=11, at=T0 + 9 * HOUR_MS), favorite(post=10))])
     users = UserStates(valkey)
-    for entries, suffix in writes:
+    for entries, suffix, _ in writes:
         users.write(entries, suffix)
     assert users.read(["1"])[0].positions["post_id"].tolist() == [10, 11]
 
@@ -237,7 +237,7 @@ def test_a_block_is_in_the_state_of_both_users(valkey: redis.Redis) -> None:
     )
     users = UserStates(valkey)
     for _ in range(2):  # a replay writes the same fields again
-        for entries, suffix in writes:
+        for entries, suffix, _ in writes:
             users.write(entries, suffix)
     blocker, blocked = users.read(["did:plc:a", "2"])
     assert blocker.blocks.tolist() == blocker.following.tolist() == [2]

@@ -1,7 +1,21 @@
 """The keys and channels of Redis, one set for each user.
 
 Each takes the published form of the user id, and holds it as the hash tag: a Redis Cluster keeps a user on one node.
+`thunder_ingest.users.register` explains the keys that no user owns.
 """
+
+from typing import Final
+
+MARK_KEY: Final = "users:{register}"
+"""The string with the id of the last build of the users' state."""
+
+BUILD_KEY: Final = f"{MARK_KEY}:build"
+"""The hash of the build that is open."""
+
+
+def known_users_key(number: int) -> str:
+    """A set of the ids of users with state."""
+    return f"users:known:{number}"
 
 
 def user_key(user: str) -> str:

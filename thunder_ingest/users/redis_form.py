@@ -4,23 +4,26 @@ A hash has a base per kind, and a tail per kind and appended batch. The cost of 
 adds one field per user and kind. The name of a tail is the name of its batch. A batch that is written again after a
 crash therefore replaces itself, or adds entries that are already in the base. Many tails of a kind are joined into
 one. Only a long joined tail is folded into the base.
+
+A hash that cannot be read or written concerns its user alone: it is skipped, counted and named in the log.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, TypeAlias
 
-import hiredis
 import redis
 from redis.cluster import RedisCluster
 
-from thunder_ingest.events.redis_keys import user_key
+from infra.ports.broken_keys import broken_keys
+from infra.ports.errors import StateUnreadable
+from infra.ports.redis import Client, Command, checked, pipelined
+from thunder_ingest.events.redis_keys import MARK_KEY, user_key
 from thunder_ingest.users.compact_form import encode
 from thunder_ingest.users.entries import KINDS, UserEntries, UserUpdate, by_user, view_entry
+from thunder_ingest.users.register import WHOLE, UserRegister
 from thunder_ingest.users.state import TAIL, StateLimits, UserState, compact, decode, join
 
-Client: TypeAlias = redis.Redis | RedisCluster
 Fields: TypeAlias = dict[Any, Any]  # of bytes to bytes; redis-py types a mapping wider than it is
-Command: TypeAlias = Sequence[str | bytes]
 
 MAX_FIELDS: Final = 64
 """Fields of a user's hash before tails are joined. A field costs 100 bytes, and a microsecond of each read."""
@@ -31,7 +34,6 @@ FOLD_BYTES: Final = 8_192
 _COUNTED_FIELDS: Final = 16  # fields added to a hash between two queries of its size
 _TIDIED_TOGETHER: Final = 32  # users: three round trips for all
 _COUNTERS: Final = 1 << 20
-_CHUNK: Final = 1_000  # commands per send: Redis executes some while the next are packed
 
 
 class UserStates:
@@ -47,6 +49,7 @@ class UserStates:
         if client.get_encoder().decode_responses:
             raise ValueError("the state of users is binary: the client must not decode responses")
         self._client, self._limits = client, limits
+        self._register = UserRegister(client)
         self._added = bytearray(_COUNTERS)  # fields, by hash of the user; a shared counter only queries sizes earlier
 
     def append(self, updates: Iterable[UserUpdate], suffix: str) -> None:
@@ -54,7 +57,9 @@ class UserStates:
         self.write(by_user(updates), suffix)
 
     def write(self, entries: UserEntries, suffix: str) -> None:
-        """Write a batch: a tail for each user and kind, with the name of the batch.
+        """Write a batch of events: a tail for each user and kind, with the name of the batch; register new users.
+
+        A user whose hash cannot be written is skipped; the register then shows that the user's state is missing.
 
         Args:
             entries: to append, by user and kind.
@@ -62,12 +67,58 @@ class UserStates:
 
         Raises:
             redis.RedisError: for a failed write, which may be partial; write the batch again.
-            ValueError: for a stored value that cannot be read.
 
         """
-        writes = hset_commands(entries, suffix)
+        new = self._register.new_users(entries)
+        self._append(entries, suffix, frozenset(new))
+        self._register.register(new)
+
+    def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, request_id: str) -> None:
+        """Store posts as served; idempotent for a request. Raises like `write`. No event, so it registers no user.
+
+        Apps choose request ids: the prefix keeps them apart from the names of this module.
+        """
+        updates = [UserUpdate(user, "served", view_entry(at_ms, post_id)) for post_id in post_ids]
+        self._append(by_user(updates), f"r:{request_id}")
+
+    def read(self, users: Sequence[str]) -> list[UserState]:
+        """The state of each user; one round trip, and two more if a state may be missing.
+
+        A state has `is_whole` False if some of its entries are known to be lost. A new user's state is empty and whole.
+
+        Raises:
+            redis.RedisError: for a failed read.
+            StateUnreadable: for a stored value that cannot be read; the text names the user.
+
+        """
+        *stored, mark = self._stored(users, mark=True)
+        states = [self._decoded(user, fields) for user, fields in zip(users, stored, strict=True)]
+        unsure = [number for number, fields in enumerate(stored) if WHOLE not in fields]
+        if mark is None:
+            unsure = list(range(len(users)))
+        elif unsure:
+            unsure = self._incomplete(users, unsure, states)
+        for number in unsure:
+            states[number].is_whole = False
+        return states
+
+    def _incomplete(self, users: Sequence[str], unsure: Sequence[int], states: list[UserState]) -> list[int]:
+        """Those of `unsure` whose entries are lost; replaces the state of a user whose first event has just come."""
+        are_new = self._register.are_new([users[number] for number in unsure])
+        left = [number for number, is_new in zip(unsure, are_new, strict=True) if not is_new]
+        again = self._stored([users[number] for number in left])  # a hash is written before its user is registered
+        for number, fields in zip(left, again, strict=True):
+            states[number] = self._decoded(users[number], fields)
+        return [number for number, fields in zip(left, again, strict=True) if WHOLE not in fields]
+
+    def _append(self, entries: UserEntries, suffix: str, new: Collection[str] = ()) -> None:
+        writes = hset_commands(entries, suffix, new)
         grown = self._grown(entries)
-        sizes = self._execute(writes + [("HLEN", user_key(user)) for user in grown])[len(writes) :]
+        replies = pipelined(self._client, writes + [("HLEN", user_key(user)) for user in grown])
+        for user, reply in zip(entries, replies, strict=False):
+            if isinstance(reply, Exception):
+                broken_keys.skip(user_key(user), reply)
+        sizes = [0 if isinstance(size, Exception) else size for size in replies[len(writes) :]]
         large = [user for user, size in zip(grown, sizes, strict=True) if size > MAX_FIELDS - _COUNTED_FIELDS]
         together = 1 if isinstance(self._client, RedisCluster) else _TIDIED_TOGETHER
         for first in range(0, len(large), together):
@@ -85,53 +136,29 @@ class UserStates:
             self._added[slot] = added
         return grown
 
-    def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, request_id: str) -> None:
-        """Store posts as served; idempotent for a request. Raises like `write`.
-
-        Apps choose request ids: the prefix keeps them apart from the names of this module.
-        """
-        updates = [UserUpdate(user, "served", view_entry(at_ms, post_id)) for post_id in post_ids]
-        self.append(updates, f"r:{request_id}")
-
-    def read(self, users: Sequence[str]) -> list[UserState]:
-        """The state of each user, empty for a user without a hash; one round trip.
-
-        Raises:
-            redis.RedisError: for a failed read.
-            ValueError: for a stored value that cannot be read; the text names the user.
-
-        """
-        return [self._decoded(user, fields) for user, fields in zip(users, self._stored(users), strict=True)]
-
-    def _stored(self, users: Sequence[str]) -> list[Fields]:
+    def _stored(self, users: Sequence[str], *, mark: bool = False) -> list[Any]:
+        """The fields of each user, or the error of the key; with `mark` also the mark of the register."""
         with self._client.pipeline(transaction=False) as pipe:
             for user in users:
                 pipe.hgetall(user_key(user))
-            stored: list[Fields] = pipe.execute()
-        return stored
+            if mark:
+                pipe.get(MARK_KEY)
+            return checked(pipe.execute(raise_on_error=False))
 
-    def _execute(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to commands that are sent together; a cluster client sends each to the node of its key."""
-        if isinstance(self._client, RedisCluster):
-            with self._client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                replies: list[Any] = pipe.execute()
-                return replies
-        return _pipelined(self._client, commands) if commands else []
-
-    def _decoded(self, user: str, fields: Fields) -> UserState:
+    def _decoded(self, user: str, fields: Fields | Exception) -> UserState:
         try:
+            if isinstance(fields, Exception):
+                raise fields
             return decode(fields, self._limits)
-        except ValueError as error:
-            raise ValueError(f"{user_key(user)} in Redis cannot be read: {error}") from error
+        except (ValueError, redis.ResponseError) as error:
+            raise StateUnreadable(f"{user_key(user)} in Redis cannot be read: {error}") from error
 
     def _tidy(self, users: Sequence[str]) -> None:
         """Join or fold the tails of users; skip users with concurrent writes, since a later batch tries again."""
         with self._client.pipeline(transaction=True) as pipe:
             try:
                 pipe.watch(*map(user_key, users))
-                tidied = [_tidied(fields, self._limits) for fields in self._stored(users)]
+                tidied = [self._fold(user, fields) for user, fields in zip(users, self._stored(users), strict=True)]
                 pipe.multi()
                 for user, (written, tails) in zip(users, tidied, strict=True):
                     if tails:
@@ -142,37 +169,29 @@ class UserStates:
                 for user in users if len(users) > 1 else ():
                     self._tidy([user])
 
+    def _fold(self, user: str, fields: Fields | Exception) -> tuple[Fields, list[bytes]]:
+        """The fields to write and the names of those to delete; neither for a hash that cannot be read."""
+        try:
+            if isinstance(fields, Exception):
+                raise fields
+            return _tidied(fields, self._limits)
+        except (ValueError, redis.ResponseError) as error:
+            broken_keys.skip(user_key(user), error)
+            return {}, []
 
-def hset_commands(entries: UserEntries, suffix: str) -> list[Command]:
-    """For each user the command that writes the tails."""
+
+def hset_commands(entries: UserEntries, suffix: str, new: Collection[str] = ()) -> list[Command]:
+    """For each user the command that writes the tails, and for `new` users the field WHOLE."""
     names = {kind: kind.encode() + TAIL + suffix.encode() for kind in KINDS}
     commands: list[Command] = []
     for user, kinds in entries.items():
-        command: list[str | bytes] = ["HSET", user_key(user)]
+        command: list[str | bytes | int] = ["HSET", user_key(user)]
         for kind, each in kinds.items():
             command += names[kind], encode(kind, each)
+        if user in new:
+            command += WHOLE, b"1"
         commands.append(command)
     return commands
-
-
-# the types of hiredis allow only commands of one word
-_pack_words: Final = cast(Callable[[tuple[str | bytes, ...]], bytes], hiredis.pack_command)
-
-
-def _pipelined(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
-    """Send commands on one connection and read the replies, at a fifth of the cost of a redis-py pipeline."""
-    connection = client.connection_pool.get_connection()
-    try:
-        for start in range(0, len(commands), _CHUNK):
-            packed = b"".join([_pack_words(tuple(command)) for command in commands[start : start + _CHUNK]])
-            connection.send_packed_command([packed], check_health=False)
-        read = connection.read_response
-        return [read() for _ in commands]
-    except BaseException:
-        connection.disconnect()  # unread replies may follow
-        raise
-    finally:
-        client.connection_pool.release(connection)
 
 
 def _tidied(fields: Fields, limits: StateLimits) -> tuple[Fields, list[bytes]]:

@@ -81,6 +81,8 @@ class UserState:
     seen_before: SeenFilter
     served_ids: Int64[np.ndarray, " r"]  # the newest 500, oldest first
     served_at: Int64[np.ndarray, " r"]  # epoch ms
+    is_whole: bool = True
+    """False if entries are known to be lost: the state must not be served."""
 
     @classmethod
     def empty(cls) -> "UserState":
@@ -100,6 +102,9 @@ def decode(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> User
     stored = _by_kind(fields)
     entries = {kind: _entries(kind, stored) for kind in DTYPES}
     served = _newest_views(entries["served"])[-limits.served :]
+    edges: dict[str, Any] = {
+        kind: _standing(kind, _edges(kind, entries[kind]), limits)["target_id"].copy() for kind in EDGE_KINDS
+    }
     return UserState(
         is_known=any(kind != "served" for kind in stored),
         positions=history.positions(entries["history"], limits.positions, limits.passed_over),
@@ -108,7 +113,7 @@ def decode(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> User
         seen_before=_seen_before(stored),
         served_ids=served["post_id"].copy(),
         served_at=served["at"].copy(),
-        **{kind: _standing(kind, _edges(kind, entries[kind]), limits)["target_id"].copy() for kind in EDGE_KINDS},
+        **edges,
     )
 
 

@@ -8,6 +8,7 @@ from infra.ports.clock import HOUR_MS
 from tests.feed_worker.builders import NOW_MS, FixedModel, post, query, store_of
 from tests.feed_worker.test_pipeline import SEEDS, index_of, vectors_of, world_of
 from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.register import declare_whole
 
 
 def page(pipeline: Pipeline, number: int, after: str | None) -> Result:
@@ -23,6 +24,7 @@ def shown(result: Result) -> list[int]:
 @given(SEEDS)
 def test_no_page_repeats_an_earlier_one_and_after_the_last_comes_an_empty_one(valkey: redis.Redis, seed: int) -> None:
     valkey.flushall()
+    declare_whole(valkey)
     world = world_of(seed, 60)
     pipeline = foryou_pipeline(
         store_of(*world.values()), index_of(vectors_of(sorted(world))), FixedModel(), UserStates(valkey)
@@ -38,6 +40,7 @@ def test_no_page_repeats_an_earlier_one_and_after_the_last_comes_an_empty_one(va
 
 
 def test_a_request_that_is_no_page_repeats_posts_served_long_ago(valkey: redis.Redis) -> None:
+    declare_whole(valkey)
     pipeline = foryou_pipeline(
         store_of(*(post(i, 50 + i) for i in range(1, 6))), index_of({}), FixedModel(), UserStates(valkey)
     )

@@ -3,7 +3,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import infra.ports.redis
 from feed_worker.client import AsyncClient, Client, FeedTimeout
 from feed_worker.client.redis_reads import RedisReads
 from infra.ports.errors import RedisUnreachable
@@ -32,8 +31,7 @@ def hang(settings: Settings) -> None:
 def test_the_waits_of_a_client_keep_their_timeouts_if_redis_hangs(
     own_redis: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(infra.ports.redis._TIMEOUTS, "socket_timeout", 3_600.0)
-    client = Client(own_redis)
+    client = Client(own_redis.model_copy(update={"redis": f"{own_redis.redis}?socket_timeout=3600"}))
     hang(own_redis)
     with pytest.raises(FeedTimeout, match="Redis does not reply"):
         client.wait(new_user(), "r", timeout_s=0.3)

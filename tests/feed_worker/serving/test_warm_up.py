@@ -41,6 +41,7 @@ from thunder_ingest.events.ids import PublishedId
 from thunder_ingest.posts.table import PostTable
 from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.register import declare_whole
 
 OURS: Final = ("feed_worker", "infra", "phoenix", "thunder_ingest")
 OPTIONS: Final[list[dict[str, Any]]] = [
@@ -135,6 +136,7 @@ def kernels() -> set[str]:
 def answered(settings: Settings, client: RedisClient, version: str) -> Iterator[Explanation]:
     """The feeds of requests of every kind, in a world that is written while the worker serves."""
     world = generate(WorldConfig(), until_ms=WallClock().now_ms())
+    declare_whole(client)
     UserStates(client).append([u for each in (*world.engagements, *world.graph) for u in updates_of(each)], "0-0-0")
     publisher = KafkaProducer(settings)
     publisher.publish(records_of(world, version))

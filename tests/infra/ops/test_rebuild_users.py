@@ -13,6 +13,7 @@ from rich.console import Console
 from infra.ops import rebuild_users as rebuild
 from infra.ops.rebuild_users import RebuildResult
 from infra.ports.clock import now_ms
+from infra.ports.errors import StateMissing
 from infra.ports.kafka_admin import create_topics
 from infra.ports.producer import Record
 from infra.ports.settings import Settings, load
@@ -108,6 +109,67 @@ def test_the_result_has_the_time_of_the_oldest_engagement(settings: Settings) ->
     assert summary.startswith("4 users written from 304 events, 3 refused; the history begins at 20")
     assert summary.endswith("; the graph is complete")
     assert "no engagement" in rebuild_summary(RebuildResult())
+
+
+def are_whole(client: redis.Redis) -> list[bool]:
+    return [state.is_whole for state in UserStates(client).read(["did:plc:ana", "1", "2", "9", "999"])]
+
+
+def test_after_a_rebuild_of_an_emptied_redis_every_user_is_whole(settings: Settings, valkey: redis.Redis) -> None:
+    assert are_whole(valkey) == [False] * 5
+    run(settings)
+    assert are_whole(valkey) == [True] * 5
+    valkey.delete(user_key("did:plc:ana"))
+    assert are_whole(valkey) == [False, True, True, True, True]
+    UserStates(valkey).append(updates_of(Follow(user_id="did:plc:ana", target_id=70, at=NOW)), "0-9-9")
+    assert are_whole(valkey) == [False, True, True, True, True]
+    run(settings)
+    assert are_whole(valkey) == [True] * 5
+
+
+def test_a_user_who_is_lost_during_a_rebuild_stays_lost_until_the_next(
+    settings: Settings, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = rebuild._Rebuild.finish
+
+    def interrupted(self: rebuild._Rebuild) -> None:
+        valkey.delete(user_key("1"))
+        UserStates(valkey).append(updates_of(Follow(user_id=1, target_id=70, at=NOW)), "0-9-9")
+        assert are_whole(valkey) == [False] * 5  # none before the end
+        finish(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rebuild._Rebuild, "finish", interrupted)
+        run(settings)
+    assert are_whole(valkey) == [True, False, True, True, True]
+    run(settings)
+    assert are_whole(valkey) == [True] * 5
+
+
+def test_a_redis_that_is_emptied_during_a_rebuild_ends_it(
+    settings: Settings, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = rebuild._Rebuild.finish
+
+    def interrupted(self: rebuild._Rebuild) -> None:
+        valkey.flushall()
+        finish(self)
+
+    monkeypatch.setattr(rebuild._Rebuild, "finish", interrupted)
+    with pytest.raises(StateMissing, match="lost keys during the rebuild"):
+        run(settings)
+    assert are_whole(valkey) == [False] * 5
+
+
+def test_a_key_of_another_type_is_skipped_by_a_rebuild_and_counted(settings: Settings, valkey: redis.Redis) -> None:
+    valkey.set(user_key("9"), "x")
+    rebuilt = run(settings)
+    assert rebuilt.skipped == 1
+    assert "1 skipped" in rebuild_summary(rebuilt)
+    valkey.delete(user_key("9"))
+    assert are_whole(valkey) == [True, True, True, False, True]
+    assert run(settings).skipped == 0
+    assert are_whole(valkey) == [True] * 5
 
 
 def test_a_repeated_or_interrupted_rebuild_gives_the_same_state(settings: Settings, valkey: redis.Redis) -> None:

@@ -142,6 +142,7 @@ def test_values_of_the_first_version_are_read() -> None:
         "served_ids": [5],
         "served_at": [1700000000000],
         "seen_before": b"",
+        "is_whole": True,
     }
 
 

@@ -6,11 +6,14 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.ports.broken_keys import broken_keys
+from infra.ports.errors import StateUnreadable
 from tests.thunder_ingest.users.users import edge, favorite, impression, plain
 from thunder_ingest.events import Block, EngagementEvent, Follow, GraphEvent, Unfollow
 from thunder_ingest.users import redis_form
-from thunder_ingest.users.entries import updates_of
+from thunder_ingest.users.entries import KINDS, updates_of
 from thunder_ingest.users.redis_form import MAX_FIELDS, UserStates
+from thunder_ingest.users.register import declare_whole
 from thunder_ingest.users.state import StateLimits, UserState
 
 T0 = 1_700_000_000_000
@@ -21,6 +24,7 @@ def write(users: UserStates, suffix: str, *events: EngagementEvent | GraphEvent)
 
 
 def test_written_entries_are_read_back_for_many_users_at_once(valkey: redis.Redis) -> None:
+    declare_whole(valkey)
     users = UserStates(valkey)
     write(users, "0-1", edge(Block, 1, user="did:a", target=2), edge(Follow, 1, user=2, target=3), impression(1))
     blocker, blocked, viewer, unknown = users.read(["did:a", "2", "1", "99"])
@@ -126,8 +130,41 @@ def test_a_concurrent_write_during_a_compaction_is_not_lost(
 
 def test_a_state_that_cannot_be_read_names_the_user(valkey: redis.Redis) -> None:
     valkey.hset("user:{1}", "seen", b"\x09")
-    with pytest.raises(ValueError, match=r"user:\{1\} in Redis cannot be read: .* version 9"):
+    with pytest.raises(StateUnreadable, match=r"user:\{1\} in Redis cannot be read: .* version 9"):
         UserStates(valkey).read(["2", "1"])
+
+
+def test_a_key_of_another_type_stops_no_other_user(valkey: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    users, skipped = UserStates(valkey), broken_keys.count
+    valkey.set("user:{7}", "x")
+    for batch in range(3):
+        write(users, f"0-{batch}", edge(Follow, batch, user=7), edge(Block, batch, user=8, target=9))
+    users.add_served("7", [1], T0, "r")
+    blocker, blocked = users.read(["8", "9"])
+    assert (blocker.blocks.tolist(), blocked.blocked_by.tolist()) == ([9], [8])
+    assert broken_keys.count == skipped + 4
+    assert [record.message.partition(" in ")[0] for record in caplog.records] == ["user:{7}"]
+    with pytest.raises(StateUnreadable, match=r"user:\{7\} in Redis cannot be read: .*WRONGTYPE"):
+        users.read(["8", "7"])
+
+
+@pytest.mark.parametrize("value", [b"", b"\x09", b"\x00", b"\xff" * 40, b"\x01" * 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hash_that_cannot_be_decoded_stops_no_other_user(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch, kind: str, value: bytes
+) -> None:
+    monkeypatch.setattr(redis_form, "MAX_FIELDS", 2)
+    monkeypatch.setattr(redis_form, "_COUNTED_FIELDS", 1)
+    for fold_bytes in (0, 8_192):
+        monkeypatch.setattr(redis_form, "FOLD_BYTES", fold_bytes)
+        valkey.flushall()
+        users = UserStates(valkey)
+        valkey.hset("user:{1}", kind, value)
+        valkey.hset("user:{1}", f"{kind}+broken", value)
+        for n in range(4):
+            write(users, f"0-{n}", favorite(n, post_id=n + 1), edge(Block, n, user=3, target=n + 2))
+        assert len(users.read(["3"])[0].blocks) == 4
+        assert b"blocks+joined" in valkey.hkeys("user:{3}") or b"blocks" in valkey.hkeys("user:{3}")
 
 
 def test_a_client_that_decodes_is_refused(valkey_url: str) -> None:

@@ -1,0 +1,168 @@
+"""The register of users in Redis: the evidence, outside of a user's hash, that the user has state.
+
+A hash may be lost: deleted, evicted, or gone with the whole Redis. The state of such a user is missing, not empty, and
+must not be served, since it had blocks and mutes. Four records tell the cases apart:
+
+- `user:{42}`, field WHOLE: the hash has every entry since the user's first event.
+- `users:known:N`, a set: the ids of users with state, one of SHARDS sets. The member 0 is written with the set's
+  creation, so a set that was lost does not pass for one without users.
+- `users:{register}`, a string, the mark: the flow, or a rebuild, has read the log up to its end once. Its value is the
+  id of this build. Without it no user's state is whole.
+- `users:{register}:build`, a hash: a build that has not ended; its fields belong to the builder.
+
+The state of a user is whole if the mark exists, and the hash has WHOLE or the user is new: absent from a set that is
+whole. The flow writes WHOLE with the first entries of a new user, before it adds the user to the set. A crash between
+the two is repaired by the replay.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, cast
+
+from infra.ports.redis import Client, Command, pipelined
+from thunder_ingest.events.ids import id64
+from thunder_ingest.events.redis_keys import BUILD_KEY, MARK_KEY, known_users_key, user_key
+
+WHOLE: Final = b"whole"
+REBUILT: Final = b"rebuilt"
+"""A field with the id of the rebuild that has begun to write the user: a hash that is lost meanwhile lacks it."""
+
+SHARDS: Final = 1_024
+"""Sets of registered users: with up to 500 users a set, Redis stores a user in 8 bytes."""
+
+_SET_IS_WHOLE: Final = 0  # ids are positive
+_SPREAD: Final = 0x9E3779B97F4A7C15
+_CACHED: Final = 1 << 18  # registered users that need no query, by hash of the id
+
+_BEGIN: Final = """
+if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
+redis.call('HSET', KEYS[2], unpack(ARGV))
+return 1
+"""
+_NOTE: Final = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) or 0"
+_END: Final = """
+if redis.call('HGET', KEYS[2], 'id') ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+"""
+_SETTLE: Final = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[2])
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+
+
+class UserRegister:
+    """Reads and writes the register. For one thread, as its cache is not locked.
+
+    Args:
+        client: of Redis.
+
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._mark: bytes | None = None
+        self._cache: list[str | None] = [None] * _CACHED
+
+    def mark(self) -> bytes | None:
+        """The id of the last build; None if the state was never built, or Redis was emptied."""
+        return cast(bytes | None, self._client.get(MARK_KEY))
+
+    def new_users(self, users: Iterable[str]) -> list[str]:
+        """The users without state: their hashes get WHOLE with the first write, and `register` adds them afterwards.
+
+        Raises:
+            redis.RedisError: Redis does not answer.
+
+        """
+        uncached = [user for user in users if self._cache[hash(user) % _CACHED] != user]
+        mark, *replies = pipelined(self._client, [("GET", MARK_KEY), *map(_membership, uncached)])
+        if mark != self._mark:  # Redis was emptied or rebuilt: ask for every user again
+            self._mark, self._cache = mark, [None] * _CACHED
+            return self.new_users(users)
+        new = [user for user, reply in zip(uncached, replies, strict=True) if reply == [1, 0]]
+        known = [user for user, reply in zip(uncached, replies, strict=True) if reply == [1, 1]]
+        self._remember(known)
+        return new
+
+    def register(self, users: Sequence[str]) -> None:
+        """Add users whose hashes were written; raises like `new_users`."""
+        if users:
+            pipelined(self._client, [("SADD", _shard(user), str(id64(user))) for user in users])
+            self._remember(users)
+
+    def are_new(self, users: Sequence[str]) -> list[bool]:
+        """True for each user who is known to have no state; raises like `new_users`."""
+        return [reply == [1, 0] for reply in pipelined(self._client, list(map(_membership, users)))]
+
+    def is_damaged(self) -> bool:
+        """True if the mark or one of the sets is missing; raises like `new_users`."""
+        replies = pipelined(self._client, [("SISMEMBER", known_users_key(n), _SET_IS_WHOLE) for n in range(SHARDS)])
+        return self.mark() is None or not all(reply == 1 for reply in replies)
+
+    def _remember(self, users: Iterable[str]) -> None:
+        for user in users:
+            self._cache[hash(user) % _CACHED] = user
+
+    # --- builds ---------------------------------------------------------------------------------------------------
+
+    def begin_build(self, build_id: str, fields: Mapping[str, str]) -> bool:
+        """Begin the first build of the state, unless it exists or is being built; raises like `new_users`."""
+        if self._client.exists(MARK_KEY) or self._client.exists(BUILD_KEY):
+            return False
+        self.create_sets()
+        pairs = [each for pair in ({"id": build_id} | dict(fields)).items() for each in pair]
+        return bool(self._client.eval(_BEGIN, 2, MARK_KEY, BUILD_KEY, *pairs))
+
+    def build(self) -> dict[bytes, bytes]:
+        """The fields of the open build, among them `id`; empty if none is open."""
+        return cast(dict[bytes, bytes], self._client.hgetall(BUILD_KEY))
+
+    def note_build(self, field: str, value: str) -> None:
+        """Set a field of the open build, unless it is set; raises like `new_users`."""
+        self._client.eval(_NOTE, 1, BUILD_KEY, field, value)
+
+    def end_build(self, build_id: str) -> bool:
+        """End the build and set the mark; False if the build is not open any more, or a set was lost meanwhile."""
+        replies = pipelined(self._client, [("SISMEMBER", known_users_key(n), _SET_IS_WHOLE) for n in range(SHARDS)])
+        if not all(reply == 1 for reply in replies):
+            return False
+        return bool(self._client.eval(_END, 2, MARK_KEY, BUILD_KEY, build_id))
+
+    def reopen(self, build_id: str) -> None:
+        """Begin a build after a loss: remove the mark, so that no state is whole until the end of the build."""
+        self._client.delete(MARK_KEY, BUILD_KEY)
+        self.create_sets()
+        self._client.hset(BUILD_KEY, "id", build_id)
+
+    def create_sets(self) -> None:
+        """Create the sets of registered users; those that exist stay."""
+        pipelined(self._client, [("SADD", known_users_key(n), _SET_IS_WHOLE) for n in range(SHARDS)])
+
+    def start_rebuilt(self, users: Sequence[str], build_id: str) -> None:
+        """Note in the hashes of users that a rebuild has begun to write them."""
+        pipelined(self._client, [("HSET", user_key(user), REBUILT, build_id) for user in users])
+
+    def settle_rebuilt(self, users: Sequence[str], build_id: str) -> int:
+        """Declare the rebuilt hashes whole, and register their users; returns the number of hashes."""
+        scripts: list[Command] = [("EVAL", _SETTLE, 1, user_key(user), REBUILT, build_id, WHOLE) for user in users]
+        settled = sum(1 for reply in pipelined(self._client, scripts) if reply == 1)
+        self.register(users)
+        return settled
+
+
+def declare_whole(client: Client) -> None:
+    """Declare the state in Redis whole, as a build of an empty log does: for a Redis that is filled without flows."""
+    register = UserRegister(client)
+    register.create_sets()
+    client.set(MARK_KEY, "declared")
+
+
+def _membership(user: str) -> Command:
+    return "SMISMEMBER", _shard(user), _SET_IS_WHOLE, str(id64(user))
+
+
+def _shard(user: str) -> str:
+    """The set of a user; the multiplication spreads ids with equal low bits."""
+    return known_users_key((id64(user) * _SPREAD & 2**64 - 1) * SHARDS >> 64)
