@@ -78,13 +78,13 @@ def bare() -> Dataflow:
     decode, flow = msgspec.json.Decoder(PostCreated).decode, Dataflow("bare")
 
     def copied(batch: Batch) -> tuple[str, list[Record]]:
-        return batch.part, [
+        return "0", [
             Record("thunder-posts", b"%d" % (message.offset() or 0), pack(decode(message.value() or b"")))
             for message in batch.messages
         ]
 
     batches = op.input("posts", flow, KafkaSource(settings, "posts", "flows.posts"))
-    op.output("thunder-posts", op.map("copy", batches, copied), EpochSink(settings, "posts"))
+    op.output("thunder-posts", op.map("copy", batches, copied), EpochSink(settings, ["0"], lambda _: list))
     return flow
 
 

@@ -16,7 +16,7 @@ from benchmarks.ingest_log import engagements, posts
 from benchmarks.report import Measure, print_report
 from flows.decoding import Decoded, Decoder
 from flows.engagements import count_changes, user_writes
-from flows.posts import Apply
+from flows.posts import Apply, Route
 from flows.process import tune_garbage_collector
 from flows.sources import BATCH_MESSAGES, Batch
 from infra.ports.clock import WallClock
@@ -55,7 +55,8 @@ def steps(count: int) -> dict[str, Callable[[], object]]:
     writes = user_writes(viewed)
 
     def applied(decoded: Decoded) -> Any:
-        return Apply(PostTable(Settings().max_post_age_ms), WallClock(), lambda _table: None)(decoded)
+        ((_, share),) = Route(1)(decoded)
+        return Apply(PostTable(Settings().max_post_age_ms), WallClock(), lambda _table: None)(share)
 
     return {
         "posts_decode": lambda: decode(written),

@@ -81,6 +81,8 @@ class Parameters:
         unsafe_labels_out_of_network: posts with one of these are shown to followers of the author only.
         keywords_ignore_accents: True for a muted `cafe` to hide `café`, and for `café` to hide `cafe`. False: a keyword
             with accents hides only texts with these accents; one without accents hides both.
+        mutes_cover_parents: True if muted authors and keywords also hide replies to the posts that they hide. An app
+            shows the answered post above its reply. Blocks always hide such replies.
         checkpoint: the directory of checkpoints whose ranker scores the candidates; empty for the model that serves.
 
     """
@@ -118,6 +120,7 @@ class Parameters:
     unsafe_labels: frozenset[str] = frozenset({"spam", "gore", "illegal", "child_safety", "terrorism", "doxxing"})
     unsafe_labels_out_of_network: frozenset[str] = frozenset({"adult", "violence", "hate", "self_harm"})
     keywords_ignore_accents: bool = True
+    mutes_cover_parents: bool = True
     checkpoint: str = ""
 
     def __post_init__(self) -> None:

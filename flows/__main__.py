@@ -13,6 +13,7 @@ from typing import Final
 
 from infra.ports.errors import ForYouError
 from infra.ports.extras import extra_line, is_of_an_extra
+from infra.ports.settings import load
 
 NAMES: Final = ("posts", "engagements", "embeddings")
 
@@ -77,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-s", "--snapshot-interval", type=int, default=1, metavar="S", help="seconds between snapshots (default: 1)"
     )
+    parser.add_argument(
+        "-p",
+        "--http-port",
+        type=int,
+        default=0,
+        metavar="PORT",
+        help="port of metrics and health (default: none)",
+    )
     parser.add_argument("-i", "--process-id", type=int, metavar="N", help="number of this process, from 0")
     parser.add_argument("-a", "--addresses", metavar="LIST", help='all processes: "host:2021;host:2022"')
     return parser
@@ -85,20 +94,31 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from bytewax._bytewax import cli_main
     from bytewax.recovery import RecoveryConfig
+    from prometheus_client import CollectorRegistry
 
-    recovery = None
-    if options.recovery is not None:
-        create_recovery_store(options.recovery)
-        # nothing is backed up, so no older snapshots are kept
-        recovery = RecoveryConfig(options.recovery, timedelta(0))
-    cli_main(
-        import_module(f"flows.{options.name}").flow(),
-        workers_per_process=1,
-        process_id=options.process_id,
-        addresses=options.addresses.split(";") if options.addresses else None,
-        epoch_interval=timedelta(seconds=options.snapshot_interval),
-        recovery_config=recovery,
-    )
+    from flows.process import bind_recovery_store, problem
+    from infra.ports.endpoints import Endpoints
+    from infra.ports.outage import open_outage
+
+    settings = load(http_port=options.http_port)
+    addresses = options.addresses.split(";") if options.addresses else None
+    cluster = {"processes": len(addresses)} if addresses and options.name == "posts" else {}
+    with Endpoints(settings, CollectorRegistry(), problem, open_outage):
+        flow = import_module(f"flows.{options.name}").flow(**cluster)
+        recovery = None
+        if options.recovery is not None:
+            create_recovery_store(options.recovery)
+            bind_recovery_store(settings, options.recovery)
+            # nothing is backed up, so no older snapshots are kept
+            recovery = RecoveryConfig(options.recovery, timedelta(0))
+        cli_main(
+            flow,
+            workers_per_process=1,
+            process_id=options.process_id,
+            addresses=addresses,
+            epoch_interval=timedelta(seconds=options.snapshot_interval),
+            recovery_config=recovery,
+        )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

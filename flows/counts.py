@@ -20,10 +20,11 @@ from typing import Final, Protocol, TypeAlias
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from flows.process import exit_now, stopping
-from flows.sinks import hand_over, wait_for_delivery
+from flows.process import exit_now
+from flows.sinks import hand_over, record_writer, wait_for_delivery
 from infra.ports.clock import Clock
-from infra.ports.producer import KafkaProducer, Record, check_stop
+from infra.ports.producer import Record
+from infra.ports.record_writer import RecordWriter
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from thunder_ingest.counts.changelog import FORMAT, FORMAT_KEY, Changelog, unpack_changes
@@ -61,7 +62,7 @@ class KafkaTopics:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._producer: KafkaProducer | None = None
+        self._writer: RecordWriter | None = None
 
     def read(self, topic: str) -> Iterator[tuple[bytes, bytes | None]]:
         """Iterate over the keys and values of a topic."""
@@ -71,9 +72,9 @@ class KafkaTopics:
 
     def write(self, records: Iterable[Record]) -> None:
         """Write records, and wait for their delivery."""
-        self._producer = self._producer or KafkaProducer(self._settings, check=check_stop(stopping))
-        hand_over(self._producer, records)
-        wait_for_delivery(self._producer)
+        self._writer = self._writer or record_writer(self._settings)
+        hand_over(self._writer, records)
+        wait_for_delivery(self._writer)
 
 
 class CountSink(FixedPartitionedSink[Changes, int]):

@@ -45,6 +45,8 @@ class Decoder:
         in_time_ms = _first_arrival_ms(batch.messages)
         for message in batch.messages:
             try:
+                if (error := message.error()) is not None:
+                    raise Refused(f"the messages from this offset on cannot be read: {error.str()}")
                 event = decode(topic, message.value())
                 if event.at > in_time_ms:
                     arrival_ms = arrived_ms(message, event.at, tolerance_ms, read_ms)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple, cast
 
 import bytewax.operators as op
 import numpy as np
@@ -33,18 +33,21 @@ from confluent_kafka import Message
 from flows.process import exit_now, fail, start, stopping
 from flows.sinks import KafkaSink
 from flows.sources import Batch, KafkaSource
-from infra.ports.producer import Record
+from infra.ports.producer import Headers, Record
 from infra.ports.settings import Settings
 from phoenix.serving.engine import Phoenix, PostInputs
 from phoenix.serving.loading import Served, load_announced, served_first
 from phoenix.serving.model_topic import ModelWatcher, wait_for_model_records
 from thunder_ingest.events import REPLY, REPOST, ModelPointer, Post, PostEmbedding, key_of_id, pack, unpack_post
 from thunder_ingest.events.text import padded_tokens
+from thunder_ingest.posts.table import state_of
 
 log = logging.getLogger(__name__)
 
 TOPIC = "thunder-posts"
 FLOW = "flows.embeddings"
+MAX_DELETIONS: Final = 200_000
+"""Deletions whose times are kept, the newest: some 30 MB."""
 BACKFILL_MESSAGES = 500
 """Largest batch of the backfill in a turn; it delays new messages by some hundredths of a second."""
 POLL_S = 0.5
@@ -251,17 +254,49 @@ def _after(batch: Batch, before: int | None) -> int | None:
     return (batch.messages[-1].offset() or 0) + 1 if batch.messages else before
 
 
-def embed(task: EmbeddingTask) -> list[Record]:
-    """Return one record for each post and model, made from the post's newest state in the batch.
+class Embed:
+    """Makes the records of a task.
 
-    A post that an edit turns into a reply or a repost may have a vector: it gets a tombstone.
+    It keeps the times of deletions: after a change of the number of partitions, the tombstone of a post and its
+    earlier records lie in different partitions, and may be read in any order.
     """
-    newest = {_key(message): message.value() for message in task.batch.messages}
-    posts = [unpack_post(value) for value in newest.values() if value is not None]
+
+    def __init__(self) -> None:
+        self._deleted: dict[bytes, int] = {}  # oldest first
+
+    def __call__(self, task: EmbeddingTask) -> list[Record]:
+        """Return one record for each post and model, made from the post's newest state in the batch.
+
+        A post that an edit turns into a reply or a repost may have a vector: it gets a tombstone.
+        """
+        for message in task.batch.messages:
+            if message.value() is None:
+                self._note_deletion(message)
+        newest = {_key(message): message.value() for message in task.batch.messages}
+        gone = [key for key, value in newest.items() if value is None]
+        posts = []
+        for key, value in newest.items():
+            if value is not None:
+                post = unpack_post(value)
+                if post.at > self._deleted.get(key, 0):
+                    posts.append(post)
+                else:
+                    gone.append(key)
+        return _records(posts, gone, task.models)
+
+    def _note_deletion(self, message: Message) -> None:
+        state = state_of(None, cast(Headers | None, message.headers()))
+        if state is not None and state.deleted_at:
+            self._deleted.pop(_key(message), None)
+            self._deleted[_key(message)] = state.deleted_at
+            if len(self._deleted) > MAX_DELETIONS:
+                del self._deleted[next(iter(self._deleted))]
+
+
+def _records(posts: Sequence[Post], gone: list[bytes], models: Sequence[Phoenix]) -> list[Record]:
     live = [post for post in posts if post.is_live and post.kind not in (REPLY, REPOST)]
-    gone = [key for key, value in newest.items() if value is None]
     gone += [key_of_id(post.post_id) for post in posts if post.kind in (REPLY, REPOST) and post.at > post.created_at]
-    return [Record("post-embeddings", key, None) for key in gone] + _embedded(live, task.models)
+    return [Record("post-embeddings", key, None) for key in gone] + _embedded(live, models)
 
 
 def _embedded(posts: list[Post], models: Sequence[Phoenix]) -> list[Record]:
@@ -298,7 +333,7 @@ def build_flow(source: Source[EmbeddingTask], sink: Sink[list[Record]]) -> Dataf
     """Return the dataflow with its steps."""
     flow = Dataflow("embeddings")
     batches = op.input("thunder-posts", flow, source)
-    vectors = op.map("embed", batches, embed)
+    vectors = op.map("embed", batches, Embed())
     op.output("post-embeddings", vectors, sink)
     return flow
 

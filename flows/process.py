@@ -6,18 +6,28 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
 from infra.ports import logs
+from infra.ports.cluster_binding import bind_to_cluster
 from infra.ports.consumer import wait_for_topics
-from infra.ports.errors import ForYouError
+from infra.ports.errors import BrokerUnreachable, ForYouError, StopRequested
+from infra.ports.kafka_admin import cluster_id
+from infra.ports.kafka_config import kafka_outage
+from infra.ports.outage import open_outage
 from infra.ports.settings import Settings, load
 
 log = logging.getLogger(__name__)
 
 GC_THRESHOLD: Final = 1_000_000
 """Allocated objects between two garbage collections: several batches."""
+
+STALLED_S: Final = 120.0
+"""Time without a snapshot after which a flow counts as stuck."""
+_snapshot_at_s = time.monotonic()
 
 stopping = threading.Event()
 """Set by SIGTERM and SIGINT: sources end, the last epoch is finished and snapshotted, the process exits with 0."""
@@ -46,6 +56,39 @@ def start(topics: Sequence[str]) -> Settings:
     return settings
 
 
+def bind_recovery_store(settings: Settings, store: Path) -> None:
+    """Tie a recovery store to the Kafka cluster of the settings: its offsets mean nothing in another one.
+
+    Raises:
+        OtherCluster: it holds offsets of another cluster.
+
+    """
+    while not stopping.is_set():
+        try:
+            found = cluster_id(settings)
+        except BrokerUnreachable as error:
+            kafka_outage(settings).begins(error)
+            stopping.wait(1.0)
+        else:
+            kafka_outage(settings).ends()
+            bind_to_cluster(store, found, "give --recovery another directory, or delete this one")
+            return
+
+
+def problem() -> str | None:
+    """Return the reason why this flow cannot continue: it stands still though all servers answer; else None."""
+    still_s = time.monotonic() - _snapshot_at_s
+    if still_s > STALLED_S and open_outage() is None:
+        return f"no snapshot for {still_s:.0f} s, though all servers answer"
+    return None
+
+
+def note_snapshot() -> None:
+    """Record a sign of life: Bytewax ends an epoch once all its output is written."""
+    global _snapshot_at_s
+    _snapshot_at_s = time.monotonic()
+
+
 def fail(reason: str, exit_code: int) -> NoReturn:
     """Exit during the start, after one line on stderr."""
     sys.stderr.write(f"{reason}\n")
@@ -59,7 +102,11 @@ def tune_garbage_collector() -> None:
 
 
 def exit_now(reason: object) -> None:
-    """End this process at once with code 1; the next one repeats all unfinished work from the log."""
-    log.error("%s", reason)
+    """End this process at once; the next one repeats all unfinished work from the log.
+
+    The exit code is 0 after a stop signal, for which `reason` is a StopRequested, else 1.
+    """
+    is_stop = isinstance(reason, StopRequested)
+    log.log(logging.WARNING if is_stop else logging.ERROR, "%s", reason)
     logging.shutdown()
-    os._exit(1)
+    os._exit(0 if is_stop else 1)

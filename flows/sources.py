@@ -13,10 +13,11 @@ from typing import Final, NamedTuple
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
-from flows.process import stopping
-from infra.ports.consumer import usable_messages, wait_for_topics
-from infra.ports.kafka_config import consumer_config, group
-from infra.ports.outage import outage
+from flows.process import note_snapshot, stopping
+from infra.ports.clock import now_ms
+from infra.ports.consumer import MessageCheck, check_commit, wait_for_topics
+from infra.ports.kafka_config import alive_group, consumer_config, group
+from infra.ports.process_metrics import FLOW_LAG
 from infra.ports.settings import Settings
 
 BATCH_MESSAGES: Final = 5_000
@@ -74,6 +75,10 @@ class EpochEnds:
 _ends = EpochEnds()
 
 
+_alive: Final[dict[str, Consumer]] = {}
+"""The one consumer of this process for each flow that commits its sign of life."""
+
+
 def parts_of(settings: Settings, topic: str) -> list[str]:
     """Return the names of a topic's partitions in Bytewax's order; wait while no broker answers."""
     partitions = wait_for_topics(settings, [topic], stopping)[topic]
@@ -101,8 +106,11 @@ class _Partition(StatefulSourcePartition[Batch, int]):
     def __init__(
         self, settings: Settings, flow: str, part: TopicPartition, next_offset: int | None, batch_messages: int
     ) -> None:
-        self._outage = outage("Kafka", settings.kafka)
-        self._consumer = Consumer(consumer_config(settings, group(settings, flow)))
+        # a jump of offsets must not pass in silence: with "error" the consumer reports it
+        options = {"auto.offset.reset": "error", "on_commit": check_commit(settings)}
+        self._consumer = Consumer(consumer_config(settings, group(settings, flow)) | options)
+        self._check = MessageCheck(settings, self._consumer, keeps_unreadable=True)
+        self._settings, self._flow = settings, flow
         self._topic, self._partition = part.topic, part.partition
         self._next = next_offset
         self._batch_messages = batch_messages
@@ -116,10 +124,9 @@ class _Partition(StatefulSourcePartition[Batch, int]):
     def next_batch(self) -> list[Batch]:
         if stopping.is_set():
             raise StopIteration
-        messages = usable_messages(self._consumer.consume(self._batch_messages, 0.001))
+        messages = self._check.usable(self._consumer.consume(self._batch_messages, 0.001))
         self._idle = not messages
         if messages:
-            self._outage.ends()
             self._next = (messages[-1].offset() or 0) + 1
         elif time.monotonic() - self._ticked < TICK_S:
             return []
@@ -136,13 +143,22 @@ class _Partition(StatefulSourcePartition[Batch, int]):
         # Bytewax closes an epoch before it snapshots the next one, so all output up to the last snapshot is written
         self._commit(self._finished)
         self._finished = self._next or 0
+        self._measure_lag()
+        note_snapshot()
         return self._next
 
     def close(self) -> None:
         self._consumer.close()
 
     def _commit(self, offset: int) -> None:
-        self._consumer.commit(
-            offsets=[TopicPartition(self._topic, self._partition, offset)],
-            asynchronous=True,
-        )
+        self._consumer.commit(offsets=[TopicPartition(self._topic, self._partition, offset)], asynchronous=True)
+        if self._flow not in _alive:
+            _alive[self._flow] = Consumer(consumer_config(self._settings, alive_group(self._settings, self._flow)))
+        _alive[self._flow].poll(0)  # runs its callbacks
+        alive = [TopicPartition(self._topic, self._partition, now_ms())]
+        _alive[self._flow].commit(offsets=alive, asynchronous=True)
+
+    def _measure_lag(self) -> None:
+        _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, self._partition), cached=True)
+        if end >= 0:
+            FLOW_LAG.set(f"{self._topic}-{self._partition}", max(0, end - (self._next or 0)))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thunder_ingest.events import ACTIONS, REPOST
-from thunder_ingest.posts.columns import PostColumns
+from thunder_ingest.posts.columns import PostColumns, Referred, none_referred
 from thunder_ingest.posts.store import PostStore
 
 SOURCES: Final = ("thunder", "phoenix_retrieval", "popular")
@@ -26,23 +26,18 @@ class ColumnError(TypeError):
 
 
 class Related(NamedTuple):
-    """The stored facts of the posts that a candidate refers to.
+    """The stored facts of the posts that candidates refer to.
 
-    `source` is the reposted or quoted post, `parent` the post replied to, `root` the first post of the conversation.
-    The columns of a missing post are False or 0.
+    `source` is the reposted or quoted post, of a repost of a repost the original. Safety rules use `referred`.
     """
 
-    source_stored: NDArray[np.bool_]  # [n]
-    source_author_id: NDArray[np.int64]  # [n] from the candidate, else from the stored source, else 0
-    source_labels: NDArray[np.uint64]  # [n]
-    source_subscriber_only: NDArray[np.bool_]  # [n]
-    parent_stored: NDArray[np.bool_]  # [n]
-    parent_labels: NDArray[np.uint64]  # [n]
-    root_labels: NDArray[np.uint64]  # [n]
+    source_author_id: NDArray[np.int64]  # [n] of the stored source, else from the candidate, else 0
+    referred: Referred  # all posts that the candidates refer to, at any distance
 
     def take(self, index: Index) -> "Related":
-        """The rows under a mask or at positions."""
-        return Related._make(column[index] for column in self)
+        """The candidates under a mask or at distinct positions."""
+        at = np.flatnonzero(index) if index.dtype == np.bool_ else index
+        return Related(self.source_author_id[at], self.referred.take(at, len(self.source_author_id)))
 
 
 _COLUMNS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] = {
@@ -162,15 +157,13 @@ class Candidates:
 
     def with_related(self, related: Related) -> "Candidates":
         """The same candidates with facts of the posts that they refer to; raises `ColumnError`."""
-        if any(column.shape != (len(self),) for column in related):
-            raise ColumnError(f"related columns of {[len(column) for column in related]} rows, not {len(self)}")
+        if related.source_author_id.shape != (len(self),):
+            raise ColumnError(f"related columns of {len(related.source_author_id)} rows, not {len(self)}")
         return replace(self, related=related)
 
 
 def _unrelated(posts: PostColumns) -> Related:
-    n = len(posts.post_id)
-    no, none = np.zeros(n, np.bool_), np.zeros(n, np.uint64)
-    return Related(no, posts.source_author_id, none, no, no, none, none)
+    return Related(posts.source_author_id, none_referred())
 
 
 def concat(parts: Sequence[Candidates]) -> Candidates:
@@ -184,5 +177,13 @@ def concat(parts: Sequence[Candidates]) -> Candidates:
         if name in _COLUMNS
     }
     posts = PostColumns(*map(np.concatenate, zip(*(part.posts for part in filled), strict=True)))
-    related = Related(*map(np.concatenate, zip(*(part.related for part in filled), strict=True)))
+    begins = np.cumsum([0, *map(len, filled)])
+    referred = [
+        part.related.referred._replace(of=part.related.referred.of + begin)
+        for part, begin in zip(filled, begins, strict=False)
+    ]
+    related = Related(
+        np.concatenate([part.related.source_author_id for part in filled]),
+        Referred(*map(np.concatenate, zip(*referred, strict=True))),
+    )
     return Candidates(posts=posts, related=related, **joined)

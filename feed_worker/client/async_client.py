@@ -26,7 +26,15 @@ from feed_worker.client.answer_lookup import (
 )
 from feed_worker.client.errors import Undelivered
 from feed_worker.client.messages import OutgoingMessage, feed_request, messages_of
-from feed_worker.client.refresh import STORED_FEED_S, Fresh, PendingRequests, Refresh, stored_feed, stored_feed_commands
+from feed_worker.client.refresh import (
+    STORED_FEED_S,
+    Fresh,
+    PendingRequests,
+    Refresh,
+    Wanted,
+    stored_feed,
+    stored_feed_commands,
+)
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
 from infra.ports.clock import now_ms
@@ -141,9 +149,9 @@ class AsyncClient:
     ) -> Fresh:
         """A feed that is young enough, or a new one, or the old one marked as stale; see `Client.fresh`."""
         form, deadline = published_form(user), time.monotonic() + timeout_s
-        document, left_ms = await self._reads.read(stored_feed_commands(form), max(STORED_FEED_S, timeout_s))
-        old = stored_feed(document, left_ms, self._settings.feed_ttl_s)
-        refresh = Refresh(self._pending, form, old, max_age_ms, deadline)
+        replies = await self._reads.read(stored_feed_commands(form), max(STORED_FEED_S, timeout_s))
+        old = stored_feed(replies, self._settings.feed_ttl_s, options.get("surface") or "")
+        refresh = Refresh(self._pending, Wanted.of(form, options), old, max_age_ms, deadline)
         if refresh.is_needed:
             with refresh.attempt():
                 request_id = refresh.request_id or refresh.requested(

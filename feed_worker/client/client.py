@@ -26,7 +26,15 @@ from feed_worker.client.answer_lookup import (
 )
 from feed_worker.client.errors import FeedTimeout, Undelivered
 from feed_worker.client.messages import OutgoingMessage, feed_request, messages_of
-from feed_worker.client.refresh import STORED_FEED_S, Fresh, PendingRequests, Refresh, stored_feed, stored_feed_commands
+from feed_worker.client.refresh import (
+    STORED_FEED_S,
+    Fresh,
+    PendingRequests,
+    Refresh,
+    Wanted,
+    stored_feed,
+    stored_feed_commands,
+)
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
 from infra.ports.clock import now_ms
@@ -199,8 +207,9 @@ class Client:
     def fresh(self, user: PublishedId, *, max_age_ms: int = 60_000, timeout_s: float = 1.0, **options: Any) -> Fresh:
         """A feed that is young enough, at once if there is one; else a new one, if it comes in time; else the old one.
 
-        Redis counts the age, from the time to live that the workers give a feed: the setting `feed_ttl_s` must be
-        theirs. A request of `fresh` that this client has published already is waited for instead of a new one.
+        Only a feed of the same `surface` counts. Redis counts the age, from the time to live that the workers give a
+        feed: the setting `feed_ttl_s` must be theirs. A request of `fresh` with the same options that this client has
+        published already is waited for instead of a new one.
 
         Args:
             user: the viewer's id as published.
@@ -215,9 +224,9 @@ class Client:
 
         """
         form, deadline = published_form(user), time.monotonic() + timeout_s
-        document, left_ms = self._reads.read(stored_feed_commands(form), max(STORED_FEED_S, timeout_s))
-        old = stored_feed(document, left_ms, self._settings.feed_ttl_s)
-        refresh = Refresh(self._pending, form, old, max_age_ms, deadline)
+        replies = self._reads.read(stored_feed_commands(form), max(STORED_FEED_S, timeout_s))
+        old = stored_feed(replies, self._settings.feed_ttl_s, options.get("surface") or "")
+        refresh = Refresh(self._pending, Wanted.of(form, options), old, max_age_ms, deadline)
         if refresh.is_needed:
             with refresh.attempt():
                 request_id = refresh.request_id or refresh.requested(

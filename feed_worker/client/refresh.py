@@ -1,14 +1,14 @@
 """`fresh` of both clients: return a young feed, else request one, else return the old one."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from feed_worker.client.answer_lookup import STATUSES_WITHOUT_FEED, Command, decode_feed
 from feed_worker.client.errors import FeedTimeout, NoFeed
 from feed_worker.documents.feed import Feed
-from thunder_ingest.events.redis_keys import feed_key
+from thunder_ingest.events.redis_keys import feed_key, replaced_key
 
 PENDING_S: Final = 10.0
 """A request that is younger than this is waited for; another one would not be answered sooner."""
@@ -31,50 +31,70 @@ class StoredFeed(NamedTuple):
     age_ms: int
 
 
-def stored_feed_commands(user: str) -> tuple[Command, Command]:
-    """The commands that read a user's feed and the rest of its time to live."""
-    return ("GET", feed_key(user)), ("PTTL", feed_key(user))
+def stored_feed_commands(user: str) -> tuple[Command, ...]:
+    """The commands that read a user's feeds and the rest of the newest one's time to live."""
+    return ("GET", feed_key(user)), ("PTTL", feed_key(user)), ("LRANGE", replaced_key(user), "0", "-1")
 
 
-def stored_feed(document: bytes | None, left_ms: int, ttl_s: int) -> StoredFeed | None:
-    """The feed that a user has, None if there is none.
+def stored_feed(replies: Sequence[Any], ttl_s: int, surface: str) -> StoredFeed | None:
+    """The newest feed that a user has for a surface, None if there is none.
 
     Args:
-        document: the value of `feed:{user}`.
-        left_ms: the rest of its time to live.
+        replies: to `stored_feed_commands`.
         ttl_s: the time to live that workers give a feed (setting `feed_ttl_s`).
+        surface: of the request.
 
     """
-    feed = decode_feed(document)
-    if feed is None or feed.status in STATUSES_WITHOUT_FEED:
+    document, left_ms, replaced = replies
+    newest = decode_feed(document)
+    if newest is None:
         return None
     age_ms = 1_000 * ttl_s - left_ms
-    # negative if the worker's time to live is longer than ours: the age is unknown and must not pass for young
-    return StoredFeed(feed, age_ms if age_ms >= 0 else 1_000 * ttl_s)
+    if age_ms < 0:  # the worker's time to live is longer than ours: the age is unknown and must not pass for young
+        age_ms = 1_000 * ttl_s
+    feeds = [each for each in (newest, *map(decode_feed, replaced)) if each and each.surface == surface]
+    feed = max(
+        (each for each in feeds if each.status not in STATUSES_WITHOUT_FEED),
+        key=lambda each: each.arrived_at,
+        default=None,
+    )
+    return None if feed is None else StoredFeed(feed, age_ms + max(0, newest.generated_at - feed.generated_at))
+
+
+class Wanted(NamedTuple):
+    """A user (published form of the id) and the options of the wanted feed."""
+
+    user: str
+    options: str
+
+    @classmethod
+    def of(cls, user: str, options: Mapping[str, Any]) -> Self:
+        """Equal for equal options."""
+        return cls(user, repr(sorted(options.items())))
 
 
 class PendingRequests:
-    """The pending requests of `fresh`, so that many readers of one user request one feed."""
+    """The pending requests of `fresh`, so that many readers of one user and the same options request one feed."""
 
     def __init__(self) -> None:
-        self._requests: dict[str, tuple[str, float]] = {}
+        self._requests: dict[Wanted, tuple[str, float]] = {}
 
-    def of(self, user: str) -> str | None:
-        """The id of the user's pending request."""
-        request_id, began = self._requests.get(user, ("", float("-inf")))
+    def of(self, wanted: Wanted) -> str | None:
+        """The id of the pending request."""
+        request_id, began = self._requests.get(wanted, ("", float("-inf")))
         return request_id if time.monotonic() - began < PENDING_S else None
 
-    def add(self, user: str, request_id: str) -> None:
+    def add(self, wanted: Wanted, request_id: str) -> None:
         """Add a request, and remove those that are too old."""
         now = time.monotonic()
         while self._requests and now - next(iter(self._requests.values()))[1] >= PENDING_S:
             del self._requests[next(iter(self._requests))]
-        self._requests.pop(user, None)  # so that the oldest is always first
-        self._requests[user] = (request_id, now)
+        self._requests.pop(wanted, None)  # so that the oldest is always first
+        self._requests[wanted] = (request_id, now)
 
-    def remove(self, user: str) -> None:
-        """Remove the user's request: it was answered."""
-        self._requests.pop(user, None)
+    def remove(self, wanted: Wanted) -> None:
+        """Remove a request: it was answered."""
+        self._requests.pop(wanted, None)
 
 
 class Refresh:
@@ -82,20 +102,20 @@ class Refresh:
 
     Args:
         pending: the pending requests of the client.
-        user: published form of the id.
-        old: the feed that the user has.
+        wanted: the user and the options.
+        old: the feed that the user has for the surface.
         max_age_ms: a feed of at most this age is young enough.
         deadline: the end of the wait for a new feed, by the monotonic clock.
 
     """
 
     def __init__(
-        self, pending: PendingRequests, user: str, old: StoredFeed | None, max_age_ms: int, deadline: float
+        self, pending: PendingRequests, wanted: Wanted, old: StoredFeed | None, max_age_ms: int, deadline: float
     ) -> None:
-        self._pending, self._user, self._old, self._deadline = pending, user, old, deadline
+        self._pending, self._wanted, self._old, self._deadline = pending, wanted, old, deadline
         self._new: Feed | None = None
         self.is_needed = old is None or old.age_ms > max_age_ms
-        self.request_id = pending.of(user)
+        self.request_id = pending.of(wanted)
 
     @property
     def waits(self) -> bool:
@@ -109,13 +129,13 @@ class Refresh:
 
     def requested(self, request_id: str) -> str:
         """Keep the request that was published."""
-        self._pending.add(self._user, request_id)
+        self._pending.add(self._wanted, request_id)
         return request_id
 
     def answered(self, feed: Feed) -> None:
         """Keep the answer."""
         self._new = feed
-        self._pending.remove(self._user)
+        self._pending.remove(self._wanted)
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
@@ -126,7 +146,7 @@ class Refresh:
             if self._old is None:
                 raise
         except NoFeed:
-            self._pending.remove(self._user)
+            self._pending.remove(self._wanted)
             if self._old is None:
                 raise
 

@@ -14,20 +14,26 @@ from feed_worker.framework.components import Filter
 class AuthorSocialgraphFilter(Filter):
     """Drops posts of muted authors, and posts whose author blocks the viewer or is blocked by the viewer.
 
-    Mirrors the published AuthorSocialgraphFilter. Blocks also apply to the author of the reposted or quoted post, in
-    both directions; the published filter ignores a reposted author who blocks the viewer. Mutes apply to the author
-    only: reposts and quotes of a muted author by others stay. Fails closed: if the reposted or quoted author is unknown
-    and the viewer has any block, the post is dropped.
+    Mirrors the published AuthorSocialgraphFilter. Beyond it, blocks in both directions and mutes apply to the authors
+    of all posts that a post refers to, at any distance: what it reposts or quotes, and what these quote or answer. An
+    app shows the answered post above a reply; `mutes_cover_parents` is False if mutes do not apply to it, while blocks
+    always do. Fails closed: if the reposted or quoted author is unknown and the viewer has any block, the post is
+    dropped.
     """
 
     required: ClassVar[bool] = True
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         """[n] True for posts without a block or mute between viewer and authors."""
-        viewer, shown_author = query.viewer, candidates.related.source_author_id
-        author = candidates.posts.author_id
+        viewer, related = query.viewer, candidates.related
+        author, shown_author, referred = candidates.posts.author_id, related.source_author_id, related.referred
         blocked = np.union1d(viewer.blocks, viewer.blocked_by)
-        dropped = contains(blocked, author) | contains(blocked, shown_author) | contains(viewer.mutes, author)
+        hidden = np.union1d(blocked, viewer.mutes)
+        dropped = contains(hidden, author) | contains(hidden, shown_author)
         if len(blocked):
             dropped |= (candidates.posts.source_post_id != 0) & (shown_author == 0)
-        return ~dropped
+        is_muted = contains(viewer.mutes, referred.author_id)
+        if not query.parameters.mutes_cover_parents:
+            is_muted &= ~referred.is_above
+        found = contains(blocked, referred.author_id) | is_muted
+        return np.asarray(~(dropped | referred.holds(found, len(candidates))))

@@ -14,15 +14,15 @@ from feed_worker.framework.components import Filter
 class IneligibleSubscriptionFilter(Filter):
     """Drops subscriber-only posts of authors that the viewer does not subscribe to.
 
-    Mirrors the published IneligibleSubscriptionFilter. Beyond it, reposts and quotes of such posts are dropped, too:
-    they would show the post to all viewers.
+    Mirrors the published IneligibleSubscriptionFilter. Beyond it, posts that refer to such a post are dropped, too, at
+    any distance: they would show the post to all viewers.
     """
 
     required: ClassVar[bool] = True
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """[n] True for posts that this viewer may read, with the posts that they repost or quote."""
-        subscriptions, related = query.viewer.subscriptions, candidates.related
+        """[n] True for posts that this viewer may read, with all posts that they refer to."""
+        subscriptions, referred = query.viewer.subscriptions, candidates.related.referred
         own = ~candidates.posts.subscriber_only | contains(subscriptions, candidates.posts.author_id)
-        shown = ~related.source_subscriber_only | contains(subscriptions, related.source_author_id)
-        return np.asarray(own & shown)
+        closed = referred.subscriber_only & ~contains(subscriptions, referred.author_id)
+        return np.asarray(own & ~referred.holds(closed, len(candidates)))

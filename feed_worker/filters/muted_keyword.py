@@ -16,7 +16,8 @@ class MutedKeywordFilter(Filter):
     """Drops posts that contain a muted keyword: `cat` mutes `Cat!` and `#cat`, not `concatenate` (`events.muting`).
 
     Mirrors the published MutedKeywordFilter. The whole text is searched, however long. Beyond the published filter, the
-    text of the reposted or quoted post is searched, and emoji and signs can be muted.
+    texts of all posts that a post refers to are searched, at any distance, those of answered posts only if
+    `mutes_cover_parents` is True; and emoji and signs can be muted.
     """
 
     required: ClassVar[bool] = True
@@ -31,8 +32,8 @@ class MutedKeywordFilter(Filter):
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         """[n] True for posts without a muted phrase."""
         phrases = phrases_of(query.viewer.keywords, query.parameters.keywords_ignore_accents)
-        posts = candidates.posts
-        muted = self._store.contain_any(posts.post_id, phrases)
-        quoting = np.flatnonzero(posts.source_post_id)
-        muted[quoting] |= self._store.contain_any(posts.source_post_id[quoting], phrases)
-        return ~muted
+        referred = candidates.related.referred
+        found = ~referred.is_above | query.parameters.mutes_cover_parents
+        muted = self._store.contain_any(candidates.posts.post_id, phrases)
+        found[found] = self._store.contain_any(referred.post_id[found], phrases)
+        return np.asarray(~(muted | referred.holds(found, len(candidates))))

@@ -15,12 +15,13 @@ from thunder_ingest.posts.store import PostStore
 
 
 class VisibilityFilter(Filter):
-    """Drops posts with unsafe labels, and posts that repost, quote or answer a post with such labels.
+    """Drops posts with unsafe labels, and posts that refer to a post with such labels, at any distance.
 
     `unsafe_labels` hide a post from all viewers, `unsafe_labels_out_of_network` from viewers who do not follow its
     author. Fails closed: a repost or quote of a post that is not stored, because it was deleted, has expired or is
-    unknown, is dropped, and so is a reply to such a post. Mirrors the published VFFilter and AncillaryVFFilter. These
-    run after selection only, so dropped posts leave gaps in the feed; here labels are also checked before scoring.
+    unknown, is dropped, and so is a reply to such a post. A deleted post at any distance hides a post, too. Mirrors the
+    published VFFilter and AncillaryVFFilter. These run after selection only, so dropped posts leave gaps in the feed;
+    here labels are also checked before scoring.
     """
 
     required: ClassVar[bool] = True
@@ -34,15 +35,10 @@ class VisibilityFilter(Filter):
         return np.asarray(own & self._references(query, candidates))
 
     def _references(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        posts, related, following = candidates.posts, candidates.related, query.viewer.following
-        source = self._allowed(query.parameters, related.source_labels, contains(following, related.source_author_id))
-        parent = self._allowed(
-            query.parameters, related.parent_labels, contains(following, posts.in_reply_to_author_id)
-        )
-        root = self._allowed(query.parameters, related.root_labels, candidates.in_network)
-        known = related.source_stored | (posts.source_post_id == 0)
-        known &= related.parent_stored | (posts.in_reply_to_post_id == 0)
-        return np.asarray(source & parent & root & known)
+        referred = candidates.related.referred
+        followed = contains(query.viewer.following, referred.author_id)
+        hidden = referred.is_lost | ~self._allowed(query.parameters, referred.labels, followed)
+        return ~referred.holds(hidden, len(candidates))
 
     def _allowed(
         self, parameters: Parameters, labels: NDArray[np.uint64], followed: NDArray[np.bool_]
@@ -59,7 +55,7 @@ class CurrentVisibilityFilter(VisibilityFilter):
         """[n] True for posts that are still stored, and that the viewer may see."""
         with self._store.lock:
             rows = self._store.rows_of(candidates.posts.post_id)
-            labels = self._store.columns(rows).labels
+            labels = self._store.facts(rows).labels
             related = related_of(self._store, candidates.posts)
         current = candidates.with_related(related)
         return np.asarray(

@@ -11,10 +11,11 @@ from thunder_ingest.posts.store import PostStore
 
 
 class RelatedPostsHydrator(Hydrator):
-    """Adds authors, labels and restrictions of reposted, quoted and answered posts, and the content of reposts.
+    """Adds authors, labels and restrictions of the posts that posts refer to, and the content of reposts.
 
-    Required: blocks and labels also apply through reposts, quotes and replies. A repost gets its source's text, photos
-    and video, so that it is filtered and scored like its source. Mirrors the published CoreDataCandidateHydrator.
+    Required: blocks and labels also apply through reposts, quotes and replies, at any distance. A repost gets its
+    original's text, photos, video and counts, so that it is filtered and scored like its original. Mirrors the
+    published CoreDataCandidateHydrator.
     """
 
     required: ClassVar[bool] = True

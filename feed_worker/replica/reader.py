@@ -13,24 +13,26 @@ import gc
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from queue import SimpleQueue
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
 from feed_worker.replica.index_traits import describe, traits_of
 from infra.ports.clock import Clock
-from infra.ports.consumer import partitions_of, usable_messages, watermarks
-from infra.ports.kafka_config import consumer_config, group
-from infra.ports.outage import outage
+from infra.ports.consumer import MessageCheck, partitions_of, watermarks
+from infra.ports.kafka_config import consumer_config, group, kafka_outage, kafka_probe
+from infra.ports.producer import Headers
 from infra.ports.settings import Settings
 from phoenix.index.retrieval_index import VectorIndex
 from thunder_ingest.events import PostEmbedding, unpack_counts, unpack_embedding, unpack_post
 from thunder_ingest.posts.store import PostStore
+from thunder_ingest.posts.table import STATE_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ _READ_AHEAD: Final = {
 }
 EXPIRE_EVERY_S = 5.0
 COLLECT_AFTER = 100_000
+_METADATA_S: Final = 1.0
 
 
 def tune_garbage_collector() -> None:
@@ -60,9 +63,7 @@ def tune_garbage_collector() -> None:
 
 
 Records: TypeAlias = Sequence[tuple[bytes | None, bytes | None]]
-"""Keys and values of one topic, in order; the value of a tombstone is None."""
-
-Newest: TypeAlias = dict[bytes | None, bytes | None]
+"""Keys and values of one topic, in order. The value of a tombstone is None, or the state that its header has."""
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class ReplicaState:
 
     def apply(self, by_topic: Mapping[str, Records]) -> None:
         """Apply records of TOPICS."""
-        self._apply_posts(dict(by_topic.get("thunder-posts", ())))
+        self._apply_posts(by_topic.get("thunder-posts", ()))
         self.apply_vectors(by_topic.get(VECTORS, ()), self.versions)
         counts = dict(by_topic.get(COUNTS, ()))
         self.store.remove_counts([int(key or 0) for key, value in counts.items() if value is None])
@@ -98,26 +99,31 @@ class ReplicaState:
                 self.index.remove(np.array(gone, np.int64), version)
             if wanted := [embedding for embedding in newest.values() if embedding is not None]:
                 ids = np.array([embedding.post_id for embedding in wanted], np.int64)
+                if (deleted := self.store.were_deleted(ids)).any():  # their tombstones may be in other partitions
+                    kept = np.flatnonzero(~deleted)
+                    wanted, ids = [wanted[place] for place in kept.tolist()], ids[kept]
                 packed = b"".join(embedding.vector for embedding in wanted)
                 vectors = np.frombuffer(packed, "<f4").reshape(len(wanted), -1)
                 self.index.upsert(ids, vectors, version, traits_of(self.store, ids))
 
-    def _apply_posts(self, records: Newest) -> None:
-        values = list(filter(None, records.values()))
+    def _apply_posts(self, records: Records) -> None:
+        """Apply posts and the states of tombstones; a post's records may come from several partitions, in any order."""
+        newest = dict(records)
+        repeated: set[bytes | None] = set()
+        if len(newest) < len(records):
+            repeated = {key for key, times in Counter(key for key, _ in records).items() if times > 1}
+        posts = [unpack_post(value) for key, value in records if value and key in repeated]
+        self.store.apply(posts)
+        values = [value for key, value in newest.items() if value and key not in repeated]
         created_at, others = self.store.apply_packed(values)
+        self.store.apply(some := [unpack_post(values[place]) for place in others])
         self.clock.observe(created_at.tolist())
-        posts = [unpack_post(values[place]) for place in others]
-        gone = [int(key or 0) for key, value in records.items() if value is None]
-        gone += [post.post_id for post in posts if not post.is_live]
-        live = [post for post in posts if post.is_live]
-        if gone:
-            # the index first: a request drops posts that are not stored, but shows any post that is
-            self.index.remove(np.array(gone, np.int64))
-            self.store.remove(gone)
-        if live:
-            self.store.apply(live)
-            self.clock.observe([post.created_at for post in live])
-        describe(self.index, self.store, np.array([int(key or 0) for key in records], np.int64))
+        self.clock.observe([post.created_at for post in (*posts, *some) if post.is_live])
+        self.store.remove([int(key or 0) for key, value in newest.items() if value is None])
+        ids = np.array([int(key or 0) for key in newest], np.int64)
+        if len(gone := ids[self.store.rows_of(ids) < 0]):
+            self.index.remove(gone)
+        describe(self.index, self.store, ids)
 
 
 def _by_version(records: Records, versions: Sequence[str]) -> dict[str, dict[bytes | None, PostEmbedding | None]]:
@@ -161,12 +167,12 @@ class Replica:
         self, settings: Settings, store: PostStore, index: VectorIndex, clock: Clock, model_version: str
     ) -> None:
         self._state = ReplicaState(store, index, clock, (model_version,))
-        self._outage = outage("Kafka", settings.kafka)
         self._config = consumer_config(settings, group(settings, "replica")) | _READ_AHEAD
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._backfill: VectorBackfill | None = None
         self.positions: dict[str, int] = {}
         self._consumer = Consumer(self._config)
+        self._settings, self._check = settings, MessageCheck(settings, self._consumer)
         self._ends = self._assign(partitions_of(settings, TOPICS))
         self._left: dict[str, int] = {}
         self._stopping = threading.Event()
@@ -205,6 +211,24 @@ class Replica:
         ends = {(part.topic, part.partition): watermarks(self._consumer, part) for part in parts}
         return {part: high for part, (low, high) in ends.items() if high > low}
 
+    def _follow_partitions(self) -> None:
+        """Also read partitions that were added since the start: deletions may be in them."""
+        try:
+            topics = self._consumer.list_topics(timeout=_METADATA_S).topics
+        except KafkaException as error:
+            kafka_outage(self._settings).begins(error.args[0].str(), kafka_probe(self._settings))
+            return
+        known = {(part.topic, part.partition) for part in self._parts}
+        there = {(topic, part) for topic in TOPICS if topic in topics for part in topics[topic].partitions}
+        if added := sorted(there - known):
+            log.info("partitions were added: %s", ", ".join(f"{topic}-{part}" for topic, part in added))
+            reached = {(part.topic, part.partition): part.offset for part in self._consumer.position(self._parts)}
+            self._parts += [TopicPartition(topic, part, OFFSET_BEGINNING) for topic, part in added]
+            for part in self._parts:
+                offset = reached.get((part.topic, part.partition), -1)
+                part.offset = offset if offset >= 0 else OFFSET_BEGINNING
+            self._consumer.assign(self._parts)
+
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
@@ -217,9 +241,8 @@ class Replica:
     def _step(self) -> None:
         while not self._commands.empty():
             self._commands.get()()
-        messages = usable_messages(self._consumer.consume(5_000, POLL_S))
+        messages = self._check.usable(self._consumer.consume(5_000, POLL_S))
         if messages:
-            self._outage.ends()
             self._apply(messages)
             self._note_positions()
         if self._backfill is not None:
@@ -229,6 +252,7 @@ class Replica:
         if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
             self._expired_at = time.monotonic()
             self._state.store.expire(self._state.clock.now_ms())
+            self._follow_partitions()
 
     def _note_positions(self) -> None:
         parts = [TopicPartition(part.topic, part.partition) for part in self._parts if part.topic == "thunder-posts"]
@@ -265,7 +289,7 @@ class Replica:
         parts = [TopicPartition(part.topic, part.partition, OFFSET_BEGINNING) for part in self._vector_parts()]
         consumer = Consumer(self._config)
         consumer.assign(parts)
-        self._backfill = VectorBackfill(version, consumer, collected)
+        self._backfill = VectorBackfill(version, consumer, MessageCheck(self._settings, consumer), collected)
 
     def _forget(self, version: str) -> None:
         if self._backfill is not None and self._backfill.version == version:
@@ -275,7 +299,7 @@ class Replica:
 
     def _read_backfill(self, backfill: "VectorBackfill") -> None:
         """Apply the next batch; the backfill ends at the main consumer's position."""
-        messages = usable_messages(backfill.consumer.consume(BACKFILL_MESSAGES, 0))
+        messages = backfill.check.usable(backfill.consumer.consume(BACKFILL_MESSAGES, 0))
         self._state.apply_vectors(_records(messages), [backfill.version])
         main = self._consumer.position(self._vector_parts())
         reached = backfill.consumer.position(self._vector_parts())
@@ -298,8 +322,13 @@ class VectorBackfill:
 
     version: str
     consumer: Consumer
+    check: MessageCheck
     collected: threading.Event
 
 
 def _records(messages: Sequence[Message]) -> Records:
-    return list(zip(map(Message.key, messages), map(Message.value, messages), strict=True))
+    values = list(map(Message.value, messages))
+    for place in [place for place, value in enumerate(values) if value is None]:
+        headers = cast(Headers, messages[place].headers() or ())
+        values[place] = dict(headers).get(STATE_HEADER)
+    return list(zip(map(Message.key, messages), values, strict=True))

@@ -16,7 +16,8 @@ from feed_worker.monitoring.metrics import WorkerMetrics
 from feed_worker.serving.batch import Batch, Computation
 from feed_worker.serving.feed_store import Answer, FeedStore
 from infra.ports.clock import Clock, now_ms
-from infra.ports.producer import KafkaProducer, Record
+from infra.ports.producer import Record
+from infra.ports.record_writer import RecordWriter
 from infra.ports.redis import RedisRetry
 from thunder_ingest.events import unpack_feed_served
 from thunder_ingest.posts.store import PostStore
@@ -59,7 +60,7 @@ class Delivery:
     Args:
         documents: makes the documents.
         feeds: writes them to Redis.
-        producer: writes records to Kafka.
+        writer: writes records to Kafka.
         redis_retry: repeats commands during an outage of Redis.
         done: called with each delivered batch; commits its offsets.
         metrics: counts requests and latencies.
@@ -70,12 +71,12 @@ class Delivery:
         self,
         documents: DocumentBuilder,
         feeds: FeedStore,
-        producer: KafkaProducer,
+        writer: RecordWriter,
         redis_retry: RedisRetry,
         done: Callable[[Batch], None],
         metrics: WorkerMetrics,
     ) -> None:
-        self._documents, self._feeds, self._producer = documents, feeds, producer
+        self._documents, self._feeds, self._writer = documents, feeds, writer
         self._redis_retry, self._done, self._metrics = redis_retry, done, metrics
 
     def __call__(self, batch: Batch) -> None:
@@ -83,7 +84,7 @@ class Delivery:
 
         Raises:
             StopRequested: the worker is to end while Redis or Kafka is away.
-            DeliveryFailed: Kafka refused a record.
+            DeliveryFailed: Kafka refuses the process.
             redis.RedisError: Redis refuses a command.
 
         """
@@ -94,8 +95,8 @@ class Delivery:
         announced_ms = now_ms()
         keys = [answer.feed.user_id.encode() for answer in answers for _ in answer.served]
         records = [Record("feeds-served", key, record) for key, record in zip(keys, written, strict=True)]
-        self._producer.publish([*records, *(each.record for each in batch.dead_letters)])
-        self._producer.flush()
+        self._writer.publish([*records, *(each.record for each in batch.dead_letters)])
+        self._writer.deliver()
         self._done(batch)
         self._metrics.batch_delivered(batch, [unpack_feed_served(record).status for record in written], announced_ms)
 

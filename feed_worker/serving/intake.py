@@ -1,10 +1,13 @@
 """The consumer of `feed-requests`: receives requests, commits offsets, and handles rebalances.
 
 The offset of a partition is committed only as far as every message before it is answered; the answers may come in any
-order. Before partitions are revoked, the batches in flight are finished and committed, so the next owner starts after
-them. Requests that are still queued are dropped here and read by the next owner. If the wait for the batches is cut
-short, or partitions are lost without a callback, some requests are computed twice. The ledger in Redis then keeps the
-first answer.
+order.
+
+Rebalances are cooperative (KIP-429): a worker that joins or leaves moves a few partitions, and the others serve theirs
+meanwhile. Before partitions are revoked, the batches in flight are finished and committed, so the next owner starts
+after them. Requests of these partitions that are still queued are dropped here and read by the next owner. If the wait
+for the batches is cut short, or partitions are lost without a callback, some requests are computed twice. The ledger in
+Redis then keeps the first answer.
 """
 
 import logging
@@ -19,9 +22,11 @@ from feed_worker.serving.arrivals import Arrivals
 from feed_worker.serving.offsets import MessageOffset, Offsets, Partition
 from feed_worker.serving.request_queue import ReceivedRequest
 from infra.ports.clock import now_ms
-from infra.ports.consumer import arrived_ms, usable_messages
-from infra.ports.kafka_config import consumer_config, group
-from infra.ports.outage import outage
+from infra.ports.consumer import MessageCheck, arrived_ms
+from infra.ports.error_table import KAFKA_GROUP_EVENTS, KAFKA_RETRIES, Reaction, kafka_reaction
+from infra.ports.errors import BrokerRefused
+from infra.ports.kafka_config import consumer_config, group, kafka_outage, kafka_probe
+from infra.ports.process_metrics import KAFKA_ERRORS
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest, Refused, count_from_arrival, decode, readable_request
@@ -38,14 +43,10 @@ FETCH_WAIT_MS: Final = 50  # viewers wait for these fetches
 MAX_POLL_MS: Final = 60_000
 """Kafka evicts a worker that does not poll for so long, as while Redis is away. A rebalance waits until then."""
 
-_REBALANCED: Final = {
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError._NO_OFFSET,
-}
-_OFFSETS_UNKNOWN: Final = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}
-"""The broker went away during the query of the committed offsets. librdkafka reports that and does not retry."""
+HEARTBEAT_MS: Final = 300
+"""A member finds out about a rebalance at a heartbeat. Partitions that move are without an owner until all have."""
+REJOIN_EACH_S: Final = 1.0
+"""The least time between two attempts to join."""
 
 
 class DeadLetterRecord(NamedTuple):
@@ -73,6 +74,7 @@ class Intake:
 
     Attributes:
         lag: requests that are not yet answered, by partition.
+        is_member: True while the group has this worker as a member, with or without partitions.
 
     """
 
@@ -81,30 +83,41 @@ class Intake:
         self._offsets = Offsets()
         self._due: SimpleQueue[dict[Partition, int]] = SimpleQueue()
         self._revoked: set[Partition] = set()
-        self._outage = outage("Kafka", settings.kafka)
+        self._outage = kafka_outage(settings)
         self._arrivals = Arrivals()
-        self._lag_at_s = 0.0
+        self._failed_commits = 0
+        self._lag_at_s, self._joined_at_s = 0.0, -REJOIN_EACH_S
         self.lag: dict[int, int] = {}
+        self.is_member = False
         self._consumer = self._join()
 
     def _join(self) -> Consumer:
-        options = consumer_config(self._settings, group(self._settings, "feed-worker"), FETCH_WAIT_MS)
-        options["max.poll.interval.ms"] = max(MAX_POLL_MS, self._settings.session_timeout_ms)
-        consumer = Consumer(options | {"on_commit": self._on_commit})
+        settings = self._settings
+        options = consumer_config(settings, group(settings, "feed-worker"), FETCH_WAIT_MS) | {
+            "partition.assignment.strategy": "cooperative-sticky",
+            "heartbeat.interval.ms": min(HEARTBEAT_MS, settings.session_timeout_ms // 4),
+            "max.poll.interval.ms": max(MAX_POLL_MS, settings.session_timeout_ms),
+            "on_commit": self._on_commit,
+        }
+        if settings.group_instance_id:
+            options["group.instance.id"] = settings.group_instance_id
+        self._joined_at_s = time.monotonic()
+        consumer = Consumer(options)
+        self._check = MessageCheck(settings, consumer, keeps_unreadable=True)
         consumer.subscribe(
             [TOPIC],
-            on_assign=lambda *_: self._assigned(),
+            on_assign=lambda *_: self._on_assign(),
             on_revoke=lambda _, partitions: self._on_revoke(partitions),
             on_lost=lambda _, partitions: self._on_lost(partitions),
         )
         return consumer
 
-    def _rejoin(self, reason: str) -> None:
+    def _rejoin(self) -> None:
         """Leave the group and join it as a new member, which queries the offsets again.
 
         The requests received so far are dropped, as after a revocation.
         """
-        self._outage.begins(reason)
+        time.sleep(max(0.0, self._joined_at_s + REJOIN_EACH_S - time.monotonic()))
         partitions = self._consumer.assignment()
         self._consumer.close()
         self._on_lost(partitions)
@@ -120,15 +133,14 @@ class Intake:
             caller drops all that it received from these before.
 
         Raises:
-            KafkaException: an error that does not pass.
+            BrokerRefused: Kafka refuses the process.
 
         """
         self._commit(asynchronous=True)
         messages, revoked = self._poll(limit, wait_s)
-        usable = usable_messages(messages)
-        self._offsets.received(map(message_offset, usable))
+        self._offsets.received(map(message_offset, messages))
         self._update_lag()
-        return *self._decoded(usable), revoked
+        return *self._decoded(messages), revoked
 
     def _poll(self, limit: int, wait_s: float) -> tuple[list[Message], set[Partition]]:
         """Poll message by message, since a rebalance may come between any two.
@@ -140,17 +152,17 @@ class Intake:
         while len(messages) < limit:
             self._revoked = set()
             message = self._consumer.poll(0 if messages else wait_s)
-            error = None if message is None else message.error()
-            if error is not None and error.code() in _OFFSETS_UNKNOWN:
-                self._rejoin(error.str())
-                message = None
+            usable = [] if message is None else self._check.usable([message])
+            if self._check.position_is_lost:
+                self._rejoin()
             if self._revoked:
                 messages = [each for each in messages if message_offset(each).partition not in self._revoked]
                 revoked |= self._revoked
             if message is None:
                 self._arrivals.reached_end(self._reported_ends(), now_ms())
+            if not usable:
                 break
-            messages.append(message)
+            messages += usable
         return messages, revoked
 
     def done(self, messages: Iterable[MessageOffset]) -> None:
@@ -181,26 +193,58 @@ class Intake:
             self._on_commit(error.args[0], offsets)
 
     def _on_commit(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
+        """Commit again what was not committed, unless another worker has the partition.
+
+        Raises:
+            BrokerRefused: Kafka refuses the commit for good.
+
+        """
+        error = error or next((each.error for each in offsets if each.error is not None), None)
         if error is None:
+            self._failed_commits = 0
             self._outage.ends()
-        elif error.code() in _REBALANCED:
-            log.warning("a rebalance moved requests to another worker before their commit: %s", error.str())
+            return
+        KAFKA_ERRORS.add(error.name())
+        reaction = kafka_reaction(error)
+        self._failed_commits += reaction is None
+        if reaction is Reaction.END or self._failed_commits > KAFKA_RETRIES:
+            raise BrokerRefused(f"Kafka at {self._settings.kafka} refuses a commit: {error.str()} ({error.name()})")
+        if error.code() in KAFKA_GROUP_EVENTS:
+            owned = {(each.topic, each.partition) for each in self._consumer.assignment()}
+            moved = [each for each in offsets if (each.topic, each.partition) not in owned]
+            if moved:
+                log.warning("a rebalance moved requests to another worker before their commit: %s", error.str())
+            offsets = [each for each in offsets if each not in moved]
+        elif reaction is Reaction.SKIP:
+            log.error("offsets were not committed, later ones follow: %s", error.str())
+            return
         else:
-            self._outage.begins(error.str())
-            self._due.put({(each.topic, each.partition): each.offset for each in offsets})
+            self._outage.begins(error.str(), kafka_probe(self._settings))
+        self._due.put({(each.topic, each.partition): each.offset for each in offsets})
+
+    def _on_assign(self) -> None:
+        self.is_member = True
+        self._assigned()
 
     def _on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
-        self._finish()
-        self._commit(asynchronous=False)
-        self._on_lost(partitions)
+        if partitions:
+            self._finish()
+            self._commit(asynchronous=False)
+            self._forget(partitions)
 
     def _on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        self.is_member = False
+        self._forget(partitions)
+
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
         lost = {(each.topic, each.partition) for each in partitions}
         self._revoked |= lost
         self._offsets.forget(lost)
         self._arrivals.forget(lost)
-        self._due = SimpleQueue()
-        self.lag = {}
+        for _ in range(self._due.qsize()):
+            due = self._due.get()
+            self._due.put({partition: offset for partition, offset in due.items() if partition not in lost})
+        self.lag = {partition: lag for partition, lag in self.lag.items() if (TOPIC, partition) not in lost}
 
     def _decoded(self, messages: Sequence[Message]) -> tuple[list[ReceivedRequest], list[DeadLetterRecord]]:
         received: list[ReceivedRequest] = []
@@ -208,6 +252,8 @@ class Intake:
         polled_ms, tolerance_ms = now_ms(), self._settings.future_tolerance_ms
         for message in messages:
             try:
+                if (error := message.error()) is not None:
+                    raise Refused(f"the messages from this offset on cannot be read: {error.str()}")
                 request: FeedRequest = decode(TOPIC, message.value())
                 arrival_ms = arrived_ms(message, request.at, tolerance_ms, polled_ms)
                 count_from_arrival(request, arrival_ms, tolerance_ms)

@@ -8,7 +8,6 @@ from prometheus_client import CollectorRegistry
 
 from feed_worker.experiments import Experiments
 from feed_worker.framework.pipeline import Pipeline
-from feed_worker.monitoring.endpoints import Endpoints
 from feed_worker.monitoring.metrics import StateCollector
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica.reader import TOPICS, Replica, tune_garbage_collector
@@ -17,6 +16,7 @@ from feed_worker.serving.warm_up import warm_up_pipeline
 from feed_worker.serving.worker import ServingState, Worker
 from infra.ports.clock import Clock, clock_of
 from infra.ports.consumer import wait_for_topics
+from infra.ports.endpoints import Endpoints
 from infra.ports.errors import BrokerUnreachable, StopRequested
 from infra.ports.redis import Client, RedisRetry
 from infra.ports.settings import Settings, SettingsError
@@ -43,7 +43,7 @@ class Service:
         self._settings, self._experiments, self._stopping = settings, experiments, stopping
         self._registry = CollectorRegistry()
         self._waits_for: Callable[[], str | None] = lambda: "the start"
-        self._failure: Callable[[], BaseException | None] = lambda: None
+        self._health: Callable[[], str | None] = lambda: None
 
     def run(self) -> None:
         """Wait for the servers, load and compile the models, catch up with the topics, then serve until `stopping`.
@@ -52,11 +52,11 @@ class Service:
             SettingsError: a setting cannot be used.
             TopicMissing: a topic does not exist.
             StopRequested: `stopping` was set while Redis or Kafka was away.
-            DeliveryFailed: Kafka refused a record.
+            DeliveryFailed, BrokerRefused: Kafka refuses the process.
             RedisRefused: Redis refuses for good, for example because of a wrong password.
 
         """
-        with Endpoints(self._settings, self._registry, self._problem, lambda: self._waits_for()):
+        with Endpoints(self._settings, self._registry, lambda: self._health(), lambda: self._waits_for()):
             self._waits("Kafka and its topics")
             topics = ("feed-requests", "feeds-served", "dead-letters", "models", *TOPICS)
             wait_for_topics(self._settings, topics, self._stopping)
@@ -105,7 +105,7 @@ class Service:
                     lambda: worker.runner, store.__len__, index.count, lambda: worker.lag, lambda: swap.status
                 )
             )
-            self._waits_for, self._failure = lambda: worker.waits_for, lambda: worker.failure
+            self._waits_for, self._health = lambda: worker.waits_for, lambda: worker.problem
             del model, pipeline  # otherwise this frame keeps them in memory after a swap
             swap.start()
             try:
@@ -143,10 +143,6 @@ class Service:
     def _raise_if_stopping(self, _what: str) -> None:
         if self._stopping.is_set():
             raise StopRequested("stopped while another model was compiled")
-
-    def _problem(self) -> str | None:
-        failure = self._failure()
-        return f"{type(failure).__name__}: {failure}" if failure else None
 
 
 def load_model(settings: Settings, pointers: Sequence[ModelPointer]) -> Phoenix:

@@ -30,10 +30,13 @@ from feed_worker.serving.request_queue import MergedRequest, RequestQueue
 from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker_registry import WorkerRegistry
 from infra.ports.clock import Clock, now_ms
-from infra.ports.producer import KafkaProducer, check_stop
+from infra.ports.outage import open_outage
+from infra.ports.producer import check_stop
+from infra.ports.record_writer import RecordWriter
 from infra.ports.redis import Client, RedisRetry
 from infra.ports.settings import Settings
 from thunder_ingest.events import FeedRequest
+from thunder_ingest.events.dead_letters import substitute
 from thunder_ingest.events.ids import id64, published_form
 from thunder_ingest.posts.store import PostStore
 
@@ -56,6 +59,9 @@ RECEIVED_TOGETHER: Final = 512
 
 FINISH_S: Final = 20.0
 """The maximum wait for batches in flight at a revocation or at the end; the next worker computes the rest again."""
+
+STALLED_S: Final = 120.0
+"""Time without a step after which a worker counts as stuck; a step waits for a rebalance, or for a slow batch."""
 
 
 class ServingState(NamedTuple):
@@ -111,7 +117,7 @@ class Worker:
         self._delivery = Delivery(
             DocumentBuilder(state.posts, state.clock),
             FeedStore(state.redis, settings.feed_ttl_s),
-            KafkaProducer(settings, check=check_stop(stopping)),
+            RecordWriter(settings, check_stop(stopping), substitute),
             self._redis_retry,
             self._done,
             self._metrics,
@@ -120,7 +126,7 @@ class Worker:
             ("ranking", lambda batch: batch.runner.rank(batch.computations)),
             ("delivery", self._delivery),
         )
-        self._ready = False
+        self._ready, self._stepped_at_s = False, 0.0
 
     @property
     def lag(self) -> dict[int, int]:
@@ -130,7 +136,19 @@ class Worker:
     @property
     def waits_for(self) -> str | None:
         """The event that the worker waits for before it answers requests; None once it does."""
-        return None if self._ready else "the group to assign partitions"
+        if not (self._ready and self._intake.is_member):
+            return "the group to assign partitions"
+        return open_outage()
+
+    @property
+    def problem(self) -> str | None:
+        """The reason why the worker cannot continue: its failure, or a loop that stands still; else None."""
+        if failure := self.failure:
+            return f"{type(failure).__name__}: {failure}"
+        still_s = time.monotonic() - self._stepped_at_s
+        if self._ready and still_s > STALLED_S and open_outage() is None:
+            return f"no step for {still_s:.0f} s, though all servers answer"
+        return None
 
     @property
     def failure(self) -> BaseException | None:
@@ -176,6 +194,7 @@ class Worker:
             self._registry.unregister()
 
     def _step(self) -> None:
+        self._stepped_at_s = time.monotonic()
         if failure := self.failure:
             raise failure
         self._registry.heartbeat(self._state.positions())

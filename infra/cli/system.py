@@ -77,10 +77,13 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def topics(
-    create: Annotated[bool, typer.Option("--create", help="Create missing topics.")] = False, as_json: AsJson = False
+    create: Annotated[bool, typer.Option("--create", help="Create missing topics.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Set the settings that differ.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Show only the topics with a problem.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show the topics and their state on the broker."""
-    from infra.ports.kafka_admin import create_topics, describe
+    """Show the topics and their state on the broker; exit with 1 if one differs."""
+    from infra.ports.kafka_admin import create_topics, describe, repair_topics
     from infra.ports.settings import load
     from infra.terminal.system import topics_table
 
@@ -88,7 +91,10 @@ def topics(
     if create:
         created = create_topics(settings)
         sys.stderr.write(f"created: {', '.join(created) or 'no topic was missing'}\n")
-    states = describe(settings)
-    rows = [state._asdict() | {"problem": state.problem} for state in states]
+    if repair:
+        changed = repair_topics(settings)
+        sys.stderr.write(f"changed: {', '.join(changed) or 'no setting differed'}\n")
+    states = [state for state in describe(settings) if state.problem or not check]
+    rows = [state._asdict() for state in states]
     print_result(rows, topics_table(states), as_json=as_json)
     raise typer.Exit(1 if any(state.problem for state in states) else 0)

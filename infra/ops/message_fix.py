@@ -40,6 +40,8 @@ class Fix:
         """
         if letter.topic not in INPUTS:
             raise Refused(f"{letter.topic!r} is not an input topic")
+        if letter.is_cut:
+            raise Refused("the dead letter has only a part of the message, which was too large")
         if not self.fields:
             return letter.key, letter.value
         value = self._changed(letter)

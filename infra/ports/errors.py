@@ -24,6 +24,10 @@ class BrokerUnreachable(ForYouError, ConnectionError):
     """No Kafka broker answers at the address of the settings."""
 
 
+class BrokerRefused(ForYouError, RuntimeError):
+    """Kafka refuses the process for good, for example without permission; a retry cannot help."""
+
+
 class TopicMissing(ForYouError, LookupError):
     """A required topic does not exist."""
 
@@ -34,6 +38,10 @@ class DeliveryFailed(ForYouError, RuntimeError):
 
 class MessageTooLarge(DeliveryFailed):
     """A message is larger than any broker accepts."""
+
+
+class OtherCluster(ForYouError, RuntimeError):
+    """A directory belongs to another Kafka cluster; the text has both ids and the remedy."""
 
 
 class RedisUnreachable(ForYouError, ConnectionError):

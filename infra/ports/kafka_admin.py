@@ -2,12 +2,19 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 
 # the stubs do not export two of these documented names
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    PartitionMetadata,
+)
 
 from infra.ports.consumer import IDLE_S, SETTLE_S, partitions_of, watermarks
 from infra.ports.errors import BrokerUnreachable, ForYouError, TopicMissing
@@ -15,7 +22,8 @@ from infra.ports.kafka_config import client_config, consumer_config, group
 from infra.ports.settings import Settings
 from infra.ports.topics import TOPICS
 
-Offsets: TypeAlias = dict[tuple[str, int], int]
+Part: TypeAlias = tuple[str, int]
+Offsets: TypeAlias = dict[Part, int]
 """The offset after the last message, by topic and partition."""
 
 TIMEOUT_S = 10.0
@@ -26,22 +34,21 @@ class TopicError(ForYouError, RuntimeError):
 
 
 class TopicState(NamedTuple):
-    """A topic on the broker; `partitions` is 0 if it does not exist."""
+    """A topic on the broker; `partitions` is 0 if it does not exist.
+
+    Attributes:
+        wrong: the settings that break what the system relies on, with the values that they must have.
+        problem: the differences from the expected topic and their remedy; empty if there is none.
+
+    """
 
     name: str
     partitions: int
     cleanup_policy: str
     retention_ms: str
-
-    @property
-    def problem(self) -> str:
-        """The difference from the expected topic and its remedy; empty if there is none."""
-        wanted = TOPICS[self.name].config["cleanup.policy"]
-        if not self.partitions:
-            return "missing: `foryou topics --create`"
-        if self.cleanup_policy != wanted:
-            return f"cleanup.policy is {self.cleanup_policy}, not {wanted}"
-        return ""
+    replicas: int
+    wrong: dict[str, str]
+    problem: str
 
 
 def admin(settings: Settings) -> AdminClient:
@@ -79,7 +86,7 @@ def create_topics(settings: Settings) -> list[str]:
             topic.name,
             num_partitions=settings.partitions,
             replication_factor=settings.replication_factor,
-            config=topic.config,
+            config=topic.config_for(settings.replication_factor),
         )
         for topic in TOPICS.values()
     ]
@@ -117,26 +124,90 @@ def _reason(error: BaseException) -> str:
 
 
 def describe(settings: Settings) -> list[TopicState]:
-    """Describe the topics on the broker; raises `BrokerUnreachable`."""
+    """Describe the topics on the broker; raises `BrokerUnreachable`, and `TopicError` without permission."""
     ensure_reachable(settings)
     client = admin(settings)
     known = client.list_topics(timeout=TIMEOUT_S).topics
     existing = [name for name in TOPICS if name in known and known[name].partitions]
-    configs = {}
+    configs: dict[str, dict[str, str]] = {}
     if existing:
         resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in existing]
         futures = client.describe_configs(resources, request_timeout=TIMEOUT_S)
         for resource, future in futures.items():
+            if error := future.exception():
+                raise TopicError(f"Kafka does not describe the topic {resource.name}: {_reason(error)}")
             configs[resource.name] = {entry.name: entry.value for entry in future.result().values()}
     return [
-        TopicState(
-            name,
-            len(known[name].partitions) if name in existing else 0,
-            configs.get(name, {}).get("cleanup.policy", ""),
-            configs.get(name, {}).get("retention.ms", ""),
-        )
+        _state(name, known[name].partitions if name in existing else {}, configs.get(name, {}), settings)
         for name in TOPICS
     ]
+
+
+def _state(
+    name: str, partitions: Mapping[int, PartitionMetadata], config: Mapping[str, str], settings: Settings
+) -> TopicState:
+    wanted = TOPICS[name].config_for(settings.replication_factor)
+    # the embedded broker reports only the settings that it has
+    wrong = {key: value for key, value in wanted.items() if key in config and not _is_enough(key, config[key], value)}
+    replicas = min((len(each.replicas) for each in partitions.values()), default=0)
+    problems = [f"{key} is {config[key]}, not {value}" for key, value in wrong.items()]
+    if problems:
+        problems[-1] += ": `foryou topics --repair`"
+    if not partitions:
+        problems = ["missing: `foryou topics --create`"]
+    elif replicas < settings.replication_factor:
+        problems.append(
+            f"{replicas} replicas, not {settings.replication_factor}: kafka-reassign-partitions.sh adds replicas"
+        )
+    retention_ms = config.get("retention.ms", "")
+    return TopicState(
+        name, len(partitions), config.get("cleanup.policy", ""), retention_ms, replicas, wrong, "; ".join(problems)
+    )
+
+
+_AT_LEAST: Final = {"retention.ms", "delete.retention.ms", "min.insync.replicas"}
+_AT_MOST: Final = {"segment.ms", "max.compaction.lag.ms"}
+"""Settings that an operator may raise, or lower, without harm."""
+
+
+def _is_enough(key: str, value: str, wanted: str) -> bool:
+    if value == wanted:
+        return True
+    if key == "retention.ms" and "-1" in (value, wanted):  # without limit
+        return value == "-1"
+    if key in _AT_LEAST:
+        return int(value) >= int(wanted)
+    return key in _AT_MOST and int(value) <= int(wanted)
+
+
+def repair_topics(settings: Settings) -> list[str]:
+    """Set the topic settings that break what the system relies on.
+
+    Returns:
+        `TOPIC: KEY=VALUE` for each changed setting.
+
+    Raises:
+        BrokerUnreachable: with the address and the remedy.
+        TopicError: with the broker's reason.
+
+    """
+    wrong = {state.name: state.wrong for state in describe(settings) if state.wrong}
+    resources = [
+        ConfigResource(
+            ConfigResource.Type.TOPIC,
+            name,
+            incremental_configs=[
+                ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in entries.items()
+            ],
+        )
+        for name, entries in wrong.items()
+    ]
+    client = admin(settings)
+    futures = client.incremental_alter_configs(resources, request_timeout=TIMEOUT_S) if resources else {}
+    for resource, future in futures.items():
+        if error := future.exception():
+            raise TopicError(f"Kafka refused to change the topic {resource.name}: {_reason(error)}")
+    return [f"{name}: {key}={value}" for name, entries in wrong.items() for key, value in entries.items()]
 
 
 def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[str, int], int]) -> int:
@@ -154,7 +225,18 @@ def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[
     """
     if not ends:
         return 0
-    query = ConsumerGroupTopicPartitions(group(settings, name), [TopicPartition(*part) for part in ends])
+    committed = committed_offsets(client, settings, group(settings, name), ends)
+    return sum(max(0, end - committed.get(part, 0)) for part, end in ends.items())
+
+
+def committed_offsets(client: AdminClient, settings: Settings, group_id: str, parts: Iterable[Part]) -> Offsets:
+    """Return the committed offsets of a group, for the partitions that have one.
+
+    Raises:
+        BrokerUnreachable: with the address and the reason.
+
+    """
+    query = ConsumerGroupTopicPartitions(group_id, [TopicPartition(*part) for part in parts])
     try:
         (future,) = client.list_consumer_group_offsets([query], request_timeout=TIMEOUT_S).values()
         found = future.result().topic_partitions
@@ -162,8 +244,7 @@ def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[
         if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
             raise BrokerUnreachable(f"Kafka at {settings.kafka}: {error.args[0].str()}") from None
         found = []
-    committed = {(part.topic, part.partition): max(part.offset, 0) for part in found}
-    return sum(max(0, end - committed.get(part, 0)) for part, end in ends.items())
+    return {(part.topic, part.partition): part.offset for part in found if part.offset >= 0}
 
 
 def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = IDLE_S) -> Offsets:

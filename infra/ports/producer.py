@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -34,11 +34,21 @@ class Record(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A message that Kafka or its client refused for good; `token` is the argument of `send`."""
+    """A record that Kafka or its client refused for good; `token` is the argument of `send`."""
 
-    topic: str
-    reason: str
+    record: Record
+    error: KafkaError
     token: Any = None
+
+    @property
+    def topic(self) -> str:
+        """The topic of the record."""
+        return self.record.topic
+
+    @property
+    def reason(self) -> str:
+        """The text of the error."""
+        return str(self.error.str())
 
     def __str__(self) -> str:
         return f"{self.topic}: {self.reason}"
@@ -79,7 +89,9 @@ class KafkaProducer:
         options: dict[str, Any] | None = None,
     ) -> None:
         self._check, self._on_delivered = check, on_delivered
-        self._outage = outage("Kafka", settings.kafka)
+        self._outage = outage(
+            "Kafka (writes)", settings.kafka, trouble="accepts no records", recovery="accepts records again"
+        )
         self.refusals: list[Refusal] = []
         reports = {"on_delivery": partial(self._on_report, None), "delivery.report.only.error": on_delivered is None}
         self._producer = Producer(producer_config(settings) | reports | (options or {}))
@@ -105,11 +117,11 @@ class KafkaProducer:
         """Hand one record over; wait while the queue is full."""
         since = time.monotonic()
         try:
-            while not self.offer(record, token):
+            while not self._offered(record, token):
                 self._producer.poll(_FULL_WAIT_S)
                 self._waited(since)
-        except DeliveryFailed as error:
-            self.refusals.append(Refusal(record.topic, str(error), token))
+        except KafkaException as error:
+            self.refusals.append(Refusal(record, error.args[0], token))
 
     def offer(self, record: Record, token: Any = None) -> bool:
         """Hand one record over; do not wait.
@@ -122,18 +134,11 @@ class KafkaProducer:
             DeliveryFailed: the client cannot accept any message, for example after a fatal error.
 
         """
-        topic, key, value, headers = record
-        extra: dict[str, Any] = {"headers": [*headers]} if headers else {}
-        if token is not None:
-            extra["on_delivery"] = partial(self._on_report, token)
         try:
-            self._producer.produce(topic, value, key, **extra)
-        except BufferError:
-            return False
+            return self._offered(record, token)
         except KafkaException as error:
             kind = MessageTooLarge if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE else DeliveryFailed
             raise kind(error.args[0].str()) from None
-        return True
 
     def take_refusals(self) -> list[Refusal]:
         """Return the refusals since the last call, and clear them."""
@@ -168,6 +173,17 @@ class KafkaProducer:
         if self.refusals:
             raise DeliveryFailed("; ".join(sorted({str(refusal) for refusal in self.refusals})))
 
+    def _offered(self, record: Record, token: Any) -> bool:
+        topic, key, value, headers = record
+        extra: dict[str, Any] = {"headers": [*headers]} if headers else {}
+        if token is not None:
+            extra["on_delivery"] = partial(self._on_report, token)
+        try:
+            self._producer.produce(topic, value, key, **extra)
+        except BufferError:
+            return False
+        return True
+
     def _waited(self, since: float) -> None:
         self._check()
         if time.monotonic() - since > STALLED_S:
@@ -176,6 +192,11 @@ class KafkaProducer:
     def _on_report(self, token: Any, error: KafkaError | None, message: Message) -> None:
         topic = message.topic() or ""
         if error is not None:
-            self.refusals.append(Refusal(topic, error.str(), token))
+            record = Record(topic, _raw(message.key()), _raw(message.value()), cast(Headers | None, message.headers()))
+            self.refusals.append(Refusal(record, error, token))
         elif self._on_delivered is not None:
             self._on_delivered(token, topic, message.partition() or 0, message.offset() or 0)
+
+
+def _raw(text: str | bytes | None) -> bytes | None:
+    return text.encode() if isinstance(text, str) else text

@@ -35,6 +35,45 @@ OTHER_VARIABLES: Final = (
 UP_KAFKA_PORT: Final = 19_092
 UP_REDIS_PORT: Final = 16_379
 HIDDEN: Final = "***"
+_GUARANTEES: Final = {
+    "bootstrap.servers": "the addresses are FORYOU_KAFKA",
+    "metadata.broker.list": "the addresses are FORYOU_KAFKA",
+    "session.timeout.ms": "the setting is FORYOU_SESSION_TIMEOUT_MS",
+    "group.instance.id": "the setting is FORYOU_GROUP_INSTANCE_ID",
+    **dict.fromkeys(("group.id", "group.protocol"), "the setting is FORYOU_GROUP_PREFIX"),
+    **dict.fromkeys(
+        ("enable.auto.commit", "auto.commit.enable", "auto.commit.interval.ms", "enable.auto.offset.store"),
+        "offsets are committed after the results are written",
+    ),
+    **dict.fromkeys(("auto.offset.reset", "isolation.level"), "every accepted message is read once"),
+    **dict.fromkeys(
+        ("partition.assignment.strategy", "heartbeat.interval.ms", "max.poll.interval.ms"),
+        "the workers of a group share their partitions by one rule",
+    ),
+    **dict.fromkeys(
+        (
+            "enable.idempotence",
+            "acks",
+            "request.required.acks",
+            "retries",
+            "message.send.max.retries",
+            "message.timeout.ms",
+            "delivery.timeout.ms",
+            "max.in.flight",
+            "max.in.flight.requests.per.connection",
+            "enable.gapless.guarantee",
+            "transactional.id",
+            "queuing.strategy",
+        ),
+        "every message is delivered once, in order",
+    ),
+    **dict.fromkeys(
+        ("message.max.bytes", "receive.message.max.bytes", "delivery.report.only.error"),
+        "the limits of messages and their reports are fixed",
+    ),
+    "allow.auto.create.topics": "`foryou topics --create` creates topics, with the settings that they need",
+}
+"""Options of librdkafka that would switch a guarantee off, each with the reason why it is refused."""
 _SECRET_OPTION: Final = re.compile(r"password|secret|token|oauthbearer\.config|\.pem$|key\.pem", re.IGNORECASE)
 _UNITS: Final = {"_ms": "ms", "_s": "s"}
 
@@ -81,6 +120,13 @@ class Settings(BaseSettings):
     )
     session_timeout_ms: int = Field(
         10_000, ge=1_000, le=300_000, description="session timeout of the workers' consumer group"
+    )
+    group_instance_id: str = Field(
+        "",
+        max_length=249,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="name of this worker in its consumer group, its own for each worker (static membership): a restart "
+        "within `session_timeout_ms` moves no partition; empty: none",
     )
     group_prefix: str = Field("foryou", min_length=1, description="prefix of consumer groups, as in PREFIX.flows.posts")
 
@@ -142,6 +188,14 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="format of the log on stderr: text, or one JSON object a line"
     )
+
+    @field_validator("kafka_options")
+    @classmethod
+    def _keeps_the_guarantees(cls, options: dict[str, str]) -> dict[str, str]:
+        refused = [f"{name} ({_GUARANTEES[name.strip()]})" for name in options if name.strip() in _GUARANTEES]
+        if refused:
+            raise ValueError(f"these options cannot be changed: {', '.join(refused)}")
+        return options
 
     @field_validator("redis")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
-from infra.ports.consumer import IDLE_S, SETTLE_S, partitions_of, usable_messages, watermarks
+from infra.ports.consumer import IDLE_S, SETTLE_S, MessageCheck, partitions_of, watermarks
 from infra.ports.errors import BrokerUnreachable
 from infra.ports.kafka_config import consumer_config, group
 from infra.ports.settings import Settings
@@ -32,6 +32,7 @@ def scan(
 
     Raises:
         BrokerUnreachable: no broker answers, or none sends a message for STALLED_S.
+        BrokerRefused: Kafka refuses the process.
         TopicMissing: the text has the topics and the command that creates them.
 
     """
@@ -41,7 +42,7 @@ def scan(
         bounds = _bounds(consumer, [(topic, part) for topic in topics for part in partitions[topic]])
         consumer.assign([TopicPartition(*part, OFFSET_BEGINNING) for part in bounds])
         if bounds:
-            yield from _read(consumer, bounds, advance)
+            yield from _read(consumer, MessageCheck(settings, consumer), bounds, advance)
     finally:
         consumer.close()
 
@@ -51,12 +52,14 @@ def _bounds(consumer: Consumer, parts: list[Part]) -> Bounds:
     return {part: (low, high) for part, (low, high) in found.items() if high > low}
 
 
-def _read(consumer: Consumer, bounds: Bounds, advance: Callable[[float, float], None]) -> Iterator[Sequence[Message]]:
+def _read(
+    consumer: Consumer, check: MessageCheck, bounds: Bounds, advance: Callable[[float, float], None]
+) -> Iterator[Sequence[Message]]:
     reached = {part: low for part, (low, _) in bounds.items()}
     total = sum(high - low for low, high in bounds.values())
     received_at, settled_at = time.monotonic(), float("inf")
     while time.monotonic() < settled_at:
-        messages = usable_messages(consumer.consume(BATCH_MESSAGES, IDLE_S))
+        messages = check.usable(consumer.consume(BATCH_MESSAGES, IDLE_S))
         for message in messages:
             reached[_part(message)] = (message.offset() or 0) + 1
         if messages:

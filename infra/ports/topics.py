@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
-from infra.ports.clock import DAY_MS
+from infra.ports.clock import DAY_MS, HOUR_MS, MINUTE_MS
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as `foryou topics --create` creates it; `config` has Kafka's topic settings."""
+    """A topic as `foryou topics --create` creates it; `config` has Kafka's topic settings but `min.insync.replicas`."""
 
     name: str
     key: str
@@ -23,16 +23,35 @@ class Topic:
         retention_ms = int(self.config["retention.ms"])
         if retention_ms < 0:
             return "kept forever"
-        return f"{retention_ms // DAY_MS} d" if retention_ms >= DAY_MS else f"{retention_ms // 3_600_000} h"
+        return f"{retention_ms // DAY_MS} d" if retention_ms >= DAY_MS else f"{retention_ms // HOUR_MS} h"
+
+    def config_for(self, replication_factor: int) -> dict[str, str]:
+        """Return the settings for a replication factor: an acknowledged message is on two replicas at least of three.
+
+        One replica fewer than all must confirm a message, so that writing goes on while one broker is away.
+        """
+        return self.config | {"min.insync.replicas": str(max(1, replication_factor - 1))}
 
 
-def _deleted_after(ms: int, **config: str) -> dict[str, str]:
-    # retention counts from the arrival: by event time Kafka would delete an old log during its replay
-    return {"cleanup.policy": "delete", "retention.ms": str(ms), "message.timestamp.type": "LogAppendTime"} | config
+def _deleted_after(ms: int) -> dict[str, str]:
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(ms),
+        # Kafka deletes whole segments, and never the active one: it must end long before the retention does
+        "segment.ms": str(DAY_MS if ms < 0 else max(10 * MINUTE_MS, min(DAY_MS, ms // 10))),
+        # retention counts from the arrival: by event time Kafka would delete an old log during its replay
+        "message.timestamp.type": "LogAppendTime",
+    }
 
 
-# a tombstone must outlive the log of its post: else a replay of that log would restore the post
-_COMPACTED = {"cleanup.policy": "compact", "delete.retention.ms": str(7 * DAY_MS)}
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    # a tombstone must outlive the log of its post: else a replay of that log would restore the post
+    "delete.retention.ms": str(7 * DAY_MS),
+    # Kafka compacts no active segment: a worker would read it whole at its start, and a deleted text would stay in it
+    "segment.ms": str(HOUR_MS),
+    "max.compaction.lag.ms": str(HOUR_MS),
+}
 
 TOPICS: Final = {
     topic.name: topic
@@ -40,7 +59,7 @@ TOPICS: Final = {
         Topic("posts", "author id", "post_created, post_deleted, post_labeled (JSON)", _deleted_after(7 * DAY_MS)),
         Topic("engagements", "user id", "engagement, impression (JSON)", _deleted_after(30 * DAY_MS)),
         Topic("social-graph", "user id", "follow, block, mute … and their undoing (JSON)", _deleted_after(-1)),
-        Topic("feed-requests", "user id", "feed_request (JSON)", _deleted_after(3_600_000)),
+        Topic("feed-requests", "user id", "feed_request (JSON)", _deleted_after(HOUR_MS)),
         Topic("thunder-posts", "post id", "the post as served; tombstone", _COMPACTED),
         Topic("post-embeddings", "post id", "model version, unit vector; tombstone", _COMPACTED),
         Topic("post-counts", "post id", "running totals per action; tombstone", _COMPACTED),
@@ -48,14 +67,13 @@ TOPICS: Final = {
         Topic("feeds-served", "user id", "items served, in order, with their scores", _deleted_after(7 * DAY_MS)),
         Topic("training-examples", "user id", "served candidate, history, labels", _deleted_after(7 * DAY_MS)),
         Topic("models", "model name", "version and checkpoint of the current model", _COMPACTED),
-        Topic(
-            "dead-letters",
-            "source topic",
-            "refused messages, unchanged, with the reason",
-            # a refused message may be as large as the broker accepts
-            _deleted_after(30 * DAY_MS, **{"max.message.bytes": "4194304"}),
-        ),
+        Topic("dead-letters", "source topic", "refused messages, with the reason", _deleted_after(30 * DAY_MS)),
     )
 }
 INPUTS: Final = ("posts", "engagements", "social-graph", "feed-requests")
 """The topics that apps write; all others are derived."""
+
+
+def is_compacted(topic: str) -> bool:
+    """True for a topic that keeps the newest record of each key."""
+    return topic in TOPICS and TOPICS[topic].config["cleanup.policy"] == "compact"

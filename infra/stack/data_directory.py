@@ -11,6 +11,7 @@ from typing import Final, Self
 
 import psutil
 
+from infra.ports.cluster_binding import bind_to_cluster
 from infra.ports.errors import ForYouError
 
 RELEASE_TIMEOUT_S: Final = 60.0
@@ -18,10 +19,6 @@ RELEASE_TIMEOUT_S: Final = 60.0
 
 class DataDirectoryInUse(ForYouError, RuntimeError):
     """Another stack uses the directory; the text has its process id."""
-
-
-class OtherCluster(ForYouError, RuntimeError):
-    """The recovery stores belong to another Kafka cluster; the text has both ids and the remedy."""
 
 
 class DataDirectory:
@@ -76,15 +73,8 @@ class DataDirectory:
             OtherCluster: they hold offsets of another one.
 
         """
-        path = self._recovery / "cluster_id"
-        bound = path.read_text() if path.exists() else cluster_id
-        if bound != cluster_id:
-            raise OtherCluster(
-                f"{self._recovery} holds offsets of the Kafka cluster {bound}, but the settings name {cluster_id}: "
-                f"choose another directory with --data, or delete {self._recovery} to read that log from its beginning"
-            )
-        self._recovery.mkdir(exist_ok=True)
-        path.write_text(cluster_id)
+        remedy = f"choose another directory with --data, or delete {self._recovery} to read that log from its beginning"
+        bind_to_cluster(self._recovery, cluster_id, remedy)
 
     @property
     def _recovery(self) -> Path:

@@ -14,7 +14,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 from infra.ports.clock import now_ms
-from infra.ports.consumer import usable_messages, wait_for_topics
+from infra.ports.consumer import MessageCheck, wait_for_topics
 from infra.ports.errors import BrokerUnreachable
 from infra.ports.kafka_config import consumer_config, group
 from infra.ports.producer import KafkaProducer, Record
@@ -74,11 +74,12 @@ class ModelWatcher:
         partitions = wait_for_topics(settings, [TOPIC], stopping)[TOPIC]
         self._consumer = Consumer(consumer_config(settings, group(settings, "watch"), fetch_wait_ms=1_000))
         self._consumer.assign([TopicPartition(TOPIC, partition, OFFSET_BEGINNING) for partition in partitions])
+        self._check = MessageCheck(settings, self._consumer)
         self._current = known
 
     def poll(self, timeout_s: float) -> ModelPointer | None:
         """Wait for records at most `timeout_s`; return the current model of all records read so far."""
-        pointers = _pointers(usable_messages(self._consumer.consume(BATCH_MESSAGES, timeout_s)))
+        pointers = _pointers(self._check.usable(self._consumer.consume(BATCH_MESSAGES, timeout_s)))
         self._current = max([*pointers, *([self._current] if self._current else [])], key=_age, default=None)
         return self._current
 

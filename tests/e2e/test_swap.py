@@ -15,7 +15,7 @@ from feed_worker.candidates.model_inputs import history_of
 from feed_worker.client import Client
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
-from flows.embeddings import EmbeddingTask, embed
+from flows.embeddings import Embed, EmbeddingTask
 from flows.sources import Batch
 from infra.ops.model_command import use
 from infra.ports.clock import HOUR_MS, now_ms
@@ -183,7 +183,9 @@ def posts_of(settings: Settings) -> Batch:
 
 def embedded(posts: Batch, model: Phoenix) -> dict[bytes, bytes]:
     """The records of `post-embeddings` that the flow writes for posts with one model."""
-    return {record.key: record.value for record in embed(EmbeddingTask(posts, (model,))) if record.key and record.value}
+    return {
+        record.key: record.value for record in Embed()(EmbeddingTask(posts, (model,))) if record.key and record.value
+    }
 
 
 def vectors(settings: Settings) -> dict[bytes, bytes]:

@@ -14,7 +14,7 @@ from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
 from tests.e2e.containers import free_port
 from tests.e2e.processes import Process
-from tests.feed_worker.monitoring.test_endpoints import get
+from tests.infra.ports.test_endpoints import get
 from tests.infra.waiting import eventually
 
 pytestmark = pytest.mark.embedded

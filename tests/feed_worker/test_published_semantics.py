@@ -3,6 +3,8 @@
 The visibility filters have a file of their own, test_visibility.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,7 @@ from feed_worker.filters.retweet_dedup import RetweetDedupFilter
 from feed_worker.filters.self_post import SelfPostFilter
 from feed_worker.filters.video import VideoFilter
 from feed_worker.framework.components import Filter
+from feed_worker.parameters import FORYOU
 from tests.feed_worker.builders import NOW_MS, VIEWER, candidates_in, hydrated, ids, post, query, store_of, viewer
 from thunder_ingest.events import Post
 from thunder_ingest.users.seen_filter import FilterSize, SeenFilter
@@ -196,15 +199,19 @@ class TestMutedKeyword:
         found = hydrated(store, asked, 1, 2)
         assert MutedKeywordFilter(store).keep(asked, found).tolist() == [stays, True]
 
-    def test_a_muted_word_also_hides_reposts_and_quotes(self) -> None:
+    @pytest.mark.parametrize(("covers_parents", "stay"), [(True, []), (False, [4])])
+    def test_a_muted_word_also_hides_reposts_quotes_and_by_a_parameter_replies(
+        self, covers_parents: bool, stay: list[int]
+    ) -> None:
         posts = [
             post(1, text="spoiler ahead"),
             post(2, FRIEND, "repost", source_post_id=1),
             post(3, FRIEND, "quote", source_post_id=1, text="look"),
             post(4, FRIEND, "reply", in_reply_to_post_id=1, text="thanks"),
         ]
-        asked = query(viewer(keywords=("spoiler",)))
-        assert kept(MutedKeywordFilter(store_of(*posts)), posts, asked) == [4]
+        parameters = replace(FORYOU, mutes_cover_parents=covers_parents)
+        asked = query(viewer(keywords=("spoiler",)), parameters=parameters)
+        assert kept(MutedKeywordFilter(store_of(*posts)), posts, asked) == stay
 
     def test_without_muted_words_the_filter_is_disabled(self) -> None:
         store = store_of()
@@ -223,12 +230,12 @@ class TestAuthorSocialgraph:
             ({"blocks": [FRIEND]}, [1]),
             ({"blocked_by": [FRIEND]}, [1]),
             ({"mutes": [FRIEND]}, [1]),
-            ({"mutes": [AUTHOR]}, [2, 3, 4]),
+            ({"mutes": [AUTHOR]}, [4]),
             ({"blocks": [STRANGER], "mutes": [STRANGER]}, [1, 2, 3, 4]),
             ({}, [1, 2, 3, 4]),
         ],
     )
-    def test_blocks_apply_through_reposts_and_quotes_and_mutes_do_not(
+    def test_blocks_and_mutes_apply_through_reposts_and_quotes(
         self, state: dict[str, list[int]], stay: list[int]
     ) -> None:
         assert kept(AuthorSocialgraphFilter(), SHOWN, query(viewer(**state))) == stay

@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from flows.embeddings import EmbeddingModel, EmbeddingTask, Partition, PostSource, Progress, build_flow, embed
+from flows.embeddings import Embed, EmbeddingModel, EmbeddingTask, Partition, PostSource, Progress, build_flow
 from flows.sources import Batch
 from infra.ops.model_command import use
 from infra.ports.kafka_admin import create_topics
@@ -85,7 +85,7 @@ def test_a_post_that_an_edit_turns_into_a_reply_gets_a_tombstone() -> None:
 
 
 def test_the_vector_of_the_current_model_is_written_last() -> None:
-    records = embed(
+    records = Embed()(
         EmbeddingTask(Batch("thunder-posts", 0, [message(0, post(1, 7)), message(1, 2)]), (model_of(1), model_of(2)))
     )
     written = [(each.key, each.value and unpack_embedding(each.value).model_version) for each in records]
@@ -144,7 +144,7 @@ class Swapping(RuleBasedStateMachine):
 
     def process(self) -> None:
         for task in self.partition.next_batch():
-            self.written += embed(task)
+            self.written += Embed()(task)
 
     @rule(post_id=st.integers(1, 4), author=st.integers(1, 9), is_gone=st.booleans())
     def publish(self, post_id: int, author: int, is_gone: bool) -> None:
@@ -193,7 +193,7 @@ class Swapping(RuleBasedStateMachine):
 
     def expected(self) -> dict[bytes, tuple[str, list[float]]]:
         batch = Batch("thunder-posts", 0, self.log)
-        records = {each.key: each.value for each in embed(EmbeddingTask(batch, (self.model.current.model,)))}
+        records = {each.key: each.value for each in Embed()(EmbeddingTask(batch, (self.model.current.model,)))}
         vectors = {key: unpack_embedding(value) for key, value in records.items() if key and value}
         return {key: (each.model_version, np.frombuffer(each.vector, "<f4").tolist()) for key, each in vectors.items()}
 

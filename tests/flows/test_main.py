@@ -10,6 +10,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource
 
 import flows.__main__
+import flows.process
 from flows.__main__ import NAMES, create_recovery_store, main
 from infra.ports.errors import BrokerUnreachable
 from infra.ports.kafka_config import FLOW_GROUPS
@@ -58,6 +59,7 @@ def test_a_flow_runs_with_a_recovery_store_that_is_created_once(
 ) -> None:
     found: list[int] = []
     use(monkeypatch, lambda: copy(found))
+    monkeypatch.setattr(flows.process, "cluster_id", lambda _: "one")
     store = tmp_path / "recovery" / "posts"
     main(["posts", "--recovery", str(store)])
     assert found == [0, 1, 2]
@@ -67,6 +69,22 @@ def test_a_flow_runs_with_a_recovery_store_that_is_created_once(
     assert [each.name for each in store.parent.iterdir()] == ["posts"]
     main(["posts", "--recovery", str(store)])
     assert found == [0, 1, 2]  # resumed after the end
+
+
+def test_a_recovery_store_of_another_cluster_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[int] = []
+    use(monkeypatch, lambda: copy(found))
+    monkeypatch.setattr(flows.process, "cluster_id", lambda _: "one")
+    main(["posts", "--recovery", str(tmp_path / "posts")])
+    monkeypatch.setattr(flows.process, "cluster_id", lambda _: "two")
+    with pytest.raises(SystemExit) as ended:
+        main(["posts", "--recovery", str(tmp_path / "posts")])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cluster one, but the settings name two: give --recovery another directory" in line
+    assert found == [0, 1, 2]
 
 
 def test_a_server_in_the_way_gets_one_line_and_exit_code_1(

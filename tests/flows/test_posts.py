@@ -1,4 +1,6 @@
-from collections.abc import Callable, Iterable
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations
 
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
@@ -6,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.decoding import Decoder
-from flows.posts import Apply, build_flow
+from flows.posts import Apply, Route, Share, build_flow, restore_from
 from flows.sources import Batch
 from infra.ports.clock import HOUR_MS, LogClock
-from infra.ports.producer import Record
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings
 from tests.flows.messages import batch
 from thunder_ingest.events import (
@@ -27,12 +29,15 @@ from thunder_ingest.posts.table import PostTable
 T0 = 1_700_000_000_000
 
 
-def run(batches: Iterable[Batch], changelog: Iterable[Record] = (), age_ms: int = 48 * HOUR_MS) -> list[Record]:
+def run(
+    batches: Iterable[Batch], changelog: Iterable[Record] = (), age_ms: int = 48 * HOUR_MS, processes: int = 1
+) -> list[Record]:
     """Run the flow on batches, after a restart from a changelog; return the written records."""
-    config, clock, out = Settings(), LogClock(), list[tuple[str, list[Record]]]()
-    apply = Apply(PostTable(age_ms), clock, restore_of(changelog))
-    run_main(build_flow(TestingSource(batches), TestingSink(out), Decoder(config, clock), apply))
-    return [record for _, records in out for record in records]
+    config, clock, out = Settings(), LogClock(), list[tuple[str, Share]]()
+    route = Route(processes)
+    applies = {part: Apply(PostTable(age_ms), clock, restore_of(changelog)) for part in route.parts}
+    run_main(build_flow(TestingSource(batches), TestingSink(out), Decoder(config, clock), route))
+    return [record for part, share in out for record in applies[part](pickle.loads(pickle.dumps(share)))]
 
 
 def restore_of(changelog: Iterable[Record]) -> Callable[[PostTable], None]:
@@ -151,11 +156,25 @@ def test_one_post_of_a_later_year_leaves_a_log_on_its_own_clock(monkeypatch: pyt
         assert {key for key, post in live.items() if post} >= {b"%d" % number for number in range(1, 21)}
 
 
-def test_an_event_of_another_author_is_refused() -> None:
-    records = run([batch("posts", created(), PostDeleted(post_id=1, author_id=8, at=T0 + 1))])
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_deletion_and_a_label_by_a_moderator_hold_whenever_they_come(order: Sequence[int]) -> None:
+    gore = PostLabeled(post_id=1, author_id=8, at=T0 + 1, label="Gore ")
+    deleted = PostDeleted(post_id=1, author_id=8, at=T0 + 1)
+    nameless = PostLabeled(post_id=1, at=T0 + 2, label="adult")
+    for others, left in (((gore, nameless), {"gore": T0 + 1, "adult": T0 + 2}), ((deleted, nameless), None)):
+        events = [created(), *others]
+        records = run([batch("posts", events[place]) for place in order])
+        assert "dead-letters" not in [record.topic for record in records]
+        post = served(records)[b"1"]
+        assert (post and (post.labels, post.author_id)) == (left and (left, 7))
+
+
+def test_a_creation_by_another_author_is_refused() -> None:
+    other = PostCreated(post_id=1, author_id=8, at=T0 + 1, text="mine now")
+    records = run([batch("posts", created(), other)])
     post = served(records)[b"1"]
     assert post is not None
-    assert post.is_live
+    assert (post.author_id, post.text) == (7, "hello")
     assert [record.topic for record in records].count("dead-letters") == 1
 
 
@@ -184,6 +203,35 @@ def test_a_process_that_lost_a_partition_does_not_expire_posts_of_its_new_owner(
     post = served([*before, *new_owner, *old_owner])[b"1"]
     assert post is not None
     assert post.labels == {"adult": T0}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_number_of_processes_and_any_partitioner_lead_to_one_changelog(processes: int, data: st.DataObject) -> None:
+    events = data.draw(st.lists(post_events, max_size=12))
+    undisturbed = served(run([batch("posts", *events)]))
+    placed = [(data.draw(st.integers(0, 3)), event) for event in data.draw(st.permutations(events))]
+    batches = [batch("posts", event, partition=partition, start=n) for n, (partition, event) in enumerate(placed)]
+    assert served(run(batches, processes=processes)) == undisturbed
+
+
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_each_post_belongs_to_one_process_and_all_processes_have_posts(processes: int) -> None:
+    route = Route(processes)
+    parts = [route.part_of(post_id) for post_id in [*range(1, 200), *(2**40 * n for n in range(1, 200)), 2**63 - 1]]
+    assert set(parts) == set(route.parts)
+
+
+def test_a_process_restores_only_the_posts_of_its_part(servers: Settings) -> None:
+    producer, table, route = KafkaProducer(servers), PostTable(48 * HOUR_MS), Route(2)
+    post_ids = range(9_000_000_000, 9_000_000_020)
+    events = [created(post_id) for post_id in post_ids]
+    producer.publish(run([batch("posts", *events)]))
+    producer.flush()
+    restore_from(servers, lambda post_id: route.part_of(post_id) == "1")(table)
+    restored = [str(int(table.apply(event, T0) is None)) for event in events]
+    assert restored == [route.part_of(post_id) for post_id in post_ids]
 
 
 posts = st.integers(1, 3)

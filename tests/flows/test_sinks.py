@@ -10,7 +10,6 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, run_main
 
 import flows.sinks
-import flows.sources
 from flows.sinks import EpochSink
 from infra.ports.errors import DeliveryFailed
 from infra.ports.producer import Record
@@ -20,20 +19,20 @@ PARTS = 12  # more than ten: the order of their names differs from that of their
 
 
 class Broker:
-    """Accepts records at once and delivers them in `flush`; from the `fails_at`th flush with records on it fails."""
+    """Accepts records at once and delivers them in `deliver`; from the `fails_at`th call with records on it fails."""
 
     def __init__(self, fails_at: float = inf) -> None:
         self.in_flight: list[bytes] = []
         self.delivered: list[bytes] = []
         self._fails_at, self._flushes = fails_at, 0
 
-    def __call__(self, _settings: Settings, check: object) -> "Broker":
+    def __call__(self, _settings: Settings, _check: object, _substitute: object) -> "Broker":
         return self
 
     def publish(self, records: Iterable[Record]) -> None:
         self.in_flight += [record.value or b"" for record in records]
 
-    def flush(self) -> None:
+    def deliver(self) -> None:
         self._flushes += bool(self.in_flight)
         if self._flushes >= self._fails_at:
             raise DeliveryFailed("refused")
@@ -49,13 +48,12 @@ def write(
     def killed(reason: object) -> None:
         raise RuntimeError(reason)
 
-    monkeypatch.setattr(flows.sinks, "KafkaProducer", broker)
+    monkeypatch.setattr(flows.sinks, "RecordWriter", broker)
     monkeypatch.setattr(flows.sinks, "exit_now", killed)
-    monkeypatch.setattr(flows.sources, "wait_for_topics", lambda _, topics, __: dict.fromkeys(topics, range(PARTS)))
     flow = Dataflow("copy")
     numbers = op.input("numbers", flow, TestingSource(range(count), batch_size=per_epoch))
-    records = op.map("record", numbers, lambda n: (f"numbers-{n % PARTS}", [Record("copy", None, b"%d" % n)]))
-    op.output("copy", records, EpochSink(Settings(), "numbers"))
+    records = op.map("record", numbers, lambda n: (str(n % PARTS), [Record("copy", None, b"%d" % n)]))
+    op.output("copy", records, EpochSink(Settings(), [*map(str, range(PARTS))], lambda _: list))
     run_main(flow, recovery_config=recovery, epoch_interval=timedelta(0))
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import fields as fields_of
 
 from thunder_ingest.events.ids import PublishedId, id64
+from thunder_ingest.events.labels import label_name
 from thunder_ingest.events.published import (
     MAX_TEXT,
     Block,
@@ -47,8 +48,14 @@ def _check_viewed(event: Impression) -> None:
         _check_ids(event.user_id, event.post_id, event.author_id)
 
 
-def _check_post(event: PostDeleted | PostLabeled) -> None:
+def _check_deleted(event: PostDeleted) -> None:
     _check_ids(event.post_id, event.author_id)
+
+
+def _check_labeled(event: PostLabeled) -> None:
+    _check_ids(event.post_id, event.author_id)
+    if not label_name(event.label):
+        raise Refused("a label needs a name - at `$.label`")
 
 
 def _check_created(event: PostCreated) -> None:
@@ -105,8 +112,8 @@ def _check_ids(*published: PublishedId | None) -> None:
 
 CHECKS: Final[dict[type, Callable[[Any], None]]] = {
     PostCreated: _check_created,
-    PostDeleted: _check_post,
-    PostLabeled: _check_post,
+    PostDeleted: _check_deleted,
+    PostLabeled: _check_labeled,
     Impression: _check_viewed,
     Engagement: _check_engagement,
     **dict.fromkeys((Follow, Unfollow, Block, Unblock, Mute, Unmute, Subscribe, Unsubscribe), _check_edge),

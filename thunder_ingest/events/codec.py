@@ -91,8 +91,13 @@ def topic_of(event: Event) -> str:
 
 
 def key_of(event: Event) -> PublishedId:
-    """The published id that keys an event in its topic: the author's for posts, else the user's."""
-    return event.author_id if isinstance(event, PostEvent) else event.user_id
+    """The published id that keys an event in its topic: the author's for posts, else the user's.
+
+    A label without an author is keyed by its post.
+    """
+    if isinstance(event, PostEvent):
+        return event.post_id if event.author_id is None else event.author_id
+    return event.user_id
 
 
 def _decoded(decoder: Callable[[bytes | str], Any], expected: Any, raw: bytes | str) -> Any:

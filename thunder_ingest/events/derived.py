@@ -13,7 +13,7 @@ class Post(Struct, array_like=True, kw_only=True):
 
     Ids are int64, 0 where there is none. `author_form`, `post_form` keep the published form of string ids.
     `at` is the time of the newest content, 0 if only labels or a deletion are known; `created_at` is that of the
-    earliest.
+    earliest. The author is that of the creation, 0 before it. `revision` decides between contents of one `at`.
     `labels` maps a label to the time it was put on, negative if it was removed at that time.
     `tokens` are the hashed text tokens (`text.tokenize`), uint32 little-endian.
     """
@@ -38,6 +38,7 @@ class Post(Struct, array_like=True, kw_only=True):
     tokens: bytes = b""
     post_form: str | None = None
     author_form: str | None = None
+    revision: int = 0
 
     @property
     def is_live(self) -> bool:
@@ -62,7 +63,10 @@ class PostCounts(Struct, array_like=True, kw_only=True):
 
 
 class DeadLetter(Struct, array_like=True, kw_only=True):
-    """The record of `dead-letters`, keyed by the source topic: a refused message, whole, with the reason."""
+    """The record of `dead-letters`, keyed by the source topic: a refused message with the reason.
+
+    `key_bytes` and `value_bytes` are the original sizes of a key and a value that were cut, else None.
+    """
 
     topic: str
     partition: int
@@ -71,6 +75,13 @@ class DeadLetter(Struct, array_like=True, kw_only=True):
     reason: str
     key: bytes | None = None
     value: bytes | None = None
+    key_bytes: int | None = None
+    value_bytes: int | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """True if a part of the message is missing."""
+        return self.key_bytes is not None or self.value_bytes is not None
 
 
 FeedStatus = Literal["ok", "degraded", "empty", "expired", "failed"]
@@ -110,7 +121,9 @@ def key_of_id(post_id: int) -> bytes:
 
 
 def pack(record: Struct) -> bytes:
-    """A derived record as MessagePack."""
+    """A derived record as MessagePack; a post without a revision has the form of earlier versions."""
+    if type(record) is Post and not record.revision:
+        return msgspec.msgpack.encode(msgspec.structs.astuple(record)[:-1])
     return msgspec.msgpack.encode(record)
 
 

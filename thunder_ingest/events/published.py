@@ -50,21 +50,28 @@ class PostCreated(_Event, tag="post_created"):
     photos: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
     video_ms: Duration | None = None
     subscriber_only: bool | None = None
+    revision: (
+        Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1, description="the greatest of the edits with one `at` wins")]
+        | None
+    ) = None
 
 
 class PostDeleted(_Event, tag="post_deleted"):
-    """The author, or a moderator, deletes a post."""
+    """The author, or a moderator, deletes a post: `author_id` need not be the author of the post."""
 
     post_id: PublishedId
     author_id: PublishedId
 
 
 class PostLabeled(_Event, tag="post_labeled"):
-    """A visibility label (`spam`, `adult`, `violence`, `gore`, …) is put on a post, or removed."""
+    """A visibility label (`spam`, `adult`, `violence`, `gore`, …) is put on a post, or removed, by anybody.
+
+    Case and blanks of `label` do not matter.
+    """
 
     post_id: PublishedId
-    author_id: PublishedId
     label: ShortText
+    author_id: PublishedId | None = None
     removed: bool | None = None
 
 

@@ -43,6 +43,35 @@ class PostFacts(NamedTuple):
     labels: UInt64[np.ndarray, " n"]
 
 
+class Referred(NamedTuple):
+    """The posts that n posts refer to, at any distance: an entry for each pair.
+
+    The columns have the names and types of `PostColumns`; those of a post that is not stored are 0.
+    """
+
+    of: Int64[np.ndarray, " m"]  # index of the post that refers
+    post_id: Int64[np.ndarray, " m"]
+    author_id: Int64[np.ndarray, " m"]
+    subscriber_only: Bool[np.ndarray, " m"]
+    labels: UInt64[np.ndarray, " m"]
+    is_above: Bool[np.ndarray, " m"]  # True for an answered post, and for all that is reached through one
+    is_lost: Bool[np.ndarray, " m"]  # True for a deleted post, and for one that must be stored and is not
+
+    def take(self, index: Int64[np.ndarray, " k"], n: int) -> "Referred":
+        """The entries of some of the n posts, given by distinct indexes, for the new order."""
+        place = np.full(n, -1, np.int64)
+        place[index] = np.arange(len(index))
+        of = place[self.of]
+        kept = of >= 0
+        return Referred(of[kept], *(column[kept] for column in self[1:]))
+
+    def holds(self, found: Bool[np.ndarray, " m"], n: int) -> Bool[np.ndarray, " n"]:
+        """True for each of n posts that refers to a found one."""
+        holds = np.zeros(n, np.bool_)
+        holds[self.of[found]] = True
+        return holds
+
+
 class StoredColumns(NamedTuple):
     """The columns of the store: authors as slots, texts as blocks of the token arena; totals are in `PostTotals`.
 
@@ -51,6 +80,7 @@ class StoredColumns(NamedTuple):
 
     post_id: Int64[np.ndarray, " rows"]
     created_at: Int64[np.ndarray, " rows"]
+    at: Int64[np.ndarray, " rows"]  # epoch ms of the newest content
     author: Int32[np.ndarray, " rows"]
     kind: UInt8[np.ndarray, " rows"]
     conversation_id: Int64[np.ndarray, " rows"]
@@ -69,7 +99,7 @@ class StoredColumns(NamedTuple):
 
 
 _STORED: Final = StoredColumns._make(
-    ("i8", "i8", "i4", "u1", "i8", "i8", "i8", "i8", "i8", "u2", "i4", "?", "u8", "u2", "i4", "u2", "i4")
+    ("i8", "i8", "i8", "i4", "u1", "i8", "i8", "i8", "i8", "i8", "u2", "i4", "?", "u8", "u2", "i4", "u2", "i4")
 )
 PLAIN: Final = (
     "created_at",
@@ -99,6 +129,12 @@ def zeros(n: int) -> PostColumns:
     return PostColumns(**{name: np.zeros(shape, dtype) for name, (dtype, shape) in columns.items()})
 
 
+def none_referred() -> Referred:
+    """No entry."""
+    ids, no = np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return Referred(ids, ids, ids, no, np.zeros(0, np.uint64), no, no)
+
+
 def stored_zeros(rows: int) -> StoredColumns:
     """Columns of the store without posts."""
     return StoredColumns(*(np.zeros(rows, dtype) for dtype in _STORED))
@@ -112,6 +148,7 @@ class PostBatch(NamedTuple):
 
     post_id: Int64[np.ndarray, " n"]
     author_id: Int64[np.ndarray, " n"]
+    at: Int64[np.ndarray, " n"]  # epoch ms of the newest content
     plain: dict[str, Int64[np.ndarray, " n"]]  # PLAIN, each clipped to the range of its stored column
     tokens: UInt32[np.ndarray, " t"]
     words: Int64[np.ndarray, " n"]
@@ -121,6 +158,24 @@ class PostBatch(NamedTuple):
     lang: Int64[np.ndarray, " n"]  # index into `langs`
     labels: dict[int, list[str]]
     forms: dict[int, tuple[str | None, str | None]]
+
+    def take(self, mask: Bool[np.ndarray, " n"]) -> "PostBatch":
+        """The posts under a mask."""
+        place = np.cumsum(mask) - 1
+        return PostBatch(
+            post_id=self.post_id[mask],
+            author_id=self.author_id[mask],
+            at=self.at[mask],
+            plain={name: column[mask] for name, column in self.plain.items()},
+            tokens=self.tokens[np.repeat(mask, self.words)],
+            words=self.words[mask],
+            streams=self.streams[np.repeat(mask, self.lengths)],
+            lengths=self.lengths[mask],
+            langs=self.langs,
+            lang=self.lang[mask],
+            labels={int(place[i]): labels for i, labels in self.labels.items() if mask[i]},
+            forms={int(place[i]): forms for i, forms in self.forms.items() if mask[i]},
+        )
 
 
 def as_stored(name: str, column: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -140,6 +195,7 @@ def batch_of(posts: Sequence[Post]) -> PostBatch:
     return PostBatch(
         post_id=_integers("post_id", posts),
         author_id=_integers("author_id", posts),
+        at=_integers("at", posts),
         plain={name: as_stored(name, _integers(name, posts)) for name in PLAIN},
         tokens=tokens,
         words=words,

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int64
 
+from thunder_ingest.events.labels import label_name
 from thunder_ingest.events.languages import UNKNOWN, primary_language
 
 LABELS: Final = 64
@@ -35,7 +36,8 @@ class LabelBits:
         own = [name for name, bit in self._bits.items() if mask >> bit & 1]
         return [*own, OTHER_LABEL] if mask >> (LABELS - 1) & 1 else own
 
-    def _bit(self, name: str) -> int:
+    def _bit(self, published: str) -> int:
+        name = label_name(published)
         if name not in self._bits and len(self._bits) < LABELS - 1:
             self._bits[name] = len(self._bits)
         return self._bits.get(name, LABELS - 1)

@@ -59,6 +59,7 @@ class Posts(NamedTuple):
     author: Int32[np.ndarray, " rows"]
     source_post_id: Int64[np.ndarray, " rows"]
     source_author_id: Int64[np.ndarray, " rows"]
+    original_id: Int64[np.ndarray, " rows"]
     state: UInt32[np.ndarray, " rows"]
     is_video: Bool[np.ndarray, " rows"]
 
@@ -229,9 +230,9 @@ def _verdict(
 @kernel
 def _shows_viewer(p: Posts, q: Query, row: int) -> bool:
     """True for a repost of the viewer's own post."""
-    if p.source_author_id[row] == q.viewer:
+    if p.source_author_id[row] == q.viewer and p.original_id[row] == p.source_post_id[row]:
         return True
-    source = row_of(p.ids, p.source_post_id[row])
+    source = row_of(p.ids, p.original_id[row])
     return source >= 0 and p.authors.ids[p.author[source]] == q.viewer
 
 

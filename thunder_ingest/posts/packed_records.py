@@ -1,6 +1,6 @@
 """A compiled MessagePack decoder from records of `thunder-posts` to arrays, for start-ups that read a million of them.
 
-It decodes plain records: live posts without labels, without string ids, and with fewer than 64 tokens. The caller
+It decodes plain records: live posts without labels, string ids and revision, with fewer than 64 tokens. The caller
 decodes all other records with `events.unpack_post`.
 
 glossary of shapes: `n` records, `fields` of a record, `k` distinct codes, `bytes` of all records, `total` bytes copied.
@@ -17,7 +17,7 @@ from thunder_ingest.events.text import MAX_TOKENS
 from thunder_ingest.kernels.compiled import kernel
 from thunder_ingest.posts.columns import PLAIN, PostBatch, as_stored, streams_of
 
-_FIELDS: Final = Post.__struct_fields__
+_FIELDS: Final = Post.__struct_fields__[:-1]
 _COUNT: Final = len(_FIELDS)
 _POST_ID, _AUTHOR_ID = _FIELDS.index("post_id"), _FIELDS.index("author_id")
 _AT, _DELETED_AT = _FIELDS.index("at"), _FIELDS.index("deleted_at")
@@ -52,6 +52,7 @@ def unpack_plain(values: Sequence[bytes]) -> Unpacked:
     batch = PostBatch(
         post_id=fields[_POST_ID],
         author_id=fields[_AUTHOR_ID],
+        at=fields[_AT],
         plain={name: as_stored(name, fields[_FIELDS.index(name)]) for name in PLAIN},
         tokens=tokens,
         words=words,

@@ -2,7 +2,7 @@
 
 Each stored reply and repost is in a linked list of the posts that refer to the same post. The list starts at that
 post's id in the id table, also if the post is not stored. So a parent that arrives late, changes, is deleted or is
-restored finds its replies.
+restored finds its replies. A repost of a repost counts as a repost of the original, and finds it in the same way.
 
 glossary of shapes: `rows` of the store, `slots` of authors, `n` given rows or posts, `k` found rows.
 """
@@ -25,15 +25,21 @@ ALWAYS: Final[Any] = np.uint32(0xFFFFFFFF)
 UNKNOWN_AUTHOR: Final[Any] = np.uint32(0)
 """The state of a repost of an unknown author. Other reposts have CHECK, or the `fingerprint` of that author."""
 CHECK: Final[Any] = np.uint32(0xFFFFFFFF)
+MAX_HOPS: Final = 64
+"""The longest chain of reposts of reposts that is followed to its original."""
 
 
 class References(NamedTuple):
-    """For each row its state, True for a video, and its neighbours in the linked list, plus one."""
+    """For each row its state, True for a video, its neighbours in the linked list, plus one, and its original.
+
+    The original of a repost is the post at the end of its chain of reposts: the first one that is no stored repost.
+    """
 
     state: UInt32[np.ndarray, " rows"]
     is_video: Bool[np.ndarray, " rows"]
     following: Int32[np.ndarray, " rows"]
     preceding: Int32[np.ndarray, " rows"]
+    original_id: Int64[np.ndarray, " rows"]  # 0 for other posts, and for reposts in a circle
 
 
 class Stored(NamedTuple):
@@ -55,7 +61,7 @@ class Stored(NamedTuple):
 def references(rows: int) -> References:
     """The references of rows without posts."""
     links = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-    return References(np.zeros(rows, np.uint32), np.zeros(rows, np.bool_), *links)
+    return References(np.zeros(rows, np.uint32), np.zeros(rows, np.bool_), *links, np.zeros(rows, np.int64))
 
 
 def stored(ids: IdTable, authors: AuthorIndex, columns: StoredColumns) -> Stored:
@@ -103,14 +109,27 @@ def _begins_a_conversation(kind: int) -> bool:
 
 @kernel
 def decide(s: Stored, r: References, rows: Int64[np.ndarray, " n"], min_video_ms: int) -> None:
-    """Set state and video flag of rows, after a write of the rows or of the posts that they refer to."""
+    """Set state, original and video flag of rows, after a write of the rows or of the posts that they refer to."""
     kind = s.kind
     for row in rows:
+        r.original_id[row] = 0
         if kind[row] == REPLY:
             r.state[row] = _reply_state(s, row)
         elif kind[row] == REPOST:
-            r.state[row] = _repost_state(s, row)
-    _decide_videos(s, r.is_video, rows, min_video_ms)
+            r.original_id[row] = _original_id(s, row)
+            r.state[row] = _repost_state(s, row, r.original_id[row])
+    _decide_videos(s, r, rows, min_video_ms)
+
+
+@kernel
+def _original_id(s: Stored, row: int) -> int:
+    original = s.source_id[row]
+    for _ in range(MAX_HOPS):
+        at = row_of(s.ids, original)
+        if at < 0 or s.kind[at] != REPOST:
+            return original
+        original = s.source_id[at]
+    return 0
 
 
 @kernel
@@ -137,9 +156,9 @@ def _reply_state(s: Stored, row: int) -> int:
 
 
 @kernel
-def _repost_state(s: Stored, row: int) -> int:
-    source = row_of(s.ids, s.source_id[row])
-    named = s.source_author_id[row]
+def _repost_state(s: Stored, row: int, original_id: int) -> int:
+    source = row_of(s.ids, original_id)
+    named = s.source_author_id[row] if original_id == s.source_id[row] else 0
     known = s.author_ids[s.author[source]] if source >= 0 else 0
     if named != 0 and known != 0 and named != known:
         return CHECK
@@ -148,14 +167,12 @@ def _repost_state(s: Stored, row: int) -> int:
 
 
 @kernel
-def _decide_videos(
-    s: Stored, is_video: Bool[np.ndarray, " rows"], rows: Int64[np.ndarray, " n"], min_video_ms: int
-) -> None:
-    """Flag originals and quotes with a long enough video and no photos; a repost has the flag of its source."""
-    kind, photos, video_ms, source_id = s.kind, s.photos, s.video_ms, s.source_id
+def _decide_videos(s: Stored, r: References, rows: Int64[np.ndarray, " n"], min_video_ms: int) -> None:
+    """Flag originals and quotes with a long enough video and no photos; a repost has the flag of its original."""
+    kind, photos, video_ms, original_id, is_video = s.kind, s.photos, s.video_ms, r.original_id, r.is_video
     keys, values = s.ids.keys, s.ids.values
     for row in rows:
-        shown = index_of(keys, values, source_id[row]) if kind[row] == REPOST else row
+        shown = index_of(keys, values, original_id[row]) if kind[row] == REPOST else row
         is_video[row] = (
             shown >= 0
             and _begins_a_conversation(kind[shown])
@@ -172,25 +189,26 @@ def referring(
     following: Int32[np.ndarray, " rows"],
     post_ids: Int64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " k"]:
-    """The rows that depend on posts: the replies and reposts of those posts, and the replies to these replies."""
+    """The rows that depend on posts: their replies and reposts, the replies to these replies, reposts of reposts."""
     keys, values = ids.keys, ids.values
-    rows = np.empty(len(post_ids) + 1, np.int64)
-    found = 0
+    rows, hops = np.empty(len(post_ids) + 1, np.int64), np.empty(len(post_ids) + 1, np.int64)
+    found = looked = 0
     for changed in post_ids:
-        at = place_of(keys, changed)
-        child = values[at, SECOND] - 1 if at >= 0 else -1
-        while child >= 0:
-            at = place_of(keys, post_id[child])
-            grandchild = values[at, SECOND] - 1 if kind[child] == REPLY else -1
-            row = child
-            while row >= 0:
+        of, hop, is_parent = changed, 0, True
+        while True:
+            at = place_of(keys, of) if is_parent else -1
+            child = values[at, SECOND] - 1 if at >= 0 else -1
+            while child >= 0:
                 if found == len(rows):
-                    rows = np.append(rows, np.empty_like(rows))
-                rows[found] = row
+                    rows, hops = np.append(rows, np.empty_like(rows)), np.append(hops, np.empty_like(hops))
+                rows[found], hops[found] = child, hop + 1
                 found += 1
-                row = grandchild
-                grandchild = following[row] - 1 if row >= 0 else -1
-            child = following[child] - 1
+                child = following[child] - 1
+            if looked == found:
+                break
+            of, hop = post_id[rows[looked]], hops[looked]
+            is_parent = (kind[rows[looked]] == REPLY and hop == 1) or (kind[rows[looked]] == REPOST and hop < MAX_HOPS)
+            looked += 1
     return rows[:found]
 
 

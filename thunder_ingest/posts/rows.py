@@ -1,11 +1,13 @@
 """The rows of the post store: the columns, and all indexes that change together with them."""
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
 from thunder_ingest.counts.stored_totals import PostTotals
+from thunder_ingest.events import Post
 from thunder_ingest.events.muting import Phrases
 from thunder_ingest.events.text import MAX_TOKENS
 from thunder_ingest.kernels.compiled import kernel
@@ -23,14 +25,33 @@ from thunder_ingest.kernels.id_table import (
 )
 from thunder_ingest.posts import author_index, timeline, token_arena
 from thunder_ingest.posts.author_index import AuthorIndex, longer, slots_for, with_more_entries, with_slots
-from thunder_ingest.posts.columns import PLAIN, PostBatch, PostColumns, PostFacts, StoredColumns, stored_zeros
+from thunder_ingest.posts.columns import PLAIN, PostBatch, PostColumns, PostFacts, Referred, StoredColumns, stored_zeros
 from thunder_ingest.posts.dictionary_encoding import LabelBits, LanguageCodes
 from thunder_ingest.posts.references import References, decide, link, references, referring, stored, unlink
+from thunder_ingest.posts.referred import ABOVE, FLAGS, OF, POST_ID, REQUIRED, ROW, walk
+from thunder_ingest.posts.table import joined_labels
 from thunder_ingest.posts.timeline import Timeline
 
 _FIRST_CAPACITY: Final = 1024
 _PLACED_BY: Final = ("created_at", "kind", "conversation_id", "in_reply_to_post_id", "source_post_id")
 _SHOWN_BY: Final = ("source_author_id", "photos", "video_ms")
+
+
+class Moderation(NamedTuple):
+    """The times of a post's deletion and labels, as in `Post`; kept beside the rows, since a record may come late."""
+
+    deleted_at: int = 0
+    labels: dict[str, int] = {}  # noqa: RUF012  # never changed
+
+    @property
+    def newest_at(self) -> int:
+        """The newest of the times."""
+        return max(self.deleted_at, *map(abs, self.labels.values()), 0)
+
+    @property
+    def active(self) -> list[str]:
+        """The labels that are on the post."""
+        return [label for label, at in self.labels.items() if at > 0]
 
 
 class PostRows:
@@ -51,7 +72,9 @@ class PostRows:
         self.languages = LanguageCodes()
         self.string_forms: dict[int, tuple[str | None, str | None]] = {}
         self.stored = 0
+        self.moderation: dict[int, Moderation] = {}
         self._min_video_ms = min_video_ms
+        self._marks = np.zeros(_FIRST_CAPACITY + 1, np.bool_)  # all False between reads
         self._used = 0
         self._free = np.zeros(0, np.int64)
 
@@ -63,9 +86,14 @@ class PostRows:
         return rows
 
     def take(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
-        """A copy of rows; absent authors of referenced posts are filled in if those posts are stored."""
+        """A copy of rows; absent authors of referenced posts are filled in if those posts are stored.
+
+        The source of a repost is the original.
+        """
         s = self.columns
         post_id = s.post_id[rows]
+        source, original = s.source_post_id[rows], self.references.original_id[rows]
+        is_resolved = (original != 0) & (original != source)
         posts = PostColumns(
             post_id=post_id,
             author_id=self._author_ids(rows, post_id),
@@ -74,6 +102,9 @@ class PostRows:
             totals=self.totals.take(rows),
             **{name: getattr(s, name)[rows] for name in (*PLAIN, "labels", "lang") if name != "photos"},
         )
+        if is_resolved.any():
+            posts.source_post_id[is_resolved] = original[is_resolved]
+            posts.source_author_id[is_resolved] = 0  # that of the repost between
         self._fill_author(posts.source_author_id, posts.source_post_id)
         self._fill_author(posts.in_reply_to_author_id, posts.in_reply_to_post_id)
         return posts
@@ -83,6 +114,22 @@ class PostRows:
         s = self.columns
         post_id = s.post_id[rows]
         return PostFacts(post_id, self._author_ids(rows, post_id), s.subscriber_only[rows], s.labels[rows])
+
+    def referred(self, rows: Int64[np.ndarray, " n"]) -> Referred:
+        """The posts that posts refer to, at any distance."""
+        s = stored(self.ids, self.authors, self.columns)
+        entries = walk(s, self.references.original_id, self._marks, rows)
+        is_lost = (entries[:, ROW] < 0) & ((entries[:, FLAGS] & REQUIRED != 0) | self._were_deleted(entries))
+        entries, is_lost = (column[(entries[:, ROW] >= 0) | is_lost] for column in (entries, is_lost))
+        _, author_id, subscriber_only, labels = self.facts(entries[:, ROW])
+        is_above = entries[:, FLAGS] & ABOVE != 0
+        return Referred(entries[:, OF], entries[:, POST_ID], author_id, subscriber_only, labels, is_above, is_lost)
+
+    def _were_deleted(self, entries: Int64[np.ndarray, "m 4"]) -> Bool[np.ndarray, " m"]:
+        deleted = np.zeros(len(entries), np.bool_)
+        missing = np.flatnonzero(entries[:, ROW] < 0)
+        deleted[missing] = self.were_deleted(entries[missing, POST_ID])
+        return deleted
 
     def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
         """A copy of the first tokens of texts, padded with 0."""
@@ -106,7 +153,50 @@ class PostRows:
             capacity = max(needed, capacity * 2)  # untouched pages cost no memory
             self.totals.grow(capacity + 1)
             self.references = References(*(longer(column, capacity + 1) for column in self.references))
+            self._marks = longer(self._marks, capacity + 1)
             self.columns = StoredColumns(*(longer(column, capacity + 1) for column in self.columns))
+
+    def moderate(self, posts: Iterable[Post]) -> Int64[np.ndarray, " k"]:
+        """Join deletions and labels; returns the rows of deleted posts, which the caller drops."""
+        moderated = {}
+        for post in posts:
+            known = self.moderation.get(post.post_id, Moderation())
+            self.moderation[post.post_id] = moderated[post.post_id] = Moderation(
+                max(known.deleted_at, post.deleted_at), joined_labels(known.labels, post.labels)
+            )
+        rows = self.of(np.array(list(moderated), np.int64))
+        for row, each in zip(rows.tolist(), moderated.values(), strict=True):
+            if row >= 0:
+                self.columns.labels[row] = self.labels.mask(each.active)
+        deleted_at = np.array([each.deleted_at for each in moderated.values()], np.int64)
+        return np.asarray(rows[(rows >= 0) & (self.columns.at[rows] <= deleted_at)])
+
+    def were_deleted(self, post_ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """True for posts that are not stored because of a deletion."""
+        known = [self.moderation.get(post_id) for post_id in post_ids.tolist()]
+        deleted = np.array([post is not None and post.deleted_at > 0 for post in known], np.bool_)
+        return np.asarray(deleted & (self.of(post_ids) < 0))
+
+    def current(self, batch: PostBatch) -> PostBatch:
+        """The posts that are neither deleted nor stored with newer content, each with the labels of all records.
+
+        The records of one post may come from several partitions, in any order.
+        """
+        rows = self.of(batch.post_id)
+        keep = (rows < 0) | (self.columns.at[rows] <= batch.at)
+        if self.moderation:
+            for place, post_id in enumerate(batch.post_id.tolist()):
+                if known := self.moderation.get(post_id):
+                    keep[place] &= batch.at[place] > known.deleted_at
+                    batch.labels[place] = known.active
+        return batch if keep.all() else batch.take(keep)
+
+    def forget_moderation(self, oldest_ms: int) -> None:
+        """Drop the moderation of posts that are not stored and too old to come back."""
+        old = [post_id for post_id, post in self.moderation.items() if post.newest_at < oldest_ms]
+        for post_id, row in zip(old, self.of(np.array(old, np.int64)).tolist(), strict=True):
+            if row < 0:
+                del self.moderation[post_id]
 
     def put(self, batch: PostBatch) -> Int64[np.ndarray, " k"]:
         """Write posts, each once, into their rows or into new rows, after `make_room`; returns the new rows."""
@@ -178,6 +268,7 @@ class PostRows:
     def _write(self, rows: Int64[np.ndarray, " n"], batch: PostBatch) -> None:
         at = _span(rows)
         self.columns.post_id[at] = batch.post_id
+        self.columns.at[at] = batch.at
         for name, column in batch.plain.items():
             getattr(self.columns, name)[at] = column
         self.columns.labels[at] = 0

@@ -7,6 +7,7 @@ over all steps, and writes nothing meanwhile.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
@@ -19,7 +20,7 @@ from thunder_ingest.counts.stored_totals import as_array
 from thunder_ingest.events import Post, PostCounts, pack
 from thunder_ingest.events.muting import Phrases, phrases_of
 from thunder_ingest.posts.author_index import sums_of
-from thunder_ingest.posts.columns import PostBatch, PostColumns, PostFacts, batch_of
+from thunder_ingest.posts.columns import PostBatch, PostColumns, PostFacts, Referred, batch_of
 from thunder_ingest.posts.in_network import Posts, Scratch, StoreLimits, query, scratch, select
 from thunder_ingest.posts.packed_records import unpack_plain
 from thunder_ingest.posts.popularity import DEFAULT, Popularity, most_popular
@@ -28,6 +29,8 @@ from thunder_ingest.posts.timeline import BEGIN, END, position
 
 __all__ = ["PostColumns", "PostStore", "StoreLimits"]
 
+_MIN_MODERATED: Final = 1_000
+"""Deletions and labels are not searched for old ones below twice this number."""
 BATCH: Final = 1_000
 """Posts per write under the lock: a millisecond or two."""
 TOKENS_AT_ONCE: Final = 50_000
@@ -37,7 +40,7 @@ TOKENS_AT_ONCE: Final = 50_000
 class PostStore:
     """The servable posts. `newest_at`, the newest event time in any record, is the log's own clock.
 
-    A post takes about 260 bytes and 4 bytes per token: 84 of columns, 64 of counts, 13 of references, 8 in the
+    A post takes about 280 bytes and 4 bytes per token: 92 of columns, 64 of counts, 22 of references, 8 in the
     timeline, and its part of the indexes by id and by author, which are a third to two thirds full. String ids come on
     top. Rows, blocks and texts of dropped posts are reused, so memory follows the peak number of posts. The writer
     expires posts. A read finds the oldest allowed post by binary search and never sees a dropped post.
@@ -51,6 +54,7 @@ class PostStore:
         self._rows = PostRows(self.limits.min_video_ms)
         self._scratch = scratch(1, 1)
         self._early_counts = EarlyCounts()
+        self._moderated = _MIN_MODERATED
 
     def __len__(self) -> int:
         return self._rows.stored
@@ -58,11 +62,18 @@ class PostStore:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def apply(self, posts: Sequence[Post]) -> None:
-        """Apply records of `thunder-posts`, those of a post in log order; a post that is not live is removed."""
-        latest = {post.post_id: post for post in posts}
+        """Apply records of `thunder-posts`, of tombstones their states; the order of a post's records does not matter.
+
+        Deletions and labels count by their times, and so does content. A post whose state is not live is removed.
+        """
+        latest: dict[int, Post] = {}
+        for post in posts:
+            known = latest.get(post.post_id)
+            if post.is_live and (known is None or post.at >= known.at):
+                latest[post.post_id] = post
         newest_at = max((max(post.at, post.deleted_at) for post in posts), default=0)
-        self.remove([post.post_id for post in latest.values() if not post.is_live])
-        live = (post for post in latest.values() if post.is_live)
+        self._moderate([post for post in posts if post.deleted_at or post.labels])
+        live = iter(latest.values())
         while some := list(islice(live, BATCH)):
             self._put(batch_of(some))
         with self.lock:
@@ -91,11 +102,18 @@ class PostStore:
         unique = np.array(list(dict.fromkeys(post_ids)), np.int64)
         with self._writing, self.lock:
             rows = self._rows.of(unique)
-            rows = rows[rows >= 0]
-            totals = self._rows.totals
-            counted = rows[totals.at[rows] > 0]
-            self._early_counts.put(self._rows.columns.post_id[counted], totals.take(counted), totals.at[counted])
-            self._rows.drop(rows)
+            self._drop(rows[rows >= 0])
+
+    def _moderate(self, posts: Sequence[Post]) -> None:
+        if posts:
+            with self._writing, self.lock:
+                self._drop(self._rows.moderate(posts))
+
+    def _drop(self, rows: Int64[np.ndarray, " k"]) -> None:
+        totals = self._rows.totals
+        counted = rows[totals.at[rows] > 0]
+        self._early_counts.put(self._rows.columns.post_id[counted], totals.take(counted), totals.at[counted])
+        self._rows.drop(rows)
 
     def apply_counts(self, records: Sequence[PostCounts]) -> None:
         """Apply records of `post-counts`: the newest of a post wins, also if the post arrives later."""
@@ -129,6 +147,10 @@ class PostStore:
             expired += rows
         with self._writing:
             self._early_counts.expire(now_ms - self.limits.max_age_ms)
+        if len(self._rows.moderation) > 2 * self._moderated:
+            with self._writing, self.lock:
+                self._rows.forget_moderation(now_ms - self.limits.max_age_ms)
+                self._moderated = max(_MIN_MODERATED, len(self._rows.moderation))
         return expired
 
     def warm_up(self) -> None:
@@ -145,6 +167,7 @@ class PostStore:
         store.apply_counts([PostCounts(post_id=id_, at=now_ms, totals=[1]) for id_ in (1, 9)])
         store.columns(store.popular(now_ms, 1))
         store.author_views(one)
+        store.referred(store.rows_of(one))
         store.remove([1])
         store.expire(now_ms * 2)
 
@@ -152,7 +175,7 @@ class PostStore:
         with self._writing:
             self._rows.make_room(batch)
             with self.lock:
-                self._put_early_counts(self._rows.put(batch))
+                self._put_early_counts(self._rows.put(self._rows.current(batch)))
 
     def _put_early_counts(self, new: Int64[np.ndarray, " k"]) -> None:
         if len(self._early_counts):
@@ -175,10 +198,21 @@ class PostStore:
         with self.lock:
             return self._rows.of(post_ids)
 
+    def were_deleted(self, post_ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """True for posts that are not stored because of a deletion."""
+        with self.lock:
+            return self._rows.were_deleted(post_ids)
+
+    def label_counts(self) -> dict[str, int]:
+        """The number of known posts with each label."""
+        with self.lock:
+            return dict(Counter(label for post in self._rows.moderation.values() for label in post.active))
+
     def columns(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
         """A copy of rows, in the given order; row -1 reads as zeros.
 
-        An absent author of a source or of a replied-to post is filled in if that post is stored.
+        An absent author of a source or of a replied-to post is filled in if that post is stored. The source of a repost
+        of a repost is the original.
         """
         with self.lock:
             return self._rows.take(rows)
@@ -187,6 +221,11 @@ class PostStore:
         """The columns for visibility rules: like `columns`, in a fifth of the time."""
         with self.lock:
             return self._rows.facts(rows)
+
+    def referred(self, rows: Int64[np.ndarray, " n"]) -> Referred:
+        """The posts that posts refer to, at any distance; row -1 refers to nothing."""
+        with self.lock:
+            return self._rows.referred(rows)
 
     def tokens(self, rows: Int64[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 64"]:
         """The first tokens of texts, like `columns`."""
@@ -222,6 +261,7 @@ class PostStore:
             stored.author,
             stored.source_post_id,
             stored.source_author_id,
+            rows.references.original_id,
             rows.references.state,
             rows.references.is_video,
         )

@@ -2,13 +2,18 @@
 
 Each event becomes a `Post` with the facts of that event alone; `join` merges two of them. Content, deletion and each
 label are last-writer-wins registers by event time (a state-based CRDT: Shapiro, Preguiça, Baquero and Zawirski, 2011).
-At equal times the safer value wins: deletion over content, a set label over a removed one. Content older than a
-deletion is dropped, since only newer content can restore the post.
+At equal times the safer value wins: deletion over content, a set label over a removed one. Between contents of one time
+the greater revision wins, then the more restricted, then the shorter text: an edit mostly takes something away. Content
+older than a deletion is dropped, since only newer content can restore the post.
+
+Post ids are unique, so the author of a post is that of its creation. A deletion or a label counts whoever publishes it,
+also before the creation.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from functools import reduce
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +29,7 @@ from thunder_ingest.events import (
     unpack_post,
 )
 from thunder_ingest.events.ids import id64, string_form
+from thunder_ingest.events.labels import label_name
 from thunder_ingest.events.text import packed_tokens, packed_tokens_of
 
 MAX_LABELS: Final = 64
@@ -49,6 +55,7 @@ _CONTENT: Final = (
     "video_ms",
     "subscriber_only",
     "tokens",
+    "revision",
 )
 _NO_CONTENT: Final = {
     name: default
@@ -72,16 +79,11 @@ def from_event(event: PostEvent) -> Post:
     """A post with the facts of one event."""
     if isinstance(event, PostCreated):
         return _created(event)
-    post = Post(
-        post_id=id64(event.post_id),
-        author_id=id64(event.author_id),
-        post_form=string_form(event.post_id),
-        author_form=string_form(event.author_id),
-    )
+    post = Post(post_id=id64(event.post_id), author_id=0, post_form=string_form(event.post_id))
     if isinstance(event, PostDeleted):
         post.deleted_at = event.at
     else:
-        post.labels = {event.label: -event.at if event.removed else event.at}
+        post.labels = {label_name(event.label): -event.at if event.removed else event.at}
     return post
 
 
@@ -95,30 +97,29 @@ def _packed_creation(event: PostCreated, tokens: bytes) -> bytes:
     It is encoded field by field, in the order of `Post`, at a third of the cost of building a `Post` first.
     """
     post_id, author_id, at = event.post_id, event.author_id, event.at
-    return _encode(
-        (
-            post_id if type(post_id) is int else id64(post_id),
-            author_id if type(author_id) is int else id64(author_id),
-            at,  # created_at
-            at,
-            0,  # deleted_at
-            _KIND_INDEX[event.kind],
-            event.text or "",
-            event.lang or "",
-            0 if event.conversation_id is None else id64(event.conversation_id),
-            0 if event.in_reply_to_post_id is None else id64(event.in_reply_to_post_id),
-            0 if event.in_reply_to_author_id is None else id64(event.in_reply_to_author_id),
-            0 if event.source_post_id is None else id64(event.source_post_id),
-            0 if event.source_author_id is None else id64(event.source_author_id),
-            event.photos or 0,
-            event.video_ms or 0,
-            event.subscriber_only is True,
-            {},  # labels
-            tokens,
-            None if type(post_id) is int else string_form(post_id),
-            None if type(author_id) is int else string_form(author_id),
-        )
+    fields: tuple[Any, ...] = (
+        post_id if type(post_id) is int else id64(post_id),
+        author_id if type(author_id) is int else id64(author_id),
+        at,  # created_at
+        at,
+        0,  # deleted_at
+        _KIND_INDEX[event.kind],
+        event.text or "",
+        event.lang or "",
+        0 if event.conversation_id is None else id64(event.conversation_id),
+        0 if event.in_reply_to_post_id is None else id64(event.in_reply_to_post_id),
+        0 if event.in_reply_to_author_id is None else id64(event.in_reply_to_author_id),
+        0 if event.source_post_id is None else id64(event.source_post_id),
+        0 if event.source_author_id is None else id64(event.source_author_id),
+        event.photos or 0,
+        event.video_ms or 0,
+        event.subscriber_only is True,
+        {},  # labels
+        tokens,
+        None if type(post_id) is int else string_form(post_id),
+        None if type(author_id) is int else string_form(author_id),
     )
+    return _encode((*fields, event.revision) if event.revision else fields)
 
 
 def join(a: Post, b: Post) -> Post:
@@ -127,16 +128,19 @@ def join(a: Post, b: Post) -> Post:
     The earliest creation time wins, so an edit or a restoration makes no post younger.
 
     Raises:
-        Refused: for records with different posts, authors, or published forms of an id.
+        Refused: for records with different posts, authors of a creation, or published forms of an id.
 
     """
     _check_identity(a, b)
     created = [at for at in (a.created_at, b.created_at) if at]
+    author = max(a, b, key=lambda post: (post.created_at > 0, post.author_id, post.author_form or ""))
     joined = msgspec.structs.replace(
         _newer_content(a, b),
+        author_id=author.author_id,
+        author_form=author.author_form,
         created_at=min(created, default=0),
         deleted_at=max(a.deleted_at, b.deleted_at),
-        labels=_joined_labels(a.labels, b.labels),
+        labels=joined_labels(a.labels, b.labels),
     )
     return joined if joined.is_live or not joined.at else msgspec.structs.replace(joined, **_NO_CONTENT)
 
@@ -146,7 +150,8 @@ def _check_identity(known: Post, post: Post) -> None:
         raise Refused(f"posts {known.post_id} and {post.post_id} are not one")
     if known.post_form != post.post_form:
         raise Refused(f"another post id, {_form(known.post_id, known.post_form)}, already stands for the same number")
-    if (known.author_id, known.author_form) != (post.author_id, post.author_form):
+    is_created = known.created_at > 0 and post.created_at > 0
+    if is_created and (known.author_id, known.author_form) != (post.author_id, post.author_form):
         raise Refused(f"the author of this post is {_form(known.author_id, known.author_form)}")
 
 
@@ -157,14 +162,16 @@ def _form(number: int, string: str | None) -> str:
 def _newer_content(a: Post, b: Post) -> Post:
     if a.at != b.at:
         return a if a.at > b.at else b
-    return max(a, b, key=_content) if a != b else a
+    return max(a, b, key=_precedence) if a != b else a
 
 
-def _content(post: Post) -> bytes:
-    return msgspec.msgpack.encode([getattr(post, name) for name in _CONTENT])
+def _precedence(post: Post) -> tuple[int, bool, int, bytes]:
+    """The order of contents of one time."""
+    content = msgspec.msgpack.encode([getattr(post, name) for name in _CONTENT])
+    return post.revision, post.subscriber_only, -len(post.text), content
 
 
-def _joined_labels(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+def joined_labels(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
     """The newest value of each label, in order of the names, so that equal posts have equal bytes."""
     if not b:
         return a
@@ -192,9 +199,16 @@ def changelog(post: Post) -> Change:
     return key_of_id(post.post_id), None, [(STATE_HEADER, pack(post))]
 
 
-def _record_of(value: bytes | None, headers: Headers | None) -> bytes | None:
-    """The packed post in a record of the changelog."""
-    return value if value is not None else dict(headers or ()).get(STATE_HEADER)
+def state_of(value: bytes | None, headers: Headers | None) -> Post | None:
+    """The state of a post in a record of the changelog; None for a tombstone without a state."""
+    packed = value if value is not None else dict(headers or ()).get(STATE_HEADER)
+    if packed is None:
+        return None
+    post = unpack_post(packed)
+    if post.labels:  # earlier versions kept the published names
+        named = ({label_name(name): at} for name, at in post.labels.items())
+        post.labels = reduce(joined_labels, named)
+    return post
 
 
 class PostTable:
@@ -221,22 +235,22 @@ class PostTable:
             Refused: for a record that contradicts an earlier one.
 
         """
-        packed = _record_of(value, headers)
-        if packed is not None:
-            self._join(unpack_post(packed))
+        post = state_of(value, headers)
+        if post is not None:
+            self._join(post)
 
     def apply(self, event: PostEvent, now_ms: int) -> Post | None:
         """Join an event; returns the changed post, or None for no change or a late event.
 
         Raises:
-            Refused: for another author, another form of an id, or too many labels.
+            Refused: for a creation by another author, another form of an id, or too many labels.
 
         """
         changes = self.changes([event], now_ms)
         for reason in changes.refused.values():
             raise reason
-        packed = [_record_of(value, headers) for _, value, headers in changes.records]
-        return unpack_post(packed[0]) if packed and packed[0] is not None else None
+        (post,) = [state_of(value, headers) for _, value, headers in changes.records] or [None]
+        return post
 
     def changes(self, events: Sequence[PostEvent], now_ms: int) -> Changes:
         """Join events in order, like `apply`; several changes of one post make one record."""

@@ -18,7 +18,7 @@ from infra.ops.flow_lag import wait_for_flows
 from infra.ops.replay.line_counts import LineCounts
 from infra.ops.replay.log_reader import Line, LogReader
 from infra.ops.replay.sent_messages import SentMessages
-from infra.ports.clock import now_ms
+from infra.ports.clock import CLOCK_WINDOW, DAY_MS, LogClock, now_ms
 from infra.ports.consumer import partitions_of
 from infra.ports.errors import ForYouError
 from infra.ports.producer import KafkaProducer, Record
@@ -99,6 +99,10 @@ class _ReplayRun:
             self._settings, check=self._check, on_delivered=self._sent.add, options=_PRODUCER_OPTIONS
         )
         self._pace = Pace(replay.speed, self._sleep)
+        self._clock = LogClock()
+        self._times: list[int] = []
+        self._jumps = 0
+        self._ahead: list[Line] = []
         self._latest_ms = now_ms() + settings.future_tolerance_ms
         self._began = time.monotonic()
 
@@ -110,6 +114,8 @@ class _ReplayRun:
                     self._sleep(0)
                     advance(reader.bytes_read, reader.total_bytes)
             self._producer.drain()
+            self._observe()
+            self._list_outliers()
         self.counts.publish_seconds = time.monotonic() - self._began
 
     def settle(self) -> None:
@@ -141,8 +147,12 @@ class _ReplayRun:
             before = f"{self.counts.read.total():,} lines were published before it"
             raise ReplayAborted(f"{line.file} line {line.number}: {reason}; {before}")
         self._count(line)
-        if line.at is not None:
-            self._pace.wait(line.at)
+        if line.at is not None and (jump := self._pace.wait(line.at)):
+            self._jumps += 1
+            if self._jumps <= NAMED_PROBLEMS:
+                self._report.say(
+                    f"{line.file} line {line.number}: the log's time jumps by {jump}, which is not waited for"
+                )
         self._producer.publish([Record(line.topic, line.key, line.raw)])
 
     def _count(self, line: Line) -> None:
@@ -154,11 +164,29 @@ class _ReplayRun:
                 self._report.say(f"{line.file} line {line.number}: {line.problem}")
             if counts.broken == NAMED_PROBLEMS:
                 self._report.say("further broken lines are counted, not listed")
-        # the newest time becomes the time of the feed requests; the flows refuse later ones
-        if line.at is not None and counts.newest_at < line.at <= self._latest_ms:
-            counts.newest_at = line.at
+        if line.at is not None and line.at <= self._latest_ms:  # the flows refuse later ones
+            self._times.append(line.at)
+            if self._clock.is_outlier(line.at):
+                self._ahead.append(line)
+            if len(self._times) >= CLOCK_WINDOW:
+                self._observe()
         if line.key is not None and line.topic != "posts":
             counts.active[line.key] += 1
+
+    def _observe(self) -> None:
+        self._clock.observe(self._times)
+        self._times = []
+        self.counts.newest_at = self._clock.now_ms()
+        self._ahead = [line for line in self._ahead if line.at is not None and self._clock.is_outlier(line.at)]
+
+    def _list_outliers(self) -> None:
+        """Name the lines far ahead of the log. They are published too; the clock of a log follows the bulk of it."""
+        self.counts.outliers = len(self._ahead)
+        for line in self._ahead[:NAMED_PROBLEMS]:
+            days = ((line.at or 0) - self.counts.newest_at) / DAY_MS
+            self._report.say(f"{line.file} line {line.number}: `at` is {days:,.1f} days after the rest of the log")
+        if len(self._ahead) > NAMED_PROBLEMS:
+            self._report.say(f"{len(self._ahead):,} lines are far after the rest of the log")
 
 
 def _reason(line: Line, strict: bool) -> str | None:
@@ -173,22 +201,39 @@ def _reason(line: Line, strict: bool) -> str | None:
 
 
 class Pace:
-    """Delays events so that the log's time passes `speed` times as fast as real time; None: no delay."""
+    """Delays events so that the log's time passes `speed` times as fast as real time; None: no delay.
+
+    A jump of more than a day, forward or back, that would be waited for longer than `MAX_WAIT_S` is skipped: a clock
+    that was never set, or a gap in the log.
+    """
+
+    MAX_WAIT_S: Final = 60.0
 
     def __init__(self, speed: float | None, sleep: Callable[[float], None]) -> None:
         self._speed, self._sleep = speed, sleep
         self._first_ms: int | None = None
+        self._last_ms = 0
         self._began = time.monotonic()
 
-    def wait(self, at_ms: int) -> None:
-        """Sleep until an event is due."""
+    def wait(self, at_ms: int) -> str:
+        """Sleep until an event is due.
+
+        Returns:
+            the jump in words if it was skipped, else an empty text.
+
+        """
         if self._speed is None:
-            return
-        if self._first_ms is None:
+            return ""
+        jump_ms, self._last_ms = at_ms - self._last_ms, at_ms
+        is_long = abs(jump_ms) > DAY_MS and abs(jump_ms) / 1000 / self._speed > self.MAX_WAIT_S
+        is_first = self._first_ms is None
+        if self._first_ms is None or is_long:
             self._first_ms, self._began = at_ms, time.monotonic()
+            return "" if is_first else f"{jump_ms / DAY_MS:,.1f} days"
         due = self._began + (at_ms - self._first_ms) / 1000 / self._speed
         while (left := due - time.monotonic()) > 0:
             self._sleep(min(left, 0.2))
+        return ""
 
 
 def _dead_letters(settings: Settings, sent: SentMessages) -> Counter[str]:

@@ -21,7 +21,9 @@ class LineCounts:
     publish_seconds: float = 0.0
     seconds: float = 0.0
     newest_at: int = 0
-    """Newest event time, epoch ms."""
+    """Newest event time of the bulk of the log, epoch ms: the time of the feed requests."""
+    outliers: int = 0
+    """Lines whose time is far after the rest of the log."""
     active: Counter[bytes] = field(default_factory=Counter)
     """Lines of engagements and social-graph by user."""
     feeds: Counter[str] = field(default_factory=Counter)
@@ -48,6 +50,7 @@ class LineCounts:
             "unpublished": self.unpublished.total(),
             "broken": self.broken,
             "newest_at": self.newest_at,
+            "outliers": self.outliers,
             "publish_seconds": round(self.publish_seconds, 3),
             "seconds": round(self.seconds, 3),
             "feeds": dict(self.feeds),

@@ -28,7 +28,7 @@ def test_taking_rows_takes_every_column_along() -> None:
     taken = found.take(np.array([2, 0]))
     assert taken.posts.post_id.tolist() == [3, 1]
     assert taken.predictions[:, 4].tolist() == pytest.approx([0.3, 0.1])
-    assert len(taken.related.source_stored) == len(taken.weighted) == 2
+    assert len(taken.related.source_author_id) == len(taken.weighted) == 2
 
 
 def test_a_mask_that_keeps_all_copies_nothing() -> None:

@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from feed_worker.client import AsyncClient, FeedTimeout, NoFeed
+from feed_worker.client.refresh import Wanted
 from feed_worker.documents.feed import Feed
 from infra.ports.errors import BrokerUnreachable, RedisUnreachable
 from infra.ports.redis import connect
@@ -120,7 +121,7 @@ def test_a_stale_feed_is_returned_at_once_and_requested_again_only_once(servers:
         many = await asyncio.gather(*(client.fresh(user, max_age_ms=-1, timeout_s=0) for _ in range(50)))
         assert many == [(old, True)] * 50
         assert len(await client.flush()) == 1
-        request = client._pending.of(str(user))
+        request = client._pending.of(Wanted.of(str(user), {}))
         assert request is not None
         new = await asyncio.to_thread(answer, servers, feed_of(user, request, T0 + 1))
         assert await client.fresh(user, max_age_ms=-1, timeout_s=60) == (new, False)

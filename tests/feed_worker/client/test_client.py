@@ -98,6 +98,29 @@ def test_a_young_feed_is_returned_without_a_request(client: Client, servers: Set
     assert requests_of(servers, user) == []
 
 
+def test_a_young_feed_of_another_surface_is_not_the_one_that_is_wanted(client: Client, servers: Settings) -> None:
+    user = new_user()
+    home = answer(servers, feed_of(user, "home", T0, surface="home"))
+    widget = answer(servers, feed_of(user, "widget", T0 + 1, surface="widget"))
+    answer(servers, feed_of(user, "none", T0 + 2, "failed", surface="search"))
+    assert client.fresh(user, max_age_ms=600_000, surface="home", size=8) == (home, False)
+    assert client.fresh(user, max_age_ms=600_000, surface="widget", size=1) == (widget, False)
+    for surface in ("search", "profile", None):
+        with pytest.raises(FeedTimeout):
+            client.fresh(user, max_age_ms=600_000, timeout_s=0.1, surface=surface)
+    client.flush()
+    assert {request.surface for request in requests_of(servers, user)} == {"search", "profile", None}
+
+
+def test_pending_requests_of_two_surfaces_are_two(client: Client, servers: Settings) -> None:
+    user = new_user()
+    for surface, size in (("home", 8), ("widget", 1), ("home", 8)):
+        with pytest.raises(FeedTimeout):
+            client.fresh(user, timeout_s=0.1, surface=surface, size=size)
+    client.flush()
+    assert [(request.surface, request.size) for request in requests_of(servers, user)] == [("home", 8), ("widget", 1)]
+
+
 def test_an_old_feed_is_replaced_if_a_new_one_comes_in_time(client: Client, servers: Settings) -> None:
     user = new_user()
     answer(servers, feed_of(user, "old"))

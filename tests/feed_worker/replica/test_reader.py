@@ -19,6 +19,7 @@ from phoenix.index.retrieval_index import VectorIndex
 from tests.infra.waiting import eventually
 from thunder_ingest.events import Post, PostCounts, PostEmbedding, key_of_id, pack
 from thunder_ingest.posts.store import PostStore
+from thunder_ingest.posts.table import STATE_HEADER, changelog, join
 
 pytestmark = pytest.mark.embedded
 
@@ -219,3 +220,52 @@ def test_progress_is_reported_until_the_replica_has_caught_up(settings: Settings
     waits_for.append(replica.waits_for)
     replica.stop()
     assert waits_for == ["reading the topics of posts; left are all topics", None]
+
+
+# --- partitions that were added -------------------------------------------------------------------------------------
+
+
+def deletion(post: Post) -> tuple[bytes, bytes | None]:
+    """The tombstone of a post, as the replica has it: the key, and the state in the header."""
+    key, value, headers = changelog(join(post, Post(post_id=post.post_id, author_id=0, deleted_at=post.at + 1)))
+    assert value is None
+    return key, dict(headers or ())[STATE_HEADER]
+
+
+@pytest.mark.parametrize("batches", [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0], [2, 0, 1]])
+def test_a_deleted_post_stays_deleted_in_any_order_of_its_partitions(batches: list[int]) -> None:
+    post, label = new_post(), new_post()
+    spam = structs.replace(label, labels={"spam": label.at})
+    posts: list[list[tuple[bytes | None, bytes | None]]] = [
+        [(key_of_id(post.post_id), pack(post)), (key_of_id(label.post_id), pack(label))],
+        [deletion(post)],
+        [(key_of_id(label.post_id), pack(spam))],
+    ]
+    in_order = [posts[place] for place in batches]
+    vectors = [(key_of_id(post_id), embedded(post_id, "served", 1)[1]) for post_id in (post.post_id, label.post_id)]
+    for split in (in_order, [[record for some in in_order for record in some]]):
+        state = ReplicaState(PostStore(), VectorIndex(), WallClock(), ("served",))
+        for some in split:
+            state.apply({"thunder-posts": some})
+        state.apply({VECTORS: vectors})
+        assert not has(state.store, post.post_id)
+        columns = state.store.columns(state.store.rows_of(np.array([label.post_id])))
+        assert state.store.label_names(int(columns.labels[0])) == ["spam"]
+        assert state.index.holds(np.array([post.post_id, label.post_id])).tolist() == [False, True]
+
+
+def test_a_running_replica_reads_partitions_that_are_added(
+    settings: Settings, store: PostStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded broker cannot add partitions: the replica starts as if there were fewer."""
+    monkeypatch.setattr("feed_worker.replica.reader.EXPIRE_EVERY_S", 0.2)
+    monkeypatch.setattr("feed_worker.replica.reader.partitions_of", lambda _, topics: {topic: [0] for topic in topics})
+    replica = Replica(settings, store, VectorIndex(), WallClock(), "served")
+    first, second = new_post(), new_post()
+    write(settings, first, 0)
+    replica.start()
+    eventually(lambda: has(store, first.post_id))
+    write(settings, second, 2)
+    eventually(lambda: has(store, second.post_id))
+    replica.stop()
+    assert {f"thunder-posts-{partition}" for partition in range(PARTITIONS)} == replica.positions.keys()

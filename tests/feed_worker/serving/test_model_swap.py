@@ -13,7 +13,7 @@ from feed_worker.client import Client
 from feed_worker.experiments import experiments_of
 from feed_worker.serving.service import Service
 from feed_worker.serving.worker_registry import ready_workers
-from flows.embeddings import EmbeddingTask, embed
+from flows.embeddings import Embed, EmbeddingTask
 from flows.sources import Batch
 from infra.ops.model_command import use
 from infra.ports.clock import now_ms
@@ -27,9 +27,9 @@ from phoenix.serving.model_topic import announce
 from phoenix.training.checkpoints import phoenix_of
 from tests.e2e.containers import free_port
 from tests.feed_worker.builders import post
-from tests.feed_worker.monitoring.test_endpoints import get
 from tests.flows.test_embeddings import message
 from tests.infra.cli.foryou import write
+from tests.infra.ports.test_endpoints import get
 from tests.infra.waiting import eventually
 from tests.phoenix.saved import TINY, saved
 from thunder_ingest.events import Engagement, Post, key_of_id, pack
@@ -55,7 +55,7 @@ class Models:
         """Write the records of posts, or tombstones of ids, and their vectors."""
         batch = Batch("thunder-posts", 0, [message(offset, each) for offset, each in enumerate(posts)])
         write(self._settings, *(Record("thunder-posts", _key(each), _value(each)) for each in posts))
-        write(self._settings, *embed(EmbeddingTask(batch, models)))
+        write(self._settings, *Embed()(EmbeddingTask(batch, models)))
 
 
 def _key(each: Post | int) -> bytes:

@@ -441,8 +441,8 @@ def test_one_viewer_with_thousands_of_requests_delays_no_other_viewer(
         statuses = [record.status for record in answers(settings, flood)]
         await_commit(settings)
     assert worker.failure is None
-    assert set(statuses) == {"ok", "failed"}
-    assert statuses.count("ok") >= MAX_COMPUTATIONS
+    assert "failed" in statuses
+    assert len(statuses) - statuses.count("failed") >= MAX_COMPUTATIONS  # some may be empty: the viewer has seen all
 
 
 def test_requests_of_apps_whose_clocks_differ_are_answered_in_the_order_of_their_arrival(

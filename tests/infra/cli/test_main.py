@@ -1,10 +1,18 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
+from flows.sources import KafkaSource
+from infra.ops.check import Check
+from infra.ops.doctor import examine
+from infra.ports.clock import now_ms
+from infra.ports.kafka_config import alive_group, consumer_config
 from infra.ports.settings import Settings
 from tests.infra.cli.foryou import foryou
+from tests.infra.waiting import eventually
 
 EVENTS = b"""{"type":"follow","user_id":1,"target_id":2,"at":1700000000000}
 
@@ -83,6 +91,37 @@ def test_the_doctor_reports_that_no_worker_runs(servers: Settings) -> None:
     states = {check["name"]: check["state"] for check in json.loads(done.stdout)}
     assert states["Kafka"] == states["Redis"] == states["topics"] == "ok"
     assert states["workers"] == "fail"
+
+
+@pytest.mark.embedded
+def test_the_doctor_notices_a_flow_that_has_ended_and_one_that_has_never_run(servers: Settings) -> None:
+    own = servers.model_copy(update={"group_prefix": "doctor"})
+
+    def flow(name: str) -> Check:
+        return next(check for check in examine(own) if check.name == name)
+
+    partitions = [
+        KafkaSource(own, "posts", "flows.posts").build_part("posts", f"posts-{part}", None) for part in (0, 1)
+    ]
+    for partition in partitions:
+        partition.snapshot()
+
+    def is_ok() -> bool:
+        return flow("flows.posts").state == "ok"
+
+    eventually(is_ok)
+    never = flow("flows.engagements")
+    assert never.state == "fail"
+    assert re.fullmatch(r"it has never run; \d+ messages left to read", never.detail)
+    for partition in partitions:
+        partition.close()
+    consumer = Consumer(consumer_config(own, alive_group(own, "flows.posts")))
+    consumer.commit(offsets=[TopicPartition("posts", 1, now_ms() - 60_000)], asynchronous=False)
+    consumer.close()
+    dead = flow("flows.posts")
+    assert dead.state == "fail"
+    assert re.match(r"no sign of life for 6\d s in posts-1; \d+ messages left to read", dead.detail)
+    assert dead.remedy == "start `foryou up`, or python -m flows posts"
 
 
 def test_the_doctor_reports_all_failures_at_once() -> None:

@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from infra.ports.errors import BrokerUnreachable
-from infra.ports.kafka_admin import admin, create_topics, describe, ends_of, ensure_reachable, lag
+from infra.ports.kafka_admin import _state, admin, create_topics, describe, ends_of, ensure_reachable, lag
 from infra.ports.kafka_config import consumer_config, group
 from infra.ports.settings import Settings, load
 from infra.ports.topics import TOPICS
@@ -37,6 +39,29 @@ def test_a_missing_topic_is_described_with_its_remedy(servers: Settings) -> None
     missing = [state for state in describe(servers) if state.problem]
     assert [(state.name, state.problem) for state in missing] == [("models", "missing: `foryou topics --create`")]
     assert create_topics(servers) == ["models"]
+
+
+def test_a_setting_that_breaks_what_the_system_relies_on_is_a_problem(
+    servers: Settings,
+) -> None:
+    def problems(name: str, replication_factor: int = 1, replicas: int = 1, **changed: str) -> str:
+        known = TOPICS[name].config_for(1) | {key.replace("_", "."): value for key, value in changed.items()}
+        wanted = servers.model_copy(update={"replication_factor": replication_factor})
+        partition = SimpleNamespace(replicas=[*range(replicas)])
+        return _state(name, {0: partition}, known, wanted).problem  # type: ignore[dict-item]  # of librdkafka
+
+    assert problems("posts") == ""
+    assert problems("posts", retention_ms="-1") == ""
+    assert problems("posts", retention_ms="1").startswith("retention.ms is 1, not 604800000: `foryou topics --repair`")
+    assert problems("posts", message_timestamp_type="CreateTime").startswith("message.timestamp.type is CreateTime")
+    assert problems("feed-requests", segment_ms="604800000").startswith("segment.ms is 604800000, not 600000")
+    assert problems("feed-requests", segment_ms="1000") == ""
+    assert problems("post-counts", max_compaction_lag_ms="9223372036854775807").startswith("max.compaction.lag.ms")
+    assert problems("post-counts", cleanup_policy="delete").startswith("cleanup.policy is delete, not compact")
+    assert problems("social-graph", retention_ms="604800000").startswith("retention.ms is 604800000, not -1")
+    assert problems("posts", 3, 3).startswith("min.insync.replicas is 1, not 2")
+    assert problems("posts", 3, 3, min_insync_replicas="2") == ""
+    assert problems("posts", 3, 1, min_insync_replicas="2").startswith("1 replicas, not 3")
 
 
 def test_the_end_of_a_topic_is_exact_although_the_watermark_is_not(servers: Settings) -> None:

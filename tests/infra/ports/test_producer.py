@@ -40,7 +40,7 @@ def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypatch:
     with pytest.raises(StopRequested):
         producer.flush()
     assert [record.getMessage() for record in caplog.records] == [
-        "Kafka at 127.0.0.1:2 is unreachable (1 messages wait); retrying"
+        "Kafka (writes) at 127.0.0.1:2 accepts no records (1 messages wait); retrying"
     ]
 
 

@@ -154,3 +154,42 @@ def test_settings_are_described_with_their_origin(empty_environment: Path, monke
     ]
     assert limits == ["1 to 200", "at least 1 ms", "wall or log", "true or false", "JSON", ""]
     assert all(row.meaning for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "enable.auto.commit",
+        "auto.commit.enable",
+        "enable.auto.offset.store",
+        "group.id",
+        "group.instance.id",
+        "auto.offset.reset",
+        "isolation.level",
+        "partition.assignment.strategy",
+        "enable.idempotence",
+        "acks",
+        "request.required.acks",
+        "retries",
+        "message.send.max.retries",
+        "message.timeout.ms",
+        "delivery.timeout.ms",
+        "max.in.flight",
+        "transactional.id",
+        "bootstrap.servers",
+        "allow.auto.create.topics",
+        "message.max.bytes",
+    ],
+)
+def test_a_kafka_option_that_would_switch_a_guarantee_off_is_refused_by_name(name: str) -> None:
+    with pytest.raises(
+        SettingsError, match=rf"^FORYOU_KAFKA_OPTIONS .*cannot be changed: {re.escape(name)} \(.*\S\)"
+    ) as refused:
+        load(kafka_options={name: "0", "sasl.password": "secret"})
+    assert len(str(refused.value).splitlines()) == 1
+    assert "secret" not in str(refused.value)
+
+
+def test_other_kafka_options_are_accepted() -> None:
+    options = {"security.protocol": "SASL_SSL", "linger.ms": "5", "compression.type": "zstd", "client.rack": "a"}
+    assert load(kafka_options=options).kafka_options == options

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flows.__main__ import create_recovery_store
-from infra.stack.data_directory import DataDirectory, DataDirectoryInUse, OtherCluster
+from infra.ports.errors import OtherCluster
+from infra.stack.data_directory import DataDirectory, DataDirectoryInUse
 from tests.infra.waiting import eventually, is_gone
 
 HOLDER = """

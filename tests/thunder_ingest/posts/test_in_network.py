@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.thunder_ingest.posts.test_reads_agree import original_of
 from tests.thunder_ingest.posts.test_store import NONE, NOW, ids, post, store_of, stored_ids
 from thunder_ingest.events import KINDS, ORIGINAL, QUOTE, REPLY, REPOST, Post
 from thunder_ingest.posts.store import PostStore, StoreLimits
@@ -168,8 +169,9 @@ def model(posts: dict[int, Post], following: set[int], excluded: set[int]) -> li
         return parent.in_reply_to_post_id == root != 0 and parent.author_id in following
 
     def own_repost(repost: Post) -> bool:
-        source = posts.get(repost.source_post_id)
-        return repost.source_author_id == VIEWER or (source is not None and source.author_id == VIEWER)
+        original = original_of(posts, repost)
+        named = repost.source_author_id if original == repost.source_post_id else 0
+        return VIEWER in (named, posts[original].author_id if original in posts else 0)
 
     results: list[Post] = []
     for author in following:

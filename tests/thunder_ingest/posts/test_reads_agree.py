@@ -17,6 +17,17 @@ VIEWER = 1
 LIMITS = StoreLimits(originals=3, replies=2, videos=2, scan=4, max_age_ms=8, max_results=7)
 
 
+def original_of(posts: dict[int, Post], repost: Post) -> int:
+    """The end of a chain of reposts, 0 for a circle."""
+    original, passed = repost.source_post_id, set[int]()
+    while original in posts and posts[original].kind == REPOST:
+        if original in passed:
+            return 0
+        passed.add(original)
+        original = posts[original].source_post_id
+    return original
+
+
 class ObviousReader:
     """The read rules, a post at a time, over nothing but a dictionary of posts."""
 
@@ -44,7 +55,7 @@ class ObviousReader:
         return [p.post_id for p in sorted(posts, key=lambda p: (-p.created_at, -p.post_id))]
 
     def _video(self, p: Post) -> bool:
-        shown = self.posts.get(p.source_post_id) if p.kind == REPOST else p
+        shown = self.posts.get(original_of(self.posts, p)) if p.kind == REPOST else p
         return (
             shown is not None
             and shown.kind in (ORIGINAL, QUOTE)
@@ -56,8 +67,10 @@ class ObviousReader:
         if p.post_id in self.excluded:
             return False
         if p.kind == REPOST:
-            source = self.posts.get(p.source_post_id)
-            return VIEWER not in (p.source_author_id, source.author_id if source else 0)
+            original = original_of(self.posts, p)
+            source = self.posts.get(original)
+            named = p.source_author_id if original == p.source_post_id else 0
+            return VIEWER not in (named, source.author_id if source else 0)
         return p.kind != REPLY or self._visible(p)
 
     def _visible(self, reply: Post) -> bool:
@@ -87,6 +100,7 @@ any_post = st.builds(
     video_ms=st.sampled_from([0, 9000]),
     photos=st.sampled_from([0, 0, 1]),
     text=st.sampled_from(["", "one", "one two three four five"]),
+    at=st.just(NOW),
 )
 steps = st.lists(
     st.tuples(st.just("apply"), st.lists(any_post, max_size=12))

@@ -130,7 +130,7 @@ def test_columns_are_copies() -> None:
 
 def test_a_later_record_replaces_the_post_whole() -> None:
     store = store_of(post(5, text="first long text", lang="en", labels={"spam": NOW}, post_form="did:p"))
-    store.apply([post(5, text="edited", labels={"spam": -NOW})])
+    store.apply([post(5, text="edited", labels={"spam": -NOW - 1})])
     rows = store.rows_of(ids(5))
     columns = store.columns(rows)
     assert (columns.labels.tolist(), store.language(int(columns.lang[0]))) == ([0], "")
@@ -479,6 +479,7 @@ stored_posts = st.builds(
     st.sampled_from(KINDS),
     source_post_id=st.integers(0, 12),
     in_reply_to_post_id=st.integers(0, 12),
+    at=st.just(NOW),
 )
 steps = st.lists(
     st.tuples(st.just("apply"), st.lists(stored_posts, max_size=6))

@@ -242,7 +242,6 @@ def test_a_late_creation_after_a_restart_still_loses_against_the_deletion() -> N
     ("first", "second", "reason"),
     [
         (created(1), created(2, author_id=8), "the author of this post is 7"),
-        (created(1), deleted(2, author_id=8), "the author of this post is 7"),
         (created(1, author_id="did:a"), created(2, author_id=id64("did:a")), "the author of this post is 'did:a'"),
         (created(1, post_id="did:p"), created(2, post_id=id64("did:p")), "another post id, 'did:p', already stands"),
         (created(1, post_id=id64("did:p")), created(2, post_id="did:p"), "another post id, .* already stands"),
@@ -314,3 +313,39 @@ def test_expiry_drops_exactly_the_posts_that_are_too_old(events: list[PostEvent]
         assert expired == {id_ for id_, post in posts.items() if newest_at(post) < T0 + now and post.is_live}
         posts = {id_: post for id_, post in posts.items() if newest_at(post) >= T0 + now}
         assert len(table) == len(posts)
+
+
+# --- edits of one time, and labels by any name ----------------------------------------------------------------------
+
+
+def test_between_edits_of_one_time_the_greater_revision_wins_then_the_more_restricted_then_the_shorter_text() -> None:
+    long, short = created(2, "a long text"), created(2, "removed")
+    assert joined(long, short).text == joined(short, long).text == "removed"
+    newer = created(2, "a longer text, revised", revision=2)
+    assert joined(newer, short).text == joined(short, newer).text == "a longer text, revised"
+    closed = created(2, "for subscribers only", subscriber_only=True)
+    assert joined(closed, short).subscriber_only
+    assert joined(created(3, "later"), newer).text == "later"
+
+
+def test_a_revision_is_kept_in_the_changelog() -> None:
+    table, _, _ = table_of([created(2, "first", revision=3)])
+    assert table.apply(created(2, "", revision=2), T0) is None
+    post = table.apply(created(2, "second", revision=4), T0)
+    assert post is not None
+    assert (post.text, post.revision) == ("second", 4)
+
+
+@pytest.mark.parametrize("name", ["adult", "Adult", " ADULT\t", "\uff21dult"])
+def test_case_and_blanks_of_a_label_do_not_matter(name: str) -> None:
+    assert joined(labeled(1, name)).labels == {"adult": T0 + 1}
+    assert joined(labeled(1, name), labeled(2, "adult", removed=True)).labels == {"adult": -T0 - 2}
+    assert joined(labeled(1, "Child  Safety")).labels == {"child_safety": T0 + 1}
+
+
+def test_labels_of_an_earlier_version_are_restored_under_their_names() -> None:
+    table = PostTable(DAY_MS)
+    known = joined(created(1))
+    known.labels = {"Adult": T0 + 1, "adult": -T0 - 3}
+    table.restore(*changelog(known)[1:])
+    assert table.apply(labeled(3, "Adult", removed=True), T0) is None

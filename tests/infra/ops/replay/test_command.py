@@ -83,6 +83,23 @@ def test_every_line_is_counted_and_an_old_log_is_fresh_on_its_own_clock(log: Pat
     assert shown["did:plc:viewer"] == {"3", "4", "5"}
 
 
+@pytest.mark.embedded
+def test_one_post_of_a_later_year_leaves_the_feeds_of_a_log_and_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    posts = [post(number, START_MS + number * 1_000) for number in range(1, 31)]
+    posts.append(post(99, START_MS + 4 * 365 * DAY_MS))
+    write(tmp_path, "posts.jsonl", *posts)
+    write(tmp_path, "engagements.jsonl", favorite(5, 1, START_MS + 10_000), favorite(6, 2, START_MS + 40_000))
+    feeds: list[Feed] = []
+    replay = Replay(tmp_path, embedded=True, feeds=2)
+    counts = run(replay, load(clock="log"), Console(stderr=True), lambda feed, took_ms: feeds.append(feed))
+    assert (counts.accepted, counts.outliers, counts.newest_at) == (33, 1, START_MS + 40_000)
+    assert counts.feeds == {"ok": 2}
+    assert all(len(feed.items) >= 20 for feed in feeds)
+    assert "posts.jsonl line 31: `at` is 1,460.0 days after the rest of the log" in capsys.readouterr().err
+
+
 def test_a_strict_replay_stops_at_the_first_unusable_line(log: Path, servers: Settings) -> None:
     with pytest.raises(ReplayAborted, match=r"posts\.jsonl\.gz line 6: not JSON.*; 5 lines were published before it"):
         run(Replay(log, strict=True), servers, QUIET, _ignore)
@@ -121,6 +138,37 @@ def test_a_paced_replay_sleeps_until_each_event_is_due(monkeypatch: pytest.Monke
         pace.wait(at)
         due.append(round(clock[0], 6))
     assert due == [0.0, 0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("years", [-20, 30])
+def test_a_paced_replay_skips_a_jump_of_the_logs_time_and_keeps_its_pace(
+    monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    pace, odd = Pace(1_000.0, sleep), START_MS + years * 365 * DAY_MS
+    for log in ([odd, START_MS, START_MS + 50_000], [START_MS, odd, START_MS + 40_000, START_MS + 90_000]):
+        began = clock[0]
+        jumps = [pace.wait(at) for at in log]
+        assert clock[0] - began == pytest.approx(0.05)
+        assert sum(map(bool, jumps)) >= 1
+    assert Pace(1_000.0, _never).wait(START_MS) == ""
+
+
+def test_a_paced_replay_waits_for_a_night(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    pace = Pace(10.0, sleep)
+    assert (pace.wait(START_MS), pace.wait(START_MS + DAY_MS // 3)) == ("", "")
+    assert clock[0] == pytest.approx(2_880)
 
 
 def test_an_unpaced_replay_never_sleeps() -> None:

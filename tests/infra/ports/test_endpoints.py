@@ -8,7 +8,9 @@ from typing import NamedTuple
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from feed_worker.monitoring.endpoints import Endpoints
+from infra.ports.endpoints import Endpoints
+from infra.ports.outage import outage
+from infra.ports.process_metrics import SKIPPED_OFFSETS
 from infra.ports.settings import SettingsError, load
 from tests.e2e.containers import free_port
 
@@ -78,3 +80,16 @@ def test_the_port_is_freed_at_the_end_and_port_0_binds_none() -> None:
         pass
     with Endpoints(load(http_port=0), CollectorRegistry(), well, well):
         pass
+
+
+def test_outages_and_the_metrics_of_every_process_are_exported() -> None:
+    tested, registry = outage("Test", "nowhere"), CollectorRegistry()
+    tested.begins("no reply")
+    SKIPPED_OFFSETS.add("endpoints-0", 5)
+    with serving(registry) as port:
+        text = get(port, "/metrics").text
+        assert 'foryou_outage{server="Test"} 1.0' in text
+        assert 'foryou_outages_total{server="Test"} 1.0' in text
+        assert 'foryou_offsets_skipped_total{partition="endpoints-0"} 5.0' in text
+        tested.ends()
+        assert 'foryou_outage{server="Test"} 0.0' in get(port, "/metrics").text
