@@ -8,6 +8,7 @@ from feed_worker.filters.author_socialgraph import AuthorSocialgraphFilter
 from feed_worker.filters.core_data import CoreDataFilter
 from feed_worker.filters.dedup_conversation import DedupConversationFilter
 from feed_worker.filters.drop_duplicates import DropDuplicatesFilter
+from feed_worker.filters.feedback import FeedbackFilter
 from feed_worker.filters.ineligible_subscription import IneligibleSubscriptionFilter
 from feed_worker.filters.language import LanguageFilter
 from feed_worker.filters.muted_keyword import MutedKeywordFilter
@@ -87,6 +88,7 @@ def foryou_pipeline(
             PreviouslyServedFilter(),
             MutedKeywordFilter(store),
             AuthorSocialgraphFilter(),
+            FeedbackFilter(),
             VideoFilter(),
             LanguageFilter(store),
             VisibilityFilter(store),

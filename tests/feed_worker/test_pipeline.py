@@ -287,6 +287,7 @@ def test_the_stages_stand_in_the_published_order() -> None:
         "previously_served",
         "muted_keyword",
         "author_socialgraph",
+        "feedback",
         "video",
         "language",
         "visibility",

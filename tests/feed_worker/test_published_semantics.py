@@ -15,6 +15,7 @@ from feed_worker.filters.author_socialgraph import AuthorSocialgraphFilter
 from feed_worker.filters.core_data import CoreDataFilter
 from feed_worker.filters.dedup_conversation import DedupConversationFilter
 from feed_worker.filters.drop_duplicates import DropDuplicatesFilter
+from feed_worker.filters.feedback import FeedbackFilter
 from feed_worker.filters.ineligible_subscription import IneligibleSubscriptionFilter
 from feed_worker.filters.language import LanguageFilter
 from feed_worker.filters.muted_keyword import MutedKeywordFilter
@@ -26,8 +27,19 @@ from feed_worker.filters.self_post import SelfPostFilter
 from feed_worker.filters.video import VideoFilter
 from feed_worker.framework.components import Filter
 from feed_worker.parameters import FORYOU
-from tests.feed_worker.builders import NOW_MS, VIEWER, candidates_in, hydrated, ids, post, query, store_of, viewer
-from thunder_ingest.events import Post
+from tests.feed_worker.builders import (
+    NOW_MS,
+    VIEWER,
+    candidates_in,
+    hydrated,
+    ids,
+    positions_of,
+    post,
+    query,
+    store_of,
+    viewer,
+)
+from thunder_ingest.events import ACTION_INDEX, ActionName, Post
 from thunder_ingest.users.seen_filter import FilterSize, SeenFilter
 
 FRIEND, STRANGER, AUTHOR = 60, 70, 50
@@ -217,6 +229,20 @@ class TestMutedKeyword:
         store = store_of()
         assert not MutedKeywordFilter(store).enable(query())
         assert MutedKeywordFilter(store).enable(query(viewer(keywords=("a",))))
+
+
+class TestFeedback:
+    """Beyond the published filters: a report and "not interested" hide a post from their viewer."""
+
+    @pytest.mark.parametrize(
+        ("action", "stay"), [("report", [5]), ("not_interested", [5]), ("favorite", [1, 2, 3, 4, 5])]
+    )
+    def test_they_hide_the_post_and_what_reposts_quotes_or_answers_it(
+        self, action: ActionName, stay: list[int]
+    ) -> None:
+        positions = positions_of([1, 5])
+        positions["actions"][0] |= 1 << ACTION_INDEX[action]
+        assert kept(FeedbackFilter(), RELATED, query(viewer(positions=positions))) == stay
 
 
 class TestAuthorSocialgraph:
