@@ -105,6 +105,7 @@ class CountSink(FixedPartitionedSink[Changes, int]):
         self._unread: dict[str, _Shard] = {}
         self._unclaimed: Segments | None = None
         self._scanned_at = 0.0
+        self._has_unwritten = False
 
     def list_parts(self) -> list[str]:
         """The names of the shards."""
@@ -127,15 +128,17 @@ class CountSink(FixedPartitionedSink[Changes, int]):
         with self._lock:
             if self._unread:
                 self._restore()
-            now_ms = self._clock.now_ms()
+            now_ms, self._has_unwritten = self._clock.now_ms(), True
             for changes in values:
                 table.add(changes, now_ms)
 
     def write(self) -> None:
         """Write the changelog first, then the totals that follow from it, of all shards."""
         with self._lock:
+            if not self._has_unwritten:
+                return
             totals, segments = list[Record](), list[Record]()
-            now_ms = self._clock.now_ms()
+            now_ms, self._has_unwritten = self._clock.now_ms(), False
             for shard in self._shards.values():
                 drained = shard.table.drain(now_ms)
                 records = shard.changelog.records(drained.changes, shard.table.voices, shard.table.all_changes)

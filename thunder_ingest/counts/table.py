@@ -71,23 +71,19 @@ def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
     """The changes by events; events of the social graph change no count."""
     rows: list[int] = []  # end to end
     for event in events:
-        column, amount, undo = IMPRESSIONS, 1, False
-        if type(event) is Engagement:
+        if type(event) is Impression:
+            column, undo, amount = IMPRESSIONS, False, 1
+        elif type(event) is Engagement:
             column, undo = ACTION_INDEX[event.action], event.undo is True
-            if undo:
-                amount = 0
-            elif column == DWELL_TIME:
-                amount = event.dwell_ms or 0
-        elif type(event) is not Impression:
+            amount = 0 if undo else (event.dwell_ms or 0) if column == DWELL_TIME else 1
+        else:
             continue
         post_id, user_id = event.post_id, event.user_id
-        rows += (
-            post_id if type(post_id) is int else id64(post_id),
-            user_id if type(user_id) is int else id64(user_id),
-            event.at * 2 + undo,
-            column,
-            amount,
-        )
+        if type(post_id) is not int:
+            post_id = id64(post_id)
+        if type(user_id) is not int:
+            user_id = id64(user_id)
+        rows += (post_id, user_id, event.at * 2 + undo, column, amount)
     changes = np.array(rows, np.int64).reshape(-1, ROW)
     changes[:, KEY] = keys_of(changes[:, POST], changes[:, COLUMN], changes[:, KEY])
     return changes
