@@ -235,14 +235,15 @@ class TestFeedback:
     """Beyond the published filters: a report and "not interested" hide a post from their viewer."""
 
     @pytest.mark.parametrize(
-        ("action", "stay"), [("report", [5]), ("not_interested", [5]), ("favorite", [1, 2, 3, 4, 5])]
+        ("action", "stay"), [("report", [5]), ("not_interested", [5]), ("favorite", [1, 2, 3, 4, 5, 6, 7])]
     )
     def test_they_hide_the_post_and_what_reposts_quotes_or_answers_it(
         self, action: ActionName, stay: list[int]
     ) -> None:
         positions = positions_of([1, 5])
         positions["actions"][0] |= 1 << ACTION_INDEX[action]
-        assert kept(FeedbackFilter(), RELATED, query(viewer(positions=positions))) == stay
+        further = [post(6, FRIEND, "quote", source_post_id=4), post(7, FRIEND, "reply", in_reply_to_post_id=6)]
+        assert kept(FeedbackFilter(), [*RELATED, *further], query(viewer(positions=positions))) == stay
 
 
 class TestAuthorSocialgraph:
