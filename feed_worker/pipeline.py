@@ -51,9 +51,11 @@ def foryou_pipeline(
 ) -> Pipeline:
     """The pipeline over a worker's state; each query brings its own parameters.
 
-    Names and order are the published ones; visibility is also checked before scoring. Sources run in parallel, except
-    PopularSource, which waits for the others. Errors of Redis propagate to the caller, which waits and runs the batch
-    again, or ends; only a value that cannot be read fails its own request.
+    Names and order are the published ones, but for two filters. Visibility is also checked before scoring. One of a
+    post and its reposts is kept after all other filters, so that a hidden repost displaces no post that may be shown.
+
+    Sources run in parallel, except PopularSource, which waits for the others. Errors of Redis propagate to the caller,
+    which waits and runs the batch again, or ends; only a value that cannot be read fails its own request.
 
     Args:
         store: the posts; its `max_age_ms` limits the age of candidates.
@@ -82,7 +84,6 @@ def foryou_pipeline(
             AgeFilter(store.limits.max_age_ms),
             SelfPostFilter(),
             OONRetweetReplyFilter(),
-            RetweetDedupFilter(),
             IneligibleSubscriptionFilter(),
             PreviouslySeenFilter(),
             PreviouslyServedFilter(),
@@ -92,6 +93,7 @@ def foryou_pipeline(
             VideoFilter(),
             LanguageFilter(store),
             VisibilityFilter(store),
+            RetweetDedupFilter(),
         ],
         scorers=[
             PhoenixScorer(store, model, rankers),

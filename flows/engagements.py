@@ -1,4 +1,4 @@
-"""engagements, social-graph ▸ Redis `user:{id}` and post-counts; refused messages ▸ dead-letters.
+"""engagements, social-graph ▸ Redis `user:{id}`, post-counts and accounts; refused messages ▸ dead-letters.
 
 Run with `python -m flows engagements --recovery DIR`. A user's state in Redis is a set of small entries.
 A reader joins them, and the last writer by event time wins, so writes are idempotent. So are the counts per post: one
@@ -13,6 +13,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
 
+from flows.accounts import TOPIC as ACCOUNTS
+from flows.accounts import account_sink, account_states
 from flows.counts import CHANGELOG, SHARDS, TOPIC, CountSink, KafkaTopics, shard_name
 from flows.decoding import Decoded, Decoder
 from flows.first_build import FirstBuild
@@ -25,6 +27,7 @@ from infra.ports.producer import Record
 from infra.ports.redis import RedisRetry
 from infra.ports.settings import Settings
 from thunder_ingest.counts.table import Changes, by_shard, changes_of, warm_up
+from thunder_ingest.events import AccountState
 from thunder_ingest.users.entries import UserEntries, entries_by_user
 from thunder_ingest.users.redis_form import UserStates
 
@@ -101,6 +104,7 @@ def build_flow(
     graph: Source[Batch],
     users: Sink[UserWrites],
     counts: Sink[tuple[str, Changes]],
+    accounts: Sink[tuple[str, list[AccountState]]],
     records: Sink[list[Record]],
     decode: Decoder,
 ) -> Dataflow:
@@ -110,13 +114,14 @@ def build_flow(
     decoded = op.map("decode", both, decode)
     op.output("users", op.map("user-writes", decoded, user_writes), users)
     op.output("dead-letters", op.map("refused", decoded, lambda each: each.refused), records)
+    op.output("accounts", op.flat_map("account-states", decoded, account_states), accounts)
     op.output("post-counts", op.flat_map("count", decoded, count_changes), counts)
     return flow
 
 
 def flow() -> Dataflow:
     """Return the flow for the servers of the settings."""
-    settings = start(["engagements", "social-graph", TOPIC, CHANGELOG, "dead-letters"])
+    settings = start(["engagements", "social-graph", TOPIC, CHANGELOG, ACCOUNTS, "dead-letters"])
     warm_up()  # now: the first events would wait seconds for it
     name, clock = "flows.engagements", clock_of(settings.clock)
     return build_flow(
@@ -124,6 +129,7 @@ def flow() -> Dataflow:
         KafkaSource(settings, "social-graph", name),
         UserSink(settings),
         CountSink(KafkaTopics(settings), clock, settings.remembered_ms, settings.max_voices),
+        account_sink(settings),
         KafkaSink(settings),
         Decoder(settings, clock),
     )

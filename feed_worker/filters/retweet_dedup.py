@@ -12,7 +12,8 @@ from feed_worker.framework.components import Filter
 class RetweetDedupFilter(Filter):
     """Keeps the first of a post and its reposts, in the order of sources.
 
-    Mirrors the published RetweetDeduplicationFilter.
+    Mirrors the published RetweetDeduplicationFilter. That one runs before the filters of authors and words, so a repost
+    that is hidden from the viewer hides the post and its other reposts, too.
     """
 
     def keep(self, _query: Query, candidates: Candidates) -> NDArray[np.bool_]:

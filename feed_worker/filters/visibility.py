@@ -15,7 +15,7 @@ from thunder_ingest.posts.store import PostStore
 
 
 class VisibilityFilter(Filter):
-    """Drops posts with unsafe labels, and posts that refer to a post with such labels, at any distance.
+    """Drops posts with unsafe labels, of accounts that are not active, and posts that refer to such posts.
 
     `unsafe_labels` hide a post from all viewers, `unsafe_labels_out_of_network` from viewers who do not follow its
     author. Fails closed: a repost or quote of a post that is not stored, because it was deleted, has expired or is
@@ -32,12 +32,14 @@ class VisibilityFilter(Filter):
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         """[n] True for posts that the viewer may see."""
         own = self._allowed(query.parameters, candidates.posts.labels, candidates.in_network)
+        own &= ~contains(self._store.accounts.inactive, candidates.posts.author_id)
         return np.asarray(own & self._references(query, candidates))
 
     def _references(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
         referred = candidates.related.referred
         followed = contains(query.viewer.following, referred.author_id)
-        hidden = referred.is_lost | ~self._allowed(query.parameters, referred.labels, followed)
+        hidden = contains(self._store.accounts.inactive, referred.author_id) | referred.is_lost
+        hidden |= ~self._allowed(query.parameters, referred.labels, followed)
         return ~referred.holds(hidden, len(candidates))
 
     def _allowed(
@@ -58,6 +60,6 @@ class CurrentVisibilityFilter(VisibilityFilter):
             labels = self._store.facts(rows).labels
             related = related_of(self._store, candidates.posts)
         current = candidates.with_related(related)
-        return np.asarray(
-            (rows >= 0) & self._allowed(query.parameters, labels, current.in_network) & self._references(query, current)
-        )
+        own = (rows >= 0) & self._allowed(query.parameters, labels, current.in_network)
+        own &= ~contains(self._store.accounts.inactive, candidates.posts.author_id)
+        return np.asarray(own & self._references(query, current))

@@ -1,4 +1,4 @@
-"""The worker's replica: posts, counts and vectors, copied from their topics into memory.
+"""The worker's replica: posts, counts, vectors and the status of accounts, copied from their topics into memory.
 
 Counts are read after the posts that were in the log at the start. Their records are smaller, so they would run ahead,
 and counts of posts that are not stored wait in bounded memory.
@@ -30,7 +30,7 @@ from infra.ports.kafka_config import consumer_config, group, kafka_outage, kafka
 from infra.ports.producer import Headers
 from infra.ports.settings import Settings
 from phoenix.index.retrieval_index import VectorIndex
-from thunder_ingest.events import PostEmbedding, unpack_counts, unpack_embedding, unpack_post
+from thunder_ingest.events import PostEmbedding, unpack_account, unpack_counts, unpack_embedding, unpack_post
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.posts.table import STATE_HEADER
 
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 VECTORS = "post-embeddings"
 COUNTS = "post-counts"
-TOPICS = ("thunder-posts", VECTORS, COUNTS)
+ACCOUNTS = "accounts"
+TOPICS = ("thunder-posts", VECTORS, COUNTS, ACCOUNTS)
 POLL_S = 0.04
 BACKFILL_MESSAGES = 1_000
 """Records of the backfill between two batches of the main consumer: a few milliseconds of work."""
@@ -86,6 +87,7 @@ class ReplicaState:
 
     def apply(self, by_topic: Mapping[str, Records]) -> None:
         """Apply records of TOPICS."""
+        self.store.accounts.apply(unpack_account(value) for _, value in by_topic.get(ACCOUNTS, ()) if value)
         self._apply_posts(by_topic.get("thunder-posts", ()))
         self.apply_vectors(by_topic.get(VECTORS, ()), self.versions)
         counts = dict(by_topic.get(COUNTS, ()))
@@ -139,7 +141,7 @@ def _by_version(records: Records, versions: Sequence[str]) -> dict[str, dict[byt
 
 
 class Replica:
-    """Reads the three topics from their beginning, in a thread of its own, without a consumer group, and follows them.
+    """Reads the four topics from their beginning, in a thread of its own, without a consumer group, and follows them.
 
     `start` and `stop` belong to the main thread. All other public methods and properties are for any thread: they leave
     commands in a queue, and the replica thread runs these between two batches.
@@ -252,7 +254,8 @@ class Replica:
         if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
             self._expired_at = time.monotonic()
             self._state.store.expire(self._state.clock.now_ms())
-            self._follow_partitions()
+            if self.caught_up.is_set():
+                self._follow_partitions()
 
     def _note_positions(self) -> None:
         parts = [TopicPartition(part.topic, part.partition) for part in self._parts if part.topic == "thunder-posts"]

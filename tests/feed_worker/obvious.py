@@ -56,11 +56,10 @@ class ObviousPipeline:
         kept: list[Post] = []
         read: set[int] = set()
         for post in posts:
-            early = self._is_candidate(asked, post)
-            if early and self._original(post).post_id not in read:
+            allowed = self._is_candidate(asked, post) and self._may_be_shown(asked, post)
+            if allowed and self._original(post).post_id not in read:
                 read.add(self._original(post).post_id)
-                if self._may_be_shown(asked, post):
-                    kept.append(post)
+                kept.append(post)
         return kept
 
     def _is_candidate(self, asked: Query, post: Post) -> bool:
@@ -73,32 +72,53 @@ class ObviousPipeline:
 
     def _may_be_shown(self, asked: Query, post: Post) -> bool:
         user = asked.viewer
-        source = self.world.get(post.source_post_id)
-        parent = self.world.get(post.in_reply_to_post_id)
-        root = self.world.get(post.conversation_id)
-        if (post.source_post_id and source is None) or (post.in_reply_to_post_id and parent is None):
+        shown, above, is_whole = self._referred(post)
+        everything = [*shown, *above]
+        if not is_whole:
             return False
-        shown = [post] if source is None else [post, source]
-        if any(each.subscriber_only and each.author_id not in user.subscriptions for each in shown):
+        if any(each.subscriber_only and each.author_id not in user.subscriptions for each in everything):
             return False
-        related = {post.post_id, post.source_post_id, post.in_reply_to_post_id}
+        related = {post.post_id, self._source_id(post), post.in_reply_to_post_id}
         if related & {*asked.seen.tolist()} or related & {*asked.served.tolist()}:
             return False
-        if any(_says(each, keyword) for each in shown for keyword in user.keywords):
+        if any(_says(each, keyword) for each in everything for keyword in user.keywords):
             return False
-        if post.author_id in user.mutes or any(
-            each.author_id in user.blocks or each.author_id in user.blocked_by for each in shown
-        ):
+        if {each.author_id for each in everything} & {*user.mutes, *user.blocks, *user.blocked_by}:
             return False
         if asked.request.exclude_videos and self._content(post).video_ms:
             return False
         langs = asked.request.langs
         if langs and (lang := primary_language(self._content(post).lang)) and lang not in langs:
             return False
-        followed = post.author_id in user.following
-        checked = [(post, followed), (root, followed)]
-        checked += [(each, each is not None and each.author_id in user.following) for each in (source, parent)]
-        return all(each is None or _is_fit(each, known, asked.parameters) for each, known in checked)
+        return all(_is_fit(each, each.author_id in user.following, asked.parameters) for each in everything)
+
+    def _referred(self, post: Post) -> tuple[list[Post], list[Post], bool]:
+        """What a post shows, all that is above that, and True if what must be known is."""
+        shown, above, is_whole = [post], list[Post](), True
+        for each in shown:
+            if source_id := self._source_id(each):
+                is_whole &= source_id in self.world
+                shown += [self.world[source_id]] if self.world.get(source_id, post) not in shown else []
+        for place, each in enumerate(queue := [*shown]):
+            is_shown = place < len(shown)
+            is_whole &= KINDS[each.kind] != "repost" or not self._is_repost(self._source_id(each))
+            is_whole &= not is_shown or not each.in_reply_to_post_id or each.in_reply_to_post_id in self.world
+            for ref in (self._source_id(each), each.in_reply_to_post_id, each.conversation_id):
+                if ref in self.world and self.world[ref] not in queue:
+                    queue.append(self.world[ref])
+                    above.append(self.world[ref])
+        return shown, above, is_whole
+
+    def _source_id(self, post: Post) -> int:
+        """The quoted post, or the original of a repost."""
+        source_id, passed = post.source_post_id, set[int]()
+        while KINDS[post.kind] == "repost" and self._is_repost(source_id) and source_id not in passed:
+            passed.add(source_id)
+            source_id = self.world[source_id].source_post_id
+        return post.source_post_id if source_id in passed else source_id
+
+    def _is_repost(self, post_id: int) -> bool:
+        return post_id in self.world and KINDS[self.world[post_id].kind] == "repost"
 
     def _score(self, items: list[Item], parameters: Parameters) -> None:
         for item in items[: parameters.max_candidates]:
@@ -166,17 +186,17 @@ class ObviousPipeline:
         return list(first.values())
 
     def _original_id(self, post: Post) -> int:
-        return post.source_post_id if KINDS[post.kind] == "repost" else post.post_id
+        return self._source_id(post) if KINDS[post.kind] == "repost" else post.post_id
 
     def _original(self, post: Post) -> Post:
         """The post that the viewer reads; a stub with the source's id for a repost of an unknown post."""
         if KINDS[post.kind] != "repost":
             return post
-        unknown = Post(post_id=post.source_post_id, author_id=post.source_author_id or post.author_id)
-        return self.world.get(post.source_post_id, unknown)
+        unknown = Post(post_id=self._source_id(post), author_id=post.source_author_id or post.author_id)
+        return self.world.get(unknown.post_id, unknown)
 
     def _content(self, post: Post) -> Post:
-        return self.world.get(post.source_post_id, post) if KINDS[post.kind] == "repost" else post
+        return self.world.get(self._source_id(post), post) if KINDS[post.kind] == "repost" else post
 
 
 def chosen_one_by_one(kernel: np.ndarray, k: int, least: float = 1e-6) -> list[int]:

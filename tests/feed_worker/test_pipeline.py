@@ -281,7 +281,6 @@ def test_the_stages_stand_in_the_published_order() -> None:
         "age",
         "self_post",
         "oon_retweet_reply",
-        "retweet_dedup",
         "ineligible_subscription",
         "previously_seen",
         "previously_served",
@@ -291,6 +290,7 @@ def test_the_stages_stand_in_the_published_order() -> None:
         "video",
         "language",
         "visibility",
+        "retweet_dedup",
     ]
     assert [each.name for each in pipeline.scorers] == [
         "phoenix_scorer",

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from feed_worker.filters.visibility import CurrentVisibilityFilter, VisibilityFilter
 from feed_worker.parameters import FORYOU, Parameters
 from feed_worker.pipeline import foryou_pipeline
 from infra.ports.clock import MINUTE_MS
 from phoenix.index.retrieval_index import VectorIndex
-from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, post, query, seen_counts, viewer
-from thunder_ingest.events import Post
+from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, hydrated, post, query, seen_counts, viewer
+from thunder_ingest.events import AccountState, AccountStatus, Post
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.users.state import UserState
 
@@ -156,3 +157,37 @@ def test_a_deleted_root_hides_an_answer_to_an_answer_and_an_expired_root_does_no
     state = viewer(following=[63, 70])
     assert feed(posts, state, replace(PLAIN), 1) == set()
     assert feed(posts[1:], state) == {3}
+
+
+# --- accounts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["deactivated", "suspended", "deleted"])
+def test_the_posts_of_an_account_that_is_not_active_leave_all_feeds_and_return_with_it(status: AccountStatus) -> None:
+    store = PostStore()
+    store.apply([*chain()[:3], post(9, 70)])
+    pipeline = foryou_pipeline(store, VectorIndex(), FixedModel(), KnownUsers({"1": viewer(following=[70])}))
+
+    def shown() -> set[int]:
+        (result,) = pipeline.run([query(parameters=PLAIN)])
+        return set(result.candidates.posts.post_id.tolist())
+
+    assert shown() == {A, B, C, 9} - {B}
+    store.accounts.apply([AccountState(user_id=72, status=status, at=NOW_MS)])
+    assert shown() == {9}
+    store.accounts.apply([AccountState(user_id=72, status="active", at=NOW_MS - 1)])
+    assert shown() == {9}
+    store.accounts.apply([AccountState(user_id=72, status="active", at=NOW_MS + 1)])
+    assert shown() == {A, B, C, 9} - {B}
+    store.accounts.apply([AccountState(user_id=70, status=status, at=NOW_MS)])
+    assert shown() == {A, B}
+
+
+def test_an_account_suspended_after_the_selection_is_not_shown() -> None:
+    store = PostStore()
+    store.apply([post(1, 72), post(2, 70, "quote", source_post_id=1), post(3, 70)])
+    asked = query(viewer())
+    found = hydrated(store, asked, 1, 2, 3)
+    assert VisibilityFilter(store).keep(asked, found).all()
+    store.accounts.apply([AccountState(user_id=72, status="suspended", at=NOW_MS)])
+    assert CurrentVisibilityFilter(store).keep(asked, found).tolist() == [False, False, True]

@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,11 @@ import pytest
 import redis
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, run_main
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from flows.accounts import PART, ApplyAccounts
 from flows.counts import SHARDS, CountSink
 from flows.decoding import Decoder
 from flows.engagements import UserWrites, build_flow
@@ -18,8 +21,12 @@ from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from tests.flows.messages import batch
 from thunder_ingest.events import (
+    ACCOUNT_STATUSES,
     ACTION_INDEX,
     IMPRESSION,
+    Account,
+    AccountState,
+    AccountStatus,
     Block,
     Engagement,
     Event,
@@ -27,10 +34,13 @@ from thunder_ingest.events import (
     Impression,
     PostCounts,
     Unblock,
+    key_of_id,
     pack,
+    unpack_account,
     unpack_counts,
 )
 from thunder_ingest.events.ids import id64
+from thunder_ingest.users.accounts import AccountTable
 from thunder_ingest.users.redis_form import UserStates
 
 T0 = 1_700_000_000_000
@@ -64,6 +74,7 @@ def run(
     graph: list[Any] | None = None,
     recovery: RecoveryConfig | None = None,
     topics: MemoryTopics | None = None,
+    accounts: list[tuple[str, list[AccountState]]] | None = None,
 ) -> tuple[list[UserWrites], list[Record]]:
     users, refused = list[UserWrites](), list[list[Record]]()
     topics, clock = topics or MemoryTopics(), LogClock()
@@ -72,6 +83,7 @@ def run(
         TestingSource[Batch](graph or []),
         TestingSink(users),
         CountSink(topics, clock, 48 * HOUR_MS, 1_000_000, fail=lambda reason: pytest.fail(str(reason))),
+        TestingSink([] if accounts is None else accounts),
         TestingSink(refused),
         Decoder(Settings(), clock),
     )
@@ -242,3 +254,44 @@ def test_a_block_is_in_the_state_of_both_users(valkey: redis.Redis) -> None:
     blocker, blocked = users.read(["did:plc:a", "2"])
     assert blocker.blocks.tolist() == blocker.following.tolist() == [2]
     assert len(blocked.blocked_by) == 1
+
+
+# --- accounts -------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.sampled_from(ACCOUNT_STATUSES), st.integers(1, 4)), max_size=10), st.data()
+)
+def test_the_newest_status_of_an_account_counts_in_any_order_and_number_of_events(
+    words: list[tuple[int, AccountStatus, int]], data: st.DataObject
+) -> None:
+    in_order = sorted(words, key=lambda word: (word[2], ACCOUNT_STATUSES.index(word[1])))
+    expected = {user: status for user, status, _ in in_order}
+    written: list[Record] = []
+    log = [*data.draw(st.permutations(words)), *words]
+    restarts = data.draw(st.sets(st.integers(0, len(log))))
+    apply = ApplyAccounts(lambda _: None)
+    for place, (user, status, at) in enumerate(log):
+        if place in restarts:
+            apply = ApplyAccounts(restored_from(written))
+        written += apply([AccountState(user_id=user, status=status, at=T0 + at)])
+    last = {record.key: unpack_account(record.value or b"").status for record in written}
+    assert last == {key_of_id(user): status for user, status in expected.items()}
+
+
+def restored_from(records: list[Record]) -> Callable[[AccountTable], None]:
+    def restore(table: AccountTable) -> None:
+        table.apply(unpack_account(record.value or b"") for record in records)
+
+    return restore
+
+
+def test_an_account_event_goes_to_its_sink_and_changes_no_user() -> None:
+    accounts: list[tuple[str, list[AccountState]]] = []
+    suspended = Account(user_id="did:a", status="suspended", at=T0)
+    users, records = run(
+        [], [batch("social-graph", suspended, Follow(user_id=1, target_id=2, at=T0))], accounts=accounts
+    )
+    assert accounts == [(PART, [AccountState(user_id=id64("did:a"), status="suspended", at=T0)])]
+    assert [set(each.entries) for each in users] == [{"1"}]
+    assert records == []

@@ -8,6 +8,7 @@ from thunder_ingest.events.actions import ACTION_INDEX, ACTIONS, IMPRESSION, NEG
 from thunder_ingest.events.arrival import count_from_arrival
 from thunder_ingest.events.codec import decode, decode_any, encode, key_of, readable_request, topic_of
 from thunder_ingest.events.derived import (
+    AccountState,
     DeadLetter,
     FeedServed,
     FeedStatus,
@@ -17,6 +18,7 @@ from thunder_ingest.events.derived import (
     PostEmbedding,
     key_of_id,
     pack,
+    unpack_account,
     unpack_counts,
     unpack_dead_letter,
     unpack_embedding,
@@ -25,6 +27,7 @@ from thunder_ingest.events.derived import (
     unpack_post,
 )
 from thunder_ingest.events.published import (
+    ACCOUNT_STATUSES,
     FIRST_TIME_MS,
     INPUT_TYPES,
     KINDS,
@@ -38,6 +41,8 @@ from thunder_ingest.events.published import (
     QUOTE,
     REPLY,
     REPOST,
+    Account,
+    AccountStatus,
     Block,
     Duration,
     Engagement,
@@ -67,6 +72,7 @@ from thunder_ingest.events.published import (
 from thunder_ingest.events.refusals import Refused
 
 __all__ = [
+    "ACCOUNT_STATUSES",
     "ACTIONS",
     "ACTION_INDEX",
     "FIRST_TIME_MS",
@@ -84,6 +90,9 @@ __all__ = [
     "QUOTE",
     "REPLY",
     "REPOST",
+    "Account",
+    "AccountState",
+    "AccountStatus",
     "ActionName",
     "Block",
     "DeadLetter",
@@ -128,6 +137,7 @@ __all__ = [
     "readable_request",
     "surface_code",
     "topic_of",
+    "unpack_account",
     "unpack_counts",
     "unpack_dead_letter",
     "unpack_embedding",

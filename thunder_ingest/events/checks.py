@@ -11,6 +11,7 @@ from thunder_ingest.events.ids import PublishedId, id64
 from thunder_ingest.events.labels import label_name
 from thunder_ingest.events.published import (
     MAX_TEXT,
+    Account,
     Block,
     Engagement,
     FeedRequest,
@@ -91,6 +92,10 @@ def _check_edge(event: Follow) -> None:
         raise Refused(f"a user cannot {event.__struct_config__.tag} themselves - at `$.target_id`")
 
 
+def _check_account(event: Account) -> None:
+    id64(event.user_id)
+
+
 def _check_keyword(event: MuteKeyword) -> None:
     from thunder_ingest.events.muting import is_empty  # loaded for rare messages only
 
@@ -118,6 +123,7 @@ CHECKS: Final[dict[type, Callable[[Any], None]]] = {
     Engagement: _check_engagement,
     **dict.fromkeys((Follow, Unfollow, Block, Unblock, Mute, Unmute, Subscribe, Unsubscribe), _check_edge),
     **dict.fromkeys((MuteKeyword, UnmuteKeyword), _check_keyword),
+    Account: _check_account,
     FeedRequest: _check_request,
 }
 """For each event a check of its ids and dependent fields; it raises `Refused`, or ValueError for an invalid id."""

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from thunder_ingest.events.published import ORIGINAL
+from thunder_ingest.events.published import ORIGINAL, AccountStatus
 
 
 class Post(Struct, array_like=True, kw_only=True):
@@ -44,6 +44,14 @@ class Post(Struct, array_like=True, kw_only=True):
     def is_live(self) -> bool:
         """True if there is content newer than any deletion."""
         return self.at > self.deleted_at
+
+
+class AccountState(Struct, array_like=True, kw_only=True):
+    """The record of `accounts`, keyed by user id: the status of an account since `at`."""
+
+    user_id: int
+    status: AccountStatus
+    at: int
 
 
 class PostEmbedding(Struct, array_like=True, kw_only=True):
@@ -129,6 +137,7 @@ def pack(record: Struct) -> bytes:
 
 unpack_post = msgspec.msgpack.Decoder(Post).decode
 unpack_embedding = msgspec.msgpack.Decoder(PostEmbedding).decode
+unpack_account = msgspec.msgpack.Decoder(AccountState).decode
 unpack_counts = msgspec.msgpack.Decoder(PostCounts).decode
 unpack_dead_letter = msgspec.msgpack.Decoder(DeadLetter).decode
 unpack_feed_served = msgspec.msgpack.Decoder(FeedServed).decode

@@ -10,6 +10,8 @@ from thunder_ingest.events.ids import MAX_ID_BYTES, PublishedId
 
 KindName = Literal["original", "reply", "repost", "quote"]
 KINDS: Final[tuple[KindName, ...]] = get_args(KindName)
+AccountStatus = Literal["active", "deactivated", "suspended", "deleted"]
+ACCOUNT_STATUSES: Final[tuple[AccountStatus, ...]] = get_args(AccountStatus)
 ORIGINAL, REPLY, REPOST, QUOTE = range(4)
 
 FIRST_TIME_MS: Final = 10**12
@@ -149,6 +151,13 @@ class UnmuteKeyword(_Keyword, tag="unmute_keyword"):
     """Undoes a muted keyword."""
 
 
+class Account(_Event, tag="account"):
+    """The status of an account: the posts of one that is not `active` are shown to nobody, until it is active again."""
+
+    user_id: PublishedId
+    status: AccountStatus
+
+
 class FeedRequest(_Event, tag="feed_request"):
     """A viewer wants a feed; the answer appears in Redis under `feed:{user_id}`."""
 
@@ -176,12 +185,12 @@ class FeedRequest(_Event, tag="feed_request"):
 PostEvent = PostCreated | PostDeleted | PostLabeled
 EngagementEvent = Impression | Engagement
 GraphEvent = Follow | Unfollow | Block | Unblock | Mute | Unmute | Subscribe | Unsubscribe | MuteKeyword | UnmuteKeyword
-Event = PostEvent | EngagementEvent | GraphEvent | FeedRequest
+Event = PostEvent | EngagementEvent | GraphEvent | Account | FeedRequest
 
 INPUT_TYPES: Final[dict[str, Any]] = {
     "posts": PostEvent,
     "engagements": EngagementEvent,
-    "social-graph": GraphEvent,
+    "social-graph": GraphEvent | Account,
     "feed-requests": FeedRequest,
 }
 """The input topics, which apps write, and the events of each."""

@@ -26,6 +26,7 @@ from thunder_ingest.posts.packed_records import unpack_plain
 from thunder_ingest.posts.popularity import DEFAULT, Popularity, most_popular
 from thunder_ingest.posts.rows import PostRows
 from thunder_ingest.posts.timeline import BEGIN, END, position
+from thunder_ingest.users.accounts import AccountTable
 
 __all__ = ["PostColumns", "PostStore", "StoreLimits"]
 
@@ -40,6 +41,8 @@ TOKENS_AT_ONCE: Final = 50_000
 class PostStore:
     """The servable posts. `newest_at`, the newest event time in any record, is the log's own clock.
 
+    `accounts` has the status of their authors.
+
     A post takes about 280 bytes and 4 bytes per token: 92 of columns, 64 of counts, 22 of references, 8 in the
     timeline, and its part of the indexes by id and by author, which are a third to two thirds full. String ids come on
     top. Rows, blocks and texts of dropped posts are reused, so memory follows the peak number of posts. The writer
@@ -51,6 +54,7 @@ class PostStore:
         self.lock = threading.RLock()
         self._writing = threading.RLock()  # taken before `lock`
         self.newest_at = 0
+        self.accounts = AccountTable()
         self._rows = PostRows(self.limits.min_video_ms)
         self._scratch = scratch(1, 1)
         self._early_counts = EarlyCounts()

@@ -15,6 +15,7 @@ import numpy as np
 from thunder_ingest.events import (
     ACTION_INDEX,
     IMPRESSION,
+    Account,
     Block,
     Engagement,
     EngagementEvent,
@@ -91,11 +92,13 @@ def by_user(updates: Iterable[UserUpdate]) -> UserEntries:
     return entries
 
 
-def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
+def updates_of(event: EngagementEvent | GraphEvent | Account) -> list[UserUpdate]:
     """The entries that an event adds; a block adds one to both users."""
     if isinstance(event, Impression | Engagement):
         entries = entries_by_user([event])
         return [UserUpdate(user, kind, each) for user, kinds in entries.items() for kind, (each,) in kinds.items()]
+    if isinstance(event, Account):
+        return []  # its status is in the topic `accounts`
     user = published_form(event.user_id)
     if isinstance(event, MuteKeyword | UnmuteKeyword):
         undo = isinstance(event, UnmuteKeyword)
@@ -108,7 +111,7 @@ def updates_of(event: EngagementEvent | GraphEvent) -> list[UserUpdate]:
     return updates
 
 
-def entries_by_user(events: Iterable[EngagementEvent | GraphEvent]) -> UserEntries:
+def entries_by_user(events: Iterable[EngagementEvent | GraphEvent | Account]) -> UserEntries:
     """The entries of `updates_of` for each event, by user and kind: the hot path of the engagements flow."""
     entries: UserEntries = defaultdict(_kinds)
     for event in events:
