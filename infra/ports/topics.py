@@ -33,6 +33,16 @@ class Topic:
         return self.config | {"min.insync.replicas": str(max(1, replication_factor - 1))}
 
 
+MAX_MESSAGE_BYTES: Final = 3 * 2**20
+"""The largest message of an app: clients, flows, workers and Kafka have this one limit.
+
+A feed request with the 10,000 `seen_ids` that it may have, of 255 bytes each, has 2.6 MB.
+"""
+
+_WITH_INPUT = {"max.message.bytes": str(MAX_MESSAGE_BYTES + 2**20)}
+"""Kafka counts the key and the frame of a batch, too; a dead letter holds a message with the reason."""
+
+
 def _deleted_after(ms: int) -> dict[str, str]:
     return {
         "cleanup.policy": "delete",
@@ -56,10 +66,20 @@ _COMPACTED = {
 TOPICS: Final = {
     topic.name: topic
     for topic in (
-        Topic("posts", "author id", "post_created, post_deleted, post_labeled (JSON)", _deleted_after(7 * DAY_MS)),
-        Topic("engagements", "user id", "engagement, impression (JSON)", _deleted_after(30 * DAY_MS)),
-        Topic("social-graph", "user id", "follow, block, mute … and their undoing, account (JSON)", _deleted_after(-1)),
-        Topic("feed-requests", "user id", "feed_request (JSON)", _deleted_after(HOUR_MS)),
+        Topic(
+            "posts",
+            "author id",
+            "post_created, post_deleted, post_labeled (JSON)",
+            _deleted_after(7 * DAY_MS) | _WITH_INPUT,
+        ),
+        Topic("engagements", "user id", "engagement, impression (JSON)", _deleted_after(30 * DAY_MS) | _WITH_INPUT),
+        Topic(
+            "social-graph",
+            "user id",
+            "follow, block, mute … and their undoing, account (JSON)",
+            _deleted_after(-1) | _WITH_INPUT,
+        ),
+        Topic("feed-requests", "user id", "feed_request (JSON)", _deleted_after(HOUR_MS) | _WITH_INPUT),
         Topic("thunder-posts", "post id", "the post as served; tombstone", _COMPACTED),
         Topic("post-embeddings", "post id", "model version, unit vector; tombstone", _COMPACTED),
         Topic("post-counts", "post id", "running totals per action; tombstone", _COMPACTED),
@@ -68,7 +88,12 @@ TOPICS: Final = {
         Topic("feeds-served", "user id", "items served, in order, with their scores", _deleted_after(7 * DAY_MS)),
         Topic("training-examples", "user id", "served candidate, history, labels", _deleted_after(7 * DAY_MS)),
         Topic("models", "model name", "version and checkpoint of the current model", _COMPACTED),
-        Topic("dead-letters", "source topic", "refused messages, with the reason", _deleted_after(30 * DAY_MS)),
+        Topic(
+            "dead-letters",
+            "source topic",
+            "refused messages, with the reason",
+            _deleted_after(30 * DAY_MS) | _WITH_INPUT,
+        ),
     )
 }
 INPUTS: Final = ("posts", "engagements", "social-graph", "feed-requests")

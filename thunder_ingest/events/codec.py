@@ -35,15 +35,20 @@ def decode(topic: str, raw: bytes | None) -> Any:
     """
     if raw is None:
         raise Refused("an empty message (null value)")
-    if len(raw) > MAX_MESSAGE_BYTES:
-        raise Refused(f"a message of {len(raw):,} bytes; at most {MAX_MESSAGE_BYTES:,} are allowed")
+    _check_size(raw)
     return _decoded(_DECODERS[topic], INPUT_TYPES[topic], raw)
 
 
 def decode_any(raw: bytes | str) -> Event:
     """Decode an event of any input topic; raises `Refused` like `decode`."""
+    _check_size(raw)
     event: Event = _decoded(_DECODE_ANY, Event, raw)
     return event
+
+
+def _check_size(raw: bytes | str) -> None:
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise Refused(f"a message of {len(raw):,} bytes; at most {MAX_MESSAGE_BYTES:,} are allowed")
 
 
 class _Asker(msgspec.Struct):

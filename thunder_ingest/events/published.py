@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 import msgspec
 from msgspec import Struct
 
+from infra.ports.topics import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
 from thunder_ingest.events.actions import ActionName
 from thunder_ingest.events.ids import MAX_ID_BYTES, PublishedId
 
@@ -21,7 +22,6 @@ MAX_TEXT: Final = 25_000
 MAX_SEEN_IDS: Final = 10_000
 MAX_FEED_SIZE: Final = 200
 MAX_LANGS: Final = 20
-MAX_MESSAGE_BYTES: Final = 256 * 1024
 
 Time = Annotated[
     int, msgspec.Meta(ge=FIRST_TIME_MS, le=LAST_TIME_MS, description="epoch milliseconds, the event's own time")

@@ -82,6 +82,20 @@ def test_a_failed_first_request_raises_no_feed(client: Client, servers: Settings
         client.wait(user, "r", timeout_s=30)
 
 
+def test_a_request_that_no_worker_would_take_is_refused_before_it_is_sent(client: Client, servers: Settings) -> None:
+    user = new_user()
+    with pytest.raises(Refused, match="seconds, most likely"):
+        client.request_feed(user, at=T0 // 1_000)
+    with pytest.raises(Refused, match="seconds, most likely"):
+        client.publish({"type": "block", "user_id": user, "target_id": 2, "at": T0 // 1_000})
+    with pytest.raises(Refused, match="bytes; at most 3,145,728 are allowed"):
+        client.request_feed(user, seen_ids=["x" * 400] * 10_000)
+    with pytest.raises(Refused, match="size"):
+        client.request_feed(user, size=500)
+    client.flush()
+    assert requests_of(servers, user) == []
+
+
 def test_a_wait_without_an_answer_names_the_next_step(client: Client) -> None:
     user = new_user()
     request = client.request_feed(user)

@@ -418,6 +418,23 @@ def test_a_request_that_is_refused_is_answered_with_the_reason_where_its_asker_c
     assert {each.value for each in letters} >= {*broken, encode(far)}
 
 
+def test_a_request_with_ten_thousand_long_seen_ids_is_answered_and_a_larger_one_gets_the_reason(
+    settings: Settings, store: PostStore
+) -> None:
+    seen = [f"at://{number:06}/{'x' * 243}" for number in range(10_000)]
+    asked = request(seen_ids=[*seen[1:], 40], size=40)
+    larger = msgspec.structs.replace(request(), seen_ids=[each + "x" * 80 for each in seen])
+    with running(settings, store) as worker:
+        ask(settings, asked, larger)
+        answer, refused = answers(settings, [asked, larger])
+        await_commit(settings)
+    assert worker.failure is None
+    assert answer.status == "ok"
+    assert 40 not in answer.post_ids
+    assert refused.status == "failed"
+    assert "bytes; at most 3,145,728 are allowed" in refused.degradations[0]
+
+
 def test_one_viewer_with_thousands_of_requests_delays_no_other_viewer(
     settings: Settings, store: PostStore, client: redis.Redis
 ) -> None:
@@ -476,6 +493,7 @@ def test_a_broker_with_another_clock_makes_no_wait_longer(
     monkeypatch.undo()
     monkeypatch.setattr("feed_worker.serving.intake.arrived_ms", lambda message, *_: message.timestamp()[1] - behind_ms)
     with running(settings.model_copy(update={"max_wait_ms": 10_000, "future_tolerance_ms": 60_000}), store) as worker:
+        eventually(lambda: worker.worker.waits_for is None)
         eventually(lambda: bool(worker.worker._intake._arrivals._reached_ms))
         for _ in range(5):
             asked = request()

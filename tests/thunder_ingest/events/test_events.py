@@ -76,7 +76,7 @@ def test_unknown_fields_are_ignored_and_optional_ones_may_be_null(topic: str, ev
         ("posts", b"\xff", "malformed"),
         ("posts", b'{"type":"post_created","text":"\xff"}', "utf-8|UTF-8"),
         ("posts", b"[" * 100_000, "Expected `object`|recursion|depth"),
-        ("posts", b" " * (events.MAX_MESSAGE_BYTES + 1), "at most 262,144 are allowed"),
+        ("posts", b" " * (events.MAX_MESSAGE_BYTES + 1), "at most 3,145,728 are allowed"),
         ("posts", message({"post_id": 1}), "`type`"),
         ("posts", message(FOLLOW), "Invalid value 'follow' - at `\\$.type`"),
         ("engagements", message(POST), "Invalid value 'post_created'"),
@@ -182,6 +182,15 @@ def test_a_required_field_has_no_empty_default() -> None:
     for raw in (message(POST, post_id=0), message(ENGAGEMENT, user_id=""), message(ENGAGEMENT, action="")):
         with pytest.raises(Refused):
             decode_any(raw)
+
+
+def test_a_request_may_have_ten_thousand_seen_ids_of_255_bytes() -> None:
+    seen = [f"at://{number:06}/{'x' * 243}" for number in range(events.MAX_SEEN_IDS)]
+    assert {len(each) for each in seen} == {255}
+    request = decode_any(message(REQUEST, seen_ids=seen, langs=["x" * 255] * 20, surface="x" * 255))
+    assert decode("feed-requests", encode(request)).seen_ids == seen
+    with pytest.raises(Refused, match=r"bytes; at most 3,145,728 are allowed"):
+        decode_any(message(REQUEST, seen_ids=[each * 2 for each in seen]))
 
 
 @pytest.mark.parametrize("post_id", [2**53 + 1, 2**63 - 1])
