@@ -208,8 +208,7 @@ class Replica:
         parts = [TopicPartition(topic, part, OFFSET_BEGINNING) for topic in TOPICS for part in partitions[topic]]
         self._parts = parts
         self._consumer.assign(parts)
-        self._held = [part for part in parts if part.topic == COUNTS]
-        self._consumer.pause(self._held)
+        self._hold_counts()
         ends = {(part.topic, part.partition): watermarks(self._consumer, part) for part in parts}
         return {part: high for part, (low, high) in ends.items() if high > low}
 
@@ -230,6 +229,12 @@ class Replica:
                 offset = reached.get((part.topic, part.partition), -1)
                 part.offset = offset if offset >= 0 else OFFSET_BEGINNING
             self._consumer.assign(self._parts)
+            if self._held:
+                self._hold_counts()
+
+    def _hold_counts(self) -> None:
+        self._held = [part for part in self._parts if part.topic == COUNTS]
+        self._consumer.pause(self._held)
 
     def _run(self) -> None:
         try:
