@@ -4,7 +4,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from typing import BinaryIO
 
@@ -46,14 +46,14 @@ def faulty_redis(socket_path: str) -> Iterator[FaultyRedis]:
             with socket.socket(socket.AF_UNIX) as upstream:
                 upstream.connect(socket_path)
                 replies = upstream.makefile("rb")
-                while command := _command(self.rfile):
-                    raw, words = command
-                    if (error := faulty.fault(words)) is not None:
-                        self.wfile.write(b"-" + error + b"\r\n")
-                    else:
-                        upstream.sendall(raw)
-                        self.wfile.write(_reply(replies))
-                    self.wfile.flush()
+                with suppress(ConnectionError):  # the client has closed it
+                    while command := _command(self.rfile):
+                        raw, words = command
+                        if (error := faulty.fault(words)) is not None:
+                            self.wfile.write(b"-" + error + b"\r\n")
+                        else:
+                            upstream.sendall(raw)
+                            self.wfile.write(_reply(replies))
                 replies.close()
 
     class Server(socketserver.ThreadingTCPServer):
@@ -61,7 +61,7 @@ def faulty_redis(socket_path: str) -> Iterator[FaultyRedis]:
 
     with Server(("127.0.0.1", 0), Handler) as server:
         faulty = FaultyRedis(server.server_address[1])
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield faulty
         server.shutdown()
@@ -69,18 +69,15 @@ def faulty_redis(socket_path: str) -> Iterator[FaultyRedis]:
 
 def _command(stream: BufferedIOBase) -> tuple[bytes, list[bytes]] | None:
     """The bytes and the words of the next command; None at the end of the connection."""
-    try:
-        head = stream.readline()
-        if not head:
-            return None
-        raw, words = head, list[bytes]()
-        for _ in range(int(head[1:])):
-            length = stream.readline()
-            word = stream.read(int(length[1:]) + 2)
-            raw += length + word
-            words.append(word[:-2])
-    except ConnectionError:
+    head = stream.readline()
+    if not head:
         return None
+    raw, words = head, list[bytes]()
+    for _ in range(int(head[1:])):
+        length = stream.readline()
+        word = stream.read(int(length[1:]) + 2)
+        raw += length + word
+        words.append(word[:-2])
     return raw, words
 
 
