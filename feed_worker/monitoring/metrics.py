@@ -36,6 +36,11 @@ class WorkerMetrics:
         )
         for status in ("expired", "failed"):
             self._shed.labels(status)
+        self._repeated = Counter(
+            "foryou_requests_repeated",
+            "Requests whose id was answered before; the first answer stands",
+            registry=registry,
+        )
         self._dead_letters = Counter("foryou_dead_letters", "Messages that were no valid requests", registry=registry)
         self._sizes = Histogram("foryou_batch_size", "Feeds computed in a batch", buckets=BATCHES, registry=registry)
         self._waits = Histogram(
@@ -67,6 +72,10 @@ class WorkerMetrics:
             self._waits.observe(max(0, now_ms - each.merged.newest.waits_since_ms) / 1000)
             if each.result is not None:
                 self._shed.labels(each.result.status).inc()
+
+    def request_repeated(self) -> None:
+        """Count a request whose id was answered before."""
+        self._repeated.inc()
 
     def batch_delivered(self, batch: Batch, statuses: Sequence[FeedStatus], announced_ms: int) -> None:
         """Count a delivered batch, given the status of each request and the time of the ready messages."""

@@ -105,4 +105,6 @@ class Delivery:
         requests = [(each.merged.viewer, each.merged.request.request_id) for each in computations]
         for each, is_answered in zip(computations, self._feeds.are_answered(requests), strict=True):
             if is_answered:
+                log.info("request %s was answered before; the first answer stands", each.merged.request.request_id)
                 each.skip_side_effects()
+                self._metrics.request_repeated()

@@ -559,8 +559,9 @@ def test_a_request_that_was_answered_before_keeps_its_answer(
     users = UserStates(client)
     users.add_served(str(asked.user_id), before.served[0].post_ids, asked.at, asked.request_id)
     ask(settings, asked)
-    with running(settings, store):
+    with running(settings, store) as worker:
         await_commit(settings)
+        assert worker.figure("foryou_requests_repeated_total") == 1
     assert published(settings, [asked]) == [list(before.served)]
     assert feed_in(client, str(asked.user_id)) == document
     (state,) = users.read([str(asked.user_id)])
