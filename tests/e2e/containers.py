@@ -81,9 +81,13 @@ class Server:
 
     def start(self) -> None:
         """Start the server again and wait until it is ready."""
+        self.wait(self.start_only())
+
+    def start_only(self) -> float:
+        """Start the server again; return the time for `wait`. A majority of a quorum must start before one is ready."""
         since = time.time()
         self._docker().start()
-        self.wait(since)
+        return since
 
     def wait(self, since: float = 0.0) -> None:
         """Wait for the ready line in the log since a time in seconds.
@@ -104,7 +108,7 @@ class Server:
         return self.container.get_wrapped_container()
 
 
-def _on_loopback(container: DockerContainer, inside: str, port: int) -> DockerContainer:
+def on_loopback(container: DockerContainer, inside: str, port: int) -> DockerContainer:
     container.ports[inside] = cast(Any, ("127.0.0.1", port))  # with_bind_ports would listen on every address
     return container
 
@@ -128,7 +132,7 @@ def kafka() -> Iterator[Server]:
         "ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
         "AUTO_CREATE_TOPICS_ENABLE": "false",
     }
-    container = _on_loopback(DockerContainer(KAFKA_IMAGE), "9092/tcp", port)
+    container = on_loopback(DockerContainer(KAFKA_IMAGE), "9092/tcp", port)
     for name, value in environment.items():
         container = container.with_env(f"KAFKA_{name}", value)
     with container as running:
@@ -142,7 +146,7 @@ def redis_server() -> Iterator[Server]:
     """A Redis that writes every command to disk, as a store of user state must."""
     port = free_port()
     command = "redis-server --bind 0.0.0.0 --protected-mode no --appendonly yes --appendfsync always"
-    container = _on_loopback(DockerContainer(REDIS_IMAGE).with_command(command), "6379/tcp", port)
+    container = on_loopback(DockerContainer(REDIS_IMAGE).with_command(command), "6379/tcp", port)
     with container as running:
         server = Server(running, port, "Ready to accept connections")
         server.wait()

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, Message, Producer
 
 from feed_worker.client import Client, NoFeed
 from feed_worker.client.async_client import AsyncClient
@@ -13,6 +14,7 @@ from feed_worker.documents.feed import Feed
 from infra.ports.clock import now_ms
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
+from infra.ports.topics import INPUTS
 from infra.stack.stack import Stack
 from tests.e2e.conftest import LONG_S, eventually
 from thunder_ingest.events import DeadLetter, unpack_dead_letter
@@ -260,3 +262,37 @@ def test_requests_of_apps_whose_clocks_differ_are_all_answered_and_the_last_feed
         answered[request] = client.wait(viewer, request, timeout_s=LONG_S)
     assert [answer.request_id for answer in answered.values()] == requests
     assert client.feed(viewer) == answered[requests[-1]]
+
+
+@pytest.mark.parametrize(("megabytes", "kept"), [(5, 1_000_000), (110, None)])
+def test_a_few_compressed_bytes_that_become_megabytes_are_one_dead_letter_and_stop_nothing(
+    client: Client, settings: Settings, stack: Stack, megabytes: int, kept: int | None
+) -> None:
+    bomb, places = b'{"type":"' + b"x" * (megabytes * 1_000_000) + b'"}', set[tuple[str, int, int]]()
+    producer = Producer(
+        {"bootstrap.servers": settings.kafka, "compression.type": "zstd", "message.max.bytes": 1_000_000_000}
+    )
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        assert error is None
+        places.add((message.topic() or "", message.partition() or 0, message.offset() or 0))
+
+    for topic in INPUTS:
+        producer.produce(topic, bomb, on_delivery=delivered)
+        assert producer.flush(LONG_S) == 0
+
+    def letters() -> dict[tuple[str, int, int], DeadLetter]:
+        found = [
+            unpack_dead_letter(each.value() or b"") for batch in scan(settings, ["dead-letters"]) for each in batch
+        ]
+        return {place: each for each in found if (place := (each.topic, each.partition, each.offset)) in places}
+
+    assert eventually(lambda: letters().keys() == places)
+    assert {len(each.value or b"") for each in letters().values()} == {kept or 0}
+    if kept:
+        assert {each.value_bytes for each in letters().values()} == {len(bomb)}
+    author = new_id()
+    posted = post(author)
+    client.publish(posted)
+    assert eventually(lambda: str(posted["post_id"]) in first_feed(client, author))
+    stack.check()
