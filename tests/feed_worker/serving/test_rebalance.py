@@ -25,6 +25,7 @@ class Member:
         self.answered: dict[str, float] = {}
         self.revoked: list[Partition] = []
         self.assignments = 0
+        self.read_from: dict[str, Partition] = {}
         self.partitions: set[int] = set()
         self._settings, self._stopping = settings, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -41,6 +42,7 @@ class Member:
             self.revoked += revoked
             self.partitions = {each.partition for each in self.intake._consumer.assignment()}
             self.answered |= {each.request.request_id: time.monotonic() for each in received}
+            self.read_from |= {each.request.request_id: each.message.partition for each in received}
             self.intake.done([each.message for each in received])
         self.intake.receive(1, 0.0)
         self.intake.close()
