@@ -10,8 +10,6 @@ from prometheus_client.registry import Collector
 
 from feed_worker.framework.statistics import ComponentStatistics
 from feed_worker.serving.batch import Batch, BatchRunner
-from infra.ports.broken_keys import broken_keys
-from infra.ports.outage import outages
 from thunder_ingest.events import FeedStatus
 
 SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -128,22 +126,8 @@ class StateCollector(Collector):
         for partition, behind in self._lag().items():
             lag.add_metric([str(partition)], behind)
         yield lag
-        yield from _servers()
         yield from _statistics("component", runner.pipeline.stats)
         yield from _statistics("stage", runner.pipeline.stage_stats)
-
-
-def _servers() -> Iterator[Metric]:
-    """The outages of the servers, and the keys of Redis that cannot be read."""
-    is_open = GaugeMetricFamily("foryou_outage", "1 during an outage of a server", labels=["server"])
-    count = CounterMetricFamily("foryou_outages", "Outages of a server", labels=["server"])
-    for each in outages():
-        is_open.add_metric([each.server], each.problem is not None)
-        count.add_metric([each.server], each.count)
-    yield from (is_open, count)
-    yield CounterMetricFamily(
-        "foryou_broken_keys", "Reads and writes skipped because of the key's value", value=broken_keys.count
-    )
 
 
 def _statistics(kind: str, stats: Mapping[str, ComponentStatistics]) -> Iterator[Metric]:

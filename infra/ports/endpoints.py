@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from infra.ports.broken_keys import broken_keys
 from infra.ports.outage import outages
 from infra.ports.process_metrics import PROCESS_METRICS
 from infra.ports.settings import Settings, SettingsError
@@ -99,6 +100,9 @@ class ProcessCollector(Collector):
             is_open.add_metric([each.server], float(each.problem is not None))
             begun.add_metric([each.server], each.count)
         yield from (is_open, begun)
+        yield CounterMetricFamily(
+            "foryou_broken_keys", "Reads and writes skipped because of the key's value", value=broken_keys.count
+        )
         for metric in PROCESS_METRICS:
             kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
             family = kind(metric.name, metric.description, labels=[metric.label])

@@ -90,6 +90,7 @@ def test_outages_and_the_metrics_of_every_process_are_exported() -> None:
         text = get(port, "/metrics").text
         assert 'foryou_outage{server="Test"} 1.0' in text
         assert 'foryou_outages_total{server="Test"} 1.0' in text
+        assert "foryou_broken_keys_total " in text
         assert 'foryou_offsets_skipped_total{partition="endpoints-0"} 5.0' in text
         tested.ends()
         assert 'foryou_outage{server="Test"} 0.0' in get(port, "/metrics").text
