@@ -1,7 +1,7 @@
 """Publish the messages in dead letters to their topics again, unchanged or with replaced fields.
 
-A dead letter stays in its topic. A ledger in Redis holds the ones whose messages were delivered again, because an
-engagement that is published twice counts twice.
+A dead letter stays in its topic. A ledger in Redis holds the ones whose messages were delivered again, so that a second
+call publishes only the others.
 """
 
 import logging

@@ -60,7 +60,7 @@ class Drained(NamedTuple):
     """What changed in a table since the last call."""
 
     records: list[PostCounts]
-    """The totals of posts whose counts changed."""
+    """The totals of posts with new events."""
     forgotten: list[int]
     """The ids of posts that were dropped: their records get tombstones."""
     changes: Changes
@@ -149,10 +149,14 @@ class CountTable:
             self._join(changes[begin : begin + _PIECE], 0)
 
     def restored(self) -> None:
-        """Finish the restoration. All totals are written again: it is unknown which ones were not."""
+        """Finish the restoration.
+
+        Totals that an earlier process did not write are those of events whose offsets it did not commit. These events
+        are added again, and a post with an event is written, even if the event changes nothing.
+        """
         self._move(np.arange(len(self._posts.at)), self.voices)  # drops what the levels exclude
         self._thin()
-        self._posts.changed[: len(self)] = True
+        self._posts.changed[:] = False
 
     def drain(self, now_ms: int) -> Drained:
         """The changes since the last call."""

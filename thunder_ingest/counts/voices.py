@@ -60,7 +60,7 @@ class PostColumns(NamedTuple):
     standing: UInt16[np.ndarray, "p 20"]  # voices that are not undone
     dwell_ms: Int64[np.ndarray, " p"]  # sum over the standing voices of `dwell_time`
     level: UInt8[np.ndarray, "p 20"]
-    changed: Bool[np.ndarray, " p"]
+    changed: Bool[np.ndarray, " p"]  # has an event that is not written yet, perhaps a repeated one
 
 
 def voices(places: int = _FIRST_PLACES) -> Voices:
@@ -151,9 +151,8 @@ def join(
             row = taken[0] - 1
             values[place, FIRST] = row + 1
             post_id[row] = changes[i, POST]
-        if stamp >> 1 > at[row]:
-            at[row] = stamp >> 1
-            changed[row] = True
+        changed[row] = True
+        at[row] = max(at[row], stamp >> 1)
         key, amount = changes[i, KEY], changes[i, AMOUNT]
         if key == 0:
             if amount > levels[row, column]:
@@ -178,7 +177,7 @@ def join(
             dwell_ms[row] += amount - old
         entries[place, _STAMP] = stamp
         entries[place, _VALUE] = (row * COUNT_COLUMNS + column) << _AMOUNT_BITS | amount
-        is_new[i] = changed[row] = True
+        is_new[i] = True
     return crowded
 
 
