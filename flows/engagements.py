@@ -5,8 +5,10 @@ A reader joins them, and the last writer by event time wins, so writes are idemp
 account is one voice per post and action (`flows.counts`).
 """
 
+import time
+from collections import deque
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -35,6 +37,12 @@ BATCH_MESSAGES = 50_000  # with lag, a large batch has many events of one user, 
 VOICES = "engagements-1"
 """The name of the input of engagements in the recovery store. An earlier version kept sums, which cannot be turned into
 voices. So the name is new: the flow reads the log from its beginning once more."""
+
+
+RECENT_S: Final = 30.0
+"""Age of the oldest batch that is written again to a new primary."""
+RECENT_USERS: Final = 100_000
+"""Users of these batches at most: some ten MB."""
 
 
 class UserWrites(NamedTuple):
@@ -80,16 +88,39 @@ class UserSink(DynamicSink[UserWrites]):
 
 
 class _UserWriter(StatelessSinkPartition[UserWrites]):
+    """Writes batches, and after an interruption the last batches again.
+
+    Redis replicates after its reply: a replica that becomes the primary may lack the last writes.
+    """
+
     def __init__(self, users: UserStates, build: FirstBuild, redis_retry: RedisRetry) -> None:
         self._users, self._build, self._redis_retry = users, build, redis_retry
+        self._recent = deque[tuple[float, UserWrites]]()
+        self._recent_users = 0
+        self._interruptions = redis_retry.interruptions
 
     def write_batch(self, items: list[UserWrites]) -> None:
         try:
             for item in items:
                 self._redis_retry.run(partial(self._write, item))
+                self._keep(item)
             self._redis_retry.run(self._build.check)
+            while self._interruptions != self._redis_retry.interruptions:
+                self._interruptions = self._redis_retry.interruptions
+                self._users.forget_registered()
+                for _, item in self._recent:
+                    self._redis_retry.run(partial(self._write, item))
         except (StopRequested, RedisRefused) as error:
             exit_now(error)
+
+    def _keep(self, item: UserWrites) -> None:
+        """Keep a batch for a new primary, and drop those that every replica has by now."""
+        now_s = time.monotonic()
+        if item.entries:
+            self._recent.append((now_s, item))
+            self._recent_users += len(item.entries)
+        while self._recent and (now_s - self._recent[0][0] > RECENT_S or self._recent_users > RECENT_USERS):
+            self._recent_users -= len(self._recent.popleft()[1].entries)
 
     def _write(self, item: UserWrites) -> None:
         entries, suffix, start = item

@@ -1,5 +1,6 @@
 """Each row of the table of errors, injected into the flow, the worker and the client."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -44,7 +45,13 @@ class Ended(Exception):
 @pytest.fixture
 def faulty(valkey: redis.Redis, valkey_url: str) -> Iterator[FaultyRedis]:
     declare_whole(valkey)
-    with faulty_redis(valkey_url.removeprefix("unix://")) as proxy:
+
+    def connected() -> socket.socket:
+        found = socket.socket(socket.AF_UNIX)
+        found.connect(valkey_url.removeprefix("unix://"))
+        return found
+
+    with faulty_redis(connected) as proxy:
         yield proxy
 
 

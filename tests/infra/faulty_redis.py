@@ -13,7 +13,7 @@ Fault = Callable[[list[bytes]], bytes | None]
 
 
 class FaultyRedis:
-    """Forwards commands to a Redis on a Unix socket; `fault` may be changed at any time."""
+    """Forwards commands to a Redis; `fault` may be changed at any time."""
 
     def __init__(self, port: int) -> None:
         self.url = f"redis://127.0.0.1:{port}/0"
@@ -39,22 +39,21 @@ class FaultyRedis:
 
 
 @contextmanager
-def faulty_redis(socket_path: str) -> Iterator[FaultyRedis]:
+def faulty_redis(connect: Callable[[], socket.socket]) -> Iterator[FaultyRedis]:
+    """A proxy; `connect` opens a connection to the Redis behind it."""
+
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             faulty.connections += 1
-            with socket.socket(socket.AF_UNIX) as upstream:
-                upstream.connect(socket_path)
-                replies = upstream.makefile("rb")
-                with suppress(ConnectionError):  # the client has closed it
-                    while command := _command(self.rfile):
-                        raw, words = command
-                        if (error := faulty.fault(words)) is not None:
-                            self.wfile.write(b"-" + error + b"\r\n")
-                        else:
-                            upstream.sendall(raw)
-                            self.wfile.write(_reply(replies))
-                replies.close()
+            # an end that is closed closes the other
+            with suppress(ConnectionError), connect() as upstream, upstream.makefile("rb") as replies:
+                while command := _command(self.rfile):
+                    raw, words = command
+                    if (error := faulty.fault(words)) is not None:
+                        self.wfile.write(b"-" + error + b"\r\n")
+                    else:
+                        upstream.sendall(raw)
+                        self.wfile.write(_reply(replies))
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads, allow_reuse_address = True, True
@@ -84,6 +83,8 @@ def _command(stream: BufferedIOBase) -> tuple[bytes, list[bytes]] | None:
 def _reply(stream: BinaryIO) -> bytes:
     """The bytes of one reply, of any depth."""
     head = stream.readline()
+    if not head:
+        raise ConnectionResetError("Redis has closed the connection")
     kind, size = head[:1], head[1:-2]
     if kind in b"$=!" and size != b"-1":
         return head + stream.read(int(size) + 2)

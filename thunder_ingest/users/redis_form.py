@@ -111,6 +111,10 @@ class UserStates:
             states[number] = self._decoded(users[number], fields)
         return [number for number, fields in zip(left, again, strict=True) if WHOLE not in fields]
 
+    def forget_registered(self) -> None:
+        """Forget which users are registered: a new primary may lack the last writes."""
+        self._register.forget()
+
     def _append(self, entries: UserEntries, suffix: str, new: Collection[str] = ()) -> None:
         writes = hset_commands(entries, suffix, new)
         grown = self._grown(entries)

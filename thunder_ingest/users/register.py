@@ -101,6 +101,10 @@ class UserRegister:
         replies = pipelined(self._client, [("SISMEMBER", known_users_key(n), _SET_IS_WHOLE) for n in range(SHARDS)])
         return self.mark() is None or not all(reply == 1 for reply in replies)
 
+    def forget(self) -> None:
+        """Query every user again: a new primary may lack the last registrations."""
+        self._cache = [None] * _CACHED
+
     def _remember(self, users: Iterable[str]) -> None:
         for user in users:
             self._cache[hash(user) % _CACHED] = user
