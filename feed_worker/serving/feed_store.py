@@ -34,7 +34,7 @@ REPLACED_TTL_S: Final = 600
 MAX_REPLACED: Final = 16
 """The feeds of a viewer that are kept for their own readers after a later one has replaced them."""
 
-_TOGETHER: Final = 64
+_TOGETHER: Final = 32
 """Requests of one answer in a call of the script: Redis serves nobody else meanwhile."""
 
 _WRITE: Final = files(__package__).joinpath("feed_store.lua").read_text()
