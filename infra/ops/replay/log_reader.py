@@ -20,6 +20,7 @@ import zstandard
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from infra.ports.clock import DAY_MS
 from infra.ports.errors import UsageError
 from infra.ports.topics import INPUTS
 from thunder_ingest.events import Time
@@ -30,6 +31,8 @@ LOG_TOPICS: Final = tuple(topic for topic in INPUTS if topic != "feed-requests")
 """The topics of a log; lines with equal times are merged in this order."""
 FORMS: Final = ("", ".gz", ".zst")
 MAX_LINE_BYTES: Final = 64 << 20
+_NEXT_LINES: Final = 8
+"""Lines after a line that show whether its time is ahead of the file."""
 
 _CHUNK_BYTES: Final = 1 << 20
 _ZSTD_CHUNK_BYTES: Final = 1 << 16  # compressed bytes: JSON lines compress by a factor of ten and more
@@ -87,8 +90,8 @@ class LogReader:
     def lines(self) -> Iterator[Line]:
         """Every line that is not blank, in event-time order across files.
 
-        The order within a file is kept. So a late line sorts with the newest line before it, and a line without a time
-        comes directly after the line before it.
+        The order within a file is kept. So a late line sorts with the newest line before it. A line without a time, or
+        with a time days ahead of the lines after it, comes directly after the line before it.
 
         Raises:
             LogError: a file is damaged, cannot be opened, or has a line longer than `MAX_LINE_BYTES`.
@@ -153,8 +156,19 @@ class _Source:
         self._sort_keys(times)
 
     def _sort_keys(self, times: list[int]) -> None:
-        """Sort keys never decrease within a file: a late line sorts with the newest line before it."""
-        self.times = np.maximum.accumulate(np.maximum(np.array(times, np.int64), self._newest_ms))
+        """Sort keys never decrease within a file: a late line sorts with the newest line before it.
+
+        A line of another year would carry all later lines of its file along: a time more than a day after most of the
+        next lines does not count.
+        """
+        at = np.array(times, np.int64)
+        if (at[:-1] > at[1:] + DAY_MS).any():
+            earlier = np.zeros(len(at), np.int64)  # of the next lines
+            for step in range(1, _NEXT_LINES + 1):
+                earlier[:-step] += at[:-step] > at[step:] + DAY_MS
+            next_lines = np.minimum(_NEXT_LINES, np.arange(len(at))[::-1])
+            at = np.where(2 * earlier > next_lines, 0, at)
+        self.times = np.maximum.accumulate(np.maximum(at, self._newest_ms))
         if times:
             self._newest_ms = int(self.times[-1])
 

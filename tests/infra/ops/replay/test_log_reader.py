@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from infra.ops.replay import log_reader as replay_log
 from infra.ops.replay.log_reader import LogError, LogReader
+from infra.ports.clock import DAY_MS
 
 T0 = 1_600_000_000_000
 PACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
@@ -107,6 +108,17 @@ def test_a_late_line_sorts_with_the_newest_line_before_it(tmp_path: Path) -> Non
     write(tmp_path, "posts", [post(10), post(2), post(40)])
     write(tmp_path, "engagements", [impression(5), impression(11)])
     assert [at for _, at in order(tmp_path)] == [5, 10, 2, 11, 40]
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_lines_of_another_year_carry_no_other_lines_along(tmp_path: Path, ahead: int) -> None:
+    later = 4 * 365 * DAY_MS
+    write(tmp_path, "posts", [post(10), *(post(later + n) for n in range(ahead)), *map(post, range(20, 30))])
+    write(tmp_path, "engagements", [impression(15), impression(-later), impression(25), impression(40)])
+    engagements = [at for topic, at in order(tmp_path) if topic == "engagements"]
+    assert engagements == [15, -later, 25, 40]
+    usual = [at for _, at in order(tmp_path) if at is not None and 0 < at < later]
+    assert usual == [10, 15, 20, 21, 22, 23, 24, 25, 25, 26, 27, 28, 29, 40]
 
 
 def slow_merge(logs: dict[str, list[int]]) -> list[tuple[str, int]]:
