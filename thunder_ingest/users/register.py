@@ -17,9 +17,9 @@ the two is repaired by the replay.
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, cast
+from zlib import crc32
 
 from infra.ports.redis import Client, Command, pipelined
-from thunder_ingest.events.ids import id64
 from thunder_ingest.events.redis_keys import BUILD_KEY, MARK_KEY, known_users_key, user_key
 
 WHOLE: Final = b"whole"
@@ -27,10 +27,10 @@ REBUILT: Final = b"rebuilt"
 """A field with the id of the rebuild that has begun to write the user: a hash that is lost meanwhile lacks it."""
 
 SHARDS: Final = 1_024
-"""Sets of registered users: with up to 500 users a set, Redis stores a user in 8 bytes."""
+"""Sets of registered users. Redis stores an integer id in 8 bytes if a set has up to 512 of them, else in about 70."""
 
-_SET_IS_WHOLE: Final = 0  # ids are positive
-_SPREAD: Final = 0x9E3779B97F4A7C15
+_SET_IS_WHOLE: Final = "0"  # no id
+_SETS: Final = [known_users_key(number) for number in range(SHARDS)]
 _CACHED: Final = 1 << 18  # registered users that need no query, by hash of the id
 
 _BEGIN: Final = """
@@ -89,7 +89,7 @@ class UserRegister:
     def register(self, users: Sequence[str]) -> None:
         """Add users whose hashes were written; raises like `new_users`."""
         if users:
-            pipelined(self._client, [("SADD", _shard(user), str(id64(user))) for user in users])
+            pipelined(self._client, [("SADD", _set_of(user), user) for user in users])
             self._remember(users)
 
     def are_new(self, users: Sequence[str]) -> list[bool]:
@@ -98,7 +98,7 @@ class UserRegister:
 
     def is_damaged(self) -> bool:
         """True if the mark or one of the sets is missing; raises like `new_users`."""
-        replies = pipelined(self._client, [("SISMEMBER", known_users_key(n), _SET_IS_WHOLE) for n in range(SHARDS)])
+        replies = pipelined(self._client, [("SISMEMBER", each, _SET_IS_WHOLE) for each in _SETS])
         return self.mark() is None or not all(reply == 1 for reply in replies)
 
     def forget(self) -> None:
@@ -129,7 +129,7 @@ class UserRegister:
 
     def end_build(self, build_id: str) -> bool:
         """End the build and set the mark; False if the build is not open any more, or a set was lost meanwhile."""
-        replies = pipelined(self._client, [("SISMEMBER", known_users_key(n), _SET_IS_WHOLE) for n in range(SHARDS)])
+        replies = pipelined(self._client, [("SISMEMBER", each, _SET_IS_WHOLE) for each in _SETS])
         if not all(reply == 1 for reply in replies):
             return False
         return bool(self._client.eval(_END, 2, MARK_KEY, BUILD_KEY, build_id))
@@ -142,7 +142,7 @@ class UserRegister:
 
     def create_sets(self) -> None:
         """Create the sets of registered users; those that exist stay."""
-        pipelined(self._client, [("SADD", known_users_key(n), _SET_IS_WHOLE) for n in range(SHARDS)])
+        pipelined(self._client, [("SADD", each, _SET_IS_WHOLE) for each in _SETS])
 
     def start_rebuilt(self, users: Sequence[str], build_id: str) -> None:
         """Note in the hashes of users that a rebuild has begun to write them."""
@@ -164,9 +164,8 @@ def declare_whole(client: Client) -> None:
 
 
 def _membership(user: str) -> Command:
-    return "SMISMEMBER", _shard(user), _SET_IS_WHOLE, str(id64(user))
+    return "SMISMEMBER", _set_of(user), _SET_IS_WHOLE, user
 
 
-def _shard(user: str) -> str:
-    """The set of a user; the multiplication spreads ids with equal low bits."""
-    return known_users_key((id64(user) * _SPREAD & 2**64 - 1) * SHARDS >> 64)
+def _set_of(user: str) -> str:
+    return _SETS[crc32(user.encode()) % SHARDS]
