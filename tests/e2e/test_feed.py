@@ -142,6 +142,27 @@ def test_seen_posts_posts_with_muted_words_and_own_posts_are_not_shown(client: C
     assert posts & shown(client, viewer).keys() == {str(fresh["post_id"])}
 
 
+def test_muted_keywords_are_compared_with_texts_as_readers_see_them(client: Client, users: UserStates) -> None:
+    viewer, author, at = new_id(), new_id(), now()
+    hidden = ["win at the ca\u200bsino", "\u3316" * 11 + " casino", "so funny 😂", "İstanbul at night", "Bob's boat", "sad:("]
+    shown_texts = ["j'ai faim", "3 cats", "note: (see this)"]
+    posts = {text: post(author, text) for text in (*hidden, *shown_texts)}
+    client.publish(posts.values())
+    ids = {text: str(each["post_id"]) for text, each in posts.items()}
+    assert eventually(lambda: {*ids.values()} <= first_feed(client, author).keys())
+    keywords = ["casino", "😂", "istanbul", "Bob", ":(", "AI", "<3", "Cafe\u0301"]
+    muted = [{"type": "mute_keyword", "user_id": viewer, "keyword": keyword, "at": at} for keyword in keywords]
+    client.publish([follow(viewer, author), *muted])
+    client.publish({"type": "unmute_keyword", "user_id": viewer, "keyword": "Café", "at": at + 1})
+
+    def is_written() -> bool:
+        (state,) = users.read([str(viewer)])
+        return len(state.keywords) == len(keywords) - 1 and bool(len(state.following))
+
+    assert eventually(is_written)
+    assert {*ids.values()} & shown(client, viewer, size=50).keys() == {ids[text] for text in shown_texts}
+
+
 def test_a_recently_served_post_is_not_served_again(client: Client) -> None:
     viewer, author = new_id(), new_id()
     client.publish([follow(viewer, author), *(post(author) for _ in range(5))])
