@@ -144,7 +144,14 @@ def test_seen_posts_posts_with_muted_words_and_own_posts_are_not_shown(client: C
 
 def test_muted_keywords_are_compared_with_texts_as_readers_see_them(client: Client, users: UserStates) -> None:
     viewer, author, at = new_id(), new_id(), now()
-    hidden = ["win at the ca\u200bsino", "\u3316" * 11 + " casino", "so funny 😂", "İstanbul at night", "Bob's boat", "sad:("]
+    hidden = [
+        "win at the ca\u200bsino",
+        "\u3316" * 11 + " casino",
+        "so funny 😂",
+        "İstanbul at night",
+        "Bob's boat",
+        "sad:(",
+    ]
     shown_texts = ["j'ai faim", "3 cats", "note: (see this)"]
     posts = {text: post(author, text) for text in (*hidden, *shown_texts)}
     client.publish(posts.values())

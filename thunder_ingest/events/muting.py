@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt32
 
-from thunder_ingest.events.text import MARKS, TOKEN, hashed_words
+from thunder_ingest.events.text import MARKS, TOKEN, hashed_words, ranges, tokens_of
 
 # --- characters ----------------------------------------------------------------------------------------------------
 
@@ -47,8 +47,8 @@ _STROKES: Final = dict(zip("øłđħŧæœðþ", ("o", "l", "d", "h", "t", "ae",
 _STROKE: Final = re.compile(f"[{''.join(_STROKES)}]")
 
 _WORD: Final = rf"[\w{MARKS}]"
-_APOSTROPHE: Final = re.compile(rf"(?<={_WORD})['’‘‛ʼʻʹ՚＇´`′](?={_WORD})")
-_WITH_APOSTROPHE: Final = re.compile(rf"{_WORD}+(?:'{_WORD}+)+")
+_APOSTROPHE: Final = re.compile(rf"['’‘‛ʼʻʹ՚＇´`′](?<={_WORD}.)(?={_WORD})")
+_WITH_APOSTROPHE: Final = re.compile(rf"(?<!{_WORD}){_WORD}++(?:'{_WORD}++)+")
 _CUT: Final = "ʼ"  # a letter for Unicode: `TOKEN` keeps it
 _ARTICLES: Final = frozenset("ld")
 _PRONOUNS: Final = frozenset("jtmnsc")
@@ -56,18 +56,13 @@ _OWN_WORD: Final = 3
 """A part of this length after an apostrophe is a word of its own in any case."""
 
 # punctuation that a sentence needs; all other punctuation, and every symbol, is a sign wherever it stands
-_POINTS: Final = r".,!?。，、！？؟،।॥"
-_CLOSERS: Final = r""")\]}"'»›”’“‘」』】〉》*_\-‐‑–—"""
-_OPENERS: Final = r"""#@(\[{"'«‹“‘„‚”’「『【〈《¿¡*_\-‐‑–—"""
-_PUNCTUATION: Final = rf"{_POINTS}{_CLOSERS}{_OPENERS}:;/\\&·・•…؛"
-_ORDINARY: Final = re.compile(
-    rf"(?<={_WORD})[{_PUNCTUATION}](?={_WORD})"
-    rf"|(?<!\S)[{_OPENERS}]+(?={_WORD})"
-    rf"|(?<={_WORD})(?:[{_CLOSERS}]*(?:[{_POINTS}][{_CLOSERS}]*|[:;؛])|[{_CLOSERS}]+)(?!\S)"
-    rf"|(?<!\S)[{_PUNCTUATION}](?!\S)"
-)
+_POINTS: Final = ".,!?。，、！？؟،।॥"
+_CLOSERS: Final = ")]}\"'»›”’“‘」』】〉》*_-‐‑–—"
+_OPENERS: Final = frozenset("#@([{\"'«‹“‘„‚”’「『【〈《¿¡*_-‐‑–—")
+_PUNCTUATION: Final = frozenset({*_POINTS, *_CLOSERS, *_OPENERS, *":;/\\&·・•…؛"})
+_CLOSING: Final = re.compile(f"[{re.escape(_CLOSERS)}]*(?:[{_POINTS}][{re.escape(_CLOSERS)}]*|[:;؛])?")
 _ADDRESS: Final = re.compile(r"\w+://\S+|www\.\S+")
-_SIGN: Final = re.compile(rf"[^\w\s{MARKS}]")
+_SIGN: Final = re.compile(rf"[^\w\s{MARKS}]+")
 _FIRST_TAIL: Final = 0xF0000
 _ELEMENT: Final = re.compile(
     rf"{TOKEN.pattern}|[^\w\s{MARKS}][\U000f0000-\U0010ffff]*"  # a private character: a further part of an emoji
@@ -90,8 +85,8 @@ def cut(text: str) -> Cut:
     """Cut a text, or a keyword."""
     seen = _as_seen(text)
     folded = seen if seen.isascii() else _without_accents(seen)
-    words = TOKEN.findall(folded)
-    return Cut(words, words if folded is seen else TOKEN.findall(seen), _groups(folded))
+    words = tokens_of(folded)
+    return Cut(words, words if folded is seen else tokens_of(seen), _groups(folded))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -110,7 +105,7 @@ def is_empty(keyword: str) -> bool:
 def _as_seen(text: str) -> str:
     """The text normalised and case folded, without what is invisible, with its apostrophes decided."""
     is_ascii = text.isascii()
-    if not is_ascii:
+    if not is_ascii and _MAY_BE.search(text):
         text = _pictures().sub(_one_sign, text).replace(_BLANK_PATTERN, " ")
     text = _APOSTROPHE.sub("'", _INVISIBLE.sub("", text))
     if not is_ascii:
@@ -149,8 +144,20 @@ def _parts(match: re.Match[str]) -> str:
 def _groups(text: str) -> list[list[str]]:
     if not _SIGN.search(text):
         return []
-    signs = _ORDINARY.sub(" ", _ADDRESS.sub(" ", text))
-    return [_ELEMENT.findall(chunk) for chunk in signs.split() if _SIGN.search(chunk)]
+    signs = _SIGN.sub(_without_punctuation, _ADDRESS.sub(" ", text) if "//" in text or "www." in text else text)
+    return [_ELEMENT.findall(chunk) for chunk in signs.split() if _SIGN.search(chunk)] if _SIGN.search(signs) else []
+
+
+def _without_punctuation(match: re.Match[str]) -> str:
+    """A run of signs; a space if it is ordinary punctuation where it stands."""
+    signs, text = match[0], match.string
+    follows = not text[match.start() - 1 : match.start()].isspace() and match.start() > 0
+    leads = not text[match.end() : match.end() + 1].isspace() and match.end() < len(text)
+    if follows == leads:
+        is_ordinary = len(signs) == 1 and signs in _PUNCTUATION
+    else:
+        is_ordinary = _OPENERS.issuperset(signs) if leads else _CLOSING.fullmatch(signs) is not None
+    return " " if is_ordinary else signs
 
 
 # --- emoji ---------------------------------------------------------------------------------------------------------
@@ -160,12 +167,15 @@ _ANY: Final = "\U0001f51f"  # the keycap ten: the head of emoji whose own first 
 _DROPPED: Final = re.compile("[\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff]|\u200d[♀♂]\ufe0f?")
 
 
+_MAY_BE: Final = re.compile("[\u00a9\u00ae\u203c\u2049\u20e3\u2120-\u213a\u2190-\u32ff\U0001f000-\U0001faff]")
+
+
 @cache
 def _pictures() -> re.Pattern[str]:
     blocks = (*range(0x2190, 0x3300), *range(0x1F000, 0x1FB00))
-    symbols = [chr(c) for c in blocks if unicodedata.category(chr(c)) == "So" and not 0x1F1E6 <= c <= 0x1F1FF]
-    always = "".join(map(re.escape, (s for s in symbols if unicodedata.normalize("NFKC", s) == s)))
-    letters = "".join(s for s in symbols if unicodedata.normalize("NFKC", s) != s)
+    symbols = [c for c in blocks if unicodedata.category(chr(c)) == "So" and not 0x1F1E6 <= c <= 0x1F1FF]
+    is_kept = {c: unicodedata.is_normalized("NFKC", chr(c)) for c in symbols}
+    always, letters = (ranges(c for c in symbols if is_kept[c] is kept) for kept in (True, False))
     one = f"(?:[{always}\u2120\u2122\u00a9\u00ae]|[{letters}\u2139\u203c\u2049]\ufe0f)"
     one += "[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*"
     flag = "[\U0001f1e6-\U0001f1ff]{2}|\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f"

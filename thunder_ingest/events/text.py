@@ -20,7 +20,7 @@ MAX_TOKENS: Final = 64
 """The tokens of a post that are kept in columns."""
 
 # joiners, soft hyphen, word joiner, byte order mark, variation selectors
-_INVISIBLE = dict.fromkeys((0x00AD, 0x034F, 0x200C, 0x200D, 0x2060, 0xFEFF, *range(0xFE00, 0xFE10)))
+_INVISIBLE = re.compile("[\u00ad\u034f\u200c\u200d\u2060\ufeff\ufe00-\ufe0f]+")
 _UNSPACED_BLOCKS = (
     (0x3005, 0x3007),  # iteration mark, ideographic zero
     (0x3041, 0x30FF),  # Hiragana, Katakana
@@ -38,7 +38,7 @@ _ALL_WORDS: Final = 2**31
 _LAST_MARK = 0x1E94A  # the last combining mark outside the variation selectors
 
 
-def _ranges(characters: Iterable[int]) -> str:
+def ranges(characters: Iterable[int]) -> str:
     """Code points, ascending, as the inside of a regular expression's character class."""
     spans: list[list[int]] = []
     for character in characters:
@@ -49,16 +49,22 @@ def _ranges(characters: Iterable[int]) -> str:
     return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in spans)
 
 
-def _pattern() -> re.Pattern[str]:
+def _unspaced() -> str:
     blocks = (c for first, last in sorted(_UNSPACED_BLOCKS) for c in range(first, last + 1))
-    unspaced = _ranges(c for c in blocks if chr(c).isalpha() or c == 0x3007)
-    return re.compile(f"[{unspaced}][{MARKS}]*|[^\\W{unspaced}](?:[^\\W{unspaced}]|[{MARKS}])*")
+    return ranges(c for c in blocks if chr(c).isalpha() or c == 0x3007)
 
 
-MARKS: Final = _ranges(c for c in range(0x300, _LAST_MARK + 1) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
+MARKS: Final = ranges(c for c in range(0x300, _LAST_MARK + 1) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
 """The combining marks, as the inside of a regular expression's character class."""
-TOKEN: Final = _pattern()
+_UNSPACED: Final = _unspaced()
+TOKEN: Final = re.compile(f"[{_UNSPACED}][{MARKS}]*|[^\\W{_UNSPACED}](?:[^\\W{_UNSPACED}]|[{MARKS}])*")
 """Matches a token of a normalised and folded text."""
+_FIRST_PLANE: Final = re.compile(f"[{_UNSPACED}{MARKS}]")
+# a class with many ranges above the first plane is slow for every letter that is not in it
+_NEEDS_MORE: Final = re.compile(
+    f"[{ranges(c for c in range(0x300, 0x10000) if _FIRST_PLANE.match(chr(c)))}\U00010000-\U0010ffff]"
+)
+_WORD: Final = re.compile(r"\w+")
 # bytes of ASCII text to bytes of lower-case words, all else to spaces: several times as fast as a pattern
 _ASCII_WORDS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or chr(c) == "_" else 0x20 for c in range(128)) * 2
 
@@ -73,8 +79,15 @@ def _words(text: str) -> bytes:
     if text.isascii():
         return text.encode().translate(_ASCII_WORDS)
     # folding may undo the normalisation, hence a second one
-    folded = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
-    return " ".join(TOKEN.findall(unicodedata.normalize("NFKC", folded))).encode()
+    folded = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
+    return " ".join(tokens_of(unicodedata.normalize("NFKC", folded))).encode()
+
+
+def tokens_of(folded: str) -> list[str]:
+    """The tokens of a normalised and folded text; a simpler pattern finds the same in most texts, six times as fast."""
+    pattern = TOKEN if _NEEDS_MORE.search(folded) else _WORD
+    found: list[str] = pattern.findall(folded)
+    return found
 
 
 def token_hashes(text: str) -> UInt32[np.ndarray, " n"]:
