@@ -85,7 +85,7 @@ class Fuzzer:
     def _send_message(self) -> None:
         draw = self._draw
         topic, event = drawn(draw, self._number, now_ms())
-        raw = LARGE if draw.random() < 0.0 else damaged_json(draw, event)
+        raw = LARGE if draw.random() < 0.0005 else damaged_json(draw, event)
         key = draw.choice((None, b"", b"7", draw.randbytes(9)))
         headers: Any = [("state", draw.randbytes(5))] if draw.random() < 0.05 else None
         while True:
