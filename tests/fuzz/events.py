@@ -89,4 +89,6 @@ def _graph_event(draw: random.Random) -> dict[str, Any]:
     user = {"user_id": draw.randrange(1, USERS)}
     if draw.random() < 0.2:
         return {"type": draw.choice(("mute_keyword", "unmute_keyword")), "keyword": text(draw) or "x"} | user
+    if draw.random() < 0.1:
+        return {"type": "account", "status": draw.choice(("active", "deactivated", "suspended", "deleted"))} | user
     return {"type": draw.choice(_EDGES), "target_id": draw.randrange(USERS, 2 * USERS)} | user
