@@ -24,6 +24,7 @@ from feed_worker.framework.request_run import RequestRun, Result
 from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.serving import delivery
+from feed_worker.serving import worker as worker_module
 from feed_worker.serving.batch import Batch
 from feed_worker.serving.feed_store import Answer, FeedStore
 from feed_worker.serving.request_queue import MAX_COMPUTATIONS
@@ -34,6 +35,7 @@ from infra.ports.clock import WallClock
 from infra.ports.errors import RedisRefused
 from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
 from infra.ports.kafka_config import consumer_config, group
+from infra.ports.outage import outage
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import connect
 from infra.ports.settings import Settings, load
@@ -614,6 +616,27 @@ def test_the_worker_waits_while_redis_is_away(settings: Settings, store: PostSto
         ask(settings, asked)
         assert [record.status for record in answers(settings, [asked])] == ["ok"]
     assert deaf.calls == 3
+
+
+def test_readiness_follows_outages_and_the_group_and_health_the_steps_of_the_worker(
+    settings: Settings, store: PostStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = outage("Test", "nowhere")
+    with running(settings, store) as started:
+        worker, reported = started.worker, list[object]()
+        waiting.eventually(lambda: worker.waits_for is None)
+        monkeypatch.setattr(worker_module, "STALLED_S", -1.0)
+        away.begins("no reply")
+        reported += [worker.waits_for, worker.problem]
+        away.ends()
+        reported += [worker.waits_for, "though all servers answer" in str(worker.problem)]
+        worker._intake.is_member = False
+        reported.append(worker.waits_for)
+    assert reported == [
+        *("Test at nowhere is unreachable (no reply)", None),  # it waits for a server
+        *(None, True),
+        "the group to assign partitions",
+    ]
 
 
 def test_a_fatal_error_ends_the_worker_with_its_reason_and_the_next_one_answers(
