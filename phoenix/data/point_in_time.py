@@ -9,7 +9,8 @@ Glossary of shapes (the letters of `phoenix.features.inputs`, and):
     h: hours of the log
 
 A row is counted from the time on at which it is complete. The counts of a moment therefore contain nothing of that
-moment or later.
+moment or later. A viewer is one voice per post and action, as in service (`thunder_ingest.counts.table`): repeated
+impressions and actions count once, and the newest dwell counts.
 
 Some logs record an action only from a later time on. Plain counts of it would be too small for posts with older
 impressions. The missing counts are imputed by empirical-Bayes smoothing: the post's rate on its recorded impressions is
@@ -47,9 +48,7 @@ class PointInTimeCounts:
         order = np.lexsort((log.complete_at, log.post))
         self._moments: Int64[np.ndarray, " m"] = np.unique(log.complete_at)
         self._when = self._key(log.post[order], np.searchsorted(self._moments, log.complete_at[order]))
-        changes = np.ones((len(order), COUNT_COLUMNS), np.int32)
-        changes[:, :-1] = log.actions[order]
-        changes[:, DWELL_TIME] = log.dwell_ms[order]
+        changes = added_by_rows(log)[order]
         self._parts = [
             _Part(log.at[order], log.complete_at[order], changes, since, actions)
             for since, actions in _by_time(labelled_since or {}).items()
@@ -79,6 +78,30 @@ class PointInTimeCounts:
         return key
 
 
+def added_by_rows(log: Log) -> Int32[np.ndarray, "r A+1"]:
+    """Return what each row adds to the counts of its post, in the order of the rows' completion."""
+    order = np.lexsort((log.at, log.complete_at, log.viewer_id, log.post))
+    post, viewer_id, number = log.post[order], log.viewer_id[order], np.arange(len(order))
+    is_first = np.ones(len(order), np.bool_)
+    is_first[1:] = (post[1:] != post[:-1]) | (viewer_id[1:] != viewer_id[:-1])
+    first = np.maximum.accumulate(np.where(is_first, number, 0))  # of the same post and viewer
+    added = np.empty((len(order), COUNT_COLUMNS), np.int32)
+    added[:, -1] = is_first
+    for column in range(COUNT_COLUMNS - 1):
+        done = log.actions[order, column]
+        before = np.cumsum(done) - done
+        added[:, column] = done & (before == before[first])
+    dwelt = np.flatnonzero(log.dwell_ms[order] > 0)
+    dwell_ms = log.dwell_ms[order[dwelt]].astype(np.int32)
+    is_again = first[dwelt[1:]] == first[dwelt[:-1]]
+    added[:, DWELL_TIME] = 0
+    added[dwelt, DWELL_TIME] = dwell_ms
+    added[dwelt[1:], DWELL_TIME] -= np.where(is_again, dwell_ms[:-1], 0)
+    of_rows = np.empty_like(added)
+    of_rows[order] = added
+    return of_rows
+
+
 class _Part:
     """Actions whose recording begins at one time; sets them in `changes` [r, A+1] to 0 before that time.
 
@@ -96,11 +119,12 @@ class _Part:
         recorded = at >= since_ms
         self._actions = actions
         changes[:, actions] *= recorded[:, np.newaxis]
-        self._recorded = _running(recorded)
+        shown = changes[:, -1] * recorded
+        self._recorded = _running(shown)
         self._first_hour = int(complete_at.min()) // HOUR_MS
         hour = complete_at[recorded] // HOUR_MS - self._first_hour
         of_hour = np.zeros((int(complete_at.max()) // HOUR_MS - self._first_hour + 1, len(actions) + 1))
-        np.add.at(of_hour, hour, np.column_stack([changes[recorded][:, actions], np.ones(len(hour))]))
+        np.add.at(of_hour, hour, np.column_stack([changes[recorded][:, actions], shown[recorded]]))
         sums = _running(of_hour)
         self._shares: Float64[np.ndarray, "h a"] = sums[:, :-1] / np.maximum(sums[:, -1:], 1)
 

@@ -98,8 +98,9 @@ def test_candidates_have_the_counts_as_of_the_request(kind: str, log: Log, seed:
     totals = candidates_of(log, PointInTimeCounts(log), slates, TOKENS).totals
     for row, place in np.argwhere(slates.mask).tolist():
         counted = (log.post == log.post[slates.rows[row, place]]) & (log.complete_at < slates.requested_at[row])
-        assert totals[row, place, IMPRESSION] == counted.sum()
-        assert totals[row, place, ACTION_INDEX["click"]] == log.actions[counted, ACTION_INDEX["click"]].sum()
+        clicked = counted & log.actions[:, ACTION_INDEX["click"]]
+        assert totals[row, place, IMPRESSION] == len(np.unique(log.viewer_id[counted]))
+        assert totals[row, place, ACTION_INDEX["click"]] == len(np.unique(log.viewer_id[clicked]))
     assert not totals[~slates.mask].any()
 
 
