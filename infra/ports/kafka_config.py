@@ -116,6 +116,8 @@ def producer_config(settings: Settings) -> dict[str, Any]:
     """Return the options of an idempotent producer that retries a message without limit."""
     return {
         "linger.ms": 2,
+        # a broker that has lost the others holds a request for this long, also after their return; by default 30 s
+        "request.timeout.ms": 10_000,
         "compression.type": "lz4",
         **client_config(settings),
         "enable.idempotence": True,
