@@ -71,12 +71,23 @@ def connect(settings: Settings, timeout_s: float = 10.0, *, is_strict: bool = Fa
             client.connection_pool.connection_kwargs.update(timeouts)
         try:
             client.ping()
+            is_cluster = _is_cluster_node(client)
         except redis.RedisError:
             client.close()
             raise
     except REDIS_ERRORS as error:
         raise redis_unreachable(settings, error) from None
+    if is_cluster:
+        client.close()
+        raise RedisRefused(f"{redacted(settings.redis)} is a node of a Redis Cluster: set FORYOU_REDIS_CLUSTER=true")
     return client
+
+
+def _is_cluster_node(client: redis.Redis) -> bool:
+    try:
+        return bool(client.info("cluster").get("cluster_enabled"))
+    except redis.ResponseError:  # a user may lack the right; then each command on a key of another node fails
+        return False
 
 
 async def connect_async(settings: Settings) -> AsyncClient:

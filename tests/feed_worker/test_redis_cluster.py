@@ -163,6 +163,12 @@ def test_a_slot_that_migrates_loses_no_write(settings: Settings, cluster: LocalC
     client.close()
 
 
+def test_a_node_of_a_cluster_is_refused_as_a_single_redis(settings: Settings, cluster: LocalCluster) -> None:
+    alone = settings.model_copy(update={"redis": cluster.nodes[0].address, "redis_cluster": False})
+    with pytest.raises(RedisRefused, match="set FORYOU_REDIS_CLUSTER=true"):
+        RedisRetry(alone, threading.Event()).connect()
+
+
 def test_a_redis_that_is_no_cluster_is_refused_at_once(servers: Settings) -> None:
     settings = servers.model_copy(update={"redis_cluster": True})
     with pytest.raises(RedisRefused, match="FORYOU_REDIS_CLUSTER"):

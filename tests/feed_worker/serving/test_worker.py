@@ -48,15 +48,19 @@ from tests.feed_worker.serving.test_feed_store import answer as answer_of
 from tests.feed_worker.serving.test_feed_store import feed as feed_document
 from tests.infra import waiting
 from thunder_ingest.events import (
+    Block,
     DeadLetter,
     FeedRequest,
     FeedServed,
+    Follow,
     encode,
     unpack_dead_letter,
     unpack_feed_served,
 )
 from thunder_ingest.events.ids import published_form
+from thunder_ingest.events.redis_keys import user_key
 from thunder_ingest.posts.store import PostStore
+from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.register import declare_whole
 
@@ -606,6 +610,32 @@ class Deaf(QueryHydrator):
         if self.calls < 3:
             raise redis.ConnectionError("away")
         return self._within.hydrate(queries)
+
+
+def test_a_lost_or_broken_state_fails_its_own_viewer_with_the_reason_and_a_lost_register_fails_all(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    lost, broken, new, blocked = 42, 7, 43, 72
+    users = UserStates(client)
+    for number, target in enumerate((blocked, 70)):
+        users.append(updates_of(Follow(user_id=lost, target_id=target, at=1_700_000_000_000)), f"0-{number}")
+    users.append(updates_of(Block(user_id=lost, target_id=blocked, at=1_700_000_000_001)), "0-9")
+    with running(settings, store):
+        asked = request(lost)
+        ask(settings, asked)
+        assert [record.status for record in answers(settings, [asked])] == ["ok"]
+        client.delete(user_key(str(lost)))
+        client.set(user_key(str(broken)), "x")
+        requests = [request(lost), request(broken), request(new)]
+        ask(settings, *requests)
+        records = answers(settings, requests)
+        assert [record.status for record in records] == ["failed", "failed", "ok"]
+        assert "the state of user 42 is missing in Redis" in records[0].degradations[0]
+        assert "user:{7} in Redis cannot be read" in records[1].degradations[0]
+        client.flushall()
+        requests = [request(lost), request(new)]
+        ask(settings, *requests)
+        assert [record.status for record in answers(settings, requests)] == ["failed", "failed"]
 
 
 def test_the_worker_waits_while_redis_is_away(settings: Settings, store: PostStore, client: redis.Redis) -> None:
