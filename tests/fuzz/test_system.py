@@ -28,7 +28,7 @@ from tests.fuzz.events import TOPICS, USERS, VIEWERS, drawn
 from tests.fuzz.mutations import HOSTILE, damaged_bytes, damaged_fields, damaged_json
 from tests.fuzz.test_http import REQUESTS, free_port
 from tests.fuzz.test_stored_values import VALUES
-from thunder_ingest.events import FeedRequest, PostEvent, decode, unpack_dead_letter, unpack_feed_served
+from thunder_ingest.events import Account, FeedRequest, PostEvent, decode, unpack_dead_letter, unpack_feed_served
 from thunder_ingest.events.ids import id64, published_form
 from thunder_ingest.events.redis_keys import answered_key, feed_key, user_key
 
@@ -168,7 +168,10 @@ class Fuzzer:
 
     def unused(self) -> list[object]:
         """The accepted events without a trace of their use."""
-        posts = {message.key() for batch in scan(self.settings, ["thunder-posts"]) for message in batch}
+        posts, accounts = (
+            {message.key() for batch in scan(self.settings, [topic]) for message in batch}
+            for topic in ("thunder-posts", "accounts")
+        )
         users = {str(key.decode()) for key in self._redis.scan_iter(match="user:*", count=1_000)}
         oldest_ms = now_ms() - self.settings.remembered_ms
 
@@ -177,6 +180,8 @@ class Fuzzer:
                 return b"%d" % id64(event.post_id) in posts or event.at < oldest_ms
             if isinstance(event, FeedRequest):
                 return event.request_id in self.answered
+            if isinstance(event, Account):
+                return b"%d" % id64(event.user_id) in accounts
             return user_key(published_form(event.user_id)) in users
 
         return [event for topic in TOPICS for event in self._accepted(topic).values() if not is_used(event)]
