@@ -32,6 +32,7 @@ from feed_worker.scorers.phoenix import PhoenixScorer
 from feed_worker.scorers.weighted import WeightedScorer
 from feed_worker.selectors.top_k import TopKSelector
 from feed_worker.side_effects.served_history import ServedHistory
+from feed_worker.sources.check import CheckSource
 from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
 from feed_worker.sources.popular import PopularSource
 from feed_worker.sources.thunder import ThunderSource
@@ -73,6 +74,7 @@ def foryou_pipeline(
             ThunderSource(store),
             PhoenixRetrievalSource(store, index, model),
             PopularSource(store),
+            CheckSource(store),
         ],
         hydrators=[
             InNetworkHydrator(),

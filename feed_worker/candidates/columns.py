@@ -15,7 +15,7 @@ from thunder_ingest.events import ACTIONS, REPOST
 from thunder_ingest.posts.columns import PostColumns, Referred, none_referred
 from thunder_ingest.posts.store import PostStore
 
-SOURCES: Final = ("thunder", "phoenix_retrieval", "popular")
+SOURCES: Final = ("thunder", "phoenix_retrieval", "popular", "check")
 """The names that `Candidates.source` indexes, in the order of the sources in the pipeline."""
 
 Index: TypeAlias = NDArray[np.bool_] | NDArray[np.intp]

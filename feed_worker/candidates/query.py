@@ -92,6 +92,11 @@ class Query:
         return self.user is not None and len(self.user.positions) > 0
 
     @property
+    def is_check(self) -> bool:
+        """True if the request asks which of its posts still stand: safety rules alone apply, and no trace is left."""
+        return self.request.check_ids is not None
+
+    @property
     def known_ids(self) -> NDArray[np.int64]:
         """The sorted unique ids of seen and recently served posts, which sources skip."""
         return union(self.seen, self.served)

@@ -9,7 +9,7 @@ from feed_worker.client.errors import FeedTimeout, NoFeed
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
 from thunder_ingest.events import unpack_feed_served
-from thunder_ingest.events.redis_keys import answered_before_key, answered_key, feed_key, replaced_key
+from thunder_ingest.events.redis_keys import answered_before_key, answered_key, feed_key, preview_key, replaced_key
 
 Command: TypeAlias = tuple[str, ...]
 
@@ -40,11 +40,18 @@ def answer_commands(user: str, request_id: str) -> tuple[Command, ...]:
         ("HGET", answered_before_key(user), request_id),
         ("GET", feed_key(user)),
         ("LRANGE", replaced_key(user), "0", "-1"),
+        ("GET", preview_key(user, request_id)),
     )
 
 
 def answer_to(
-    user: str, request_id: str, new: bytes | None, old: bytes | None, document: bytes | None, replaced: Sequence[bytes]
+    user: str,
+    request_id: str,
+    new: bytes | None,
+    old: bytes | None,
+    document: bytes | None,
+    replaced: Sequence[bytes],
+    preview: bytes | None = None,
 ) -> Feed | None:
     """The feed that answers a request, None before the answer.
 
@@ -55,12 +62,13 @@ def answer_to(
         old: the same, if it is among the answers before.
         document: the user's newest feed, read after the records.
         replaced: the user's feeds of the last minutes that are not the newest.
+        preview: the answer to a request that leaves no other trace.
 
     Raises:
         NoFeed: the answer has no feed, or it is too long ago.
 
     """
-    feed = decode_feed(document)
+    feed = decode_feed(preview or document)
     if feed and request_id in feed.answers:
         if feed.status in STATUSES_WITHOUT_FEED:
             raise NoFeed(user, request_id, feed.status, feed.degradations)

@@ -10,7 +10,7 @@ Any number of coroutines may wait at the same time; they share one subscription 
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -27,11 +27,13 @@ from feed_worker.client.answer_lookup import (
 from feed_worker.client.errors import Undelivered
 from feed_worker.client.messages import OutgoingMessage, feed_request, messages_of
 from feed_worker.client.refresh import (
+    CHECK_S,
     STORED_FEED_S,
     Fresh,
     PendingRequests,
     Refresh,
     Wanted,
+    still_standing,
     stored_feed,
     stored_feed_commands,
 )
@@ -159,7 +161,20 @@ class AsyncClient:
                 )
                 if refresh.waits:
                     refresh.answered(await self.wait(user, request_id, refresh.left_s))
-        return refresh.result()
+        fresh = refresh.result()
+        if refresh.is_new:
+            return fresh
+        shown = [item.post_id for item in fresh.feed.items]
+        return still_standing(fresh, await self.check(user, shown, timeout_s=max(CHECK_S, refresh.left_s)))
+
+    async def check(self, user: PublishedId, post_ids: Sequence[PublishedId], *, timeout_s: float = 1.0) -> list[str]:
+        """The posts that the viewer may still see; see `Client.check`."""
+        if not post_ids:
+            return []
+        request_id = await self.request_feed(user, check_ids=list(post_ids))
+        feed = await self.wait(user, request_id, timeout_s)
+        standing = {item.post_id for item in feed.items}
+        return [form for form in map(published_form, post_ids) if form in standing]
 
     async def feed(self, user: PublishedId) -> Feed | None:
         """The newest feed of a user, if there is one."""

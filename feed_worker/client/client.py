@@ -10,7 +10,7 @@ takes about a second, for its connection and its producer id.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,11 +27,13 @@ from feed_worker.client.answer_lookup import (
 from feed_worker.client.errors import FeedTimeout, Undelivered
 from feed_worker.client.messages import OutgoingMessage, feed_request, messages_of
 from feed_worker.client.refresh import (
+    CHECK_S,
     STORED_FEED_S,
     Fresh,
     PendingRequests,
     Refresh,
     Wanted,
+    still_standing,
     stored_feed,
     stored_feed_commands,
 )
@@ -205,21 +207,22 @@ class Client:
         return self.wait(feed.user_id, request_id, timeout_s)
 
     def fresh(self, user: PublishedId, *, max_age_ms: int = 60_000, timeout_s: float = 1.0, **options: Any) -> Fresh:
-        """A feed that is young enough, at once if there is one; else a new one, if it comes in time; else the old one.
+        """A feed that is young enough, if there is one; else a new one, if it comes in time; else the old one.
 
-        Only a feed of the same `surface` counts. Redis counts the age, from the time to live that the workers give a
-        feed: the setting `feed_ttl_s` must be theirs. A request of `fresh` with the same options that this client has
-        published already is waited for instead of a new one.
+        A feed that was there already is checked first (`check`): items that were deleted, labelled or blocked meanwhile
+        are left out. Only a feed of the same `surface` counts. Redis counts the age, from the time to live that the
+        workers give a feed: the setting `feed_ttl_s` must be theirs. A request of `fresh` with the same options that
+        this client has published already is waited for instead of a new one.
 
         Args:
             user: the viewer's id as published.
             max_age_ms: greatest age that is young enough.
-            timeout_s: time for a new feed. With 0 the old one is returned at once, and a call a moment later finds
-                the new one.
+            timeout_s: time for a new feed. With 0 the old one is returned after its check, and a call a moment later
+                finds the new one.
             options: of the request, as for `request_feed`.
 
         Raises:
-            NoFeed, FeedTimeout: as `wait`, if there is no old feed.
+            NoFeed, FeedTimeout: as `wait`, if there is no old feed, or no answer to its check within a second.
             RedisUnreachable: Redis does not answer; a Redis that hangs is given two seconds at least.
 
         """
@@ -234,10 +237,41 @@ class Client:
                 )
                 if refresh.waits:
                     refresh.answered(self.wait(user, request_id, refresh.left_s))
-        return refresh.result()
+        fresh = refresh.result()
+        if refresh.is_new:
+            return fresh
+        shown = [item.post_id for item in fresh.feed.items]
+        return still_standing(fresh, self.check(user, shown, timeout_s=max(CHECK_S, refresh.left_s)))
+
+    def check(self, user: PublishedId, post_ids: Sequence[PublishedId], *, timeout_s: float = 1.0) -> list[str]:
+        """Ask a worker which posts the viewer may still see: all safety rules apply, as they are at this moment.
+
+        Nothing is ranked, and nothing of it remains: no feed, no served posts, no record.
+
+        Args:
+            user: the viewer's id as published.
+            post_ids: at most 200, as in a feed.
+            timeout_s: of the wait.
+
+        Returns:
+            the published forms of the posts that still stand, in the given order.
+
+        Raises:
+            NoFeed, FeedTimeout, RedisUnreachable: as `wait`; no post is known to stand.
+
+        """
+        if not post_ids:
+            return []
+        request_id = self.request_feed(user, check_ids=list(post_ids))
+        feed = self.wait(user, request_id, timeout_s)
+        standing = {item.post_id for item in feed.items}
+        return [form for form in map(published_form, post_ids) if form in standing]
 
     def feed(self, user: PublishedId) -> Feed | None:
-        """The newest feed of a user, if there is one; raises RedisUnreachable."""
+        """The newest feed of a user, as it was made; raises RedisUnreachable.
+
+        What happened to its posts since then is not applied: `check` reports it, and `fresh` applies it.
+        """
         (document,) = self._reads.read([("GET", feed_key(published_form(user)))])
         return decode_feed(document)
 

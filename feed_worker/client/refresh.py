@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Self
 
+import msgspec
+
 from feed_worker.client.answer_lookup import STATUSES_WITHOUT_FEED, Command, decode_feed
 from feed_worker.client.errors import FeedTimeout, NoFeed
 from feed_worker.documents.feed import Feed
@@ -22,6 +24,19 @@ class Fresh(NamedTuple):
 
     feed: Feed
     is_stale: bool
+
+
+CHECK_S: Final = 1.0
+"""Least time for the check of a stored feed."""
+
+
+def still_standing(fresh: Fresh, standing: Sequence[str]) -> Fresh:
+    """The feed with the items that still stand; stale if none does."""
+    feed, items = fresh.feed, [item for item in fresh.feed.items if item.post_id in standing]
+    if len(items) == len(feed.items):
+        return fresh
+    status = feed.status if items else "empty"
+    return Fresh(msgspec.structs.replace(feed, items=items, status=status), fresh.is_stale or not items)
 
 
 class StoredFeed(NamedTuple):
@@ -116,6 +131,11 @@ class Refresh:
         self._new: Feed | None = None
         self.is_needed = old is None or old.age_ms > max_age_ms
         self.request_id = pending.of(wanted)
+
+    @property
+    def is_new(self) -> bool:
+        """True if there is a new feed: it needs no check."""
+        return self._new is not None
 
     @property
     def waits(self) -> bool:

@@ -151,6 +151,9 @@ class Pipeline:
         return [run for run in able if self._is_enabled(stage, component, run)]
 
     def _is_enabled(self, stage: Stage, component: Component, run: RequestRun) -> bool:
+        reads_state = stage in (stages.QUERY_HYDRATOR, stages.HYDRATOR)
+        if run.query.is_check and not (component.required or reads_state):
+            return False
         try:
             return component.enable(run.query)
         except self.passes:
@@ -262,7 +265,7 @@ class Pipeline:
         for effect in self.side_effects:
             effect_began_s = time.perf_counter()
             try:
-                if enabled := [result for result in results if effect.enable(result.query)]:
+                if enabled := [each for each in results if not each.query.is_check and effect.enable(each.query)]:
                     effect.run(enabled)
             except self.passes:
                 raise

@@ -90,7 +90,9 @@ class Delivery:
         """
         self._redis_retry.run(lambda: self._skip_answered(batch.computations))
         batch.runner.finish(batch.computations)
-        answers = [self._documents.answer(each) for each in batch.computations]
+        checks = [self._documents.answer(each).feed for each in batch.computations if each.query.is_check]
+        answers = [self._documents.answer(each) for each in batch.computations if not each.query.is_check]
+        self._redis_retry.run(lambda: self._feeds.write_previews(checks))
         written = self._redis_retry.run(lambda: self._feeds.write(answers))
         announced_ms = now_ms()
         keys = [answer.feed.user_id.encode() for answer in answers for _ in answer.served]
@@ -98,7 +100,9 @@ class Delivery:
         self._writer.publish([*records, *(each.record for each in batch.dead_letters)])
         self._writer.deliver()
         self._done(batch)
-        self._metrics.batch_delivered(batch, [unpack_feed_served(record).status for record in written], announced_ms)
+        statuses = [feed.status for feed in checks for _ in feed.answers]
+        statuses += [unpack_feed_served(record).status for record in written]
+        self._metrics.batch_delivered(batch, statuses, announced_ms)
 
     def _skip_answered(self, computations: Sequence[Computation]) -> None:
         """Skip the side effects of requests that are in the ledger: their posts were served with the first answer."""

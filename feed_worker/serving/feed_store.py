@@ -20,6 +20,7 @@ from thunder_ingest.events.redis_keys import (
     answered_key,
     explain_key,
     feed_key,
+    preview_key,
     ready_channel,
     replaced_key,
 )
@@ -36,6 +37,9 @@ MAX_REPLACED: Final = 16
 
 _TOGETHER: Final = 32
 """Requests of one answer in a call of the script: Redis serves nobody else meanwhile."""
+
+PREVIEW_TTL_S: Final = 60
+_PREVIEW: Final = "redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]); redis.call('PUBLISH', KEYS[2], ARGV[3])"
 
 _WRITE: Final = files(__package__).joinpath("feed_store.lua").read_text()
 """Run by EVAL: redis-py cannot send EVALSHA in a pipeline to a Redis Cluster."""
@@ -120,6 +124,16 @@ class FeedStore:
                 arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]
             yield records, arguments
             document = b""
+
+    def write_previews(self, feeds: Sequence[Feed]) -> None:
+        """Write answers that leave no other trace, and publish their request ids; raises like `write`."""
+        commands: list[Command] = []
+        for feed in feeds:
+            document = msgspec.json.encode(feed)
+            for request_id in feed.answers:
+                keys = preview_key(feed.user_id, request_id), ready_channel(feed.user_id)
+                commands.append(("EVAL", _PREVIEW, len(keys), *keys, document, PREVIEW_TTL_S, request_id))
+        pipelined(self._client, commands)
 
     def are_answered(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
         """True for each request, given by user and id, that is in the ledger; one round trip."""

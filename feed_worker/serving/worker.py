@@ -283,7 +283,7 @@ class Worker:
             now_ms=self._state.clock.now_ms(),
             arrived_ms=arrived_ms,
             deadline_at=deadline_at,
-            size=request.size or self._settings.feed_size,
+            size=len(request.check_ids or ()) or request.size or self._settings.feed_size,
             parameters=parameters,
             experiments=experiments,
             model_version=self._state.rankers.get(parameters.checkpoint, model_version),

@@ -274,7 +274,12 @@ def test_served_posts_are_stored_under_the_time_and_id_of_the_request() -> None:
 
 def test_the_stages_stand_in_the_published_order() -> None:
     pipeline = foryou_pipeline(store_of(), index_of({}), FixedModel(), KnownUsers())
-    assert [each.name for each in pipeline.sources] == ["thunder_source", "phoenix_retrieval_source", "popular_source"]
+    assert [each.name for each in pipeline.sources] == [
+        "thunder_source",
+        "phoenix_retrieval_source",
+        "popular_source",
+        "check_source",
+    ]
     assert [each.name.removesuffix("_filter") for each in pipeline.filters] == [
         "drop_duplicates",
         "core_data",

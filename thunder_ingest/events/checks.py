@@ -105,7 +105,7 @@ def _check_keyword(event: MuteKeyword) -> None:
 
 
 def _check_request(event: FeedRequest) -> None:
-    for published in (event.user_id, *(event.seen_ids or ())):
+    for published in (event.user_id, *(event.seen_ids or ()), *(event.check_ids or ())):
         id64(published)
 
 

@@ -177,6 +177,16 @@ class FeedRequest(_Event, tag="feed_request"):
         | None
     ) = None
     seen_ids: Annotated[list[PublishedId], msgspec.Meta(max_length=MAX_SEEN_IDS)] | None = None
+    check_ids: (
+        Annotated[
+            list[PublishedId],
+            msgspec.Meta(
+                max_length=MAX_FEED_SIZE,
+                description="answer which of these posts the viewer may still see, without a feed and without a trace",
+            ),
+        ]
+        | None
+    ) = None
     explain: bool | None = None
     after: Annotated[RequestId, msgspec.Meta(description="the page that this one continues")] | None = None
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=3_600_000, description="from `at`")] | None = None

@@ -48,6 +48,11 @@ def replaced_key(user: str) -> str:
     return f"replaced:{{{user}}}"
 
 
+def preview_key(user: str, request_id: str) -> str:
+    """The string with the answer to a request that leaves no other trace."""
+    return f"preview:{{{user}}}:{request_id}"
+
+
 def ready_channel(user: str) -> str:
     """The channel that publishes the id of each request of a user as soon as its answer is stored."""
     return f"feed-ready:{{{user}}}"

@@ -1,16 +1,28 @@
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from feed_worker.client import Client, FeedTimeout, NoFeed
 from feed_worker.client.outbox import Outbox
+from feed_worker.serving.feed_store import FeedStore
+from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from tests.feed_worker.client.answering import T0, answer, feed_of, new_user, requests_of
 from thunder_ingest.events import FeedRequest, Refused
+from thunder_ingest.events.ids import published_form
 
 pytestmark = pytest.mark.embedded
+
+
+@pytest.fixture(autouse=True)
+def _all_stand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker answers checks here, so all items stand, but in the tests of checks."""
+    if "check" not in request.node.name:
+        monkeypatch.setattr(Client, "check", lambda _, __, post_ids, **___: list(map(published_form, post_ids)))
 
 
 @pytest.fixture
@@ -210,3 +222,46 @@ def test_a_broker_that_is_away_is_named_by_the_wait(servers: Settings) -> None:
     with pytest.raises(FeedTimeout, match=r"Kafka at 127.0.0.1:1 has not taken it yet"):
         client.wait(user, request, timeout_s=0.1)
     client.close()
+
+
+@contextmanager
+def checked_soon(settings: Settings, user: int, standing: bool) -> Iterator[None]:
+    """A worker that answers the next check of a user."""
+    redis = connect(settings)
+
+    def check() -> None:
+        while not (requests := [each for each in requests_of(settings, user) if each.check_ids is not None]):
+            time.sleep(0.05)
+        answered = feed_of(user, requests[-1].request_id, status="ok" if standing else "empty")
+        FeedStore(redis, settings.feed_ttl_s).write_previews([answered])
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    yield
+    thread.join()
+    redis.close()
+
+
+def test_a_check_returns_the_posts_that_still_stand_and_leaves_no_trace(client: Client, servers: Settings) -> None:
+    user = new_user()
+    before = answer(servers, feed_of(user, "r"))
+    with checked_soon(servers, user, standing=True):
+        assert client.check(user, [7, "gone"], timeout_s=30) == ["7"]
+    assert client.feed(user) == before
+    assert client.check(user, []) == []
+
+
+@pytest.mark.parametrize("max_age_ms", [600_000, -1])
+def test_fresh_leaves_out_what_no_longer_stands_by_a_check(client: Client, servers: Settings, max_age_ms: int) -> None:
+    user = new_user()
+    old = answer(servers, feed_of(user, "r"))
+    with checked_soon(servers, user, standing=False):
+        fresh = client.fresh(user, max_age_ms=max_age_ms, timeout_s=0.2 if max_age_ms < 0 else 30)
+    assert fresh == (replace(old, items=[], status="empty"), True)
+
+
+def test_without_an_answer_to_its_check_fresh_returns_no_old_feed(client: Client, servers: Settings) -> None:
+    user = new_user()
+    answer(servers, feed_of(user, "r"))
+    with pytest.raises(FeedTimeout):
+        client.fresh(user, max_age_ms=600_000, timeout_s=0)

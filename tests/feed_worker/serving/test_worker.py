@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from feed_worker.candidates.query import Query
+from feed_worker.client.answer_lookup import decode_feed
 from feed_worker.documents.build import feed_of
 from feed_worker.experiments import Experiments
 from feed_worker.framework.components import QueryFields, QueryHydrator
@@ -53,12 +55,13 @@ from thunder_ingest.events import (
     FeedRequest,
     FeedServed,
     Follow,
+    Post,
     encode,
     unpack_dead_letter,
     unpack_feed_served,
 )
 from thunder_ingest.events.ids import published_form
-from thunder_ingest.events.redis_keys import user_key
+from thunder_ingest.events.redis_keys import feed_key, preview_key, user_key
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.users.entries import updates_of
 from thunder_ingest.users.redis_form import UserStates
@@ -686,3 +689,28 @@ def test_a_fatal_error_ends_the_worker_with_its_reason_and_the_next_one_answers(
         assert uncommitted(settings) == 1
     with running(settings, store):
         assert [record.status for record in answers(settings, [asked])] == ["ok"]
+
+
+def test_a_check_is_answered_by_the_safety_rules_alone_and_leaves_no_trace(
+    settings: Settings, store: PostStore, client: redis.Redis
+) -> None:
+    now_ms = WallClock().now_ms()
+    store.apply(
+        [Post(post_id=3, author_id=0, labels={"spam": now_ms}), Post(post_id=4, author_id=0, deleted_at=now_ms)]
+    )
+    user = next(viewers)
+    feed_before, check = request(user), request(user, check_ids=[5, 3, 4, 6, 999])
+    with running(settings, store) as worker:
+        ask(settings, feed_before)
+        answers(settings, [feed_before])
+        before = client.get(feed_key(str(user))), client.hgetall(user_key(str(user)))
+        ask(settings, check)
+        eventually(lambda: client.get(preview_key(str(user), check.request_id)) is not None)
+        answer = decode_feed(cast(bytes, client.get(preview_key(str(user), check.request_id))))
+        await_commit(settings)
+        assert (client.get(feed_key(str(user))), client.hgetall(user_key(str(user)))) == before
+    assert worker.failure is None
+    assert answer is not None
+    assert (answer.status, {item.post_id for item in answer.items}) == ("ok", {"5", "6"})
+    assert record_in(client, str(user), check.request_id) is None
+    assert published(settings, [check]) == [[]]
