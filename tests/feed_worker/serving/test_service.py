@@ -7,7 +7,7 @@ from infra.ports.settings import SettingsError, load
 
 
 def test_a_directory_without_checkpoints_is_named_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=rf"^FORYOU_CHECKPOINT.*{tmp_path} holds no checkpoint$"):
+    with pytest.raises(SettingsError, match=rf"^FORYOU_CHECKPOINT.*{tmp_path} contains no checkpoint; "):
         load_model(load(checkpoint=str(tmp_path)), [])
 
 
