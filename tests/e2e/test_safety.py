@@ -71,7 +71,7 @@ def of_author(later: Callable[[int, int, int], list[Event]], hides: bool = True,
 
 def reply_to_blocked(block: Callable[[int, int], Event]) -> Case:
     viewer, answered, author, parent, reply, plain = (new_id() for _ in range(6))
-    fields = {"in_reply_to_post_id": parent, "in_reply_to_author_id": answered, "conversation_id": parent}
+    fields: Event = {"in_reply_to_post_id": parent, "in_reply_to_author_id": answered, "conversation_id": parent}
     world = [*follow(viewer, author), post(parent, answered), post(reply, author, kind="reply", **fields)]
     return Case(viewer, [*world, post(plain, author)], [block(viewer, answered)], [parent, reply], [plain])
 
