@@ -19,6 +19,7 @@ from msgspec import Meta
 from infra.ports.clock import HOUR_MS, MINUTE_MS
 from infra.ports.errors import UsageError
 from thunder_ingest.events import ACTION_INDEX, ActionName
+from thunder_ingest.events.labels import label_name
 
 DWELL_TIME_UNIT_MS: Final = 1_000
 """The unit of the weight of dwell time: published heads predict seconds (a sigmoid times 30 s), ours milliseconds."""
@@ -127,6 +128,11 @@ class Parameters:
         unknown = set(self.weights) - set(ACTION_INDEX)
         if unknown:
             raise ValueError(f"weights of unknown actions: {', '.join(sorted(unknown))}")
+
+    @property
+    def all_unsafe_labels(self) -> frozenset[str]:
+        """The names of all labels that hide a post from some viewers."""
+        return frozenset(map(label_name, self.unsafe_labels | self.unsafe_labels_out_of_network))
 
     @property
     def positive_total(self) -> float:

@@ -127,6 +127,7 @@ class Worker:
             ("delivery", self._delivery),
         )
         self._ready, self._stepped_at_s = False, 0.0
+        self._labels_seen, self._unknown = 0, list[str]()
 
     @property
     def lag(self) -> dict[int, int]:
@@ -197,7 +198,7 @@ class Worker:
         self._stepped_at_s = time.monotonic()
         if failure := self.failure:
             raise failure
-        self._registry.heartbeat(self._state.positions())
+        self._registry.heartbeat(self._state.positions(), self._unknown_labels())
         self._follow_swap()
         self._receive()
         if (self._queue or self._dead_letters) and self._threads.has_room(WAIT_S):
@@ -207,6 +208,15 @@ class Worker:
                 self._threads.put(batch)
             else:
                 self._threads.wait_for_change(in_flight, BUSY_S)
+
+    def _unknown_labels(self) -> list[str]:
+        """The labels of posts that no parameters name: they hide nothing."""
+        known = self._state.posts.labels
+        if len(known) != self._labels_seen:
+            self._labels_seen = len(known)
+            named = {label for each in self._experiments.parameters for label in each.all_unsafe_labels}
+            self._unknown = sorted(set(known) - named)
+        return self._unknown
 
     def _follow_swap(self) -> None:
         """Take over the model of a swap, between two batches."""

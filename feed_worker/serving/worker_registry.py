@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -53,11 +53,12 @@ class WorkerRegistry:
         if self._written_at_s:
             self._redis_retry.attempt(self._write)  # else the next heartbeat writes it
 
-    def heartbeat(self, positions: Mapping[str, int]) -> None:
+    def heartbeat(self, positions: Mapping[str, int], unknown_labels: Sequence[str] = ()) -> None:
         """Renew a registered entry that is older than HEARTBEAT_S, or POSITIONS_S with new positions; call it often."""
         age_s = time.monotonic() - self._written_at_s
         is_due = age_s > HEARTBEAT_S or (age_s > POSITIONS_S and self._facts["positions"] != positions)
-        self._facts["positions"] = dict(positions) if is_due else self._facts["positions"]
+        if is_due:
+            self._facts |= {"positions": dict(positions), "unknown_labels": list(unknown_labels)}
         if self._written_at_s and is_due:
             self._redis_retry.attempt(self._write)  # else the next heartbeat writes it
 

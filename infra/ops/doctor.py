@@ -129,6 +129,9 @@ def _redis(settings: Settings) -> Iterator[Check]:
         client.close()
     if ready:
         yield Check("workers", "ok", ", ".join(f"pid {each['pid']}, model {each['model_version']}" for each in ready))
+        if unknown := sorted({label for each in ready for label in each.get("unknown_labels", ())}):
+            remedy = "name them in unsafe_labels or unsafe_labels_out_of_network if they are to hide posts"
+            yield Check("labels", "warn", f"hide nothing: {', '.join(unknown)}", remedy)
     else:
         yield Check("workers", "fail", "none is ready", "start `foryou up`, or python -m feed_worker")
 

@@ -31,6 +31,11 @@ class LabelBits:
             mask |= 1 << self._bit(name)
         return mask
 
+    @property
+    def known(self) -> list[str]:
+        """The labels with a bit of their own; any thread may read."""
+        return list(self._bits)
+
     def names(self, mask: int) -> list[str]:
         """The labels of some bits, in order of the bits; `other` stands for all labels of the last bit."""
         own = [name for name, bit in self._bits.items() if mask >> bit & 1]

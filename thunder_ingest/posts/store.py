@@ -7,7 +7,6 @@ over all steps, and writes nothing meanwhile.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
@@ -207,10 +206,10 @@ class PostStore:
         with self.lock:
             return self._rows.were_deleted(post_ids)
 
-    def label_counts(self) -> dict[str, int]:
-        """The number of known posts with each label."""
-        with self.lock:
-            return dict(Counter(label for post in self._rows.moderation.values() for label in post.active))
+    @property
+    def labels(self) -> list[str]:
+        """The names of all labels that posts had, and that were asked for, but for those of the last bit."""
+        return self._rows.labels.known
 
     def columns(self, rows: Int64[np.ndarray, " n"]) -> PostColumns:
         """A copy of rows, in the given order; row -1 reads as zeros.

@@ -33,6 +33,7 @@ from feed_worker.serving.request_queue import MAX_COMPUTATIONS
 from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker import ServingState, Worker
 from feed_worker.serving.worker_registry import ready_workers
+from infra.ops.doctor import examine
 from infra.ports.clock import WallClock
 from infra.ports.errors import RedisRefused
 from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
@@ -714,3 +715,15 @@ def test_a_check_is_answered_by_the_safety_rules_alone_and_leaves_no_trace(
     assert (answer.status, {item.post_id for item in answer.items}) == ("ok", {"5", "6"})
     assert record_in(client, str(user), check.request_id) is None
     assert published(settings, [check]) == [[]]
+
+
+def test_labels_that_no_parameter_names_are_registered_for_doctor(
+    settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed_worker.serving.worker_registry.HEARTBEAT_S", 0.1)
+    labels = {" NSFW": 1, "Spam": 1, "adult": 1}
+    store.apply([Post(post_id=3, author_id=0, labels=labels)])
+    with running(settings, store):
+        eventually(lambda: [each["unknown_labels"] for each in ready_workers(client)] == [["nsfw"]])
+        (check,) = [check for check in examine(settings) if check.name == "labels"]
+        assert (check.state, check.detail) == ("warn", "hide nothing: nsfw")
