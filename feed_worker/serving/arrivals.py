@@ -34,7 +34,7 @@ class Arrivals:
         """The start of a request's wait by the clock of this machine.
 
         A message that is polled after the worker had reached the end of its partition arrived after that moment,
-        whatever the broker's clock shows.
+        also if the broker's clock shows an earlier time.
 
         Args:
             partition: of the message.

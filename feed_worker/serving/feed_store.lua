@@ -1,7 +1,7 @@
 -- Write one answer: the feed, its explanation, and one ledger entry for each request that it answers.
 --
 -- The time of a call depends on its arguments alone, never on the number of answers that a viewer has: Redis serves
--- nobody else meanwhile. So the ledger is two hashes. The second one takes over the entries of the first when that is
+-- no other client meanwhile. So the ledger is two hashes. The second one takes over the entries of the first when that is
 -- full, and loses its own.
 --
 -- KEYS: feed document, explanation, ledger (hash: request id -> record), full ledger, replaced feeds (list), ready channel

@@ -29,14 +29,14 @@ LEDGER_TTL_S: Final = 3_600
 """The retention of `feed-requests`: an older request is never computed again."""
 
 FULL_LEDGER: Final = 2_048
-"""The answers of a viewer after which the ledger starts anew; the ones before are kept until that is full, too."""
+"""The answers of a viewer after which a new ledger starts; the ones before are kept until that is full, too."""
 
 REPLACED_TTL_S: Final = 600
 MAX_REPLACED: Final = 16
 """The feeds of a viewer that are kept for their own readers after a later one has replaced them."""
 
 _TOGETHER: Final = 32
-"""Requests of one answer in a call of the script: Redis serves nobody else meanwhile."""
+"""Requests of one answer in a call of the script: Redis serves no other client meanwhile."""
 
 PREVIEW_TTL_S: Final = 60
 _PREVIEW: Final = "redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]); redis.call('PUBLISH', KEYS[2], ARGV[3])"

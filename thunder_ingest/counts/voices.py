@@ -195,7 +195,7 @@ def move(
     posts: PostColumns,
     row_of: Int64[np.ndarray, " q"],
 ) -> None:
-    """Copy the voices that belong to a level, and to a row, into an empty table with room; count them anew.
+    """Copy the voices that belong to a level, and to a row, into an empty table with room; count them again.
 
     Args:
         table: the voices.

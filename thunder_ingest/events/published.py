@@ -152,7 +152,7 @@ class UnmuteKeyword(_Keyword, tag="unmute_keyword"):
 
 
 class Account(_Event, tag="account"):
-    """The status of an account: the posts of one that is not `active` are shown to nobody, until it is active again."""
+    """The status of an account: no viewer sees the posts of an account that is not `active`."""
 
     user_id: PublishedId
     status: AccountStatus

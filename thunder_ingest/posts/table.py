@@ -6,7 +6,7 @@ At equal times the safer value wins: deletion over content, a set label over a r
 the greater revision wins, then the more restricted, then the shorter text: an edit mostly takes something away. Content
 older than a deletion is dropped, since only newer content can restore the post.
 
-Post ids are unique, so the author of a post is that of its creation. A deletion or a label counts whoever publishes it,
+Post ids are unique, so the author of a post is that of its creation. A deletion or a label counts from any publisher,
 also before the creation.
 """
 

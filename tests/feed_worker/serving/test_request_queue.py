@@ -67,7 +67,7 @@ def test_requests_of_different_options_or_viewers_are_not_merged() -> None:
 
 
 def test_different_requests_of_a_viewer_are_computed_one_after_the_other_in_the_order_of_their_arrival() -> None:
-    """Whatever the clocks of the apps show."""
+    """The clocks of apps do not matter."""
     queue = queue_of(
         received("early", arrived=T0, at=T0 + 60_000), received("late", arrived=T0 + 1, size=5), received("b", user=2)
     )
