@@ -14,7 +14,7 @@ from infra.ports.settings import Settings, load
 
 log = logging.getLogger("feed_worker")
 
-OTHERS_SETTINGS: Final = {"partitions", "replication_factor", "late_tolerance_ms", "swap_overlap_ms"}
+OTHERS_SETTINGS: Final = {"partitions", "replication_factor", "late_tolerance_ms", "swap_overlap_ms", "max_voices"}
 """Settings that the flows and `foryou topics` read; a worker does not."""
 
 

@@ -31,7 +31,7 @@ _POISON_MESSAGES: list[Callable[[str], Any]] = [
     lambda name: {"request_id": name, "user_id": [1], "at": now()},
     lambda name: {"request_id": name, "user_id": 1, "at": now(), "size": "many"},
     lambda name: {"request_id": name, "user_id": 1, "at": now() + 10 * DAY_MS},
-    lambda name: {"request_id": name, "user_id": 1, "at": now(), "surface": "x" * 2 * MAX_MESSAGE_BYTES},
+    lambda name: {"request_id": name, "user_id": 1, "at": now(), "surface": "x" * MAX_MESSAGE_BYTES},
     lambda name: {"request_id": name, "user_id": "{1}", "at": now()},
 ]
 

@@ -15,6 +15,7 @@ from infra.ports.topic_reader import scan
 from tests.e2e.app import App, is_poison
 from tests.feed_worker.client.answering import feed_in
 from thunder_ingest.events import FeedServed, FeedStatus, decode, unpack_dead_letter, unpack_feed_served
+from thunder_ingest.events.dead_letters import KEPT_VALUE_BYTES
 from thunder_ingest.events.ids import published_form
 
 Place = tuple[int, int]
@@ -61,7 +62,7 @@ def _add(records: Records, message: Message) -> None:
         letter = unpack_dead_letter(value)
         records.letters[letter.partition, letter.offset].add((letter.key, letter.value))
     elif is_poison(key := cast(bytes, message.key())):
-        records.poison[place] = (key, value)
+        records.poison[place] = (key, value[:KEPT_VALUE_BYTES])
     else:
         records.requests[place] = decode("feed-requests", value).request_id
 

@@ -18,6 +18,7 @@ from infra.ports.topics import INPUTS
 from infra.stack.stack import Stack
 from tests.e2e.conftest import LONG_S, eventually
 from thunder_ingest.events import DeadLetter, unpack_dead_letter
+from thunder_ingest.events.dead_letters import KEPT_VALUE_BYTES
 from thunder_ingest.users.redis_form import UserStates
 
 _ids = itertools.count(1_000_000)
@@ -292,7 +293,7 @@ def test_requests_of_apps_whose_clocks_differ_are_all_answered_and_the_last_feed
     assert client.feed(viewer) == answered[requests[-1]]
 
 
-@pytest.mark.parametrize(("megabytes", "kept"), [(5, 1_000_000), (110, None)])
+@pytest.mark.parametrize(("megabytes", "kept"), [(5, KEPT_VALUE_BYTES), (110, None)])
 def test_a_few_compressed_bytes_that_become_megabytes_are_one_dead_letter_and_stop_nothing(
     client: Client, settings: Settings, stack: Stack, megabytes: int, kept: int | None
 ) -> None:

@@ -8,12 +8,12 @@ import pytest
 import feed_worker
 from feed_worker.__main__ import main
 from feed_worker.serving.service import Service
-from infra.ports import consumer, kafka_config
+from infra.ports import consumer, endpoints, kafka_config
 from infra.ports import redis as redis_port
 from infra.ports.errors import BrokerUnreachable, DeliveryFailed, RedisRefused, StopRequested
 from infra.ports.settings import Settings
 
-PORTS = (consumer, kafka_config, redis_port)
+PORTS = (consumer, endpoints, kafka_config, redis_port)
 SOURCES = [*Path(*feed_worker.__path__).rglob("*.py"), *(Path(str(each.__file__)) for each in PORTS)]
 
 

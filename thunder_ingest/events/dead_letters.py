@@ -7,11 +7,11 @@ from confluent_kafka import Message
 
 from infra.ports.clock import now_ms
 from infra.ports.producer import Record
-from thunder_ingest.events import DeadLetter, pack, unpack_dead_letter
+from thunder_ingest.events import MAX_MESSAGE_BYTES, DeadLetter, pack, unpack_dead_letter
 
 TOPIC: Final = "dead-letters"
-KEPT_VALUE_BYTES: Final = 1_000_000
-"""A longer value is cut. With KEPT_KEY_BYTES and KEPT_REASON a letter stays below 1,048,588 bytes, Kafka's default."""
+KEPT_VALUE_BYTES: Final = MAX_MESSAGE_BYTES
+"""A longer value is cut: no message of that size can be valid. The topic accepts 1 MiB more, for the rest of a letter."""
 KEPT_KEY_BYTES: Final = 4_096
 KEPT_REASON: Final = 2_000
 """Characters of a reason; a reason may quote the message."""

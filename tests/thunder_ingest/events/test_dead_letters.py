@@ -2,15 +2,14 @@ import pytest
 from confluent_kafka import KafkaError, Message
 
 from infra.ops.message_fix import Fix
+from infra.ports.kafka_config import MAX_RECORD_BYTES
 from thunder_ingest.events import DeadLetter, Refused, unpack_dead_letter
 from thunder_ingest.events.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, dead_letter
-
-KAFKAS_DEFAULT_BYTES = 1_048_588
 
 
 def letter_of(key: bytes | None, value: bytes | None, reason: str = "no such field") -> DeadLetter:
     record = dead_letter(Message(topic="posts", partition=1, offset=2, key=key, value=value), reason)
-    assert len(record.value or b"") < KAFKAS_DEFAULT_BYTES
+    assert len(record.value or b"") < MAX_RECORD_BYTES
     return unpack_dead_letter(record.value or b"")
 
 
