@@ -11,7 +11,7 @@ from thunder_ingest.events import MAX_MESSAGE_BYTES, DeadLetter, pack, unpack_de
 
 TOPIC: Final = "dead-letters"
 KEPT_VALUE_BYTES: Final = MAX_MESSAGE_BYTES
-"""A longer value is cut: no message of that size can be valid. The topic accepts 1 MiB more, for the rest of a letter."""
+"""A longer value is cut: no such message can be valid. The topic accepts 1 MiB more, for the rest of a letter."""
 KEPT_KEY_BYTES: Final = 4_096
 KEPT_REASON: Final = 2_000
 """Characters of a reason; a reason may quote the message."""
