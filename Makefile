@@ -48,8 +48,10 @@ docs: $(INSTALLED) ## build the documentation into build/docs
 	@$(BIN)/python -m tests.docs.settings_page
 	@$(BIN)/mkdocs build --quiet
 
+SOAK := tests/e2e tests/feed_worker/test_safety.py tests/flows/test_redis_failover.py tests/fuzz tests/soak tests/benchmarks
+
 soak: $(INSTALLED) ## run the long end-to-end tests; FORYOU_LOG=DIRECTORY adds a real log
-	@FORYOU_E2E=required FORYOU_SOAK=1 $(BIN)/python -m pytest tests/e2e/test_survival.py tests/e2e/test_nothing_lost.py tests/e2e/test_kafka_failover.py tests/fuzz tests/soak tests/benchmarks $(ARGS)
+	@FORYOU_E2E=required FORYOU_SOAK=1 $(BIN)/python -m pytest $(SOAK) $(ARGS)
 
 clean: ## remove .venv, caches and build outputs; keep .foryou
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,6 +13,7 @@ INTERNAL = {
     "ColumnError": "a defect of a component; the stage counts it and continues",
     "OverBudget": "control flow of a stage",
     "StillBusy": "control flow of a stage",
+    "ClientClosed": "the client raises RedisUnreachable for it",
     "ContractError": "a defect of a component; the stage counts it and continues",
 }
 """The exceptions that no user can meet, each with the reason."""
