@@ -22,6 +22,7 @@ from thunder_ingest.events import (
 from thunder_ingest.posts.table import PostTable, changelog
 from thunder_ingest.users.entries import entries_by_user
 from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.register import declare_whole
 
 LATE_MS, DEADLINE_MS = 5_000, 1_000
 POISON_KEY = b"poison-"
@@ -72,6 +73,7 @@ class App:
                 live[post.post_id] = post
         others = [*world.engagements, *world.graph]
         self._publish(Record("thunder-posts", *changelog(post)) for post in live.values())
+        declare_whole(self._client.redis)
         self._users.write(entries_by_user(others), "0")
         self.users = sorted({event.user_id for event in others if isinstance(event.user_id, int)})
         self._posts = [post.post_id for post in live.values()]

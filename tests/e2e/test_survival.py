@@ -32,6 +32,7 @@ from tests.e2e.processes import Process, lag_of, outputs, running, stop
 from tests.e2e.proxy import Proxy
 from thunder_ingest.events import Event, unpack_feed_served
 from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.register import declare_whole
 
 SOAK = bool(os.environ.get("FORYOU_SOAK"))
 KILLS = 20 if SOAK else 2
@@ -240,6 +241,7 @@ def test_flows_and_workers_resume_after_an_outage_of_redis_and_of_the_broker(
 
 def test_requests_of_a_killed_worker_are_answered_after_its_restart(own_settings: Settings, tmp_path: Path) -> None:
     with running(own_settings, tmp_path, "feed_worker") as processes, Client(own_settings) as client:
+        declare_whole(client.redis)
         requests = [client.request_feed(user) for user in range(1, 200 if SOAK else 40)]
         client.flush()
         time.sleep(random.Random(3).uniform(3.0, 6.0))
@@ -255,6 +257,7 @@ def test_a_client_gets_its_feed_from_a_slow_redis_and_after_an_outage_by_waiting
     with Proxy(redis_server.port) as proxy, ThreadPoolExecutor() as pool:
         slowed = own_settings.model_copy(update={"redis": f"redis://{proxy.address}/0"})
         with running(slowed, tmp_path, "feed_worker") as processes, Client(slowed) as client:
+            declare_whole(client.redis)
             worker = processes["feed_worker"]
             assert client.wait(1, client.request_feed(1), LONG_S)
 
