@@ -18,6 +18,7 @@ DROPPED_BY: Final = {
     "current_visibility_filter": "the post was deleted or labelled while the feed was made",
     "dedup_conversation_filter": "the feed shows a better post of the same conversation",
     "drop_duplicates_filter": "another source had already found the post",
+    "feedback_filter": "the viewer reported it, or is not interested in it, or in a post it refers to",
     "ineligible_subscription_filter": "the post is for subscribers of its author",
     "language_filter": "the request excludes the post's language",
     "muted_keyword_filter": "the post contains a keyword that the viewer muted",

@@ -15,24 +15,24 @@ from thunder_ingest.events.redis_keys import feed_key, ready_channel
 
 POLL_S = 0.01
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError)
-WITH_ITEMS, WITHOUT_ITEMS = ("ok", "degraded"), ("expired", "failed", "")
+WITH_ITEMS, NO_FEED = ("ok", "degraded"), ("expired", "failed", "")
 
 
 class Head(NamedTuple):
-    """Time and status of a feed; 0 and "" if there is no feed."""
+    """Arrival of the request and status of a feed; 0 and "" if there is no document."""
 
-    at: int
+    arrived_at: int
     status: str
 
 
-NO_FEED = Head(0, "")
-_HEAD = re.compile(rb'^{"at":(\d+),.*?"status":"(\w+)"')
-_HEAD_BYTES = 250
+_STATUS = re.compile(rb'^{"at":\d+,.*?"status":"(\w+)"')
+_ARRIVED_AT = re.compile(rb'"arrived_at":(\d+)}$')
+_HEAD_BYTES, _TAIL_BYTES = 250, 40
 
 
-def _head(document: bytes) -> Head:
-    found = _HEAD.match(document)
-    return Head(int(found[1]), found[2].decode()) if found else NO_FEED
+def _head(begin: bytes, end: bytes) -> Head:
+    status, arrived_at = _STATUS.match(begin), _ARRIVED_AT.search(end)
+    return Head(int(arrived_at[1]), status[1].decode()) if status and arrived_at else Head(0, "")
 
 
 class FeedWatcher:
@@ -90,21 +90,21 @@ class FeedWatcher:
         with redis.Redis.from_url(self._url) as client:
             while not self._done.wait(POLL_S):
                 try:
-                    with client.pipeline(transaction=False) as pipe:
+                    with client.pipeline(transaction=True) as pipe:
                         for user in self._users:
                             pipe.getrange(feed_key(user), 0, _HEAD_BYTES)
-                        heads = cast(list[bytes], pipe.execute())
+                            pipe.getrange(feed_key(user), -_TAIL_BYTES, -1)
+                        ends = cast(list[bytes], pipe.execute())
                 except UNREACHABLE:
                     continue
-                for user, head in zip(self._users, heads, strict=True):
-                    self._compare(user, head)
+                for user, begin, end in zip(self._users, ends[::2], ends[1::2], strict=True):
+                    self._compare(user, _head(begin, end))
 
-    def _compare(self, user: str, head: bytes) -> None:
-        before, now = self._last_heads.get(user, NO_FEED), _head(head)
-        if now.at < before.at or (before.status in WITH_ITEMS and now.status in WITHOUT_ITEMS):
-            self.regressions.append(
-                f"the feed of {user} was {before.status} of {before.at}, and is {now.status} of {now.at}"
-            )
+    def _compare(self, user: str, now: Head) -> None:
+        before = self._last_heads.get(user, Head(0, ""))
+        is_older = before.status not in NO_FEED and now.arrived_at < before.arrived_at
+        if is_older or (before.status in WITH_ITEMS and now.status in NO_FEED):
+            self.regressions.append(f"the feed of {user} was {before}, and is {now}")
         self._last_heads[user] = now
 
     def unannounced(self, records: Records) -> Iterator[str]:

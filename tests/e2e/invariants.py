@@ -22,6 +22,8 @@ Place = tuple[int, int]
 """Partition and offset of a message in `feed-requests`."""
 Letter = tuple[bytes | None, bytes | None]
 """Key and value of a poison message."""
+REFUSED = "p-"
+"""The beginning of the request ids in poison messages. One with a user and a request id is answered `failed`."""
 
 
 class Records(NamedTuple):
@@ -128,11 +130,14 @@ def _brief(record: FeedServed) -> str:
 
 
 def wrong_answers(app: App, records: Records) -> Iterator[str]:
-    """Answers to another user, answers with too many posts, and late requests that were computed instead of expired."""
+    """Answers to another user, answers with too many posts, and late or refused requests that were computed."""
     for request, record in _answers(records):
         sent = app.sent.get(request)
-        if sent is None:
+        if sent is None and not request.startswith(REFUSED):
             yield f"{request} was answered, but never published"
+        elif sent is None:
+            if record.status != "failed":
+                yield f"{request} was refused, and is {record.status}"
         elif record.user_form != published_form(sent.request.user_id):
             yield f"{request} of {sent.request.user_id} was answered for {record.user_form}"
         elif sent.is_late and record.status != "expired" and record.at == sent.request.at:
@@ -150,18 +155,29 @@ def wrong_dead_letters(records: Records) -> Iterator[str]:
             yield f"{records.poison[place][0]!r} at {place} differs from its dead letter"
 
 
-def stale_feeds(records: Records, client: Client) -> Iterator[str]:
-    """Users whose feed is not that of their newest answer with posts. A newer feed without posts is allowed."""
+def stale_feeds(app: App, records: Records, client: Client) -> Iterator[str]:
+    """Users whose feed is not that of the last request that was answered with posts, in the order of the log.
+
+    A request may be in the log twice: its feed may count as of either place. A later feed without posts is allowed.
+    """
+    offsets: dict[str, list[int]] = defaultdict(list)
+    for (_, offset), request in records.requests.items():
+        offsets[request].append(offset)
+    sent = ((each.request, offsets[request]) for request, each in app.sent.items())
+    places = {(published_form(request.user_id), request.at): own for request, own in sent}
+    answers = {(record.user_form, record.at): record for _, record in _answers(records) if record.post_ids}
     newest: dict[str, FeedServed] = {}
-    for _, record in _answers(records):
-        if record.post_ids and record.at >= newest.get(record.user_form, record).at:
-            newest[record.user_form] = record
+    for (user, at), record in answers.items():
+        if min(places[user, at]) >= min(places[user, newest.get(user, record).at]):
+            newest[user] = record
     for user, record in newest.items():
         feed = feed_in(client, user)
-        if feed and feed.at > record.at and not feed.items:
+        if feed and not feed.items:
             continue
         shown = feed and (feed.at, feed.status, [int(item.post_id) for item in feed.items])
-        if shown != (record.at, record.status, record.post_ids):
+        same = feed and answers.get((user, feed.at))
+        is_known = same and shown == (same.at, same.status, same.post_ids)
+        if not feed or not is_known or max(places[user, feed.at]) < min(places[user, record.at]):
             yield f"the feed of {user} is {shown}, not that of {record.request_id}: {_brief(record)}"
 
 

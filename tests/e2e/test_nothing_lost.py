@@ -91,7 +91,7 @@ def test_every_request_ends_in_exactly_one_status_under_faults(
             inconsistent_batches=invariants.inconsistent_batches(records),
             wrong_answers=invariants.wrong_answers(app, records),
             wrong_dead_letters=invariants.wrong_dead_letters(records),
-            stale_feeds=invariants.stale_feeds(records, client.redis),
+            stale_feeds=invariants.stale_feeds(app, records, client.redis),
             unsafe_feeds=invariants.unsafe_feeds(app, records),
             unannounced=watcher.unannounced(records),
             regressions=iter(watcher.regressions),
