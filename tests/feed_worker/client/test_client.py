@@ -252,7 +252,10 @@ def test_a_check_returns_the_posts_that_still_stand_and_leaves_no_trace(client: 
 
 
 @pytest.mark.parametrize("max_age_ms", [600_000, -1])
-def test_fresh_leaves_out_what_no_longer_stands_by_a_check(client: Client, servers: Settings, max_age_ms: int) -> None:
+def test_fresh_leaves_out_what_no_longer_stands_by_a_check(
+    client: Client, servers: Settings, max_age_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed_worker.client.client.CHECK_S", 30.0)
     user = new_user()
     old = answer(servers, feed_of(user, "r"))
     with checked_soon(servers, user, standing=False):
