@@ -59,8 +59,10 @@ class Listener:
 
     async def wait(self, timeout_s: float) -> None:
         """Wait for an announcement, at most `timeout_s`; raises the error that ended the subscription."""
+        # not asyncio.wait_for: in Python 3.11 it may swallow the cancellation by a timeout around this one
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
         self._woken.clear()
         if self._error is not None:
             raise self._error

@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from feed_worker.client import AsyncClient, FeedTimeout, NoFeed
+from feed_worker.client.ready_subscription import Listener
 from feed_worker.client.refresh import Wanted
 from feed_worker.documents.feed import Feed
 from infra.ports.errors import BrokerUnreachable, RedisUnreachable
@@ -179,3 +180,24 @@ def test_a_wait_survives_a_lost_connection_and_ends_with_a_lost_server(
                 await waiting
 
         with_client(settings, story)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_cancellation_that_comes_with_an_announcement_ends_the_wait(steps: int) -> None:
+    async def story() -> None:
+        listener = Listener()
+
+        async def wait() -> None:
+            while True:
+                await listener.wait(0.05)
+
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        listener.wake()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        ended, _ = await asyncio.wait([waiting], timeout=10)
+        assert ended
+
+    asyncio.run(story())
