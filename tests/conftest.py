@@ -12,6 +12,7 @@ import redis
 from hypothesis import settings
 
 from infra.ports.kafka_admin import create_topics
+from infra.ports.outage import forget_outages
 from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
 from infra.stack.processes import CHILD
@@ -70,6 +71,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [reason.partition(NO_ENGINE)[2] for reason in reasons if NO_ENGINE in reason]
     if skipped:
         terminalreporter.write_line(f"{len(skipped)} end-to-end tests were skipped: {skipped[0]}", yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_outage_of_another_test() -> None:
+    forget_outages()
 
 
 @pytest.fixture(scope="session")

@@ -171,8 +171,9 @@ class AsyncClient:
         """The posts that the viewer may still see; see `Client.check`."""
         if not post_ids:
             return []
-        request_id = await self.request_feed(user, check_ids=list(post_ids))
-        feed = await self.wait(user, request_id, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        request_id = await self._request(feed_request(user, None, {"check_ids": list(post_ids)}), deadline)
+        feed = await self.wait(user, request_id, deadline - time.monotonic())
         standing = {item.post_id for item in feed.items}
         return [form for form in map(published_form, post_ids) if form in standing]
 

@@ -262,8 +262,9 @@ class Client:
         """
         if not post_ids:
             return []
-        request_id = self.request_feed(user, check_ids=list(post_ids))
-        feed = self.wait(user, request_id, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        request_id = self._request(feed_request(user, None, {"check_ids": list(post_ids)}), deadline)
+        feed = self.wait(user, request_id, deadline - time.monotonic())
         standing = {item.post_id for item in feed.items}
         return [form for form in map(published_form, post_ids) if form in standing]
 

@@ -169,7 +169,7 @@ def test_experiments_reach_the_processes_of_a_stack(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_invalid_checkpoint_of_a_variant_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=rf"^FORYOU_EXPERIMENTS: {tmp_path} holds no checkpoint$"):
+    with pytest.raises(SettingsError, match=rf"^FORYOU_EXPERIMENTS: {tmp_path} contains no checkpoint; `foryou train"):
         load_ranker(str(tmp_path))
 
 

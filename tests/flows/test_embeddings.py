@@ -334,5 +334,6 @@ def test_an_unusable_model_is_logged_and_the_current_one_stays(caplog: pytest.Lo
     assert model.current == Served(model.current.model, 0)
     (record,) = caplog.records
     assert record.getMessage() == (
-        "model m-9 was announced and cannot be used: /nowhere holds no checkpoint; posts still get vectors of m-1"
+        "model m-9 was announced and cannot be used: /nowhere contains no checkpoint; "
+        "`foryou train --out /nowhere` writes one; posts still get vectors of m-1"
     )

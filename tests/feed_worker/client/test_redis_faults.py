@@ -97,19 +97,19 @@ def test_a_client_that_closes_ends_running_waits_and_opens_no_connection(servers
 
 
 def test_fresh_keeps_its_timeout_while_the_queue_of_the_producer_is_full(servers: Settings) -> None:
-    user, without_feed = new_user(), new_user()
-    old = answer(servers, feed_of(user, "old", T0))
+    with_feed, without_feed = new_user(), new_user()
+    answer(servers, feed_of(with_feed, "old", T0))  # without an answer to its check it may show a hidden post
 
     async def story() -> None:
         async with AsyncClient(servers) as client:
             client._outbox.offer = lambda message: False  # type: ignore[method-assign]
-            assert await client.fresh(user, max_age_ms=-1, timeout_s=0.2) == (old, True)
-            with pytest.raises(FeedTimeout, match="queue is full"):
-                await client.fresh(without_feed, timeout_s=0.2)
+            for user in (with_feed, without_feed):
+                with pytest.raises(FeedTimeout, match="queue is full"):
+                    await client.fresh(user, max_age_ms=-1, timeout_s=0.2)
 
     asyncio.run(story())
     with Client(servers) as client:
         client._outbox.offer = lambda message: False  # type: ignore[method-assign]
-        assert client.fresh(user, max_age_ms=-1, timeout_s=0.2) == (old, True)
-        with pytest.raises(FeedTimeout, match="queue is full"):
-            client.fresh(without_feed, timeout_s=0.2)
+        for user in (with_feed, without_feed):
+            with pytest.raises(FeedTimeout, match="queue is full"):
+                client.fresh(user, max_age_ms=-1, timeout_s=0.2)
