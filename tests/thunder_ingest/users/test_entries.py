@@ -37,7 +37,7 @@ def test_an_engagement_adds_to_the_history() -> None:
 def test_a_block_is_written_to_both_users_under_their_published_forms() -> None:
     blocker, blocked = updates_of(edge(Block, 5, user="did:a", target="007"))
     assert (blocker.user, blocker.kind, blocked.user, blocked.kind) == ("did:a", "blocks", "007", "blocked_by")
-    assert np.frombuffer(blocker.entry, EDGE).tolist() == [(T0 + 5, 7, 0)]
+    assert np.frombuffer(blocker.entry, EDGE).tolist() == [(T0 + 5, id64("007"), 0)]
     assert np.frombuffer(blocked.entry, EDGE).tolist() == [(T0 + 5, id64("did:a"), 0)]
     assert [np.frombuffer(u.entry, EDGE)["undo"].item() for u in updates_of(edge(Unblock, 5))] == [1, 1]
 
