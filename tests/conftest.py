@@ -12,7 +12,6 @@ import redis
 from hypothesis import settings
 
 from infra.ports.kafka_admin import create_topics
-from infra.ports.outage import forget_outages
 from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis
 from infra.stack.processes import CHILD
@@ -74,8 +73,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_outage_of_another_test() -> None:
-    forget_outages()
+def _no_outage_of_another_test() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:  # a context of its own: a test may undo its patches
+        patch.setattr("infra.ports.outage._known", {})
+        yield
 
 
 @pytest.fixture(scope="session")

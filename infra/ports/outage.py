@@ -88,12 +88,6 @@ def outage(server: str, address: str, **texts: str) -> Outage:
         return _known.setdefault((server, address), Outage(server, address, **texts))
 
 
-def forget_outages() -> None:
-    """Forget all servers: for tests, which use many in one process."""
-    with _lock:
-        _known.clear()
-
-
 def outages() -> list[Outage]:
     """Return the outages of all servers that this process uses."""
     with _lock:
