@@ -29,7 +29,9 @@ class Query:
         user_id: the viewer.
         user_form: the viewer's id in its published form, as in keys and documents.
         now_ms: the time for all rules about age; constant for one request.
-        arrived_ms: the arrival of the request, which orders a viewer's requests; by default the request's own time.
+        arrived_ms: the arrival of the request, which orders a viewer's feeds; by default the request's own time.
+        offset: of the request in its partition; it orders requests that arrived together.
+        history_ms: the time of the feed in the viewer's history; by default the arrival.
         deadline_at: the time after which the request is answered `expired`, without further work.
         size: the maximum number of posts in the feed.
         parameters: weights, factors and limits of this feed.
@@ -54,6 +56,8 @@ class Query:
     parameters: Parameters
     experiments: dict[str, str] = field(default_factory=dict)
     arrived_ms: int = 0
+    offset: int = 0
+    history_ms: int = 0
     quality: float = 1.0
     model_version: str = ""
     monotonic: Callable[[], float] = time.monotonic
@@ -67,6 +71,7 @@ class Query:
     def __post_init__(self) -> None:
         self._made_at_s = self.monotonic()
         self.arrived_ms = self.arrived_ms or self.request.at
+        self.history_ms = self.history_ms or self.arrived_ms
 
     @property
     def viewer(self) -> UserState:

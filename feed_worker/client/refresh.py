@@ -70,7 +70,7 @@ def stored_feed(replies: Sequence[Any], ttl_s: int, surface: str) -> StoredFeed 
     feeds = [each for each in (newest, *map(decode_feed, replaced)) if each and each.surface == surface]
     feed = max(
         (each for each in feeds if each.status not in STATUSES_WITHOUT_FEED),
-        key=lambda each: each.arrived_at,
+        key=lambda each: (each.arrived_at, each.offset),
         default=None,
     )
     return None if feed is None else StoredFeed(feed, age_ms + max(0, newest.generated_at - feed.generated_at))

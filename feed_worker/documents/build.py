@@ -39,6 +39,7 @@ def feed_of(result: Result, store: PostStore, generated_at: int, answers: Sequen
         experiments=result.query.experiments,
         surface=result.query.request.surface or "",
         arrived_at=result.query.arrived_ms,
+        offset=result.query.offset,
     )
 
 

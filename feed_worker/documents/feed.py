@@ -41,8 +41,8 @@ class Feed(Struct, kw_only=True):
     """The document under `feed:{user}`.
 
     `model_version` is that of the ranker; `experiments` has the viewer's variant of each. `arrived_at` is the arrival
-    of the request by the broker's clock, which orders feeds: an older request never overwrites a newer feed. It is the
-    last field, because writers compare it without parsing the rest.
+    of the request by the broker's clock and `offset` its place in its partition. Both order feeds: an older request
+    never overwrites a newer feed. They are the last fields, because writers compare them without parsing the rest.
     """
 
     at: Time
@@ -58,6 +58,7 @@ class Feed(Struct, kw_only=True):
     experiments: dict[str, str] = {}
     surface: str = ""
     arrived_at: Time = 0
+    offset: int = 0
 
 
 def feed_schema() -> dict[str, Any]:

@@ -53,7 +53,7 @@ class UserStateHydrator(QueryHydrator):
 
 
 def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
-    age_ms = query.arrived_ms - state.served_at
+    age_ms = query.history_ms - state.served_at
     if query.request.after is not None:  # a page repeats no post of earlier pages, of any age
         return np.unique(state.served_ids[age_ms > 0])
     recent = np.flatnonzero((age_ms > 0) & (age_ms <= query.parameters.served_window_ms))

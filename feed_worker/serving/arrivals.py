@@ -7,28 +7,30 @@ from typing import Final
 from feed_worker.serving.offsets import Partition
 
 MAX_VIEWERS: Final = 10_000
-"""The viewers whose last arrival is known: requests of one millisecond come together."""
+"""The viewers whose last arrival is known."""
 
 
 class Arrivals:
     """Orders the requests of each viewer, and measures waits on the clock of this machine. For the intake thread alone.
 
-    The clock of a broker may differ from that of the worker, and a broker's timestamp is the same for all messages that
-    came together.
+    The clock of a broker may differ from that of the worker. Without `LogAppendTime` a later request may carry an
+    earlier time.
     """
 
     def __init__(self) -> None:
-        self._last: OrderedDict[str, int] = OrderedDict()
+        self._last: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._fetched: set[Partition] = set()
         self._reached_ms: dict[Partition, int] = {}
 
-    def in_order(self, viewer: str, arrived_ms: int) -> int:
-        """The arrival of a viewer's next request: at least a millisecond after that of the one before."""
-        arrived_ms = max(arrived_ms, self._last.pop(viewer, 0) + 1)
-        self._last[viewer] = arrived_ms
+    def in_order(self, viewer: str, arrived_ms: int) -> tuple[int, int]:
+        """The arrival of a viewer's next request, never before that of the one before, and its time in the history."""
+        last_arrived_ms, last_history_ms = self._last.pop(viewer, (0, 0))
+        arrived_ms = max(arrived_ms, last_arrived_ms)
+        history_ms = max(arrived_ms, last_history_ms + 1)
+        self._last[viewer] = arrived_ms, history_ms
         if len(self._last) > MAX_VIEWERS:
             self._last.popitem(last=False)
-        return arrived_ms
+        return arrived_ms, history_ms
 
     def waits_since(self, partition: Partition, arrived_ms: int, polled_ms: int) -> int:
         """The start of a request's wait by the clock of this machine.

@@ -61,7 +61,7 @@ class FeedStore:
 
     Rules of precedence, applied atomically by a script in Redis:
 
-    - The feed of an older request never replaces a newer one, by the arrival of the requests. It goes to
+    - The feed of an older request never replaces a newer one, by arrival and offset of the requests. It goes to
       `replaced:{user}`, as does a feed that is replaced: each reader finds the answer to its own request there.
     - An `expired` or `failed` feed without items never replaces a feed with items. The reader keeps that feed and finds
       the request's status in the ledger. Any feed replaces one of these. An `empty` feed replaces any older one: it
@@ -117,8 +117,8 @@ class FeedStore:
         limits = [LEDGER_TTL_S, FULL_LEDGER, REPLACED_TTL_S, MAX_REPLACED]
         computed = answer.served[0].request_id
         for first in range(0, len(answer.served), _TOGETHER):
-            arguments: list[str | int | bytes] = [feed.arrived_at, document, self._ttl_s, explained, is_no_feed]
-            arguments += [*limits, computed, msgspec.msgpack.encode(computed)]
+            arguments: list[str | int | bytes] = [feed.arrived_at, feed.offset, document, self._ttl_s, explained]
+            arguments += [is_no_feed, *limits, computed, msgspec.msgpack.encode(computed)]
             records = answer.served[first : first + _TOGETHER]
             for record in records:
                 arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]

@@ -268,9 +268,11 @@ class Intake:
 
     def _received(self, message: Message, request: FeedRequest, arrival_ms: int, polled_ms: int) -> ReceivedRequest:
         place = message_offset(message)
+        arrived_ms, history_ms = self._arrivals.in_order(published_form(request.user_id), arrival_ms)
         return ReceivedRequest(
             request,
-            self._arrivals.in_order(published_form(request.user_id), arrival_ms),
+            arrived_ms,
+            history_ms,
             self._arrivals.waits_since(place.partition, arrival_ms, polled_ms),
             place,
             len(message.value() or b""),

@@ -34,8 +34,8 @@ class ReceivedRequest:
 
     Attributes:
         request: the decoded message.
-        arrived_ms: the arrival at the broker by the broker's clock, later than that of the viewer's request before. It
-            gives the order of a viewer's requests: the clocks of apps differ.
+        arrived_ms: the arrival at the broker by the broker's clock, never before that of the viewer's request before.
+        history_ms: the arrival, but later than that of the viewer's request before: no feed repeats the one before.
         waits_since_ms: the arrival by the clock of this machine, for waits.
         message: its place in Kafka.
         bytes: the size of the message.
@@ -46,6 +46,7 @@ class ReceivedRequest:
 
     request: FeedRequest
     arrived_ms: int
+    history_ms: int
     waits_since_ms: int
     message: MessageOffset
     bytes: int = 0
@@ -55,6 +56,11 @@ class ReceivedRequest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "viewer", published_form(self.request.user_id))
         object.__setattr__(self, "merge_key", _merge_key(self.request, self.viewer))
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The order of a viewer's requests for any worker: messages that came together share their arrival."""
+        return self.arrived_ms, self.message.offset
 
 
 class MergedRequest(NamedTuple):
@@ -186,7 +192,7 @@ class RequestQueue:
     def _merged(self, viewer: str) -> list[MergedRequest]:
         """The next computation of each group of equal requests, by the arrival of its newest request."""
         groups = (MergedRequest(group[:MAX_MERGED][::-1]) for group in self._viewers[viewer].values())
-        return sorted(groups, key=lambda merged: merged.newest.arrived_ms)
+        return sorted(groups, key=lambda merged: merged.newest.order)
 
     def _remove(self, merged: MergedRequest) -> MergedRequest:
         viewer, key = merged.viewer, merged.newest.merge_key

@@ -271,19 +271,20 @@ class Worker:
     def _computation(self, merged: MergedRequest, refusal: Refusal | None, quality: float, now_ms: int) -> Computation:
         left_ms = self._left_ms(merged, now_ms - merged.newest.waits_since_ms)
         deadline_at = self._state.clock.now_ms() + left_ms
-        version, arrived_ms = self._runner.model_version, merged.newest.arrived_ms
-        query = self._query(merged.request, arrived_ms, deadline_at, 1.0 if refusal else quality, version)
+        query = self._query(merged.request, deadline_at, 1.0 if refusal else quality, self._runner.model_version)
+        newest = merged.newest
+        query.arrived_ms, query.offset, query.history_ms = newest.arrived_ms, newest.message.offset, newest.history_ms
         return refused(merged, query, refusal) if refusal else Computation(merged, query)
 
     def _runner_of(self, pipeline: Pipeline, model_version: str) -> BatchRunner:
         def requery(query: Query) -> Query:
-            return self._query(query.request, query.arrived_ms, query.deadline_at, query.quality, model_version)
+            new = self._query(query.request, query.deadline_at, query.quality, model_version)
+            new.arrived_ms, new.offset, new.history_ms = query.arrived_ms, query.offset, query.history_ms
+            return new
 
         return BatchRunner(pipeline, model_version, self._redis_retry, requery)
 
-    def _query(
-        self, request: FeedRequest, arrived_ms: int, deadline_at: int, quality: float, model_version: str
-    ) -> Query:
+    def _query(self, request: FeedRequest, deadline_at: int, quality: float, model_version: str) -> Query:
         user_id = id64(request.user_id)
         parameters, experiments = self._experiments.assign(user_id)
         return Query(
@@ -291,7 +292,6 @@ class Worker:
             user_id=user_id,
             user_form=published_form(request.user_id),
             now_ms=self._state.clock.now_ms(),
-            arrived_ms=arrived_ms,
             deadline_at=deadline_at,
             size=len(request.check_ids or ()) or request.size or self._settings.feed_size,
             parameters=parameters,

@@ -20,4 +20,4 @@ class ServedHistory(SideEffect):
         """Write the post ids of each result, under the arrival of its request."""
         for result in results:
             query, post_ids = result.query, result.candidates.posts.post_id.tolist()
-            self._users.add_served(query.user_form, post_ids, query.arrived_ms, query.request.request_id)
+            self._users.add_served(query.user_form, post_ids, query.history_ms, query.request.request_id)

@@ -19,20 +19,21 @@ WITH_ITEMS, NO_FEED = ("ok", "degraded"), ("expired", "failed", "")
 
 
 class Head(NamedTuple):
-    """Arrival of the request and status of a feed; 0 and "" if there is no document."""
+    """Arrival and offset of the request, and status of a feed; zeros and "" if there is no document."""
 
-    arrived_at: int
+    order: tuple[int, int]
     status: str
 
 
+NONE = Head((0, 0), "")
 _STATUS = re.compile(rb'^{"at":\d+,.*?"status":"(\w+)"')
-_ARRIVED_AT = re.compile(rb'"arrived_at":(\d+)}$')
-_HEAD_BYTES, _TAIL_BYTES = 250, 40
+_ORDER = re.compile(rb'"arrived_at":(\d+),"offset":(\d+)}$')
+_HEAD_BYTES, _TAIL_BYTES = 250, 80
 
 
 def _head(begin: bytes, end: bytes) -> Head:
-    status, arrived_at = _STATUS.match(begin), _ARRIVED_AT.search(end)
-    return Head(int(arrived_at[1]), status[1].decode()) if status and arrived_at else Head(0, "")
+    status, order = _STATUS.match(begin), _ORDER.search(end)
+    return Head((int(order[1]), int(order[2])), status[1].decode()) if status and order else NONE
 
 
 class FeedWatcher:
@@ -101,8 +102,8 @@ class FeedWatcher:
                     self._compare(user, _head(begin, end))
 
     def _compare(self, user: str, now: Head) -> None:
-        before = self._last_heads.get(user, Head(0, ""))
-        is_older = before.status not in NO_FEED and now.arrived_at < before.arrived_at
+        before = self._last_heads.get(user, NONE)
+        is_older = before.status not in NO_FEED and now.order < before.order
         if is_older or (before.status in WITH_ITEMS and now.status in NO_FEED):
             self.regressions.append(f"the feed of {user} was {before}, and is {now}")
         self._last_heads[user] = now

@@ -18,7 +18,7 @@ from thunder_ingest.events import FeedRequest
 def computation(*request_ids: str, arrived_ms: int = NOW_MS) -> Computation:
     requests = [FeedRequest(request_id=each, user_id=1, at=NOW_MS) for each in request_ids]
     place = MessageOffset(("feed-requests", 0), 0)
-    received = [ReceivedRequest(each, arrived_ms, arrived_ms, place) for each in requests]
+    received = [ReceivedRequest(each, arrived_ms, arrived_ms, arrived_ms, place) for each in requests]
     return Computation(MergedRequest(received), query())
 
 

@@ -26,6 +26,7 @@ def feed(
     status: FeedStatus = "empty",
     items: int = 0,
     arrived_at: int | None = None,
+    offset: int = 0,
 ) -> Feed:
     item: dict[str, Any] = {"author_id": "2", "kind": "original", "source": "thunder", "in_network": True}
     item |= {"score": 0.5, "created_at": T0, "reasons": []}
@@ -41,6 +42,7 @@ def feed(
         degradations=['a text with "items":[] in it'],
         answers=list(answers),
         arrived_at=at if arrived_at is None else arrived_at,
+        offset=offset,
     )
 
 
@@ -100,7 +102,8 @@ class Write(NamedTuple):
 
 STATUSES: list[tuple[FeedStatus, int]] = [("ok", 1), ("degraded", 2), ("empty", 0), ("expired", 0), ("failed", 0)]
 TIMES = [T0 + request % 3 for request in range(6)]
-"""The time of each request; some times are equal."""
+OFFSETS = [1, 0, 9, 10, 0, 2]
+"""The time and the offset of each request; some are equal."""
 writes = st.lists(
     st.builds(
         lambda request, others, outcome, explained: Write(
@@ -127,7 +130,7 @@ class Model:
     def write(self, written: Answer) -> list[FeedServed]:
         new, known = written.feed, self.feed
         if new.request_id not in self.answered:
-            is_older = known is not None and new.arrived_at < known.arrived_at
+            is_older = known is not None and (new.arrived_at, new.offset) < (known.arrived_at, known.offset)
             if is_feed(new) and known and is_feed(known) and is_older:
                 self.replaced.insert(0, new)
             elif is_feed(new) or not (known and (known.items or is_older)):
@@ -152,7 +155,9 @@ def test_any_writes_in_any_order_and_number_leave_the_state_of_the_rules(
     valkey.flushall()
     store, model = FeedStore(valkey, ttl_s=60), Model()
     for request, others, status, items, explained in sequence:
-        written = feed(TIMES[request], [str(each) for each in (request, *others)], status, items)
+        written = feed(
+            TIMES[request], [str(each) for each in (request, *others)], status, items, offset=OFFSETS[request]
+        )
         each = answer(written, explanation(written.at, written.request_id) if explained else None)
         assert store.write([each]) == [pack(record) for record in model.write(each)]
         assert feed_in(valkey, USER) == model.feed
@@ -222,7 +227,8 @@ def test_one_call_of_the_script_writes_few_records_however_many_requests_an_answ
 
 
 def test_a_feed_of_an_earlier_version_is_older_than_any_later_request(valkey: redis.Redis) -> None:
-    document = msgspec.json.encode(feed(T0, ["old"], "ok", 1)).replace(b',"surface":"","arrived_at":%d' % T0, b"")
+    document = msgspec.json.encode(feed(T0, ["old"], "ok", 1))
+    document = document.replace(b',"surface":"","arrived_at":%d,"offset":0' % T0, b"")
     valkey.set("feed:{did:plc:a}", document)
     FeedStore(valkey, ttl_s=60).write([answer(feed(T0 + 1, ["new"], "ok", 1))])
     assert (feed_in(valkey, USER) or feed()).request_id == "new"
@@ -238,18 +244,28 @@ def test_the_arrival_orders_feeds_whatever_the_clocks_of_the_apps_show(valkey: r
     assert feed_in(valkey, USER) == right
 
 
+def test_the_offset_orders_the_feeds_of_requests_that_arrived_together(valkey: redis.Redis) -> None:
+    store = FeedStore(valkey, ttl_s=60)
+    second = feed(T0, ["second"], "ok", 1, offset=10)
+    store.write([answer(second), answer(feed(T0, ["first"], "ok", 1, offset=9))])
+    assert feed_in(valkey, USER) == second
+    third = feed(T0, ["third"], "ok", 1, offset=11)
+    store.write([answer(third)])
+    assert feed_in(valkey, USER) == third
+
+
 def test_a_refusal_that_is_newer_does_not_keep_a_feed_away(valkey: redis.Redis) -> None:
     store = FeedStore(valkey, ttl_s=60)
     store.write([answer(feed(T0 + 5, ["refused"], "failed")), answer(feed(T0, ["r"], "ok", 2))])
     assert (feed_in(valkey, USER) or feed()).request_id == "r"
 
 
-def test_the_arrival_is_the_last_field_of_a_feed_document_and_the_time_the_first(valkey: redis.Redis) -> None:
-    FeedStore(valkey, ttl_s=60).write([answer(feed(arrived_at=T0 + 7))])
+def test_arrival_and_offset_are_the_last_fields_of_a_feed_document_and_the_time_the_first(valkey: redis.Redis) -> None:
+    FeedStore(valkey, ttl_s=60).write([answer(feed(arrived_at=T0 + 7, offset=9))])
     document = valkey.get("feed:{did:plc:a}")
     assert isinstance(document, bytes)
     assert document.startswith(b'{"at":%d,' % T0)
-    assert document.endswith(b'"arrived_at":%d}' % (T0 + 7))
+    assert document.endswith(b'"arrived_at":%d,"offset":9}' % (T0 + 7))
 
 
 def test_all_keys_of_an_answer_share_the_users_slot(valkey: redis.Redis) -> None:

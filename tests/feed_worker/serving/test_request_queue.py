@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -18,6 +19,7 @@ from thunder_ingest.events import FeedRequest
 
 T0 = 1_700_000_000_000
 TOPIC = "feed-requests"
+next_offset = itertools.count().__next__
 
 
 def received(
@@ -30,8 +32,8 @@ def received(
     at: int = T0,
 ) -> ReceivedRequest:
     request = FeedRequest(request_id=name, user_id=user, at=at, size=size, after=after)
-    place = MessageOffset((TOPIC, 0), offset if offset is not None else abs(hash(name)))
-    return ReceivedRequest(request, arrived, arrived, place, 10)
+    place = MessageOffset((TOPIC, 0), next_offset() if offset is None else offset)
+    return ReceivedRequest(request, arrived, arrived, arrived, place, 10)
 
 
 def admitted(_asked: MergedRequest) -> None:
@@ -110,9 +112,9 @@ def test_requests_of_revoked_partitions_are_dropped() -> None:
     queue = RequestQueue()
     request = FeedRequest(request_id="r", user_id=1, at=T0)
     places = [MessageOffset((TOPIC, part), 0) for part in range(3)]
-    queue.add([ReceivedRequest(request, T0, T0, place) for place in places])
+    queue.add([ReceivedRequest(request, T0, T0, T0, place) for place in places])
     for place in places:
-        queue.refuse(ReceivedRequest(request, T0, T0, place), Refusal("failed", "no"))
+        queue.refuse(ReceivedRequest(request, T0, T0, T0, place), Refusal("failed", "no"))
     queue.forget({(TOPIC, 0), (TOPIC, 2)})
     (refused, _), (merged, _) = queue.take(16, (), admitted)
     for each in (refused, merged):
@@ -166,17 +168,17 @@ def test_every_request_is_taken_once_and_those_of_a_viewer_one_at_a_time_in_orde
     made: list[tuple[int | str, int, int | None]], limit: int
 ) -> None:
     queue = RequestQueue()
-    queue.add([received(str(i), user, T0 + i, size, i, at=at) for i, (user, at, size) in enumerate(made)])
+    queue.add([received(str(i), user, T0 + i // 3, size, i, at=at) for i, (user, at, size) in enumerate(made)])
     answered: list[str] = []
-    arrivals: dict[str, int] = {}
+    arrivals: dict[str, tuple[int, int]] = {}
     while chosen := queue.take(limit, (), admitted):
         assert len(chosen) <= limit
         viewers = [merged.viewer for merged, _ in chosen]
         assert len(set(viewers)) == len(viewers)
         for merged, _ in chosen:
-            assert merged.newest.arrived_ms == max(each.arrived_ms for each in merged.received)
-            assert merged.newest.arrived_ms >= arrivals.get(merged.viewer, 0)
-            arrivals[merged.viewer] = merged.newest.arrived_ms
+            assert merged.newest.order == max(each.order for each in merged.received)
+            assert merged.newest.order > arrivals.get(merged.viewer, (0, -1))
+            arrivals[merged.viewer] = merged.newest.order
             answered += merged.request_ids
     assert sorted(answered, key=int) == [str(i) for i in range(len(made))]
     assert len(queue) == queue.bytes == 0
