@@ -1,6 +1,7 @@
 """The registry of ready workers: a hash in Redis with one entry a worker, renewed every few seconds (heartbeat).
 
-A lost entry is back after one heartbeat; the entry of a killed worker counts as stale after `STALE_MS`.
+A lost entry is back after one heartbeat; the entry of a killed worker counts as stale after `STALE_MS`,
+and another worker deletes it after `FORGET_MS`.
 """
 
 import json
@@ -24,6 +25,10 @@ POSITIONS_S: Final = 0.2
 """The minimum time between two writes of new positions."""
 STALE_MS: Final = 20_000
 """The maximum age of a heartbeat; longer than a worker waits for one reply of Redis."""
+FORGET_MS: Final = 600_000
+"""The age at which other workers delete an entry; well above STALE_MS, since the clocks of machines differ."""
+SWEEP_S: Final = 60.0
+"""The minimum time between two searches of a worker for such entries."""
 
 
 class WorkerRegistry:
@@ -40,7 +45,7 @@ class WorkerRegistry:
         self._client, self._redis_retry = client, redis_retry
         self._name = f"{socket.gethostname()}-{os.getpid()}"
         self._facts: dict[str, Any] = {"pid": os.getpid(), "positions": {}, **facts}
-        self._written_at_s = 0.0
+        self._written_at_s, self._swept_at_s = 0.0, -SWEEP_S
 
     def register(self) -> None:
         """Add the entry, or renew it; waits while Redis is away."""
@@ -74,6 +79,15 @@ class WorkerRegistry:
         written, _ = pipelined(self._client, [("HSET", READY_KEY, self._name, entry), ("PEXPIRE", READY_KEY, STALE_MS)])
         if isinstance(written, Exception):
             broken_keys.skip(READY_KEY, written)
+        elif self._written_at_s - self._swept_at_s >= SWEEP_S:
+            self._swept_at_s = self._written_at_s
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete the entries of killed workers and unreadable ones: the hash expires only without any live worker."""
+        oldest_ms, entries = now_ms() - FORGET_MS, _entries(self._client)
+        if gone := [name for name, entry in entries.items() if entry is None or entry["said_at"] < oldest_ms]:
+            self._client.hdel(READY_KEY, *gone)
 
 
 def ready_workers(client: Client) -> list[dict[str, Any]]:
@@ -82,15 +96,20 @@ def ready_workers(client: Client) -> list[dict[str, Any]]:
     An entry has `pid`, `model_version`, `clock`, `ready_at`, `said_at`, and `positions`: for each partition of
     `thunder-posts` the offset after the last record that the worker has applied.
     """
+    entries = [entry for entry in _entries(client).values() if entry is not None]
+    return [entry for entry in entries if entry["said_at"] > now_ms() - STALE_MS]
+
+
+def _entries(client: Client) -> dict[bytes, dict[str, Any] | None]:
+    """All entries by name; None for one that cannot be read."""
     try:
-        values = cast(dict[bytes, bytes], client.hgetall(READY_KEY)).values()
+        values = cast(dict[bytes, bytes], client.hgetall(READY_KEY))
     except redis.ResponseError as error:
         if redis_reaction(error) is not Reaction.SKIP:
             raise
         broken_keys.skip(READY_KEY, error)
-        return []
-    entries = [entry for value in values if (entry := _entry(value)) is not None]
-    return [entry for entry in entries if entry["said_at"] > now_ms() - STALE_MS]
+        return {}
+    return {name: _entry(value) for name, value in values.items()}
 
 
 def _entry(value: bytes) -> dict[str, Any] | None:
