@@ -6,7 +6,7 @@ from typing import Any
 import redis
 
 from infra.ops.check import Check
-from infra.ports.redis import Client
+from infra.ports.redis import SCRATCH_KEY, Client
 from thunder_ingest.users.register import UserRegister
 
 EVICTION = "set `maxmemory-policy noeviction`: an evicted user has lost blocks and mutes"
@@ -22,7 +22,7 @@ def redis_checks(client: Client) -> Iterator[Check]:
         yield Check("eviction", "ok", "noeviction")
     else:
         yield Check("eviction", "fail", f"maxmemory-policy is {', '.join(sorted(policies))}", EVICTION)
-    yield _persistence(persistence, _saves(client))
+    yield _persistence(persistence, _saves(client), is_scratch=bool(client.exists(SCRATCH_KEY)))
     yield _users(UserRegister(client))
 
 
@@ -45,7 +45,7 @@ def _saves(client: Client) -> bool:
     return all(each.get("save") != "" for each in nodes)
 
 
-def _persistence(nodes: Sequence[dict[str, Any]], saves: bool) -> Check:
+def _persistence(nodes: Sequence[dict[str, Any]], saves: bool, *, is_scratch: bool) -> Check:
     failed = [
         name
         for name in ("aof_last_write_status", "rdb_last_bgsave_status")
@@ -57,6 +57,8 @@ def _persistence(nodes: Sequence[dict[str, Any]], saves: bool) -> Check:
         return Check("persistence", "ok", "appendonly")
     if saves:
         return Check("persistence", "warn", "snapshots only: a crash loses the last minutes", PERSISTENCE)
+    if is_scratch:
+        return Check("persistence", "ok", "off: `foryou up --fresh` keeps no data")
     return Check("persistence", "fail", "off: a restart loses the users' state", PERSISTENCE)
 
 

@@ -30,6 +30,9 @@ T = TypeVar("T")
 REDIS_ERRORS: Final = (redis.RedisError, RedisClusterException)
 """The roots of all errors of redis-py."""
 
+SCRATCH_KEY: Final = "foryou:scratch"
+"""A string in a Redis that `foryou up --fresh` starts: it is meant to lose its data."""
+
 _RETRY_S: Final = 0.5
 _RETRIES: Final = 6  # of an unknown error
 _CHUNK: Final = 1_000  # commands per send: Redis executes some while the next are packed

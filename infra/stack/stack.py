@@ -14,7 +14,7 @@ from feed_worker.serving.worker_registry import READY_KEY, ready_workers
 from infra.ports.errors import ForYouError, RedisUnreachable
 from infra.ports.kafka_admin import cluster_id, create_topics
 from infra.ports.kafka_config import FLOW_GROUPS
-from infra.ports.redis import connect
+from infra.ports.redis import SCRATCH_KEY, Client, connect
 from infra.ports.settings import Settings
 from infra.stack.compile_cache import compile_cache, drop_damaged, is_filled, mark_filled
 from infra.stack.data_directory import DataDirectory
@@ -136,22 +136,21 @@ class Stack:
         self.settings = self.settings.model_copy(
             update=addresses | {"session_timeout_ms": EMBEDDED_SESSION_TIMEOUT_MS, "kafka_options": {}}
         )
-        if kept is not None:
-            self._clear_registry()
+        client = self._connect()
+        if kept is None:
+            client.set(SCRATCH_KEY, 1)  # for `foryou doctor`
+        else:  # clients would wait for the workers that were killed
+            client.delete(READY_KEY)
+        client.close()
         return kept
 
-    def _clear_registry(self) -> None:
-        """Delete the entries of workers that were killed: clients would wait for these workers."""
+    def _connect(self) -> Client:
         while True:
             try:
-                client = connect(self.settings)
+                return connect(self.settings)
             except RedisUnreachable:  # it loads its data
                 self.check()
                 time.sleep(POLL_S)
-            else:
-                client.delete(READY_KEY)
-                client.close()
-                return
 
     def _check_recovery(self, kafka: KeptKafka) -> None:
         """Discard recovery stores that may be ahead of the log: the flows would skip or double records."""

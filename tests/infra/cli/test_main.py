@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # not in the stubs
 
 from flows.sources import KafkaSource
 from infra.ops.check import Check
 from infra.ops.doctor import examine
 from infra.ports.clock import now_ms
+from infra.ports.kafka_admin import admin, create_topics
 from infra.ports.kafka_config import alive_group, consumer_config
 from infra.ports.settings import Settings
 from tests.infra.cli.foryou import foryou
@@ -78,6 +80,30 @@ def test_a_feed_request_without_an_answer_ends_with_a_remedy(servers: Settings) 
 
 
 @pytest.mark.embedded
+def test_repair_sets_the_settings_of_topics_that_differ(servers: Settings) -> None:
+    client = admin(servers)
+    try:
+        for topic, config in {
+            "models": {"cleanup.policy": "delete"},
+            "training-examples": {"retention.ms": "1"},
+        }.items():
+            client.delete_topics([topic])[topic].result()
+            client.create_topics([NewTopic(topic, servers.partitions, 1, config=config)])[topic].result()
+        (check,) = [each for each in examine(servers) if each.name == "topics"]
+        assert (check.state, "cleanup.policy is delete, not compact" in check.detail) == ("fail", True)
+        assert foryou("topics", "--check", settings=servers).returncode == 1
+        done = foryou("topics", "--repair", settings=servers)
+        assert b"changed: " in done.stderr
+        assert b"models: cleanup.policy=compact" in done.stderr
+        assert done.returncode == 0, done.stdout
+        again = foryou("topics", "--repair", settings=servers)
+        assert (again.returncode, again.stderr) == (0, b"changed: no setting differed\n")
+    finally:
+        for topic in ("models", "training-examples"):
+            client.delete_topics([topic])[topic].result()
+        create_topics(servers)
+
+
 def test_topics_are_printed_as_json(servers: Settings) -> None:
     done = foryou("topics", "--json", settings=servers)
     assert done.returncode == 0, done.stderr
