@@ -47,6 +47,9 @@ SKIPPED_OFFSETS: Final = ProcessMetric(
     "foryou_offsets_skipped", "Offsets that were removed before this process had read them", "partition"
 )
 KAFKA_ERRORS: Final = ProcessMetric("foryou_kafka_errors", "Errors of Kafka that this process survived", "code")
+DROPPED_ENTRIES: Final = ProcessMetric(
+    "foryou_user_entries_dropped", "Oldest follows, blocks, mutes … of users beyond a bound, by kind", "kind"
+)
 FLOW_LAG: Final = ProcessMetric("foryou_flow_lag", "Messages that a flow has not read", "partition", "gauge")
 
-PROCESS_METRICS: Final = (REFUSED_RECORDS, SKIPPED_OFFSETS, KAFKA_ERRORS, FLOW_LAG)
+PROCESS_METRICS: Final = (REFUSED_RECORDS, SKIPPED_OFFSETS, KAFKA_ERRORS, DROPPED_ENTRIES, FLOW_LAG)

@@ -8,6 +8,7 @@ one. Only a long joined tail is folded into the base.
 A hash that cannot be read or written concerns its user alone: it is skipped, counted and named in the log.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -16,12 +17,15 @@ from redis.cluster import RedisCluster
 
 from infra.ports.broken_keys import broken_keys
 from infra.ports.errors import StateUnreadable
+from infra.ports.process_metrics import DROPPED_ENTRIES
 from infra.ports.redis import Client, Command, checked, pipelined
 from thunder_ingest.events.redis_keys import MARK_KEY, user_key
 from thunder_ingest.users.compact_form import encode
 from thunder_ingest.users.entries import KINDS, UserEntries, UserUpdate, by_user, view_entry
 from thunder_ingest.users.register import WHOLE, UserRegister
 from thunder_ingest.users.state import TAIL, StateLimits, UserState, compact, decode, join
+
+log = logging.getLogger(__name__)
 
 Fields: TypeAlias = dict[Any, Any]  # of bytes to bytes; redis-py types a mapping wider than it is
 
@@ -174,14 +178,23 @@ class UserStates:
                     self._tidy([user])
 
     def _fold(self, user: str, fields: Fields | Exception) -> tuple[Fields, list[bytes]]:
-        """The fields to write and the names of those to delete; neither for a hash that cannot be read."""
-        try:
-            if isinstance(fields, Exception):
-                raise fields
-            return _tidied(fields, self._limits)
-        except (ValueError, redis.ResponseError) as error:
-            broken_keys.skip(user_key(user), error)
+        """The fields to write and the names of those to delete; neither for a value of another type."""
+        if isinstance(fields, Exception):
+            broken_keys.skip(user_key(user), fields)
             return {}, []
+        if sum(len(value) for name, value in fields.items() if TAIL in name) <= FOLD_BYTES:
+            return join(fields)
+        try:
+            bases, tails, dropped = compact(fields, self._limits)
+        except ValueError as error:
+            broken_keys.skip(user_key(user), error)
+            return join(fields)  # else the hash would grow by a field a batch
+        for kind, number in dropped.items():
+            DROPPED_ENTRIES.add(kind, number)
+            log.warning(
+                "%s: the %d oldest of %s are beyond the bound and no longer count", user_key(user), number, kind
+            )
+        return bases, tails
 
 
 def hset_commands(entries: UserEntries, suffix: str, new: Collection[str] = ()) -> list[Command]:
@@ -196,9 +209,3 @@ def hset_commands(entries: UserEntries, suffix: str, new: Collection[str] = ()) 
             command += WHOLE, b"1"
         commands.append(command)
     return commands
-
-
-def _tidied(fields: Fields, limits: StateLimits) -> tuple[Fields, list[bytes]]:
-    """The fields to write, with tails joined or folded into bases, and the names of the fields to delete."""
-    tail_bytes = sum(len(value) for name, value in fields.items() if TAIL in name)
-    return compact(fields, limits) if tail_bytes > FOLD_BYTES else join(fields)

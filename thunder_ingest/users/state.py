@@ -4,17 +4,20 @@ It is stored as entries (`entries`): a base per kind and a tail per appended bat
 form (`compact_form`). `decode` reads the state that a request needs, `join` concatenates tails, `compact` folds tails
 into bases. All depend on the set of entries alone. Order, duplicates and earlier compactions make no difference, so a
 replayed log leads to the same state. Each bounded kind drops its oldest entries by event time:
-- Follows: only the newest `following` count. Blocks, mutes and subscriptions are safety rules, so all are kept.
+- Follows: only the newest `following` count. Blocks, mutes and subscriptions are safety rules: the bounds `safety` and
+  `blocked_by` are far above what people do by hand, and only keep a state readable.
 - Muted keywords: only the newest `keywords` count. Keywords that are cut alike (`events.muting`) are one.
+- `compact` reports the number of follows, blocks, mutes, subscriptions and keywords that it drops.
 - Undos are kept for `undone_ms` before the newest entry of their kind, and at most `undone` of them. An action that
   arrives after that, and is older than its undo, may count again.
 - Seen posts: each post in the history was seen. A post that left the history is kept by id while it is among the
   newest `seen`, then in a Bloom filter, which has false positives (`seen_filter`).
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -49,6 +52,10 @@ class StateLimits:
     passed_over: bool = True
     """True: a post that was seen without an action is a position of the history, too."""
     following: int = 10_000
+    safety: int = 100_000
+    """Blocks, and as many mutes, and as many subscriptions."""
+    blocked_by: int = 1_000_000
+    """Users who block this user."""
     keywords: int = 1_000
     """Muted keywords."""
     seen: int = 4_096
@@ -61,8 +68,20 @@ class StateLimits:
     undone_ms: int = 30 * DAY_MS
     """Age of the oldest undo: the retention of engagements in the log."""
 
+    def edges(self, kind: str) -> int:
+        """The bound of one of EDGE_KINDS."""
+        return {"following": self.following, "blocked_by": self.blocked_by}.get(kind, self.safety)
+
 
 _LIMITS: Final = StateLimits()
+
+
+class Compacted(NamedTuple):
+    """The outcome of `compact`: bases to write, names of tails to delete, and per kind the entries that are dropped."""
+
+    bases: dict[bytes, bytes]
+    tails: list[bytes]
+    dropped: dict[str, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -117,25 +136,23 @@ def decode(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> User
     )
 
 
-def compact(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> tuple[dict[bytes, bytes], list[bytes]]:
+def compact(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> Compacted:
     """Fold the tails of each kind into its base.
-
-    Returns:
-        the bases to write, and the names of the tails to delete.
 
     Raises:
         ValueError: like `decode`.
 
     """
     stored, tails = _by_kind(fields), _tails(fields)
-    folded: dict[str, Entries] = {
-        kind: _compacted_edges(kind, _entries(kind, stored), limits) for kind in EDGE_KINDS if kind in tails
-    }
+    folded, dropped = dict[str, Entries](), dict[str, int]()
+    for kind in (kind for kind in EDGE_KINDS if kind in tails):
+        folded[kind], dropped[kind] = _compacted_edges(kind, _entries(kind, stored), limits)
     if "served" in tails:
         folded["served"] = _newest_views(_entries("served", stored))[-limits.served :]
     bases = {}
     if "keywords" in tails:
-        bases["keywords"] = encode_rows(_compacted_keywords(_keyword_rows(stored), limits))
+        rows, dropped["keywords"] = _compacted_keywords(_keyword_rows(stored), limits)
+        bases["keywords"] = encode_rows(rows)
     if "history" in tails or "seen" in tails:
         folded["history"], left = history.compacted(_entries("history", stored), limits.positions, limits.passed_over)
         if len(left) or "seen" in tails:
@@ -146,17 +163,39 @@ def compact(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> tup
                 before = _seen_before(stored).with_posts(older["post_id"], limits.seen_before)
                 bases["seen_before"] = encode_rows(before.to_bytes())
     bases |= {kind: encode_columns(entries) for kind, entries in folded.items()}
-    return {kind.encode(): base for kind, base in bases.items()}, [name for names in tails.values() for name in names]
+    return Compacted(
+        {kind.encode(): base for kind, base in bases.items()},
+        [name for names in tails.values() for name in names],
+        {kind: number for kind, number in dropped.items() if number},
+    )
 
 
 def join(fields: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], list[bytes]]:
-    """Concatenate the tails of each kind into one; returns and raises like `compact`."""
+    """Concatenate the tails of each kind into one. A tail that cannot be read stays as it is.
+
+    Returns:
+        the fields to write, and the names of those to delete.
+
+    """
     joined, replaced = {}, list[bytes]()
     for kind, names in _tails(fields).items():
-        name = kind.encode() + JOINED
-        joined[name] = encode_rows(b"".join([rows_of(kind, fields[each]) for each in names]))
-        replaced += [each for each in names if each != name]
+        rows = {name: found for name in names if (found := _readable_rows(kind, fields[name])) is not None}
+        target = kind.encode() + JOINED
+        if rows and (target in rows or target not in fields):  # else it would replace bytes that cannot be read
+            joined[target] = encode_rows(b"".join(rows.values()))
+            replaced += [each for each in rows if each != target]
     return joined, replaced
+
+
+def _readable_rows(kind: str, stored: bytes) -> bytes | None:
+    """The rows of a tail; None if they cannot be read, or are cut: all rows after them would be shifted."""
+    try:
+        rows = rows_of(kind, stored)
+        if kind == "keywords":
+            deque(keyword_entries(rows), maxlen=0)
+    except ValueError:
+        return None
+    return rows if kind not in DTYPES or len(rows) % DTYPES[kind].itemsize == 0 else None
 
 
 def _kind(field: bytes) -> str | None:
@@ -199,16 +238,16 @@ def _edges(kind: str, entries: Entries) -> Entries:
 
 
 def _standing(kind: str, edges: Entries, limits: StateLimits) -> Entries:
-    standing = edges[edges["undo"] == 0]
-    bounded = kind == "following" and len(standing) > limits.following
-    return np.asarray(standing[_newest(standing, limits.following)] if bounded else standing)
+    standing, limit = edges[edges["undo"] == 0], limits.edges(kind)
+    return np.asarray(standing[_newest(standing, limit)] if len(standing) > limit else standing)
 
 
-def _compacted_edges(kind: str, entries: Entries, limits: StateLimits) -> Entries:
+def _compacted_edges(kind: str, entries: Entries, limits: StateLimits) -> tuple[Entries, int]:
     edges = _edges(kind, entries)
     undone = edges[(edges["undo"] == 1) & (edges["at"] >= edges["at"].max(initial=0) - limits.undone_ms)]
-    kept = np.concatenate([_standing(kind, edges, limits), undone[_newest(undone, limits.undone)]])
-    return np.asarray(kept[np.argsort(kept["target_id"])])
+    standing = _standing(kind, edges, limits)
+    kept = np.concatenate([standing, undone[_newest(undone, limits.undone)]])
+    return np.asarray(kept[np.argsort(kept["target_id"])]), int((edges["undo"] == 0).sum()) - len(standing)
 
 
 def _newest(edges: Entries, limit: int) -> Int64[np.ndarray, " n"]:
@@ -240,12 +279,13 @@ def _muted(keywords: list[_Keyword], limits: StateLimits) -> list[_Keyword]:
     return [each for each in keywords if each[1]][-limits.keywords :]
 
 
-def _compacted_keywords(rows: bytes, limits: StateLimits) -> bytes:
+def _compacted_keywords(rows: bytes, limits: StateLimits) -> tuple[bytes, int]:
     keywords = _keywords(rows)
     oldest_undone = keywords[-1][0] - limits.undone_ms if keywords else 0
     undone = [each for each in keywords if not each[1] and each[0] >= oldest_undone][-limits.undone :]
-    kept = _muted(keywords, limits) + undone
-    return b"".join(keyword_entry(at, keyword, not is_muted) for at, is_muted, keyword in kept)
+    muted = _muted(keywords, limits)
+    kept = b"".join(keyword_entry(at, keyword, not is_muted) for at, is_muted, keyword in muted + undone)
+    return kept, sum(is_muted for _, is_muted, _ in keywords) - len(muted)
 
 
 # --- views: the newest of each post ----------------------------------------------------------------------------------

@@ -266,7 +266,7 @@ class Derived:
     def compact(self) -> None:
         """Compact the Redis hash of each user."""
         for user in USERS:
-            bases, tails = compact(self._redis.hgetall(key := user_key(str(user))))
+            bases, tails, _ = compact(self._redis.hgetall(key := user_key(str(user))))
             if tails:
                 self._redis.hset(key, mapping=bases)
                 self._redis.hdel(key, *tails)

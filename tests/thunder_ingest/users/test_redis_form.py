@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from infra.ports.broken_keys import broken_keys
 from infra.ports.errors import StateUnreadable
+from infra.ports.process_metrics import DROPPED_ENTRIES
 from tests.thunder_ingest.users.users import edge, favorite, impression, plain
 from thunder_ingest.events import Block, EngagementEvent, Follow, GraphEvent, Unfollow
 from thunder_ingest.users import redis_form
@@ -107,20 +108,20 @@ def test_a_concurrent_write_during_a_compaction_is_not_lost(
     valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users, other = UserStates(valkey), UserStates(redis.Redis(connection_pool=valkey.connection_pool))
-    tidied = redis_form._tidied
+    join = redis_form.join
 
-    def interrupted(fields: Any, limits: StateLimits) -> Any:
+    def interrupted(fields: Any) -> Any:
         write(other, "1-0", edge(Block, 1, target=77))
-        return tidied(fields, limits)
+        return join(fields)
 
     monkeypatch.setattr(redis_form, "_COUNTED_FIELDS", 1)
     for n in range(MAX_FIELDS - 1):
         write(users, f"0-{n}", edge(Follow, n, target=n + 2))
-    monkeypatch.setattr(redis_form, "_tidied", interrupted)
+    monkeypatch.setattr(redis_form, "join", interrupted)
     monkeypatch.setattr(other, "_tidy", lambda users: None)
     write(users, "0-one", edge(Follow, 9_999, target=9_999))
     assert valkey.hlen("user:{1}") == MAX_FIELDS + 1  # given up, and nothing is gone
-    monkeypatch.setattr(redis_form, "_tidied", tidied)
+    monkeypatch.setattr(redis_form, "join", join)
     write(users, "0-two", edge(Follow, 10_000, target=10_000))
     assert sorted(valkey.hkeys("user:{1}")) == [b"blocks+joined", b"following+joined"]
     state = users.read(["1"])[0]
@@ -220,3 +221,28 @@ def test_a_writer_that_dies_and_replays_leads_to_the_same_state(
             write(users, f"0-{offset}", *everything[offset : offset + size])
             offset = max(0, offset - 2) if random.random() < 0.2 else offset + size
     assert plain(users.read(["1"])[0]) == expected
+
+
+def test_a_hash_with_a_broken_base_does_not_grow_by_a_field_a_batch(valkey: redis.Redis) -> None:
+    declare_whole(valkey)
+    users, before = UserStates(valkey), broken_keys.count
+    write(users, "0-0", edge(Follow, 0))
+    valkey.hset("user:{1}", "blocks", b"\x09")
+    for number in range(2_000):
+        write(users, f"0-{number}", *(edge(type_, number, target=number + 2) for type_ in (Follow, Block)))
+    assert valkey.hlen("user:{1}") <= MAX_FIELDS
+    assert broken_keys.count > before
+    with pytest.raises(StateUnreadable, match=r"user:{1}"):
+        users.read(["1"])
+    valkey.hdel("user:{1}", "blocks")
+    (state,) = users.read(["1"])
+    assert (len(state.following), len(state.blocks), state.is_whole) == (2_000, 2_000, True)
+
+
+def test_entries_beyond_a_bound_are_counted_and_named(valkey: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    users, before = UserStates(valkey, StateLimits(safety=100)), DROPPED_ENTRIES.values().get("blocks", 0)
+    write(users, "0-0", *(edge(Block, number, target=number + 2) for number in range(1_000)))
+    for number in range(MAX_FIELDS):
+        write(users, f"0-{number + 1}", edge(Follow, number))
+    assert DROPPED_ENTRIES.values()["blocks"] == before + 900
+    assert "user:{1}: the 900 oldest of blocks are beyond the bound" in caplog.text

@@ -133,14 +133,6 @@ def test_only_the_newest_posts_that_were_served_are_kept() -> None:
     assert (state.served_ids.tolist(), state.served_at.tolist()) == ([97, 96], [T0 + 3, T0 + 4])
 
 
-def test_a_viewer_follows_the_newest_so_many_and_blocks_without_limit() -> None:
-    events = [edge(type_, n, target=100 - n) for type_ in (Follow, Block) for n in range(5)]
-    stored = tails_of(events)
-    for fields in (stored, compacted(stored, SMALL)):
-        state = decode(fields, SMALL)
-        assert (state.following.tolist(), state.blocks.tolist()) == ([96, 97, 98], [96, 97, 98, 99, 100])
-
-
 def test_posts_that_were_passed_over_are_positions_only_where_that_is_asked_for() -> None:
     events: list[EngagementEvent | GraphEvent] = [impression(n * HOUR_MS, post_id=n + 1) for n in range(9)]
     events.append(favorite(0, post_id=20))
@@ -155,7 +147,7 @@ def test_posts_that_were_passed_over_are_positions_only_where_that_is_asked_for(
 def test_fields_of_kinds_that_come_later_are_passed_over_and_left_alone() -> None:
     stored = tails_of([impression(1)]) | {b"mood": b"\x07x", b"mood+1": b"\x07y", b"\xff": b""}
     assert decode(stored).seen.tolist() == [10]
-    bases, tails = compact(stored)
+    bases, tails, _ = compact(stored)
     assert not any(name.startswith((b"mood", b"\xff")) for name in [*bases, *tails])
 
 
@@ -231,7 +223,7 @@ def test_a_compacted_state_reads_as_before_also_where_it_forgets(
     assert plain(after) | SEEN == plain(before) | SEEN
     assert set(after.seen) <= set(before.seen)
     assert set(before.seen) == set(after.seen) | set(before.seen[after.seen_before.holds(before.seen)])
-    assert compact(once, SMALL) == ({}, [])
+    assert compact(once, SMALL) == ({}, [], {})
 
 
 @settings(deadline=None, max_examples=200)
@@ -271,6 +263,32 @@ def test_undos_are_kept_up_to_a_limit() -> None:
     assert (state.following.tolist(), state.keywords) == ([2, 99], ("on", "word 0"))
 
 
+def test_only_the_newest_edges_count_and_the_number_of_dropped_ones_is_reported() -> None:
+    events = [edge(Block, n, target=n + 2) for n in range(5)]
+    events += [edge(Follow, n, target=100 - n) for n in range(5)]
+    others = [edge(Block, n, user=n + 2, target=1) for n in range(5)]
+    muted = [mute(n, f"word {n}") for n in range(5)]
+    stored = tails_of([*events, *others, *muted])
+    for fields in (stored, compacted(stored, SMALL)):
+        state = decode(fields, SMALL)
+        assert (state.blocks.tolist(), state.blocked_by.tolist()) == ([4, 5, 6], [5, 6])
+        assert state.following.tolist() == [96, 97, 98]
+    assert compact(stored, SMALL).dropped == {"following": 2, "blocks": 2, "blocked_by": 3, "keywords": 2}
+    assert compact(compacted(stored, SMALL) | tails_of([edge(Block, 9, target=99)]), SMALL).dropped == {"blocks": 1}
+
+
+def test_a_tail_that_cannot_be_read_stays_beside_the_joined_ones() -> None:
+    events = [edge(Follow, n, target=n + 2) for n in range(5)]
+    cut, unknown = b"following+cut", b"following+new"
+    stored = tails_of(events) | {cut: encode("following", [b"x" * 5]), unknown: b"\x09", b"keywords+1": b"\x01xx"}
+    joined, replaced = join(stored)
+    assert list(joined) == [b"following+joined"]
+    assert sorted(replaced) == sorted(tails_of(events))
+    assert decode(joined).following.tolist() == [2, 3, 4, 5, 6]
+    broken = {b"following+joined": b"\x09"}
+    assert join(stored | broken) == ({}, [])
+
+
 def test_undos_are_kept_for_a_time() -> None:
     month = SMALL.undone_ms
     undone = [edge(Unfollow, 0, target=2), edge(Unfollow, 1, target=3), unmute(0, "x"), unmute(1, "y")]
@@ -293,5 +311,5 @@ def test_posts_that_leave_the_history_stay_seen_by_id_and_later_in_the_filter() 
 def test_only_kinds_with_tails_are_written_again() -> None:
     stored = compacted(tails_of([edge(Follow, 1), impression(1)]))
     assert set(stored) == {b"following", b"history"}
-    bases, tails = compact(stored | {b"following+9": encode("following", [])})
+    bases, tails, _ = compact(stored | {b"following+9": encode("following", [])})
     assert (set(bases), tails) == ({b"following"}, [b"following+9"])

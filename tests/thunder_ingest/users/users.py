@@ -34,6 +34,8 @@ SMALL = StateLimits(
     seen=3,
     seen_before=FilterSize(posts=4, generations=2, error=1e-6),
     following=3,
+    safety=3,
+    blocked_by=2,
     keywords=3,
     served=2,
     undone=2,
@@ -52,7 +54,7 @@ def tails_of(events: list[EngagementEvent | GraphEvent], user: str = "1", each: 
 
 
 def compacted(stored: Fields, limits: StateLimits | None = None) -> Fields:
-    bases, tails = compact(stored, limits or StateLimits())
+    bases, tails, _ = compact(stored, limits or StateLimits())
     return {name: value for name, value in (stored | bases).items() if name not in tails}
 
 
