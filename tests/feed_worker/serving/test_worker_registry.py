@@ -47,8 +47,8 @@ def test_entries_of_workers_killed_long_ago_and_unreadable_ones_are_deleted_by_a
     (live,) = valkey.hkeys(worker_registry.READY_KEY)
     old = {"pid": 1, "said_at": now_ms() - worker_registry.FORGET_MS - 1}
     late = {"pid": 2, "said_at": now_ms() - worker_registry.STALE_MS}
-    entries = {"killed": json.dumps(old), "broken": "{", "late": json.dumps(late)}
-    valkey.hset(worker_registry.READY_KEY, mapping=entries)
+    for name, entry in (("killed", json.dumps(old)), ("broken", "{"), ("late", json.dumps(late))):
+        valkey.hset(worker_registry.READY_KEY, name, entry)
     own.heartbeat({})
     assert set(valkey.hkeys(worker_registry.READY_KEY)) == {live, b"late"}
 

@@ -15,7 +15,7 @@ from thunder_ingest.users import redis_form
 from thunder_ingest.users.entries import KINDS, updates_of
 from thunder_ingest.users.redis_form import MAX_FIELDS, UserStates
 from thunder_ingest.users.register import declare_whole
-from thunder_ingest.users.state import StateLimits, UserState
+from thunder_ingest.users.state import StateLimits, UserState, join
 
 T0 = 1_700_000_000_000
 
@@ -108,7 +108,6 @@ def test_a_concurrent_write_during_a_compaction_is_not_lost(
     valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users, other = UserStates(valkey), UserStates(redis.Redis(connection_pool=valkey.connection_pool))
-    join = redis_form.join
 
     def interrupted(fields: Any) -> Any:
         write(other, "1-0", edge(Block, 1, target=77))
