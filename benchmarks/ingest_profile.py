@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Message
 
 from benchmarks.ingest_log import engagements, posts
 from benchmarks.report import Measure, print_report
@@ -20,6 +19,7 @@ from flows.posts import Apply, Route
 from flows.process import tune_garbage_collector
 from flows.sources import BATCH_MESSAGES, Batch
 from infra.ports.clock import WallClock
+from infra.ports.message import MessageCopy
 from infra.ports.settings import Settings
 from thunder_ingest.events.text import packed_tokens_of
 from thunder_ingest.posts.table import PostTable
@@ -31,7 +31,10 @@ def batch(topic: str, messages: Sequence[tuple[bytes, bytes]]) -> Batch:
     return Batch(
         topic,
         0,
-        [Message(topic=topic, partition=0, offset=n, key=key, value=value) for n, (key, value) in enumerate(messages)],
+        [
+            MessageCopy(topic=topic, partition=0, offset=n, key=key, value=value)
+            for n, (key, value) in enumerate(messages)
+        ],
     )
 
 

@@ -25,6 +25,7 @@ from flows.process import start
 from flows.sinks import EpochSink
 from flows.sources import Batch, KafkaSource
 from infra.ports.clock import Clock, clock_of
+from infra.ports.message import MessageCopy
 from infra.ports.producer import Headers, Record
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
@@ -53,22 +54,11 @@ class Share:
         self.events, self.messages, self.refused = events, messages, refused
 
     def __reduce__(self) -> tuple[Any, ...]:
-        messages = [
-            {
-                "topic": message.topic(),
-                "partition": message.partition(),
-                "offset": message.offset(),
-                "key": message.key(),
-                "value": message.value(),
-                "timestamp": message.timestamp(),
-            }
-            for message in self.messages
-        ]
-        return _share, (_encode(self.events), messages, self.refused)
+        return _share, (_encode(self.events), [MessageCopy.of(each) for each in self.messages], self.refused)
 
 
-def _share(events: bytes, messages: list[dict[str, Any]], refused: Sequence[Record]) -> Share:
-    return Share(_decode(events), [Message(**message) for message in messages], refused)
+def _share(events: bytes, messages: Sequence[MessageCopy], refused: Sequence[Record]) -> Share:
+    return Share(_decode(events), messages, refused)
 
 
 class Route:

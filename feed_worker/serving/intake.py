@@ -188,7 +188,7 @@ class Intake:
             return
         offsets = [TopicPartition(*partition, offset) for partition, offset in due.items()]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=asynchronous)  # type: ignore[call-overload]  # either
+            self._consumer.commit(offsets=offsets, asynchronous=asynchronous)
         except KafkaException as error:
             self._on_commit(error.args[0], offsets)
 

@@ -121,7 +121,7 @@ def _key(message: Message) -> bytes | None:
 
 
 def _written_at(message: Message) -> int:
-    return message.timestamp()[1]
+    return int(message.timestamp()[1])
 
 
 def _document(form: str, newest: dict[str, Message]) -> PostDocument:

@@ -189,6 +189,8 @@ def arrived_ms(message: Message, at_ms: int, tolerance_ms: int, read_ms: int) ->
         read_ms: the present time.
 
     """
+    kind: int
+    timestamp_ms: int
     kind, timestamp_ms = message.timestamp()
     if kind == TIMESTAMP_LOG_APPEND_TIME:
         return timestamp_ms

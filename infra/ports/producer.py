@@ -151,7 +151,8 @@ class KafkaProducer:
 
     def wait(self, timeout_s: float) -> int:
         """Send without linger and wait at most `timeout_s`; return the number of messages without a report."""
-        return self._producer.flush(timeout_s)
+        waiting: int = self._producer.flush(timeout_s)
+        return waiting
 
     def drain(self) -> None:
         """Wait without limit until every message is delivered or refused."""

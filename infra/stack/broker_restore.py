@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
 
 # documented there, though its stubs do not export it
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.ports.errors import ForYouError
 from infra.stack.broker_log import BrokerLog, Entry, Record, TopicCreated

@@ -32,7 +32,7 @@ from confluent_kafka import (
 )
 
 # documented there, though its stubs do not export two of them
-from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource
 
 from infra.ports.errors import ForYouError
 from infra.stack.broker_log import BrokerLog, Entry, Record, TopicCreated
@@ -274,7 +274,7 @@ def _record_of(message: Message) -> Record:
         message.timestamp()[1],
         _as_bytes(message.key()),
         _as_bytes(message.value()),
-        message.headers(),  # type: ignore[arg-type]  # a list of pairs, or None
+        message.headers(),
     )
 
 

@@ -132,6 +132,6 @@ def lag_of(settings: Settings, name: str) -> int:
         return sys.maxsize
 
 
-def outputs(started: dict[str, Process]) -> dict[str, str]:
+def outputs(started: dict[str, Process]) -> str:
     """The end of the log of each process."""
-    return {name: process.output()[-3_000:] for name, process in started.items()}
+    return "\n".join(f"{name}:\n{process.output()[-3_000:]}" for name, process in started.items())

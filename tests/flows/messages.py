@@ -1,8 +1,9 @@
 """Batches like those of the Kafka source."""
 
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE
 
 from flows.sources import Batch
+from infra.ports.message import MessageCopy
 from thunder_ingest.events import Event, encode
 
 
@@ -16,7 +17,9 @@ def batch(
         topic,
         partition,
         [
-            Message(topic=topic, partition=partition, offset=start + index, key=b"key", value=raw, timestamp=timestamp)
+            MessageCopy(
+                topic=topic, partition=partition, offset=start + index, key=b"key", value=raw, timestamp=timestamp
+            )
             for index, raw in enumerate(raws)
         ],
     )

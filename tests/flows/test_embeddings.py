@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from bytewax.inputs import StatefulSourcePartition
 from bytewax.testing import TestingSink, TestingSource, run_main
-from confluent_kafka import Message
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -21,6 +20,7 @@ from flows.embeddings import Embed, EmbeddingModel, EmbeddingTask, Partition, Po
 from flows.sources import Batch
 from infra.ops.model_command import use
 from infra.ports.kafka_admin import create_topics
+from infra.ports.message import MessageCopy
 from infra.ports.producer import Record
 from infra.ports.settings import load
 from infra.stack.embedded import EmbeddedKafka
@@ -45,11 +45,11 @@ def model_of(number: int) -> Phoenix:
 MODEL = model_of(2)
 
 
-def message(offset: int, each: Post | int) -> Message:
+def message(offset: int, each: Post | int) -> MessageCopy:
     """A post's record, or the tombstone of an id."""
     key = key_of_id(each if isinstance(each, int) else each.post_id)
     value = None if isinstance(each, int) else pack(each)
-    return Message(topic="thunder-posts", partition=0, offset=offset, key=key, value=value)
+    return MessageCopy(topic="thunder-posts", partition=0, offset=offset, key=key, value=value)
 
 
 def embedded(*posts: Post | int) -> dict[bytes | None, Any]:
@@ -95,7 +95,7 @@ def test_the_vector_of_the_current_model_is_written_last() -> None:
 class Reader(StatefulSourcePartition[Batch, int]):
     """Reads a log in memory as the Kafka source reads a partition."""
 
-    def __init__(self, log: Sequence[Message], next_offset: int | None, at_once: int) -> None:
+    def __init__(self, log: Sequence[MessageCopy], next_offset: int | None, at_once: int) -> None:
         self._log, self._next, self._at_once, self.closed = log, next_offset, at_once, False
 
     def next_batch(self) -> list[Batch]:
@@ -123,7 +123,7 @@ class Swapping(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log: list[Message] = []
+        self.log: list[MessageCopy] = []
         self.written: list[Record] = []
         self.model = EmbeddingModel(Served(model_of(1), 0))
         self.snapshots: list[Progress | None] = [None, None]

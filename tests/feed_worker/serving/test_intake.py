@@ -229,7 +229,7 @@ def test_an_error_of_one_partition_of_a_commit_is_noticed(intake_: Intake) -> No
         error = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)
 
     with pytest.raises(BrokerRefused):
-        intake_._on_commit(None, [Refused()])  # type: ignore[list-item]  # only librdkafka sets the error
+        intake_._on_commit(None, [Refused()])
 
 
 def test_a_revocation_keeps_the_messages_and_the_offsets_of_other_partitions(

@@ -12,7 +12,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # the stubs do not export it
+from confluent_kafka.admin import NewTopic
 
 from infra.ports import consumer as consumer_module
 from infra.ports.consumer import MessageCheck, arrived_ms, check_commit, partitions_of
@@ -20,6 +20,7 @@ from infra.ports.error_table import KAFKA_GROUP_EVENTS, KAFKA_RETRIES, Reaction,
 from infra.ports.errors import BrokerRefused
 from infra.ports.kafka_admin import admin
 from infra.ports.kafka_config import consumer_config, group
+from infra.ports.message import MessageCopy
 from infra.ports.outage import Outage
 from infra.ports.process_metrics import KAFKA_ERRORS, SKIPPED_OFFSETS
 from infra.ports.settings import Settings, SettingsError, load
@@ -55,7 +56,7 @@ class Read:
         monkeypatch.setattr(consumer_module, "RETRY_S", 0.0)
         monkeypatch.setattr(consumer_module, "kafka_probe", lambda _: lambda: False)
         self.consumer, self.outage = Scripted(), Outage("Kafka", "nowhere")
-        self.check = MessageCheck(load(), self.consumer, **options)  # type: ignore[arg-type]  # scripted
+        self.check = MessageCheck(load(), self.consumer, **options)
         self.check._outage = self.outage
 
     def __call__(self, *messages: Message) -> list[int | None]:
@@ -68,7 +69,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
 
 
 def message(offset: int, error: int | None = None) -> Message:
-    return Message(topic="posts", partition=0, offset=offset, error=None if error is None else KafkaError(error))
+    return MessageCopy(topic="posts", partition=0, offset=offset, error=None if error is None else KafkaError(error))
 
 
 def test_messages_without_an_error_are_usable_in_order(read: Read) -> None:
@@ -202,5 +203,5 @@ def test_a_batch_that_decompresses_to_more_than_a_client_takes_does_not_stop_a_p
 def test_a_message_arrives_at_the_brokers_time_or_else_at_a_producers_as_far_as_it_can_be_right(
     kind: int, timestamp_ms: int, at_ms: int, arrived: int
 ) -> None:
-    stamped = Message(topic="posts", partition=0, offset=0, timestamp=(kind, timestamp_ms))
+    stamped = MessageCopy(topic="posts", partition=0, offset=0, timestamp=(kind, timestamp_ms))
     assert arrived_ms(stamped, at_ms, 5_000, NOW) == arrived

@@ -48,7 +48,7 @@ def test_a_setting_that_breaks_what_the_system_relies_on_is_a_problem(
         known = TOPICS[name].config_for(1) | {key.replace("_", "."): value for key, value in changed.items()}
         wanted = servers.model_copy(update={"replication_factor": replication_factor})
         partition = SimpleNamespace(replicas=[*range(replicas)])
-        return _state(name, {0: partition}, known, wanted).problem  # type: ignore[dict-item]  # of librdkafka
+        return _state(name, {0: partition}, known, wanted).problem
 
     assert problems("posts") == ""
     assert problems("posts", retention_ms="-1") == ""

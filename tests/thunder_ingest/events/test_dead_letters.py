@@ -1,14 +1,15 @@
 import pytest
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError
 
 from infra.ops.message_fix import Fix
 from infra.ports.kafka_config import MAX_RECORD_BYTES
+from infra.ports.message import MessageCopy
 from thunder_ingest.events import DeadLetter, Refused, unpack_dead_letter
 from thunder_ingest.events.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, dead_letter
 
 
 def letter_of(key: bytes | None, value: bytes | None, reason: str = "no such field") -> DeadLetter:
-    record = dead_letter(Message(topic="posts", partition=1, offset=2, key=key, value=value), reason)
+    record = dead_letter(MessageCopy(topic="posts", partition=1, offset=2, key=key, value=value), reason)
     assert len(record.value or b"") < MAX_RECORD_BYTES
     return unpack_dead_letter(record.value or b"")
 
@@ -30,6 +31,6 @@ def test_a_message_that_does_not_fit_is_cut_and_its_size_is_kept() -> None:
 
 def test_a_message_that_cannot_be_read_has_no_bytes() -> None:
     error = KafkaError(KafkaError._BAD_COMPRESSION)
-    message = Message(topic="posts", partition=1, offset=2, value=b"text of the error", error=error)
+    message = MessageCopy(topic="posts", partition=1, offset=2, value=b"text of the error", error=error)
     letter = unpack_dead_letter(dead_letter(message, "unreadable").value or b"")
     assert (letter.offset, letter.value, letter.reason) == (2, None, "unreadable")
