@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # not in the stubs
+from confluent_kafka.admin import NewTopic
 
 from flows.sources import KafkaSource
 from infra.ops.check import Check
