@@ -6,10 +6,11 @@ the processes that share it, and the sum of RSS counts it for each of them.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -74,12 +75,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def started(directory: Path, idle_s: float = 0.0) -> tuple[Start, list[Process]]:
     """Start the system, wait until it is ready, measure it while it is idle, stop it."""
-    began = time.perf_counter()
+    began, reaped_s = time.perf_counter(), ended_cpu_s()
     with Stack(load(), directory, is_kept=True) as stack:
         stack.wait_ready()
         ready_s = time.perf_counter() - began
-        ready_cpu_s = sum(map(cpu_s, children()))
-        processes = idle(idle_s) if idle_s else []
+        ready_cpu_s = sum(map(cpu_s, children())) + ended_cpu_s() - reaped_s
+        processes = idle(idle_s, {pid: name for name, pid in stack.pids().items()}) if idle_s else []
         stopped = time.perf_counter()
     return Start(ready_s, ready_cpu_s, time.perf_counter() - stopped), processes
 
@@ -96,14 +97,20 @@ def cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def idle(seconds: float) -> list[Process]:
-    """Memory and CPU of each process while the system is idle."""
+def ended_cpu_s() -> float:
+    """The CPU seconds of children that have ended, such as the fork server."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def idle(seconds: float, names: Mapping[int, str]) -> list[Process]:
+    """Memory and CPU of each process while the system is idle; `names` are those of forked processes."""
     running = children()
     before = list(map(cpu_s, running))
     time.sleep(seconds)
     return [
         Process(
-            name_of(process),
+            names.get(process.pid) or name_of(process),
             round(process.memory_info().rss / MIB, 1),
             round(process.memory_full_info().pss / MIB, 1),
             round((cpu_s(process) - since) / seconds, 3),
@@ -115,8 +122,7 @@ def idle(seconds: float) -> list[Process]:
 def name_of(process: psutil.Process) -> str:
     """The module or the program that a process runs."""
     command = process.cmdline()
-    words = command[command.index("-m") + 1 :] if "-m" in command else [Path(command[0]).name]
-    return " ".join(words[:2]) if words[0] == "flows" else words[0]
+    return command[command.index("-m") + 1] if "-m" in command else Path(command[0]).name
 
 
 def measures(starts: Sequence[Start], processes: Sequence[Process]) -> list[Measure]:

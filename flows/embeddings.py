@@ -33,6 +33,7 @@ from confluent_kafka import Message
 from flows.process import exit_now, fail, start, stopping
 from flows.sinks import KafkaSink
 from flows.sources import Batch, KafkaSource
+from infra.ports.freed_memory import return_freed_memory
 from infra.ports.producer import Headers, Record
 from infra.ports.settings import Settings
 from phoenix.serving.engine import Phoenix, PostInputs
@@ -123,6 +124,7 @@ class EmbeddingModel:
             log.error("%s; posts still get vectors of %s", error, self.current.model.version)
         else:
             self.current = Served(model, pointer.at)
+            return_freed_memory()
 
 
 class PostSource(FixedPartitionedSource[EmbeddingTask, Progress]):
@@ -347,6 +349,7 @@ def flow() -> Dataflow:
     except ValueError as error:
         fail(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}", 2)
     first.model.warm_up(parts=("embed",))
+    return_freed_memory()
     model = EmbeddingModel(first)
     model.follow(settings, pointers[0] if pointers else None)
     return build_flow(PostSource(settings, model), KafkaSink(settings))

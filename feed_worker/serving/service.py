@@ -18,6 +18,7 @@ from infra.ports.clock import Clock, clock_of
 from infra.ports.consumer import wait_for_topics
 from infra.ports.endpoints import Endpoints
 from infra.ports.errors import BrokerUnreachable, StopRequested
+from infra.ports.freed_memory import return_freed_memory
 from infra.ports.redis import Client, RedisRetry
 from infra.ports.settings import Settings, SettingsError
 from phoenix.index.retrieval_index import VectorIndex
@@ -107,6 +108,7 @@ class Service:
             )
             self._waits_for, self._health = lambda: worker.waits_for, lambda: worker.problem
             del model, pipeline  # otherwise this frame keeps them in memory after a swap
+            return_freed_memory()
             swap.start()
             try:
                 worker.run()

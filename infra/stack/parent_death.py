@@ -12,13 +12,18 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
+def die_with(parent: int) -> None:
+    """Let Linux kill this process once its parent is gone; exit with 1 if the parent is gone already."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call
+        raise SystemExit(1)
+
+
 def main() -> None:
     """Set the parent-death signal and exec."""
-    parent, program = int(sys.argv[1]), sys.argv[2:]
+    program = sys.argv[2:]
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            raise SystemExit(1)
+        die_with(int(sys.argv[1]))
     try:
         os.execvp(program[0], program)
     except OSError as error:

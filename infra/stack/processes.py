@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from infra.ports.errors import ForYouError
 from infra.terminal.signals import held_back
@@ -27,10 +27,22 @@ class ChildDied(ForYouError, RuntimeError):
     """A process of the stack has ended by itself; the text has its name, its exit code and the end of its log."""
 
 
-class Child:
-    """A process that was started by `Children`."""
+class Process(Protocol):
+    """A child process of this one, such as `subprocess.Popen`."""
 
-    def __init__(self, name: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+
+    def wait(self, timeout: float) -> int:
+        """The exit code; raises TimeoutExpired."""
+
+
+class Child:
+    """A process of `Children`."""
+
+    def __init__(self, name: str, process: Process, log: Path) -> None:
         self.name, self.log = name, log
         self.pid = process.pid
         self._process = process
@@ -67,7 +79,7 @@ class Children:
     """Processes that start one after another and stop together; a context manager that stops them."""
 
     def __init__(self, log_directory: Path) -> None:
-        self._log_directory = log_directory
+        self.log_directory = log_directory
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
@@ -75,6 +87,12 @@ class Children:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self._children)
+
+    def __getitem__(self, name: str) -> Child:
+        return next(child for child in self._children if child.name == name)
 
     def start(
         self,
@@ -95,8 +113,8 @@ class Children:
             is_tied: Linux kills the program once this process is gone. Otherwise the program must end by itself.
 
         """
-        self._log_directory.mkdir(parents=True, exist_ok=True)
-        log = self._log_directory / f"{name}.log"
+        self.log_directory.mkdir(parents=True, exist_ok=True)
+        log = self._log_of(name)
         # a signal between start and entry would leave a child running
         with log.open("wb") as output, held_back():
             process = subprocess.Popen(
@@ -109,9 +127,22 @@ class Children:
                 pass_fds=inherited,
                 start_new_session=True,  # Ctrl-C reaches this process alone; it stops the children in order
             )
-            child = Child(name, process, log)
-            self._children.append(child)
+            return self._added(Child(name, process, log))
+
+    def adopt(self, name: str, process: Process) -> Child:
+        """Add a child of this process that another one has started; it writes to the log file of its name."""
+        return self._added(Child(name, process, self._log_of(name)))
+
+    def forget(self, child: Child) -> None:
+        """Remove a child that may end, or has ended."""
+        self._children = [each for each in self._children if each is not child]
+
+    def _added(self, child: Child) -> Child:
+        self._children.append(child)
         return child
+
+    def _log_of(self, name: str) -> Path:
+        return self.log_directory / f"{name}.log"
 
     def check(self) -> None:
         """Raise `ChildDied` for the first that has ended."""

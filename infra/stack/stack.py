@@ -1,5 +1,6 @@
 """The whole system as child processes: the flows, a worker and, if wanted, embedded servers."""
 
+import platform
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from infra.ports.settings import Settings
 from infra.stack.compile_cache import compile_cache, drop_damaged, is_filled, mark_filled
 from infra.stack.data_directory import DataDirectory
 from infra.stack.embedded import EmbeddedKafka, EmbeddedRedis, EmbeddedServer
+from infra.stack.fork_server import ForkServer, Program
 from infra.stack.kept_kafka import KeptKafka
 from infra.stack.processes import Child, ChildDied, Children
 from infra.terminal import signals
@@ -32,6 +34,13 @@ EMBEDDED_SESSION_TIMEOUT_MS = 3_000
 EMBEDDED_PARTITIONS = 1  # each costs the broker and every flow CPU while idle; one machine needs no more
 # glibc else keeps memory in up to eight arenas a core
 MEMORY = {"MALLOC_ARENA_MAX": "2"}
+IMPORTS = {
+    "flows.posts": ["bytewax.recovery", "infra.ports.endpoints", "flows.posts", "thunder_ingest.events.word_hashes"],
+    "flows.engagements": ["flows.engagements"],
+    "flows.embeddings": ["flows.embeddings"],
+    "feed_worker": ["feed_worker.experiments", "feed_worker.serving.service", "phoenix.serving.text_cache"],
+}
+"""What the programs import, as far as it takes long; JAX comes late, since two flows need none."""
 
 
 class NotReady(ForYouError, TimeoutError):
@@ -97,26 +106,39 @@ class Stack:
     def _start(self) -> None:
         self._stack.enter_context(self._data)
         drop_damaged()
+        programs = [*map(self._flow, FLOW_GROUPS), Program(WORKER, WORKER, [], IMPORTS.get(WORKER, []))]
+        # JAX and the C library read it when they are loaded
+        early = {"PYTHONUNBUFFERED": "1"} | MEMORY | compile_cache()
+        forks = None
+        if platform.system() == "Linux":
+            self._stack.callback(self._children.stop, GRACE_S)
+            forks = ForkServer(self._children, programs, early)  # it imports while the servers start
+            self._stack.callback(forks.close)
         kept = self._start_servers() if self.is_embedded else None
         if kept is None:
             connect(self.settings).close()
             created = create_topics(self.settings)
             self._say(f"{len(created)} topics created")
             self._data.bind(cluster_id(self.settings))
-        self._stack.callback(self._children.stop, GRACE_S)
-        # the worker first: it takes the longest
-        self._worker = self._children.start(WORKER, [sys.executable, "-m", WORKER], self._environment())
-        for flow in FLOW_GROUPS:
-            self._start_flow(flow)
-        self._say(f"a worker and {len(FLOW_GROUPS)} flows started")
+        self._stack.callback(self._children.stop, GRACE_S)  # before the servers
+        if forks is not None:
+            forks.start(self.settings.environment())
+        else:
+            for each in programs:
+                command = [sys.executable, "-m", each.module, *each.arguments]
+                self._children.start(each.name, command, early | self.settings.environment())
         if not is_filled():
             self._say("the first start compiles models and kernels, once per installation: a minute or two")
-        if kept is not None:  # meanwhile the others import what they need
-            restored = kept.wait_restored(self.check)
+        if kept is not None:  # the imports go on meanwhile
+            restored = kept.wait_restored(self._check_servers)
             self._say(
                 f"{restored.records:,} Kafka records ({restored.size_bytes / 1e6:.1f} MB) restored in "
                 f"{restored.seconds:.1f} s"
             )
+        if forks is not None:
+            forks.wait(self._check_servers)
+        self._worker = self._children[WORKER]
+        self._say(f"a worker and {len(FLOW_GROUPS)} flows started")
 
     def _start_servers(self) -> KeptKafka | None:
         """Start the embedded servers, Kafka first, and put their addresses into the settings."""
@@ -160,13 +182,13 @@ class Stack:
             self._data.discard_recovery()
             self._data.bind(kafka.cluster_id)
 
-    def _start_flow(self, flow: str) -> None:
-        package, name = flow.split(".")
-        command = [sys.executable, "-m", package, name, "--recovery", str(self._data.recovery_of(flow))]
-        self._children.start(flow, command, self._environment())
+    def _flow(self, name: str) -> Program:
+        package, flow = name.split(".")
+        return Program(name, package, [flow, "--recovery", str(self._data.recovery_of(name))], IMPORTS[name])
 
-    def _environment(self) -> dict[str, str]:
-        return {"PYTHONUNBUFFERED": "1"} | MEMORY | compile_cache() | self.settings.environment()
+    def pids(self) -> dict[str, int]:
+        """The process ids of the worker and the flows by name."""
+        return {child.name: child.pid for child in self._children}
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> dict[str, Any]:
         """Wait until the worker answers requests.
@@ -194,10 +216,13 @@ class Stack:
 
     def check(self) -> None:
         """Raise `ChildDied` if a process of the stack has ended, or again the exception of a signal."""
+        self._check_servers()
+        self._children.check()
+
+    def _check_servers(self) -> None:
         signals.check()
         for server in self._servers:
             server.check()
-        self._children.check()
 
     def watch(self) -> None:
         """Wait without limit; raises `ChildDied` as soon as a process has ended."""

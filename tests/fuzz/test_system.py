@@ -48,7 +48,7 @@ class Fuzzer:
     """Sends inputs to a running stack, and finds out where each message went."""
 
     def __init__(self, stack: Stack, seed: int) -> None:
-        self._stack, self.settings, self._draw = stack, stack.settings, random.Random(seed)
+        self.stack, self.settings, self._draw = stack, stack.settings, random.Random(seed)
         self._producer = Producer(
             {"bootstrap.servers": stack.settings.kafka, "compression.type": "zstd", "message.max.bytes": 8_000_000}
         )
@@ -79,7 +79,7 @@ class Fuzzer:
             else:
                 self._send_http()
             if self._number % 1_000 == 0:
-                self._stack.check()
+                self.stack.check()
         self._producer.flush()
 
     def _send_message(self) -> None:
@@ -147,7 +147,7 @@ class Fuzzer:
     def _wait(self, is_done: Any) -> None:
         until = time.monotonic() + WAIT_S
         while not is_done():
-            self._stack.check()
+            self.stack.check()
             assert time.monotonic() < until, "messages are neither used nor dead-lettered"
             for message in self._outcomes.consume(5_000, 0.5):
                 value = message.value()
@@ -191,14 +191,9 @@ def place_of(message: Message) -> Place:
     return message.topic() or "", message.partition() or 0, message.offset() or 0
 
 
-def memory() -> dict[str, int]:
+def memory(stack: Stack) -> dict[str, int]:
     """Resident bytes of the flows and the worker."""
-    children = psutil.Process().children(recursive=True)
-    names = {child.pid: " ".join(child.cmdline()) for child in children}
-    ours = ("flows posts", "flows engagements", "flows embeddings", "feed_worker")
-    return {
-        ours_: sum(child.memory_info().rss for child in children if f"-m {ours_}" in names[child.pid]) for ours_ in ours
-    }
+    return {name: psutil.Process(pid).memory_info().rss for name, pid in stack.pids().items()}
 
 
 @pytest.fixture
@@ -218,9 +213,9 @@ def test_no_input_ends_a_process_or_is_lost_and_memory_stays_level(fuzzer: Fuzze
     assert HOSTILE
     fuzzer.send(INPUTS // 2)
     fuzzer.settle()
-    before = memory()
+    before = memory(fuzzer.stack)
     fuzzer.send(INPUTS - INPUTS // 2)
     fuzzer.settle()
-    after = memory()
+    after = memory(fuzzer.stack)
     assert fuzzer.unused() == []
     assert {name for name in before if after[name] > before[name] * 1.25 + GROWTH_BYTES} == set()
