@@ -26,6 +26,7 @@ from infra.stack.processes import Child, ChildDied, Children
 from infra.terminal import signals
 
 WORKER = "feed_worker"
+SYSTEM = platform.system()
 READY_TIMEOUT_S = 900.0  # the first start compiles the models, which took 600 s on a busy machine
 POLL_S = 0.1
 GRACE_S = 2.0  # work that is cut short is done again from the log
@@ -110,7 +111,7 @@ class Stack:
         # JAX and the C library read it when they are loaded
         early = {"PYTHONUNBUFFERED": "1"} | MEMORY | compile_cache()
         forks = None
-        if platform.system() == "Linux":
+        if SYSTEM == "Linux":
             self._stack.callback(self._children.stop, GRACE_S)
             forks = ForkServer(self._children, programs, early)  # it imports while the servers start
             self._stack.callback(forks.close)

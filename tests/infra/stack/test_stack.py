@@ -71,10 +71,12 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+@pytest.mark.parametrize("system", ["Linux", "Darwin"])
 def test_a_stack_is_ready_once_its_own_worker_is_registered(
-    workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    system: str, workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack_module, "WORKER", "worker_that_is_ready")
+    monkeypatch.setattr(stack_module, "SYSTEM", system)
     lines: list[str] = []
     with Stack(load(), tmp_path / "stack", say=lines.append) as stack:
         assert stack.wait_ready()["model_version"] == "none"
