@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from msgspec import Struct
 
 from infra.ports.errors import DeliveryFailed, MessageTooLarge, StopRequested
 from infra.ports.kafka_config import producer_config
@@ -24,8 +25,8 @@ OnDelivered: TypeAlias = Callable[[Any, str, int, int], None]
 """Receives the token of `send`, and the topic, the partition and the offset of a delivered message."""
 
 
-class Record(NamedTuple):
-    """A message to be written."""
+class Record(Struct, frozen=True, gc=False):
+    """A message to be written. A struct is made in a third of the time of a named tuple; flows make one an event."""
 
     topic: str
     key: bytes | None
@@ -104,12 +105,11 @@ class KafkaProducer:
         """Hand records over; wait while the queue is full."""
         produce = self._producer.produce
         for record in records:
-            topic, key, value, headers = record
             try:
-                if headers:
-                    produce(topic, value, key, headers=[*headers])
+                if record.headers:
+                    produce(record.topic, record.value, record.key, headers=[*record.headers])
                 else:  # an empty list of headers would cost more than the rest of the call
-                    produce(topic, value, key)
+                    produce(record.topic, record.value, record.key)
             except (BufferError, KafkaException):
                 self.send(record)
 
@@ -175,12 +175,11 @@ class KafkaProducer:
             raise DeliveryFailed("; ".join(sorted({str(refusal) for refusal in self.refusals})))
 
     def _offered(self, record: Record, token: Any) -> bool:
-        topic, key, value, headers = record
-        extra: dict[str, Any] = {"headers": [*headers]} if headers else {}
+        extra: dict[str, Any] = {"headers": [*record.headers]} if record.headers else {}
         if token is not None:
             extra["on_delivery"] = partial(self._on_report, token)
         try:
-            self._producer.produce(topic, value, key, **extra)
+            self._producer.produce(record.topic, record.value, record.key, **extra)
         except BufferError:
             return False
         return True

@@ -60,7 +60,7 @@ def _smaller(record: Record) -> Record | None:
     kept = SMALL_BYTES if len(letter.value) > SMALL_BYTES else 0
     value, value_bytes = _cut(letter.value, kept)
     letter = msgspec.structs.replace(letter, value=value, value_bytes=letter.value_bytes or value_bytes)
-    return record._replace(value=pack(letter))
+    return msgspec.structs.replace(record, value=pack(letter))
 
 
 def _cut(raw: bytes | None, limit: int) -> tuple[bytes | None, int | None]:
