@@ -12,7 +12,7 @@ from tests.thunder_ingest.users.users import edge
 from thunder_ingest.events import Block, Follow
 from thunder_ingest.events.redis_keys import BUILD_KEY, MARK_KEY, user_key
 from thunder_ingest.users import redis_form
-from thunder_ingest.users.entries import updates_of
+from thunder_ingest.users.entries import UserUpdate, updates_of, view_entry
 from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.register import SHARDS, UserRegister, declare_whole
 
@@ -124,6 +124,18 @@ def test_a_known_user_costs_the_flow_one_command_a_batch_and_the_worker_none(val
     assert calls["cmdstat_get"] == 2  # the mark: one with the write, one with the read
     assert calls["cmdstat_hset"] == calls["cmdstat_hgetall"] == 2
     assert "cmdstat_smismember" not in calls
+
+
+def test_new_users_cost_the_flow_one_query_and_one_command_for_each_set(valkey: redis.Redis) -> None:
+    declare_whole(valkey)
+    users = [str(user) for user in range(1, 10_001)]
+    valkey.config_resetstat()
+    UserStates(valkey).append([UserUpdate(user, "seen", view_entry(1, 2)) for user in users], "a")
+    calls = {name: stat["calls"] for name, stat in valkey.info("commandstats").items()}
+    assert calls["cmdstat_smismember"] == calls["cmdstat_sadd"] <= SHARDS
+    register = UserRegister(valkey)
+    assert register.new_users([*users, "0x", "72000"]) == ["0x", "72000"]
+    assert register.are_new(["1", "72000"]) == [False, True]
 
 
 def test_a_build_ends_only_once_and_only_with_all_sets(valkey: redis.Redis) -> None:
