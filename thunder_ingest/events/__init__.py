@@ -6,7 +6,7 @@ upgraded first. Flows and workers write MessagePack. All times are epoch millise
 
 from thunder_ingest.events.actions import ACTION_INDEX, ACTIONS, IMPRESSION, NEGATIVE_ACTIONS, ActionName, surface_code
 from thunder_ingest.events.arrival import count_from_arrival
-from thunder_ingest.events.codec import decode, decode_any, encode, key_of, readable_request, topic_of
+from thunder_ingest.events.codec import decode, decode_all, decode_any, encode, key_of, readable_request, topic_of
 from thunder_ingest.events.derived import (
     AccountState,
     DeadLetter,
@@ -129,6 +129,7 @@ __all__ = [
     "Unsubscribe",
     "count_from_arrival",
     "decode",
+    "decode_all",
     "decode_any",
     "encode",
     "key_of",

@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any, get_args
 
 import msgspec
@@ -10,9 +11,11 @@ from thunder_ingest import events
 from thunder_ingest.events import (
     ACTIONS,
     INPUT_TYPES,
+    MAX_MESSAGE_BYTES,
     Refused,
     count_from_arrival,
     decode,
+    decode_all,
     decode_any,
     encode,
     key_of,
@@ -217,6 +220,29 @@ def test_decode_any_refuses_like_decode() -> None:
     for raw in (b"{", message(POST, kind="repost"), message(POST, type="story")):
         with pytest.raises(Refused):
             decode_any(raw)
+
+
+def test_a_batch_decodes_like_its_messages_one_by_one() -> None:
+    raws = [
+        message(POST),
+        None,
+        b"{",
+        message(POST, kind="repost"),
+        message(POST, author_id=2**63),
+        message(POST, author_id=str(2**63)),
+        message(POST, conversation_id=0, lang=""),
+        b" " * MAX_MESSAGE_BYTES + message(POST),
+        b"[" * 100_000,
+        message(POST, post_id=6),
+    ]
+    found = decode_all("posts", raws)
+    assert [place for place, event in enumerate(found) if isinstance(event, Refused)] == [1, 2, 3, 4, 5, 7, 8]
+    for raw, event in zip(raws, found, strict=True):
+        if isinstance(event, Refused):
+            with pytest.raises(Refused, match=f"^{re.escape(str(event))}$"):
+                decode("posts", raw)
+        else:
+            assert event == decode("posts", raw)
 
 
 @given(st.sampled_from(list(INPUT_TYPES)), st.binary(max_size=200))
