@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.ingest_log import engagements, posts
 from benchmarks.report import Measure, print_report
 from flows.decoding import Decoded, Decoder
-from flows.engagements import count_changes, user_writes
+from flows.engagements import count_changes, engaged, user_writes
 from flows.posts import Apply, Route
 from flows.process import tune_garbage_collector
 from flows.sources import BATCH_MESSAGES, Batch
@@ -53,9 +53,10 @@ def steps(count: int) -> dict[str, Callable[[], object]]:
     """Return the steps by name; all use the same events."""
     random, decode = np.random.default_rng(7), Decoder(Settings(), WallClock())
     written = batch("posts", list(posts(count, random)))
-    engaged = batch("engagements", list(engagements(count, 100_000, random)))
-    created, viewed = decode(written), decode(engaged)
-    writes = user_writes(viewed)
+    views = batch("engagements", list(engagements(count, 100_000, random)))
+    created, viewed = decode(written), decode(views)
+    columns = engaged(viewed)
+    writes = user_writes(columns)
 
     def applied(decoded: Decoded) -> Any:
         ((_, share),) = Route(1)(decoded)
@@ -65,10 +66,11 @@ def steps(count: int) -> dict[str, Callable[[], object]]:
         "posts_decode": lambda: decode(written),
         "posts_apply": lambda: applied(created),
         "posts_apply_of_that_tokens": lambda: packed_tokens_of([event.text for event in created.events]),
-        "engagements_decode": lambda: decode(engaged),
-        "engagements_group_by_user": lambda: user_writes(viewed),
+        "engagements_decode": lambda: decode(views),
+        "engagements_columns": lambda: engaged(viewed),
+        "engagements_group_by_user": lambda: user_writes(columns),
         "engagements_pack_for_redis": lambda: hset_commands(writes.entries, writes.suffix),
-        "engagements_count": lambda: count_changes(viewed),
+        "engagements_count": lambda: count_changes(columns),
     }
 
 

@@ -28,9 +28,10 @@ from infra.ports.errors import RedisRefused, StopRequested
 from infra.ports.producer import Record
 from infra.ports.redis import RedisRetry
 from infra.ports.settings import Settings
-from thunder_ingest.counts.table import Changes, by_shard, changes_of, warm_up
+from thunder_ingest.counts.table import Changes, by_shard, changes_of_columns, warm_up
 from thunder_ingest.events import AccountState
-from thunder_ingest.users.entries import UserEntries, entries_by_user
+from thunder_ingest.events.engagement_columns import EngagementColumns, engagement_columns
+from thunder_ingest.users.entries import UserEntries, entries_of
 from thunder_ingest.users.redis_form import UserStates
 
 BATCH_MESSAGES = 50_000  # with lag, a large batch has many events of one user, and needs fewer writes
@@ -54,20 +55,32 @@ class UserWrites(NamedTuple):
     """Topic, partition and first offset of the batch; None if it is empty."""
 
 
-def user_writes(decoded: Decoded) -> UserWrites:
+class Engaged(NamedTuple):
+    """A batch with its events as columns."""
+
+    batch: Batch
+    columns: EngagementColumns
+
+
+def engaged(decoded: Decoded) -> Engaged:
+    """Return the columns of a batch."""
+    return Engaged(decoded.batch, engagement_columns(decoded.events))
+
+
+def user_writes(engaged: Engaged) -> UserWrites:
     """Return the entries of users' states for the events of a batch."""
-    topic, partition, messages = decoded.batch
+    topic, partition, messages = engaged.batch
     if not messages:
-        return UserWrites(entries_by_user([]), "")
+        return UserWrites({}, "")
     first, last = messages[0].offset() or 0, messages[-1].offset()
-    return UserWrites(
-        entries_by_user(decoded.events), f"{topic[0]}{partition}-{first}-{last}", (topic, partition, first)
-    )
+    suffix = f"{topic[0]}{partition}-{first}-{last}"
+    return UserWrites(entries_of(engaged.columns), suffix, (topic, partition, first))
 
 
-def count_changes(decoded: Decoded) -> list[tuple[str, Changes]]:
+def count_changes(engaged: Engaged) -> list[tuple[str, Changes]]:
     """Return the changes of post counts by a batch, keyed by shard."""
-    return [(shard_name(shard), rows) for shard, rows in by_shard(changes_of(decoded.events), SHARDS).items()]
+    changes = by_shard(changes_of_columns(engaged.columns), SHARDS)
+    return [(shard_name(shard), rows) for shard, rows in changes.items()]
 
 
 class UserSink(DynamicSink[UserWrites]):
@@ -143,10 +156,11 @@ def build_flow(
     flow = Dataflow("engagements")
     both = op.merge("both", op.input(VOICES, flow, engagements), op.input("social-graph", flow, graph))
     decoded = op.map("decode", both, decode)
-    op.output("users", op.map("user-writes", decoded, user_writes), users)
+    columns = op.map("columns", decoded, engaged)
+    op.output("users", op.map("user-writes", columns, user_writes), users)
     op.output("dead-letters", op.map("refused", decoded, lambda each: each.refused), records)
     op.output("accounts", op.flat_map("account-states", decoded, account_states), accounts)
-    op.output("post-counts", op.flat_map("count", decoded, count_changes), counts)
+    op.output("post-counts", op.flat_map("count", columns, count_changes), counts)
     return flow
 
 

@@ -45,7 +45,7 @@ from thunder_ingest.events.ids import id64
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.posts.table import PostTable
 from thunder_ingest.users.compact_form import encode
-from thunder_ingest.users.entries import by_user, updates_of
+from thunder_ingest.users.entries import entries_by_user
 from thunder_ingest.users.state import UserState, decode
 
 VIEWER: Final = "foryou.warm-up"
@@ -102,7 +102,7 @@ class _SyntheticUsers(UserStateStore):
     """One viewer with every kind of entry, and one with none. Each read also reads Redis, which has neither."""
 
     def __init__(self, users: UserStateStore, now_ms: int) -> None:
-        entries = by_user(update for event in _user_events(now_ms) for update in updates_of(event))
+        entries = entries_by_user(_user_events(now_ms))
         self._fields = {kind.encode(): encode(kind, each) for kind, each in entries[VIEWER].items()}
         self._users = users
 

@@ -29,7 +29,7 @@ from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.terminal.progress import Report
 from thunder_ingest.events import EngagementEvent, GraphEvent, Refused, count_from_arrival, decode
-from thunder_ingest.users.entries import by_user, updates_of
+from thunder_ingest.users.entries import entries_by_user
 from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.register import UserRegister
 
@@ -119,10 +119,9 @@ class _Rebuild:
         return msgspec.structs.replace(self._counted, users=len(self._written), seconds=round(seconds, 3))
 
     def _write(self, messages: Sequence[Message]) -> None:
-        updates = [update for event in self._events(messages) for update in updates_of(event)]
         first, last = messages[0], messages[-1]
         suffix = f"r{(first.topic() or '')[0]}{first.partition()}-{first.offset()}-{last.offset()}"
-        entries = by_user(updates)
+        entries = entries_by_user(self._events(messages))
         new = [user for user in entries if user not in self._written]
         self._redis_retry.run(lambda: self._register.start_rebuilt(new, self._id))
         self._redis_retry.run(lambda: self._users.write(entries, suffix))

@@ -18,13 +18,15 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from thunder_ingest.counts.columns import DWELL_TIME, IMPRESSIONS
+from thunder_ingest.counts.columns import DWELL_TIME
 from thunder_ingest.counts.voices import (
+    AMOUNT,
     COLUMN,
     KEY,
     POST,
     ROW,
     SAMPLE,
+    STAMP,
     PostColumns,
     enter,
     join,
@@ -36,15 +38,8 @@ from thunder_ingest.counts.voices import (
     rows_of,
     voices,
 )
-from thunder_ingest.events import (
-    ACTION_INDEX,
-    Engagement,
-    EngagementEvent,
-    GraphEvent,
-    Impression,
-    PostCounts,
-)
-from thunder_ingest.events.ids import id64
+from thunder_ingest.events import EngagementEvent, GraphEvent, Impression, PostCounts
+from thunder_ingest.events.engagement_columns import EngagementColumns, engagement_columns
 from thunder_ingest.kernels.id_table import id_table, with_room
 from thunder_ingest.posts.author_index import longer
 
@@ -69,23 +64,17 @@ class Drained(NamedTuple):
 
 def changes_of(events: Iterable[EngagementEvent | GraphEvent]) -> Changes:
     """The changes by events; events of the social graph change no count."""
-    rows: list[int] = []  # end to end
-    for event in events:
-        if type(event) is Impression:
-            column, undo, amount = IMPRESSIONS, False, 1
-        elif type(event) is Engagement:
-            column, undo = ACTION_INDEX[event.action], event.undo is True
-            amount = 0 if undo else (event.dwell_ms or 0) if column == DWELL_TIME else 1
-        else:
-            continue
-        post_id, user_id = event.post_id, event.user_id
-        if type(post_id) is not int:
-            post_id = id64(post_id)
-        if type(user_id) is not int:
-            user_id = id64(user_id)
-        rows += (post_id, user_id, event.at * 2 + undo, column, amount)
-    changes = np.array(rows, np.int64).reshape(-1, ROW)
-    changes[:, KEY] = keys_of(changes[:, POST], changes[:, COLUMN], changes[:, KEY])
+    return changes_of_columns(engagement_columns(events))
+
+
+def changes_of_columns(columns: EngagementColumns) -> Changes:
+    """The changes by engagements and impressions."""
+    changes = np.empty((len(columns.user), ROW), np.int64)
+    changes[:, POST], changes[:, COLUMN] = columns.post_id, columns.action
+    changes[:, KEY] = keys_of(columns.post_id, columns.action, columns.account_ids())
+    changes[:, STAMP] = columns.at * 2 + columns.undo
+    done = np.where(columns.action == DWELL_TIME, columns.dwell_ms, 1)
+    changes[:, AMOUNT] = np.where(columns.undo == 1, 0, done)
     return changes
 
 
@@ -94,6 +83,7 @@ def warm_up() -> None:
     table = CountTable(1, sample=1)
     table.add(changes_of(Impression(user_id=user, post_id=1, author_id=1, at=1) for user in (1, 2, 3)), 1)
     table.drain(3)
+    table.add(changes_of(Impression(user_id=1, post_id=post, author_id=1, at=9) for post in range(1, 3_000)), 9)
 
 
 def by_shard(changes: Changes, shards: int) -> dict[int, Changes]:

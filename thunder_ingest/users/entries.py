@@ -5,16 +5,13 @@ order and any number of times.
 """
 
 import struct
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from thunder_ingest.events import (
-    ACTION_INDEX,
-    IMPRESSION,
     Account,
     Block,
     Engagement,
@@ -30,8 +27,8 @@ from thunder_ingest.events import (
     Unmute,
     UnmuteKeyword,
     Unsubscribe,
-    surface_code,
 )
+from thunder_ingest.events.engagement_columns import EngagementColumns, engagement_columns
 from thunder_ingest.events.ids import id64, published_form
 
 HISTORY: Final = np.dtype(
@@ -53,7 +50,6 @@ EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscription
 KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "seen_before", "served")
 """A post that leaves the history goes to `seen`, later to `seen_before`."""
 
-_pack_history = struct.Struct("<qqqIBBB").pack
 _EDGE = struct.Struct("<qqB")
 _pack_view = struct.Struct("<qq").pack
 _KEYWORD = struct.Struct("<qBH")  # and as many bytes of UTF-8
@@ -79,16 +75,18 @@ class UserUpdate(NamedTuple):
     entry: bytes
 
 
-UserEntries: TypeAlias = defaultdict[str, defaultdict[str, list[bytes]]]
-"""Entries to append, by user and kind."""
-_kinds: Final[Callable[[], defaultdict[str, list[bytes]]]] = partial(defaultdict, list)
+UserEntries: TypeAlias = dict[str, dict[str, list[bytes]]]
+"""Entries to append, by user and kind: an element has one or several entries end to end."""
 
 
 def by_user(updates: Iterable[UserUpdate]) -> UserEntries:
     """Group updates by user and kind; they may come in any order."""
-    entries: UserEntries = defaultdict(_kinds)
+    return _with_updates({}, updates)
+
+
+def _with_updates(entries: UserEntries, updates: Iterable[UserUpdate]) -> UserEntries:
     for user, kind, entry in updates:
-        entries[user][kind].append(entry)
+        entries.setdefault(user, {}).setdefault(kind, []).append(entry)
     return entries
 
 
@@ -112,25 +110,21 @@ def updates_of(event: EngagementEvent | GraphEvent | Account) -> list[UserUpdate
 
 
 def entries_by_user(events: Iterable[EngagementEvent | GraphEvent | Account]) -> UserEntries:
-    """The entries of `updates_of` for each event, by user and kind: the hot path of the engagements flow."""
-    entries: UserEntries = defaultdict(_kinds)
-    for event in events:
-        action, dwell_ms, undo = IMPRESSION, 0, False
-        if type(event) is Engagement:
-            action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, event.undo is True
-        elif type(event) is not Impression:
-            for user, kind, entry in updates_of(event):
-                entries[user][kind].append(entry)
-            continue
-        user_id, post_id, author_id = event.user_id, event.post_id, event.author_id
-        if type(post_id) is not int:
-            post_id = id64(post_id)
-        if type(author_id) is not int:
-            author_id = id64(author_id)
-        surface = 0 if event.surface is None else surface_code(event.surface)
-        kinds = entries[str(user_id) if type(user_id) is int else published_form(user_id)]
-        kinds["history"].append(_pack_history(event.at, post_id, author_id, dwell_ms, action, undo, surface))
-    return entries
+    """The entries of `updates_of` for each event, by user and kind."""
+    return entries_of(engagement_columns(events))
+
+
+def entries_of(columns: EngagementColumns) -> UserEntries:
+    """The entries by user and kind: the hot path of the engagements flow."""
+    by_user = np.argsort(columns.user, kind="stable")
+    users, history = columns.user[by_user], np.empty(len(by_user), HISTORY)
+    for name in HISTORY.names or ():
+        history[name] = getattr(columns, name)[by_user]
+    begins = np.flatnonzero(np.diff(users, prepend=0))  # no user is 0
+    packed, ends = history.tobytes(), (np.append(begins, len(users)) * HISTORY.itemsize).tolist()
+    names = [str(user) if user > 0 else columns.string_ids[-1 - user] for user in users[begins].tolist()]
+    entries = {name: {"history": [packed[begin:end]]} for name, (begin, end) in zip(names, pairwise(ends), strict=True)}
+    return _with_updates(entries, (update for event in columns.others for update in updates_of(event)))
 
 
 def view_entry(at: int, post_id: int) -> bytes:

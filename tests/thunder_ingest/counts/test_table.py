@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from thunder_ingest.counts.changelog import pack_changes, unpack_changes
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.counts.table import Changes, CountTable, by_shard, changes_of
-from thunder_ingest.counts.voices import SAMPLE
+from thunder_ingest.counts.voices import KEY, SAMPLE
 from thunder_ingest.events import (
     ACTION_INDEX,
     IMPRESSION,
@@ -22,6 +22,7 @@ from thunder_ingest.events import (
     Impression,
     PostCounts,
 )
+from thunder_ingest.events.ids import id64
 
 T0 = 1_700_000_000_000
 AGE_MS = 1_000
@@ -275,3 +276,10 @@ def test_the_order_of_pieces_in_one_call_makes_no_difference() -> None:
     one.add(changes, T0)
     other.add(np.ascontiguousarray(changes[::-1]), T0)
     assert totals(one) == totals(other)
+
+
+def test_an_account_with_a_string_id_has_the_voice_of_its_number() -> None:
+    accounts: list[int | str] = ["did:a", 7, "7", "did:b", "did:a", id64("did:b")]
+    voices = changes_of(Impression(user_id=each, post_id=5, author_id=1, at=T0) for each in accounts)[:, KEY].tolist()
+    assert [voices[place] for place in (4, 2, 5)] == [voices[place] for place in (0, 1, 3)]
+    assert len(set(voices)) == 3

@@ -24,7 +24,7 @@ from thunder_ingest.events import (
     surface_code,
 )
 from thunder_ingest.events.ids import id64
-from thunder_ingest.users.entries import EDGE, HISTORY, by_user, entries_by_user, updates_of
+from thunder_ingest.users.entries import EDGE, HISTORY, UserEntries, by_user, entries_by_user, updates_of
 
 
 def test_an_engagement_adds_to_the_history() -> None:
@@ -75,4 +75,10 @@ any_events: st.SearchStrategy[EngagementEvent | GraphEvent] = st.one_of(
 
 @given(st.lists(any_events, max_size=12))
 def test_the_entries_of_a_batch_are_those_of_each_of_its_events(events: list[EngagementEvent | GraphEvent]) -> None:
-    assert entries_by_user(events) == by_user(update for event in events for update in updates_of(event))
+    assert _joined(entries_by_user(events)) == _joined(
+        by_user(update for event in events for update in updates_of(event))
+    )
+
+
+def _joined(entries: UserEntries) -> dict[str, dict[str, bytes]]:
+    return {user: {kind: b"".join(each) for kind, each in kinds.items()} for user, kinds in entries.items()}
