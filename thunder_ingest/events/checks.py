@@ -142,6 +142,11 @@ _IDS: Final = frozenset(
 _EMPTY_ID: Final = (*_EMPTY, b'"0"')  # exporters of Protocol Buffers write 64-bit integers as strings
 
 
+def empty_defaults(name: str) -> tuple[bytes, ...]:
+    """The values, in JSON, with which an optional field counts as absent."""
+    return _EMPTY_ID if name in _IDS else _EMPTY
+
+
 def without_defaults(raw: bytes | str, variants: Iterable[type[msgspec.Struct]]) -> bytes | None:
     """A message without the optional fields that only hold the empty default of an exporter.
 
@@ -160,11 +165,7 @@ def without_defaults(raw: bytes | str, variants: Iterable[type[msgspec.Struct]])
         return None
     for variant in variants:
         if variant.__struct_config__.tag == tag:
-            optional = {field.encode_name: field.name in _IDS for field in fields_of(variant) if not field.required}
-            kept = {
-                name: value
-                for name, value in fields.items()
-                if name not in optional or bytes(value) not in (_EMPTY_ID if optional[name] else _EMPTY)
-            }
+            absent = {each.encode_name: empty_defaults(each.name) for each in fields_of(variant) if not each.required}
+            kept = {name: value for name, value in fields.items() if bytes(value) not in absent.get(name, ())}
             return msgspec.json.encode(kept) if len(kept) < len(fields) else None
     return None
