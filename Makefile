@@ -52,6 +52,7 @@ SOAK := tests/e2e tests/feed_worker/test_safety.py tests/flows/test_redis_failov
 
 soak: $(INSTALLED) ## run the long end-to-end tests; FORYOU_LOG=DIRECTORY adds a real log
 	@FORYOU_E2E=required FORYOU_SOAK=1 $(BIN)/python -m pytest $(SOAK) $(ARGS)
+	@FORYOU_E2E=required FORYOU_E2E_CLUSTER=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
 
 clean: ## remove .venv, caches and build outputs; keep .foryou
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

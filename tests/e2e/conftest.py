@@ -1,18 +1,24 @@
-"""One Kafka and one Redis for the end-to-end tests of a process, and one running stack."""
+"""One Kafka and one Redis for the end-to-end tests of a process, and one running stack.
 
+FORYOU_E2E_CLUSTER=1 runs the tests on a Redis Cluster; those that stop, fill or delay the one Redis are skipped.
+"""
+
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
-import redis
 
 from feed_worker.client import Client
 from infra.ports.kafka_admin import admin, create_topics
+from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.stack.stack import Stack
 from tests.e2e import containers
+from tests.infra.redis_cluster import local_cluster
 
+CLUSTER = bool(os.environ.get("FORYOU_E2E_CLUSTER"))
 LONG_S = 600
 """The limit of every wait. A step of one second takes minutes on a busy machine."""
 POLL_S = 0.05
@@ -37,28 +43,46 @@ def kafka_server() -> Iterator[containers.Server]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[containers.Server]:
     """A test that stops the server must start it again."""
+    if CLUSTER:
+        pytest.skip("needs the one Redis; FORYOU_E2E_CLUSTER runs a Redis Cluster")
     with containers.redis_server() as server:
         yield server
 
 
+@pytest.fixture(scope="session")
+def redis_address(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str | bool]]:
+    """The fields of the settings that name the Redis, or the Redis Cluster of three primaries and their replicas."""
+    if CLUSTER:
+        with local_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+            yield cluster.address(0, 1)
+    else:
+        yield {"redis": f"redis://{request.getfixturevalue('redis_server').address}/0"}
+
+
 @pytest.fixture(scope="module")
 def settings(
-    kafka_server: containers.Server, redis_server: containers.Server, request: pytest.FixtureRequest
+    kafka_server: containers.Server, redis_address: dict[str, str | bool], request: pytest.FixtureRequest
 ) -> Settings:
     """Settings with the addresses of the servers. Each module gets empty topics, an empty Redis and its own groups."""
     found = Settings(
         kafka=kafka_server.address,
-        redis=f"redis://{redis_server.address}/0",
         group_prefix=request.module.__name__.rpartition(".")[2],
         session_timeout_ms=6_000,
         deadline_ms=LONG_S * 1_000,
         max_wait_ms=LONG_S * 1_000,
-    )
-    with redis.Redis.from_url(found.redis) as client:
-        client.flushall()
+    ).model_copy(update=redis_address)
+    empty_redis(found)
     delete_topics(found)
     create_topics(found)
     return found
+
+
+def empty_redis(settings: Settings) -> None:
+    client = connect(settings)
+    client.flushall()
+    client.close()
 
 
 def delete_topics(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from testcontainers.core.container import DockerContainer
 
 KAFKA_IMAGE = os.environ.get("KAFKA_IMAGE", "apache/kafka:4.1.0")
 REDIS_IMAGE = os.environ.get("REDIS_IMAGE", "redis:7.0")
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 300
 
 
 def engine_problem() -> str | None:
@@ -79,6 +79,10 @@ class Server:
         """Kill the server; the data that it has written stays."""
         self._docker().kill()
 
+    def wait_ended(self) -> None:
+        """Wait until the server ends by itself."""
+        self._docker().wait(timeout=10 * START_TIMEOUT_S)
+
     def start(self) -> None:
         """Start the server again and wait until it is ready."""
         self.wait(self.start_only())
@@ -113,9 +117,58 @@ def on_loopback(container: DockerContainer, inside: str, port: int) -> DockerCon
     return container
 
 
+class SmallDisk:
+    """A disk in memory that outlives the server on it: a container of its own keeps it mounted."""
+
+    def __init__(self, keeper: Any, name: str) -> None:
+        self._keeper, self._name = keeper, name
+
+    def mount(self, container: DockerContainer, path: str) -> DockerContainer:
+        """Mount the disk in the container of a server."""
+        return container.with_volume_mapping(self._name, path, "rw")
+
+    def fill(self, left_kib: int) -> None:
+        """Fill the disk except for some KiB."""
+        self._run(
+            f"truncate -s 0 {_FILLER}; free=$(df -k --output=avail /disk | tail -1); "
+            f"head -c $(( (free - {left_kib}) * 1024 )) /dev/zero > {_FILLER}"
+        )
+
+    def free(self) -> None:
+        """Free the space that `fill` took."""
+        self._run(f"rm -f {_FILLER}")
+
+    def left_kib(self) -> int:
+        """The free space in KiB."""
+        return int(self._run("df -k --output=avail /disk | tail -1"))
+
+    def _run(self, script: str) -> str:
+        code, output = self._keeper.exec_run(["sh", "-c", script])
+        assert code == 0, output
+        return str(output.decode())
+
+
+_FILLER = "/disk/filler"
+
+
 @contextlib.contextmanager
-def kafka() -> Iterator[Server]:
-    """A single-node broker in KRaft mode."""
+def small_disk(mib: int) -> Iterator[SmallDisk]:
+    with contextlib.closing(docker.from_env(timeout=600)) as engine:
+        volume = engine.volumes.create(
+            driver="local", driver_opts={"type": "tmpfs", "device": "tmpfs", "o": f"size={mib}m"}
+        )
+        disk = {volume.name: {"bind": "/disk", "mode": "rw"}}
+        keeper = engine.containers.run(REDIS_IMAGE, ["sleep", "infinity"], detach=True, init=True, volumes=disk)
+        try:
+            yield SmallDisk(keeper, volume.name)
+        finally:
+            keeper.remove(force=True)
+            volume.remove(force=True)
+
+
+@contextlib.contextmanager
+def kafka(disk: SmallDisk | None = None) -> Iterator[Server]:
+    """A single-node broker in KRaft mode; with a disk, its log is there."""
     port = free_port()
     environment = {
         "NODE_ID": "1",
@@ -133,6 +186,9 @@ def kafka() -> Iterator[Server]:
         "AUTO_CREATE_TOPICS_ENABLE": "false",
     }
     container = on_loopback(DockerContainer(KAFKA_IMAGE), "9092/tcp", port)
+    if disk is not None:
+        environment |= {"LOG_DIRS": "/disk/log", "HEAP_OPTS": "-Xms320m -Xmx320m"}
+        container = disk.mount(container, "/disk")
     for name, value in environment.items():
         container = container.with_env(f"KAFKA_{name}", value)
     with container as running:

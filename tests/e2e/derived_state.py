@@ -8,6 +8,8 @@ import redis
 
 from feed_worker.replica.reader import Replica
 from infra.ports.clock import WallClock
+from infra.ports.redis import Client as RedisClient
+from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from phoenix.index.retrieval_index import VectorIndex
@@ -58,7 +60,7 @@ class DerivedState(NamedTuple):
     """Messages with at least one dead letter."""
 
 
-def actual_state(settings: Settings, client: redis.Redis) -> DerivedState:
+def actual_state(settings: Settings) -> DerivedState:
     """The state in Kafka and Redis, and the post store of a worker that has read it."""
     posts = {int(key): _post(value) for key, value in _compacted(settings, "thunder-posts").items()}
     counts = [unpack_counts(value) for value in _compacted(settings, "post-counts").values() if value]
@@ -70,7 +72,10 @@ def actual_state(settings: Settings, client: redis.Redis) -> DerivedState:
     assert replica.failure is None
     letters = [unpack_dead_letter(m.value() or b"") for batch in scan(settings, ["dead-letters"]) for m in batch]
     refused = {(letter.topic, letter.partition, letter.offset) for letter in letters}
-    return _derived_state(posts, counts, _users(client), store, refused)
+    client = connect(settings)
+    users = _users(client)
+    client.close()
+    return _derived_state(posts, counts, users, store, refused)
 
 
 def expected_state(settings: Settings, empty: redis.Redis) -> DerivedState:
@@ -130,7 +135,7 @@ def _post(value: bytes | None) -> Post | None:
     return None if value is None else unpack_post(value)
 
 
-def _users(client: redis.Redis) -> dict[str, UserState]:
+def _users(client: RedisClient) -> dict[str, UserState]:
     keys = client.scan_iter("user:*")
     names = sorted(key.decode().removeprefix("user:{").removesuffix("}") for key in keys)
     return dict(zip(names, UserStates(client).read(names), strict=True))

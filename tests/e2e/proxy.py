@@ -37,6 +37,10 @@ class Proxy:
         host, port = self._listener.getsockname()
         return f"{host}:{port}"
 
+    def redirect(self, target_port: int) -> None:
+        """Forward new connections to another server, as an address does that follows a primary."""
+        self._target_port = target_port
+
     def slow(self, delay_s: float) -> None:
         """Delay each chunk of bytes from now on."""
         self._delay_s = delay_s

@@ -26,7 +26,7 @@ from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.world import WorldConfig, generate
 from tests.e2e import containers
-from tests.e2e.conftest import LONG_S, eventually
+from tests.e2e.conftest import LONG_S, empty_redis, eventually
 from tests.e2e.derived_state import actual_state, expected_state
 from tests.e2e.processes import Process, lag_of, outputs, running, stop
 from tests.e2e.proxy import Proxy
@@ -45,7 +45,7 @@ FLOWS = ("flows.posts", "flows.engagements")
 @pytest.fixture
 def own_settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
     """Consumer groups for one test, and an empty Redis. Its flows start at the beginning of the log."""
-    redis.Redis.from_url(settings.redis).flushall()
+    empty_redis(settings)
     return settings.model_copy(update={"group_prefix": request.node.name})
 
 
@@ -79,7 +79,7 @@ def publish(client: Client, events: Sequence[Event], during_s: float) -> None:
 
 
 def assert_expected_state(settings: Settings, valkey: redis.Redis) -> None:
-    found, expected = actual_state(settings, redis.Redis.from_url(settings.redis)), expected_state(settings, valkey)
+    found, expected = actual_state(settings), expected_state(settings, valkey)
     for field in found._fields:
         assert getattr(found, field) == getattr(expected, field), field
     assert any(found.in_network.values()), "no user has an in-network post"
@@ -87,7 +87,7 @@ def assert_expected_state(settings: Settings, valkey: redis.Redis) -> None:
 
 def counts_and_users(settings: Settings) -> tuple[dict[int, list[int]], dict[str, dict[str, list[Any]]]]:
     """The totals of all posts, and the state of all users, once they are written."""
-    state = actual_state(settings, redis.Redis.from_url(settings.redis))
+    state = actual_state(settings)
     return state.counts, state.users
 
 

@@ -41,10 +41,14 @@ class LocalCluster:
         for node in self.nodes:
             node.stop()
 
+    def address(self, *nodes: int) -> dict[str, str | bool]:
+        """The fields of the settings that name these nodes."""
+        hosts = ",".join(f"127.0.0.1:{self.nodes[n].port}" for n in nodes)
+        return {"redis": f"redis://{hosts}/0", "redis_cluster": True}
+
     def settings(self, settings: Settings, *nodes: int) -> Settings:
         """Settings that name these nodes."""
-        hosts = ",".join(f"127.0.0.1:{self.nodes[n].port}" for n in nodes)
-        return settings.model_copy(update={"redis": f"redis://{hosts}/0", "redis_cluster": True})
+        return settings.model_copy(update=self.address(*nodes))
 
     def is_ready(self, node: EmbeddedRedis) -> bool:
         """True if a node has the whole cluster, and its replica is in step."""
