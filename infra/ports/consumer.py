@@ -73,7 +73,7 @@ class MessageCheck:
 
         """
         self._stepped.clear()
-        if any(map(Message.error, messages)):
+        if any(message.error() is not None for message in messages):
             messages = [message for message in messages if message.error() is None or self._is_kept(message)]
         if messages:
             self._unknown = 0
