@@ -10,7 +10,7 @@ import pytest
 from feed_worker.filters.visibility import CurrentVisibilityFilter, VisibilityFilter
 from feed_worker.parameters import FORYOU, Parameters
 from feed_worker.pipeline import foryou_pipeline
-from infra.ports.clock import MINUTE_MS
+from infra.ports.clock import HOUR_MS, MINUTE_MS
 from phoenix.index.retrieval_index import VectorIndex
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, hydrated, post, query, seen_counts, viewer
 from thunder_ingest.events import AccountState, AccountStatus, Post
@@ -191,3 +191,24 @@ def test_an_account_suspended_after_the_selection_is_not_shown() -> None:
     assert VisibilityFilter(store).keep(asked, found).all()
     store.accounts.apply([AccountState(user_id=72, status="suspended", at=NOW_MS)])
     assert CurrentVisibilityFilter(store).keep(asked, found).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"kind": "reply", "in_reply_to_post_id": A, "in_reply_to_author_id": 72},
+        {"kind": "quote", "source_post_id": A, "source_author_id": 72},
+    ],
+)
+@pytest.mark.parametrize("state", [{"blocks": [72]}, {"blocked_by": [72]}])
+def test_a_block_hides_an_answer_below_a_post_that_left_the_store_by_age(
+    named: dict[str, Any], state: dict[str, Any]
+) -> None:
+    posts = [
+        post(A, 72, created_at=NOW_MS - 49 * HOUR_MS),
+        post(B, 73, created_at=NOW_MS - 40 * HOUR_MS, **named),
+        post(C, 61, "reply", in_reply_to_post_id=B, in_reply_to_author_id=73),
+        post(D, 61),
+    ]
+    for each in (posts, posts[1:]):
+        assert feed(each, viewer(following=[61], **state)) == {D}

@@ -16,14 +16,20 @@ from thunder_ingest.posts.references import Stored, row_of
 MAX_REFERRED: Final = 256
 """A post that refers to more posts than this cannot be checked."""
 
-OF, POST_ID, ROW, FLAGS = range(4)
-"""Columns of an entry: index of the referring post, id and row of the other one, flags."""
+OF, POST_ID, ROW, FLAGS, BY = range(5)
+"""Columns of an entry: index of the given post, id and row of the other one, flags, row of the post that names it."""
 
 ABOVE: Final = 1
 """The flag of an answered post, and of all that is reached through one."""
 
 REQUIRED: Final = 2
 """The flag of a post that must be stored: content at any distance, and a post that content answers."""
+
+ANSWERED: Final = 4
+"""The flag of a post that the post in BY answers."""
+
+SHOWN: Final = 8
+"""The flag of a post that the post in BY reposts or quotes, except the original of a repost of a repost."""
 
 _SOURCE, _PARENT, _ROOT = range(3)
 
@@ -34,13 +40,13 @@ def walk(
     original_id: Int64[np.ndarray, " rows"],
     marks: Bool[np.ndarray, " rows"],
     rows: Int64[np.ndarray, " n"],
-) -> Int64[np.ndarray, "m 4"]:
+) -> Int64[np.ndarray, "m 5"]:
     """An entry for each pair of a given post and a post that it refers to, in the order of the given posts.
 
     A post that is not stored has row -1, and so has one at which the walk ends because of a circle of reposts or of
     MAX_REFERRED. Row -1 among `rows` refers to nothing. `marks` is all False before and after.
     """
-    entries = np.empty((len(rows) + 16, 4), np.int64)
+    entries = np.empty((len(rows) + 16, 5), np.int64)
     queue, above = np.empty(MAX_REFERRED, np.int64), np.empty(MAX_REFERRED, np.bool_)
     found = 0
     for i in range(len(rows)):
@@ -64,12 +70,16 @@ def walk(
                     flags: Any = ABOVE if is_above or way != _SOURCE else 0
                     if (not is_above and way != _ROOT) or is_circle or held == MAX_REFERRED:
                         flags |= REQUIRED
+                    if way == _PARENT:
+                        flags |= ANSWERED
+                    if way == _SOURCE and original_id[row] == 0:
+                        flags |= SHOWN
                     if is_circle or held == MAX_REFERRED:
                         at = -1
                     if found == len(entries):
                         entries = np.concatenate((entries, np.empty_like(entries)))
                     entries[found, OF], entries[found, POST_ID] = i, other
-                    entries[found, ROW], entries[found, FLAGS] = at, flags
+                    entries[found, ROW], entries[found, FLAGS], entries[found, BY] = at, flags, row
                     found += 1
                     if at >= 0:
                         queue[held], above[held] = at, flags & ABOVE != 0

@@ -28,7 +28,7 @@ from thunder_ingest.posts.author_index import AuthorIndex, longer, slots_for, wi
 from thunder_ingest.posts.columns import PLAIN, PostBatch, PostColumns, PostFacts, Referred, StoredColumns, stored_zeros
 from thunder_ingest.posts.dictionary_encoding import LabelBits, LanguageCodes
 from thunder_ingest.posts.references import References, decide, link, references, referring, stored, unlink
-from thunder_ingest.posts.referred import ABOVE, FLAGS, OF, POST_ID, REQUIRED, ROW, walk
+from thunder_ingest.posts.referred import ABOVE, ANSWERED, BY, FLAGS, OF, POST_ID, REQUIRED, ROW, SHOWN, walk
 from thunder_ingest.posts.table import joined_labels
 from thunder_ingest.posts.timeline import Timeline
 
@@ -120,12 +120,24 @@ class PostRows:
         s = stored(self.ids, self.authors, self.columns)
         entries = walk(s, self.references.original_id, self._marks, rows)
         is_lost = (entries[:, ROW] < 0) & ((entries[:, FLAGS] & REQUIRED != 0) | self._were_deleted(entries))
-        entries, is_lost = (column[(entries[:, ROW] >= 0) | is_lost] for column in (entries, is_lost))
+        named = self._named_authors(entries)
+        known = (entries[:, ROW] >= 0) | is_lost | (named != 0)
+        entries, is_lost, named = entries[known], is_lost[known], named[known]
         _, author_id, subscriber_only, labels = self.facts(entries[:, ROW])
+        author_id = np.where(entries[:, ROW] >= 0, author_id, named)
         is_above = entries[:, FLAGS] & ABOVE != 0
         return Referred(entries[:, OF], entries[:, POST_ID], author_id, subscriber_only, labels, is_above, is_lost)
 
-    def _were_deleted(self, entries: Int64[np.ndarray, "m 4"]) -> Bool[np.ndarray, " m"]:
+    def _named_authors(self, entries: Int64[np.ndarray, "m 5"]) -> Int64[np.ndarray, " m"]:
+        """The author of a post that is not stored, as the post that refers to it names it; 0 for a stored post.
+
+        A post leaves the store by age before its replies do; a block of its author still hides these.
+        """
+        s, by, flags = self.columns, entries[:, BY], np.where(entries[:, ROW] < 0, entries[:, FLAGS], 0)
+        shown = np.where(flags & SHOWN != 0, s.source_author_id[by], 0)
+        return np.where(flags & ANSWERED != 0, s.in_reply_to_author_id[by], shown)
+
+    def _were_deleted(self, entries: Int64[np.ndarray, "m 5"]) -> Bool[np.ndarray, " m"]:
         deleted = np.zeros(len(entries), np.bool_)
         missing = np.flatnonzero(entries[:, ROW] < 0)
         deleted[missing] = self.were_deleted(entries[missing, POST_ID])
