@@ -45,6 +45,10 @@ MAX_POLL_MS: Final = 60_000
 
 HEARTBEAT_MS: Final = 300
 """A member finds out about a rebalance at a heartbeat. Partitions that move are without an owner until all have."""
+COMMIT_EACH_S: Final = 2.0
+"""The least time between two commits. One that meets a rebalance between JoinGroup and SyncGroup is answered with
+ILLEGAL_GENERATION; librdkafka then gives up all partitions and joins again, instead of those that move alone.
+"""
 REJOIN_EACH_S: Final = 1.0
 """The least time between two attempts to join."""
 
@@ -86,7 +90,7 @@ class Intake:
         self._outage = kafka_outage(settings)
         self._arrivals = Arrivals()
         self._failed_commits = 0
-        self._lag_at_s, self._joined_at_s = 0.0, -REJOIN_EACH_S
+        self._lag_at_s, self._joined_at_s, self._committed_at_s = 0.0, -REJOIN_EACH_S, -COMMIT_EACH_S
         self.lag: dict[int, int] = {}
         self.is_member = False
         self._consumer = self._join()
@@ -136,7 +140,8 @@ class Intake:
             BrokerRefused: Kafka refuses the process.
 
         """
-        self._commit(asynchronous=True)
+        if time.monotonic() - self._committed_at_s >= COMMIT_EACH_S:
+            self._commit(asynchronous=True)
         messages, revoked = self._poll(limit, wait_s)
         self._offsets.received(map(message_offset, messages))
         self._update_lag()
@@ -166,7 +171,7 @@ class Intake:
         return messages, revoked
 
     def done(self, messages: Iterable[MessageOffset]) -> None:
-        """Mark messages as answered; the next `receive` commits the offsets. For any thread."""
+        """Mark messages as answered; a later `receive` commits the offsets. For any thread."""
         if due := self._offsets.done(messages):
             self._due.put(due)
 
@@ -186,6 +191,7 @@ class Intake:
                 due[partition] = max(offset, due.get(partition, 0))
         if not due:
             return
+        self._committed_at_s = time.monotonic()
         offsets = [TopicPartition(*partition, offset) for partition, offset in due.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=asynchronous)

@@ -232,9 +232,27 @@ def test_an_error_of_one_partition_of_a_commit_is_noticed(intake_: Intake) -> No
         intake_._on_commit(None, [Refused()])
 
 
-def test_a_revocation_keeps_the_messages_and_the_offsets_of_other_partitions(
-    intake_: Intake, consumer: Scripted
+def test_commits_are_seldom_and_the_last_offsets_are_committed_before_a_revocation(
+    intake_: Intake, consumer: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    received(intake_, consumer, (["on_assign"], Arrived(P, 4)), *(([], Arrived(P, offset)) for offset in (5, 6, 7)))
+    for offset in (4, 5, 6):
+        intake_.done([MessageOffset((TOPIC, P), offset)])
+        received(intake_, consumer)
+    assert consumer.committed == [(P, 5)]
+    monkeypatch.setattr(intake, "COMMIT_EACH_S", 0.0)
+    received(intake_, consumer)
+    assert consumer.committed == [(P, 5), (P, 7)]
+    monkeypatch.setattr(intake, "COMMIT_EACH_S", 1e9)
+    intake_.done([MessageOffset((TOPIC, P), 7)])
+    received(intake_, consumer, (["on_revoke"], None))
+    assert consumer.committed == [(P, 5), (P, 7), (P, 8)]
+
+
+def test_a_revocation_keeps_the_messages_and_the_offsets_of_other_partitions(
+    intake_: Intake, consumer: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "COMMIT_EACH_S", 0.0)
     received(intake_, consumer, (["on_assign"], Arrived(P, 4)), ([], Arrived(Q, 7)))
     intake_._due.put({(TOPIC, P): 5, (TOPIC, Q): 8})
     intake_._on_lost([TopicPartition(TOPIC, P)])
