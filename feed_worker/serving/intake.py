@@ -94,6 +94,7 @@ class Intake:
         self.lag: dict[int, int] = {}
         self.is_member = False
         self._consumer = self._join()
+        self._check = MessageCheck(settings, self._consumer, keeps_unreadable=True)
 
     def _join(self) -> Consumer:
         settings = self._settings
@@ -107,7 +108,6 @@ class Intake:
             options["group.instance.id"] = settings.group_instance_id
         self._joined_at_s = time.monotonic()
         consumer = Consumer(options)
-        self._check = MessageCheck(settings, consumer, keeps_unreadable=True)
         consumer.subscribe(
             [TOPIC],
             on_assign=lambda *_: self._on_assign(),
@@ -126,6 +126,7 @@ class Intake:
         self._consumer.close()
         self._on_lost(partitions)
         self._consumer = self._join()
+        self._check.reads(self._consumer)
 
     def receive(
         self, limit: int, wait_s: float

@@ -65,6 +65,12 @@ class MessageCheck:
         self._stepped: set[tuple[str, int]] = set()
         self.position_is_lost = False
 
+    def reads(self, consumer: Consumer) -> None:
+        """Go on with another consumer at known offsets; unknown errors of both count together."""
+        self._consumer = consumer
+        self._unreadable.clear()
+        self.position_is_lost = False
+
     def usable(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Return the messages without an error, in order.
 

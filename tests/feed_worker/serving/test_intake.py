@@ -188,6 +188,17 @@ def test_an_error_at_reading_has_the_outcome_that_the_table_names(
     assert received(intake_, consumer, (["on_assign"], Arrived(P, 6))) == (["0-6"], False)
 
 
+def test_unknown_errors_at_reading_are_bounded_over_all_rejoins(
+    intake_: Intake, consumer: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "RETRY_S", 0.0)
+    consumer.polls = [([], Failed(KafkaError.UNKNOWN)) for _ in range(KAFKA_RETRIES + 1)]
+    for _ in range(KAFKA_RETRIES):
+        intake_.receive(10, 0.0)
+    with pytest.raises(BrokerRefused):
+        intake_.receive(10, 0.0)
+
+
 @pytest.mark.parametrize("code", ALL_CODES)
 def test_an_error_at_committing_has_the_outcome_that_the_table_names(
     code: int, intake_: Intake, consumer: Scripted
