@@ -199,8 +199,8 @@ class Worker:
         if failure := self.failure:
             raise failure
         self._registry.heartbeat(self._state.positions(), self._unknown_labels())
-        self._follow_swap()
         self._receive()
+        self._follow_swap()  # after the wait for requests: those that came after the swap are of the new model
         if (self._queue or self._dead_letters) and self._threads.has_room(WAIT_S):
             in_flight = self._threads.in_flight
             if batch := self._form_batch(set().union(*(batch.viewers for batch in in_flight))):
