@@ -5,6 +5,7 @@ A reader joins them, and the last writer by event time wins, so writes are idemp
 account is one voice per post and action (`flows.counts`).
 """
 
+import logging
 import time
 from collections import deque
 from functools import partial
@@ -26,13 +27,17 @@ from flows.sources import Batch, KafkaSource
 from infra.ports.clock import clock_of
 from infra.ports.errors import RedisRefused, StopRequested
 from infra.ports.producer import Record
-from infra.ports.redis import RedisRetry
+from infra.ports.redis import Client, RedisRetry
 from infra.ports.settings import Settings
 from thunder_ingest.counts.table import Changes, by_shard, changes_of_columns, warm_up
 from thunder_ingest.events import AccountState
 from thunder_ingest.events.engagement_columns import EngagementColumns, engagement_columns
 from thunder_ingest.users.entries import UserEntries, entries_of
+from thunder_ingest.users.positions import Positions, Span
 from thunder_ingest.users.redis_form import UserStates
+from thunder_ingest.users.register import UserRegister
+
+log = logging.getLogger(__name__)
 
 BATCH_MESSAGES = 50_000  # with lag, a large batch has many events of one user, and needs fewer writes
 VOICES = "engagements-1"
@@ -41,7 +46,7 @@ voices. So the name is new: the flow reads the log from its beginning once more.
 
 
 RECENT_S: Final = 30.0
-"""Age of the oldest batch that is written again to a new primary."""
+"""Age of the oldest batch that is kept to be written again, counted without a present outage."""
 RECENT_USERS: Final = 100_000
 """Users of these batches at most: some ten MB."""
 
@@ -51,8 +56,8 @@ class UserWrites(NamedTuple):
 
     entries: UserEntries
     suffix: str
-    start: tuple[str, int, int] | None = None
-    """Topic, partition and first offset of the batch; None if it is empty."""
+    span: Span
+    """Partition and offsets of the batch."""
 
 
 class Engaged(NamedTuple):
@@ -69,12 +74,13 @@ def engaged(decoded: Decoded) -> Engaged:
 
 def user_writes(engaged: Engaged) -> UserWrites:
     """Return the entries of users' states for the events of a batch."""
-    topic, partition, messages = engaged.batch
-    if not messages:
-        return UserWrites({}, "")
-    first, last = messages[0].offset() or 0, messages[-1].offset()
-    suffix = f"{topic[0]}{partition}-{first}-{last}"
-    return UserWrites(entries_of(engaged.columns), suffix, (topic, partition, first))
+    batch = engaged.batch
+    span = Span(batch.part, batch.before, batch.after)
+    if not batch.messages:
+        return UserWrites({}, "", span)
+    first, last = batch.messages[0].offset() or 0, batch.messages[-1].offset()
+    suffix = f"{batch.topic[0]}{batch.partition}-{first}-{last}"
+    return UserWrites(entries_of(engaged.columns), suffix, span)
 
 
 def count_changes(engaged: Engaged) -> list[tuple[str, Changes]]:
@@ -97,50 +103,72 @@ class UserSink(DynamicSink[UserWrites]):
             build = redis_retry.run(lambda: FirstBuild(self._settings, client))
         except (StopRequested, RedisRefused) as error:
             exit_now(error)
-        return _UserWriter(UserStates(client), build, redis_retry)
+        return _UserWriter(client, build, redis_retry)
 
 
 class _UserWriter(StatelessSinkPartition[UserWrites]):
-    """Writes batches, and after an interruption the last batches again.
+    """Writes batches, and repairs a Redis that lacks batches which it has acknowledged.
 
-    Redis replicates after its reply: a replica that becomes the primary may lack the last writes.
+    Each batch, also an empty one, checks the position in Redis. If Redis went back in time, the writer writes the last
+    batches again. If these do not reach back far enough, it withdraws the mark of the register: requests fail with the
+    reason until `foryou rebuild users`.
     """
 
-    def __init__(self, users: UserStates, build: FirstBuild, redis_retry: RedisRetry) -> None:
-        self._users, self._build, self._redis_retry = users, build, redis_retry
+    def __init__(self, client: Client, build: FirstBuild, redis_retry: RedisRetry) -> None:
+        self._users, self._positions, self._register = UserStates(client), Positions(client), UserRegister(client)
+        self._build, self._redis_retry = build, redis_retry
         self._recent = deque[tuple[float, UserWrites]]()
         self._recent_users = 0
-        self._interruptions = redis_retry.interruptions
+        self._kept_from = dict[str, int]()
+        """For each partition the offset from which on the batches are kept."""
 
     def write_batch(self, items: list[UserWrites]) -> None:
+        began_s = time.monotonic()  # an outage that follows does not count as the age of a batch
         try:
             for item in items:
-                self._redis_retry.run(partial(self._write, item))
-                self._keep(item)
+                self._write(item)
+                self._keep(item, began_s)
             self._redis_retry.run(self._build.check)
-            while self._interruptions != self._redis_retry.interruptions:
-                self._interruptions = self._redis_retry.interruptions
-                self._users.forget_registered()
-                for _, item in self._recent:
-                    self._redis_retry.run(partial(self._write, item))
         except (StopRequested, RedisRefused) as error:
             exit_now(error)
 
-    def _keep(self, item: UserWrites) -> None:
-        """Keep a batch for a new primary, and drop those that every replica has by now."""
-        now_s = time.monotonic()
-        if item.entries:
+    def _write(self, item: UserWrites) -> None:
+        """Write a batch, and first those before it that Redis lacks."""
+        part, before, _ = item.span
+        stored = self._redis_retry.run(partial(self._attempt, item))
+        if stored is not None and stored >= self._kept_from.get(part, before):
+            log.warning("Redis has lost the writes of %s from offset %d on: they are written again", part, stored)
+            self._users.forget_registered()
+            for _, kept in self._recent:
+                self._redis_retry.run(partial(self._attempt, kept))
+            stored = self._redis_retry.run(partial(self._attempt, item))
+        if stored is not None:
+            log.error(
+                "Redis has lost the writes of %s from offset %d to %d: requests fail until `foryou rebuild users` has "
+                "read the log",
+                *(part, stored, before),
+            )
+            self._users.forget_registered()
+            self._redis_retry.run(self._register.withdraw)
+            self._redis_retry.run(partial(self._positions.replace, item.span))
+
+    def _attempt(self, item: UserWrites) -> int | None:
+        """Write a batch; return the position in Redis if it lacks earlier batches of the partition."""
+        entries, suffix, span = item
+        replies = self._users.write(entries, suffix, self._positions.advance(span))
+        self._build.note(span.part, span.before)
+        return self._positions.stored(span, replies)
+
+    def _keep(self, item: UserWrites, now_s: float) -> None:
+        """Keep a batch, and drop those that every replica has by now."""
+        self._kept_from.setdefault(item.span.part, item.span.before)
+        if item.span.after != item.span.before:
             self._recent.append((now_s, item))
             self._recent_users += len(item.entries)
         while self._recent and (now_s - self._recent[0][0] > RECENT_S or self._recent_users > RECENT_USERS):
-            self._recent_users -= len(self._recent.popleft()[1].entries)
-
-    def _write(self, item: UserWrites) -> None:
-        entries, suffix, start = item
-        if entries:
-            self._users.write(entries, suffix)
-        if start is not None:
-            self._build.note(*start)
+            _, dropped = self._recent.popleft()
+            self._recent_users -= len(dropped.entries)
+            self._kept_from[dropped.span.part] = dropped.span.after
 
 
 def build_flow(

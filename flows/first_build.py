@@ -4,8 +4,8 @@ A new deployment has no mark in its Redis, and neither has one whose Redis was e
 first the flow has committed nothing. It then begins a build, and sets the mark after it has committed the messages that
 were in the log at that time. In the second only `foryou rebuild users` sets the mark.
 
-A partition counts if its first batch of the build began at the start of the log: a flow that resumes later in the log,
-whose Redis was emptied, must not end a build.
+A partition counts if the flow has read it from its first message on, as far as the log still has it: a flow that
+resumes later in the log, whose Redis was emptied, must not end a build.
 """
 
 import json
@@ -31,7 +31,7 @@ FLOW: Final = "flows.engagements"
 _TOPICS: Final = FLOW_GROUPS[FLOW]
 CHECK_S: Final = 1.0
 _FIRST: Final = b"first:"
-"""The start of the names of fields that hold the first offset that was written of a partition."""
+"""The start of the names of fields that hold the position before the first batch of a partition."""
 
 
 class FirstBuild:
@@ -49,9 +49,8 @@ class FirstBuild:
         self._checked_s = time.monotonic()
         self._is_open = self._begin()
 
-    def note(self, topic: str, partition: int, offset: int) -> None:
-        """Record that the messages of a partition from an offset on have been written; raises redis.RedisError."""
-        part = f"{topic}-{partition}"
+    def note(self, part: str, offset: int) -> None:
+        """Record that a partition was read from a position on; raises redis.RedisError."""
         if self._is_open and part not in self._noted:
             self._register.note_build(f"first:{part}", str(offset))
             self._noted.add(part)
@@ -99,13 +98,14 @@ class FirstBuild:
     def _is_read(self, fields: Mapping[bytes, bytes]) -> bool:
         """True if each partition was read from its start to the end that the build noted."""
         ends: dict[tuple[str, int], int] = {}
-        for part, (low, high) in json.loads(fields[b"bounds"]).items():
-            if high > low:
-                topic, _, number = part.rpartition("-")
-                ends[topic, int(number)] = high
-                if int(fields.get(_FIRST + part.encode(), high)) > low:
-                    return False
         try:
+            for part, (low, high) in json.loads(fields[b"bounds"]).items():
+                if high > low:
+                    topic, _, number = part.rpartition("-")
+                    ends[topic, int(number)] = high
+                    first = int(fields.get(_FIRST + part.encode(), high))
+                    if first > low and first > self._bounds(topic, int(number))[0]:
+                        return False
             return not lag(admin(self._settings), self._settings, FLOW, ends)
         except BrokerUnreachable:
             return False

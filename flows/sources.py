@@ -34,6 +34,14 @@ class Batch(NamedTuple):
     topic: str
     partition: int
     messages: Sequence[Message]
+    before: int = 0
+    """The offset to read next before this batch; 0 at the beginning of the log. Messages may begin later: logs have
+    gaps."""
+
+    @property
+    def after(self) -> int:
+        """The offset to read next after this batch."""
+        return (self.messages[-1].offset() or 0) + 1 if self.messages else self.before
 
     @property
     def part(self) -> str:
@@ -126,12 +134,13 @@ class _Partition(StatefulSourcePartition[Batch, int]):
             raise StopIteration
         messages = self._check.usable(self._consumer.consume(self._batch_messages, 0.001))
         self._idle = not messages
-        if messages:
-            self._next = (messages[-1].offset() or 0) + 1
-        elif time.monotonic() - self._ticked < TICK_S:
+        if not messages and time.monotonic() - self._ticked < TICK_S:
             return []
+        batch = Batch(self._topic, self._partition, messages, self._next or 0)
+        if messages:
+            self._next = batch.after
         self._ticked = time.monotonic()
-        return [Batch(self._topic, self._partition, messages)]
+        return [batch]
 
     def next_awake(self) -> datetime | None:
         soon = datetime.now(UTC) + IDLE

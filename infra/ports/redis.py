@@ -224,8 +224,6 @@ class RedisRetry:
     def __init__(self, settings: Settings, stopping: threading.Event, client: Client | None = None) -> None:
         self._settings, self._stopping, self._client = settings, stopping, client
         self._outage = outage("Redis", redacted(settings.redis))
-        self.interruptions = 0
-        """Errors that were waited for. A new primary may lack the last writes before such an error."""
 
     def connect(self) -> Client:
         """A client, connected as soon as Redis is available; raises like `run`."""
@@ -275,7 +273,6 @@ class RedisRetry:
         return True
 
     def _report(self, error: Exception) -> None:
-        self.interruptions += 1
         self._outage.begins(error)
         if self._client is not None:
             renew(self._client)

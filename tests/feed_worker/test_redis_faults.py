@@ -31,6 +31,7 @@ from tests.thunder_ingest.users.users import edge
 from thunder_ingest.events import Block, FeedServed
 from thunder_ingest.events.redis_keys import feed_key, user_key
 from thunder_ingest.users.entries import entries_by_user
+from thunder_ingest.users.positions import Span
 from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.register import declare_whole
 
@@ -70,7 +71,7 @@ def flow_write(settings: Settings) -> bool:
         patched.setattr(engagements, "exit_now", exit_now)
         writer = UserSink(settings).build("", 0, 1)
         blocks = [edge(Block, 1, user=user, target=9) for user in (7, 8)]
-        writer.write_batch([UserWrites(entries_by_user(blocks), "g0-0-1")])
+        writer.write_batch([UserWrites(entries_by_user(blocks), "g0-0-1", Span("social-graph-0", 0, 2))])
     with redis.Redis.from_url(settings.redis) as client:
         assert client.hexists(user_key("8"), "blocks+g0-0-1")
         return bool(client.hexists(user_key("7"), "blocks+g0-0-1"))

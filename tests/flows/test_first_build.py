@@ -43,7 +43,7 @@ def commit(settings: Settings, ends: dict[tuple[str, int], int]) -> None:
 def note_all(build: FirstBuild, settings: Settings, first: int = 0) -> None:
     for topic, parts in partitions_of(settings, FLOW_GROUPS[FLOW]).items():
         for part in parts:
-            build.note(topic, part, first)
+            build.note(f"{topic}-{part}", first)
 
 
 def test_the_mark_is_set_once_the_log_is_read(settings: Settings, valkey: redis.Redis, register: UserRegister) -> None:
@@ -81,6 +81,17 @@ def test_a_flow_whose_redis_is_emptied_during_the_build_sets_no_mark(
     restarted = FirstBuild(settings, valkey)
     restarted.check()
     assert register.mark() is None
+
+
+def test_a_build_ends_if_the_log_has_lost_the_messages_before_the_first_that_was_read(
+    settings: Settings, valkey: redis.Redis, register: UserRegister, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = FirstBuild(settings, valkey)
+    note_all(build, settings, first=1)
+    commit(settings, ends_of(settings, FLOW_GROUPS[FLOW]))
+    monkeypatch.setattr(build, "_bounds", lambda _topic, _part: (1, 1))  # the embedded broker deletes no messages
+    build.check()
+    assert register.mark() is not None
 
 
 def test_a_flow_that_begins_later_in_the_log_sets_no_mark(

@@ -18,6 +18,11 @@ def known_users_key(number: int) -> str:
     return f"users:known:{number}"
 
 
+def position_key(tag: str, part: str) -> str:
+    """The string with the position up to which Redis has the writes of a partition; the tag selects the node."""
+    return f"users:{{{tag}}}:written:{part}"
+
+
 def user_key(user: str) -> str:
     """The hash of a user's state."""
     return f"user:{{{user}}}"

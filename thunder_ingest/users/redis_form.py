@@ -60,7 +60,7 @@ class UserStates:
         """Write entries, in any order; like `write`."""
         self.write(by_user(updates), suffix)
 
-    def write(self, entries: UserEntries, suffix: str) -> None:
+    def write(self, entries: UserEntries, suffix: str, then: Sequence[Command] = ()) -> list[Any]:
         """Write a batch of events: a tail for each user and kind, with the name of the batch; register new users.
 
         A user whose hash cannot be written is skipped; the register then shows that the user's state is missing.
@@ -68,14 +68,24 @@ class UserStates:
         Args:
             entries: to append, by user and kind.
             suffix: name of the batch, the same when it is written again.
+            then: further commands. A Redis without cluster executes them after the entries on the same connection, so
+                no failover lies between.
+
+        Returns:
+            the replies to `then`.
 
         Raises:
             redis.RedisError: for a failed write, which may be partial; write the batch again.
 
         """
-        new = self._register.new_users(entries)
-        self._append(entries, suffix, frozenset(new))
-        self._register.register(new)
+        new = self._register.new_users(entries) if entries else []
+        if isinstance(self._client, RedisCluster):  # its pipelines keep no order between nodes
+            self._append(entries, suffix, frozenset(new))
+            self._register.register(new)
+            return pipelined(self._client, then)
+        replies = self._append(entries, suffix, frozenset(new), [*self._register.registrations(new), *then])
+        self._register.remember(new)
+        return replies[len(replies) - len(then) :]
 
     def add_served(self, user: str, post_ids: Sequence[int], at_ms: int, request_id: str) -> None:
         """Store posts as served; idempotent for a request. Raises like `write`. No event, so it registers no user.
@@ -98,7 +108,7 @@ class UserStates:
         *stored, mark = self._stored(users, mark=True)
         states = [self._decoded(user, fields) for user, fields in zip(users, stored, strict=True)]
         unsure = [number for number, fields in enumerate(stored) if WHOLE not in fields]
-        if mark is None:
+        if not isinstance(mark, bytes):  # an error if the key has another type
             unsure = list(range(len(users)))
         elif unsure:
             unsure = self._incomplete(users, unsure, states)
@@ -119,18 +129,22 @@ class UserStates:
         """Forget which users are registered: a new primary may lack the last writes."""
         self._register.forget()
 
-    def _append(self, entries: UserEntries, suffix: str, new: Collection[str] = ()) -> None:
+    def _append(
+        self, entries: UserEntries, suffix: str, new: Collection[str] = (), then: Sequence[Command] = ()
+    ) -> list[Any]:
+        """Write entries, then execute further commands; return the replies to these."""
         writes = hset_commands(entries, suffix, new)
         grown = self._grown(entries)
-        replies = pipelined(self._client, writes + [("HLEN", user_key(user)) for user in grown])
+        replies = pipelined(self._client, [*writes, *[("HLEN", user_key(user)) for user in grown], *then])
         for user, reply in zip(entries, replies, strict=False):
             if isinstance(reply, Exception):
                 broken_keys.skip(user_key(user), reply)
-        sizes = [0 if isinstance(size, Exception) else size for size in replies[len(writes) :]]
+        sizes = [0 if isinstance(size, Exception) else size for size in replies[len(writes) : len(writes) + len(grown)]]
         large = [user for user, size in zip(grown, sizes, strict=True) if size > MAX_FIELDS - _COUNTED_FIELDS]
         together = 1 if isinstance(self._client, RedisCluster) else _TIDIED_TOGETHER
         for first in range(0, len(large), together):
             self._tidy(large[first : first + together])
+        return replies[len(writes) + len(grown) :]
 
     def _grown(self, entries: UserEntries) -> list[str]:
         """The users whose hashes got many fields since the last query of their sizes."""

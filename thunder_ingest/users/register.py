@@ -20,6 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, cast
 from zlib import crc32
 
+import redis
+
+from infra.ports.broken_keys import broken_keys
+from infra.ports.error_table import Reaction, redis_reaction
 from infra.ports.redis import Client, Command, pipelined
 from thunder_ingest.events.redis_keys import BUILD_KEY, MARK_KEY, known_users_key, user_key
 
@@ -39,12 +43,19 @@ if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
 redis.call('HSET', KEYS[2], unpack(ARGV))
 return 1
 """
-_NOTE: Final = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) or 0"
+_NOTE: Final = """
+if redis.call('TYPE', KEYS[1])['ok'] ~= 'hash' then return 0 end
+return redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+"""
 _END: Final = """
 if redis.call('HGET', KEYS[2], 'id') ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1])
 return 1
+"""
+_WITHDRAW: Final = """
+if redis.pcall('HEXISTS', KEYS[2], 'bounds') == 1 then redis.call('DEL', KEYS[2]) end
+return redis.call('DEL', KEYS[1])
 """
 _SETTLE: Final = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
@@ -68,7 +79,7 @@ class UserRegister:
 
     def mark(self) -> bytes | None:
         """The id of the last build; None if the state was never built, or Redis was emptied."""
-        return cast(bytes | None, self._client.get(MARK_KEY))
+        return _bytes(pipelined(self._client, [("GET", MARK_KEY)])[0])
 
     def new_users(self, users: Iterable[str]) -> list[str]:
         """The users without state: their hashes get WHOLE with the first write, and `register` adds them afterwards.
@@ -79,24 +90,28 @@ class UserRegister:
         """
         members = _by_set([user for user in users if user not in self._registered])
         queries = [("SMISMEMBER", key, _SET_IS_WHOLE, *some) for key, some in members.items()]
-        mark, *replies = pipelined(self._client, [("GET", MARK_KEY), *queries])
-        if mark != self._mark:  # Redis was emptied or rebuilt: ask for every user again
-            self._mark, self._registered = mark, set()
-            return self.new_users(users)
+        reply, *replies = pipelined(self._client, [("GET", MARK_KEY), *queries])
+        if (mark := _bytes(reply)) != self._mark:
+            self._mark, was_filled, self._registered = mark, bool(self._registered), set()
+            if was_filled:  # Redis was emptied or rebuilt: ask for every user again
+                return self.new_users(users)
         new, known = list[str](), list[str]()
         for some, reply in zip(members.values(), replies, strict=True):
             if isinstance(reply, Exception) or not reply[0]:  # the set is lost
                 continue
             for user, is_known in zip(some, reply[1:], strict=True):
                 (known if is_known else new).append(user)
-        self._remember(known)
+        self.remember(known)
         return new
 
     def register(self, users: Sequence[str]) -> None:
         """Add users whose hashes were written; raises like `new_users`."""
-        if users:
-            pipelined(self._client, [("SADD", key, *some) for key, some in _by_set(users).items()])
-            self._remember(users)
+        pipelined(self._client, self.registrations(users))
+        self.remember(users)
+
+    def registrations(self, users: Iterable[str]) -> list[Command]:
+        """The commands of `register`; after them call `remember`."""
+        return [("SADD", key, *some) for key, some in _by_set(users).items()]
 
     def are_new(self, users: Sequence[str]) -> list[bool]:
         """True for each user who is known to have no state; raises like `new_users`."""
@@ -111,7 +126,8 @@ class UserRegister:
         """Query every user again: a new primary may lack the last registrations."""
         self._registered.clear()
 
-    def _remember(self, users: Iterable[str]) -> None:
+    def remember(self, users: Iterable[str]) -> None:
+        """Note users that are registered: they need no query."""
         if len(self._registered) > _REMEMBERED:
             self._registered.clear()
         self._registered.update(users)
@@ -127,8 +143,14 @@ class UserRegister:
         return bool(self._client.eval(_BEGIN, 2, MARK_KEY, BUILD_KEY, *pairs))
 
     def build(self) -> dict[bytes, bytes]:
-        """The fields of the open build, among them `id`; empty if none is open."""
-        return cast(dict[bytes, bytes], self._client.hgetall(BUILD_KEY))
+        """The fields of the open build, among them `id`; empty if none is open, or its key has another type."""
+        try:
+            return cast(dict[bytes, bytes], self._client.hgetall(BUILD_KEY))
+        except redis.ResponseError as error:
+            if redis_reaction(error) is not Reaction.SKIP:
+                raise
+            broken_keys.skip(BUILD_KEY, error)
+            return {}
 
     def note_build(self, field: str, value: str) -> None:
         """Set a field of the open build, unless it is set; raises like `new_users`."""
@@ -140,6 +162,10 @@ class UserRegister:
         if not all(reply == 1 for reply in replies):
             return False
         return bool(self._client.eval(_END, 2, MARK_KEY, BUILD_KEY, build_id))
+
+    def withdraw(self) -> None:
+        """Remove the mark, and an open first build: no state is whole until a rebuild, which finds losses by itself."""
+        self._client.eval(_WITHDRAW, 2, MARK_KEY, BUILD_KEY)
 
     def reopen(self, build_id: str) -> None:
         """Begin a build after a loss: remove the mark, so that no state is whole until the end of the build."""
@@ -168,6 +194,11 @@ def declare_whole(client: Client) -> None:
     register = UserRegister(client)
     register.create_sets()
     client.set(MARK_KEY, "declared")
+
+
+def _bytes(reply: object) -> bytes | None:
+    """A string; None for a missing key, or the error of a key of another type."""
+    return reply if isinstance(reply, bytes) else None
 
 
 def _membership(user: str) -> Command:

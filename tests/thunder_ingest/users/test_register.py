@@ -209,3 +209,27 @@ def test_a_state_that_is_whole_has_every_entry_that_was_written(
             for each, state in zip(written, users.read([str(each) for each in written]), strict=True):
                 if state.is_whole:
                     assert set(state.following.tolist()) == written[each]
+
+
+def test_a_mark_of_another_type_counts_as_missing(valkey: redis.Redis) -> None:
+    users = UserStates(valkey)
+    declare_whole(valkey)
+    users.append([UserUpdate("1", "seen", view_entry(1, 2))], "a")
+    valkey.delete(MARK_KEY)
+    valkey.lpush(MARK_KEY, "x")
+    users.append([UserUpdate("2", "seen", view_entry(1, 2))], "b")
+    UserStates(valkey).append([UserUpdate("3", "seen", view_entry(1, 2))], "c")
+    assert UserRegister(valkey).mark() is None
+    assert UserRegister(valkey).is_damaged()
+    assert [state.is_whole for state in users.read(["1", "2", "3", "77"])] == [False] * 4
+
+
+def test_a_build_of_another_type_counts_as_missing(valkey: redis.Redis) -> None:
+    register = UserRegister(valkey)
+    valkey.lpush(BUILD_KEY, "x")
+    assert register.build() == {}
+    register.note_build("first:engagements-0", "0")
+    register.withdraw()
+    register.reopen("b")
+    assert register.end_build("b")
+    assert register.mark() == b"b"
