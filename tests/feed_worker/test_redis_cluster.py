@@ -18,7 +18,8 @@ from infra.ports.redis import RedisRetry, connect
 from infra.ports.settings import Settings
 from infra.stack.embedded import EmbeddedRedis
 from tests.feed_worker.client.answering import answer, feed_of, new_user
-from tests.infra.redis_cluster import LocalCluster, local_cluster
+from tests.flows.test_redis_failover import Past, following, idle, writer_of, writes
+from tests.infra.redis_cluster import LocalCluster, client_of, local_cluster
 from tests.infra.waiting import eventually
 from tests.thunder_ingest.users.users import edge
 from thunder_ingest.events import Block, Follow
@@ -160,6 +161,23 @@ def test_a_slot_that_migrates_loses_no_write(settings: Settings, cluster: LocalC
     states = retry.run(lambda: users.read(USERS))
     assert {len(state.following) for state in states} == {len(keys) + 2}
     assert all(state.is_whole for state in states)
+    client.close()
+
+
+def test_a_primary_that_lost_writes_gets_them_again(settings: Settings, cluster: LocalCluster) -> None:
+    client = connect(settings)
+    declare_whole(client)
+    writer = writer_of(settings)
+    writer.write_batch([writes(0)])
+    primaries = [each for each in map(client_of, cluster.nodes) if each.info("replication")["role"] == "master"]
+    pasts = list(map(Past, primaries))
+    writer.write_batch([writes(1), writes(2)])
+    for past in pasts:
+        past.returns()
+        writer.write_batch([idle(3)])
+        assert all(following(client, user) == [0, 1, 2] for user in map(str, range(1, 20)))
+    for each in primaries:
+        each.close()
     client.close()
 
 

@@ -15,6 +15,7 @@ from bytewax.outputs import StatelessSinkPartition
 import infra.ports.redis
 from flows import engagements
 from flows.engagements import UserSink, UserWrites
+from infra.ports.redis import Client
 from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedRedis
 from tests.infra.faulty_redis import faulty_redis
@@ -41,7 +42,7 @@ def idle(number: int) -> UserWrites:
     return UserWrites({}, "", Span("social-graph-0", number, number))
 
 
-def following(client: redis.Redis, user: str = "1") -> list[int]:
+def following(client: Client, user: str = "1") -> list[int]:
     """The targets of a user who is served; none if the state is missing."""
     (state,) = UserStates(client).read([user])
     return [target - 1_000 for target in state.following.tolist()] if state.is_whole else []
