@@ -32,7 +32,7 @@ from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.stack.stack import Stack
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from infra.terminal.tables import console
 from infra.world import WorldConfig, generate
 from phoenix.serving.engine import Phoenix
@@ -54,7 +54,7 @@ class System(NamedTuple):
 
 
 @contextmanager
-def embedded(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
+def embedded(arguments: argparse.Namespace, report: ProgressReport) -> Iterator[System]:
     """An embedded stack that has processed a generated world."""
     world = generate(WorldConfig(users=arguments.viewers, posts=arguments.posts), now_ms())
     settings = Settings(model=arguments.model, parameters=arguments.parameters)
@@ -68,7 +68,7 @@ def embedded(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
 
 
 @contextmanager
-def alone(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
+def alone(arguments: argparse.Namespace, report: ProgressReport) -> Iterator[System]:
     """A worker on real servers with data in the form that flows write."""
     world = world_of(arguments.posts, arguments.authors, arguments.seed)
     viewers = viewers_of(world, arguments.viewers, arguments.seed + 1)
@@ -81,13 +81,15 @@ def alone(arguments: argparse.Namespace, report: Report) -> Iterator[System]:
         with report.step(f"{arguments.posts} posts with vectors") as advance:
             publish(settings, world, model.version, model.config.embed_dim, advance)
         write_viewers(connect(settings), viewers, lambda *_: None)
-        report.say("starting the worker …")
+        report.print_line("starting the worker …")
         with worker(settings, Path(directory)) as ready_s:
             measures = [Measure("worker_ready_seconds", round(ready_s, 1), "s", "lower")]
             yield System(settings, [viewer.user_id for viewer in viewers], measures)
 
 
-def rates(system: System, client: Client, arrivals: Arrivals, arguments: argparse.Namespace, report: Report) -> None:
+def rates(
+    system: System, client: Client, arrivals: Arrivals, arguments: argparse.Namespace, report: ProgressReport
+) -> None:
     """Measure rising rates of an open loop until one is too high."""
     sustained = 0.0
     for rate in map(float, arguments.rates.split(",")):
@@ -211,7 +213,7 @@ def main(options: Sequence[str] | None = None) -> None:
     arguments = arguments_of(options)
     system_of = embedded if arguments.embedded else alone
     with (
-        Report(console(stderr=True)) as report,
+        ProgressReport(console(stderr=True)) as report,
         system_of(arguments, report) as system,
         Client(system.settings) as client,
         Arrivals(system.settings) as arrivals,

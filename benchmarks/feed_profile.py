@@ -27,7 +27,7 @@ from infra.ports.clock import now_ms
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.stack.embedded import EmbeddedRedis
-from infra.terminal.progress import Advance, Report
+from infra.terminal.progress import Advance, ProgressReport
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
 from thunder_ingest.events import FeedRequest
@@ -78,7 +78,7 @@ def main(options: Sequence[str] | None = None) -> None:
     with (
         tempfile.TemporaryDirectory() as directory,
         EmbeddedRedis(Path(directory)) as redis,
-        Report(Console(stderr=True)) as report,
+        ProgressReport(Console(stderr=True)) as report,
     ):
         client = connect(Settings(redis=redis.address))
         with report.step("viewers") as advance:

@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.report import Measure, print_report, quantiles
 from infra.ports.settings import load
 from infra.stack.embedded import EmbeddedRedis
-from infra.terminal.progress import Advance, Report
+from infra.terminal.progress import Advance, ProgressReport
 from thunder_ingest.events import ACTIONS, IMPRESSION
 from thunder_ingest.events.redis_keys import user_key
 from thunder_ingest.users.entries import EDGE, HISTORY, UserUpdate
@@ -183,7 +183,7 @@ def _client(address: str) -> Any:
     return redis.Redis.from_url(address, connection_class=CountingConnection)
 
 
-def measures(arguments: argparse.Namespace, client: Any, report: Report) -> list[Measure]:
+def measures(arguments: argparse.Namespace, client: Any, report: ProgressReport) -> list[Measure]:
     """All measures."""
     found = list[Measure]()
     for positions in (128, 1_024):
@@ -225,7 +225,7 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--reads", type=int, default=2_000, help="Set the number of reads")
     parser.add_argument("--own-server", action="store_true", help="Use the configured Redis and delete all its keys")
     arguments = parser.parse_args(options)
-    with server(arguments.own_server) as client, Report(Console(stderr=True)) as report:
+    with server(arguments.own_server) as client, ProgressReport(Console(stderr=True)) as report:
         found = measures(arguments, client, report)
     print_report("footprint", vars(arguments), found)
 

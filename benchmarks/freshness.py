@@ -28,7 +28,7 @@ from infra.ports.kafka_admin import ends_of
 from infra.ports.settings import Settings
 from infra.stack.processes import Children
 from infra.stack.stack import Stack
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from infra.terminal.tables import console
 
 GOAL_MS = 1_000.0
@@ -39,7 +39,7 @@ Seen: TypeAlias = tuple[Kind, Found | NotSeen]
 
 
 @contextmanager
-def running(arguments: argparse.Namespace, report: Report) -> Iterator[Stack]:
+def running(arguments: argparse.Namespace, report: ProgressReport) -> Iterator[Stack]:
     """Start flows, a worker and the background load."""
     with (
         TemporaryDirectory() as directory,
@@ -71,7 +71,7 @@ def probed(probes: Probes, kinds: Sequence[Kind], advance: Callable[[], None]) -
 
 
 def all_probed(
-    client: Client, arrivals: Arrivals, stack: Stack, arguments: argparse.Namespace, report: Report
+    client: Client, arrivals: Arrivals, stack: Stack, arguments: argparse.Namespace, report: ProgressReport
 ) -> list[Seen]:
     """Run all probes in threads, in random order, and return their results."""
     each = -(-arguments.probes // arguments.threads)
@@ -127,7 +127,7 @@ def main(options: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     arguments = arguments_of(options)
     with (
-        Report(console(stderr=True)) as report,
+        ProgressReport(console(stderr=True)) as report,
         running(arguments, report) as stack,
         Client(stack.settings) as client,
         Arrivals(stack.settings) as arrivals,

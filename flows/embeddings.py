@@ -37,7 +37,7 @@ from infra.ports.freed_memory import return_freed_memory
 from infra.ports.producer import Headers, Record
 from infra.ports.settings import Settings
 from phoenix.serving.engine import Phoenix, PostInputs
-from phoenix.serving.loading import Served, load_announced, served_first
+from phoenix.serving.loading import CurrentModel, load_announced, load_first
 from phoenix.serving.model_topic import ModelWatcher, wait_for_model_records
 from thunder_ingest.events import REPLY, REPOST, ModelPointer, Post, PostEmbedding, key_of_id, pack, unpack_post
 from thunder_ingest.events.text import padded_tokens
@@ -85,7 +85,7 @@ class Progress(NamedTuple):
 class EmbeddingModel:
     """The current model, for all partitions of a process. One thread replaces `current` as a whole; others read it."""
 
-    def __init__(self, current: Served) -> None:
+    def __init__(self, current: CurrentModel) -> None:
         self.current = current
         self._thread: threading.Thread | None = None
 
@@ -123,7 +123,7 @@ class EmbeddingModel:
         except Exception as error:  # of any kind: the current model continues
             log.error("%s; posts still get vectors of %s", error, self.current.model.version)
         else:
-            self.current = Served(model, pointer.at)
+            self.current = CurrentModel(model, pointer.at)
             return_freed_memory()
 
 
@@ -345,7 +345,7 @@ def flow() -> Dataflow:
     settings = start([TOPIC, "post-embeddings", "models"])
     pointers = wait_for_model_records(settings, stopping)
     try:
-        first = served_first(pointers, settings.checkpoint, settings.model, settings.model_seed)
+        first = load_first(pointers, settings.checkpoint, settings.model, settings.model_seed)
     except ValueError as error:
         fail(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}", 2)
     first.model.warm_up(parts=("embed",))

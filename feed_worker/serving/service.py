@@ -23,7 +23,7 @@ from infra.ports.redis import Client, RedisRetry
 from infra.ports.settings import Settings, SettingsError
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
-from phoenix.serving.loading import served, served_first
+from phoenix.serving.loading import load_first, load_models
 from phoenix.serving.model_topic import wait_for_model_records
 from thunder_ingest.events import ModelPointer
 from thunder_ingest.posts.store import PostStore, StoreLimits
@@ -159,7 +159,7 @@ def load_model(settings: Settings, pointers: Sequence[ModelPointer]) -> Phoenix:
 
     """
     try:
-        return served_first(pointers, settings.checkpoint, settings.model, settings.model_seed).model
+        return load_first(pointers, settings.checkpoint, settings.model, settings.model_seed).model
     except ValueError as error:
         raise SettingsError(f"FORYOU_CHECKPOINT, FORYOU_MODEL: {error}") from None
 
@@ -167,6 +167,6 @@ def load_model(settings: Settings, pointers: Sequence[ModelPointer]) -> Phoenix:
 def load_ranker(checkpoint: str) -> Phoenix:
     """The model of a directory of checkpoints, for a variant that ranks with it; raises SettingsError."""
     try:
-        return served(checkpoint, "", 0)
+        return load_models(checkpoint, "", 0)
     except ValueError as error:
         raise SettingsError(f"FORYOU_EXPERIMENTS: {error}") from None

@@ -58,7 +58,7 @@ def evaluate(
     prediction of the training span's rate; so it falls, like calibration, if rates drift. Recall counts posts that are
     new to the viewer. A log holds only posts that its own ranking showed, so recall rewards imitating that ranking.
     """
-    from infra.terminal.progress import Report as Progress
+    from infra.terminal.progress import ProgressReport
     from infra.terminal.tables import console
     from phoenix.evaluation.report import Evaluation
     from phoenix.evaluation.split import Split
@@ -68,7 +68,7 @@ def evaluate(
     wanted = [_action(each) for each in action or []]
     models, cards = zip(*map(_model, checkpoint), strict=True)
     trained_since = _trained_since(cards, since)
-    with Progress(console(stderr=True)) as progress:
+    with ProgressReport(console(stderr=True)) as progress:
         columns = read_log(log, progress)
         known = labelled_since(labelled) or cards[0].data["labelled_since"]
         # baselines learn rates and counters only where the log records every action, else they learn too low rates
@@ -85,7 +85,7 @@ def evaluate(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         with progress.step("evaluating"):
-            report = evaluation.report(models, progress.say, baselines=baselines)
+            report = evaluation.report(models, progress.print_line, baselines=baselines)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     else:

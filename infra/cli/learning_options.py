@@ -11,7 +11,7 @@ import typer
 from thunder_ingest.events import ACTION_INDEX, LAST_TIME_MS, ActionName, Refused, decode
 
 if TYPE_CHECKING:
-    from infra.terminal.progress import Advance, Report
+    from infra.terminal.progress import Advance, ProgressReport
     from phoenix.data.impressions import Log
 
 _LINES_PER_REPORT = 10_000
@@ -71,7 +71,7 @@ LabelledSince = Annotated[
 ]
 
 
-def read_log(directory: Path | None, report: "Report") -> "Log":
+def read_log(directory: Path | None, report: "ProgressReport") -> "Log":
     """A log as columns: the files of a directory, or without one the present content of Kafka's topics.
 
     Raises:
@@ -95,7 +95,7 @@ def read_log(directory: Path | None, report: "Report") -> "Log":
         log = log_of(usable(_from_kafka(advance) if directory is None else _from_directory(directory, advance)))
     if refused:
         where = "dead-letters" if directory is None else "replay"
-        report.say(f"{refused:,} messages are invalid (`foryou {where}` lists them)")
+        report.print_line(f"{refused:,} messages are invalid (`foryou {where}` lists them)")
     return log
 
 

@@ -10,7 +10,7 @@ import typer
 from infra.cli.learning_options import LabelledSince, LogDirectory, Since, Until, labelled_since, read_log
 
 if TYPE_CHECKING:
-    from infra.terminal.progress import Report
+    from infra.terminal.progress import ProgressReport
     from phoenix.data.batches import Batches
     from phoenix.data.impressions import Log
     from phoenix.training.loop import Checkpointing, Progress
@@ -50,7 +50,7 @@ def train(
     """
     from infra.ops.model_command import current, use
     from infra.ports.settings import load
-    from infra.terminal.progress import Report
+    from infra.terminal.progress import ProgressReport
     from infra.terminal.tables import console
     from phoenix.data.batches import Batches, Span
     from phoenix.models.configs import TrainingConfig, config_named
@@ -67,7 +67,7 @@ def train(
         raise typer.BadParameter("--since must come before --until")
     if announce:
         current(load())  # report an unreachable Kafka now, not after hours of training
-    with Report(console(stderr=True)) as report:
+    with ProgressReport(console(stderr=True)) as report:
         columns = read_log(log, report)
         span = Span(since, until, labelled_since(labelled) or _recorded_since(columns, report), earlier)
         try:
@@ -85,10 +85,10 @@ def train(
         trainer = Trainer(sizes, training, batches.steps)
         _fit(trainer, batches, Checkpointing(out, card, checkpoint_every, keep), report)
         if announce:
-            report.say(f"{use(load(), out).version} is announced")
+            report.print_line(f"{use(load(), out).version} is announced")
 
 
-def _recorded_since(log: "Log", report: "Report") -> "dict[ActionName, int]":
+def _recorded_since(log: "Log", report: "ProgressReport") -> "dict[ActionName, int]":
     """Derive the recording times of the actions from the log, and print them."""
     from phoenix.data.labels import recorded_since
 
@@ -96,17 +96,17 @@ def _recorded_since(log: "Log", report: "Report") -> "dict[ActionName, int]":
     for at in sorted(set(found.values())):
         actions = ", ".join(action for action in found if found[action] == at)
         moment = datetime.fromtimestamp(at // 1_000, UTC).isoformat()
-        report.say(f"recorded from {moment} on: {actions} (--labelled-since overrides this)")
+        report.print_line(f"recorded from {moment} on: {actions} (--labelled-since overrides this)")
     return found
 
 
-def _fit(trainer: "Trainer", batches: "Batches", checkpointing: "Checkpointing", report: "Report") -> None:
+def _fit(trainer: "Trainer", batches: "Batches", checkpointing: "Checkpointing", report: "ProgressReport") -> None:
     """Run the training loop and print its progress."""
     from phoenix.training.loop import fit, start
 
     state, found = start(trainer, checkpointing)
     if found is not None:
-        report.say(f"continuing from {found}")
+        report.print_line(f"continuing from {found}")
     first, name = int(state.step), checkpointing.card.model.name
     with report.step(f"training {name}, steps {first:,} to {batches.steps:,}") as advance:
 
@@ -114,7 +114,7 @@ def _fit(trainer: "Trainer", batches: "Batches", checkpointing: "Checkpointing",
             advance(progress.step - first, batches.steps - first)
             if progress.checkpoint:
                 losses = ", ".join(f"{loss} {value:.4f}" for loss, value in progress.figures.items())
-                report.say(f"{progress.checkpoint}: {losses}")
+                report.print_line(f"{progress.checkpoint}: {losses}")
 
         fit(trainer, batches, state, show, checkpointing)
 

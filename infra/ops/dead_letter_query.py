@@ -15,7 +15,7 @@ from rich.console import Console
 
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
-from infra.terminal.progress import Advance, Report
+from infra.terminal.progress import Advance, ProgressReport
 from thunder_ingest.events import DeadLetter, unpack_dead_letter
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def newest(letters: Iterable[DeadLetter], limit: int) -> list[DeadLetter]:
 
 def list_newest(settings: Settings, wanted: LetterFilter, limit: int, err: Console) -> tuple[list[DeadLetter], int]:
     """The newest accepted dead letters, newest first, and the number of all accepted ones; `err` gets the progress."""
-    with Report(err) as report, report.step("read dead-letters") as advance:
+    with ProgressReport(err) as report, report.step("read dead-letters") as advance:
         total = count()
         letters = (letter for letter in select(settings, wanted, advance) if next(total) >= 0)
         return newest(letters, limit), next(total)
@@ -96,7 +96,7 @@ def list_newest(settings: Settings, wanted: LetterFilter, limit: int, err: Conso
 
 def count_reasons(settings: Settings, wanted: LetterFilter, err: Console) -> list[ReasonCount]:
     """Counts of the accepted dead letters by topic and reason; `err` gets the progress."""
-    with Report(err) as report, report.step("read dead-letters") as advance:
+    with ProgressReport(err) as report, report.step("read dead-letters") as advance:
         return reason_counts(select(settings, wanted, advance))
 
 

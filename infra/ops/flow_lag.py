@@ -7,13 +7,13 @@ from infra.ports.kafka_admin import admin, ends_of, lag
 from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.settings import Settings
 from infra.ports.topics import INPUTS
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 
 POLL_S = 0.2
 
 
 def wait_for_flows(
-    settings: Settings, delivered: Mapping[tuple[str, int], int], report: Report, check: Callable[[], None]
+    settings: Settings, delivered: Mapping[tuple[str, int], int], report: ProgressReport, check: Callable[[], None]
 ) -> None:
     """Wait until every flow has processed the published messages, and the messages that other flows derive from them.
 

@@ -27,7 +27,7 @@ from infra.ports.errors import StateMissing
 from infra.ports.redis import Client, RedisRetry, connect
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from thunder_ingest.events import EngagementEvent, GraphEvent, Refused, count_from_arrival, decode
 from thunder_ingest.users.entries import entries_by_user
 from thunder_ingest.users.redis_form import UserStates
@@ -74,7 +74,7 @@ def run(settings: Settings, err: Console) -> RebuildResult:
     logging.getLogger("infra").setLevel(logging.WARNING)  # an outage from here on is waited for, and logged
     try:
         rebuild = _Rebuild(settings, client)
-        with Report(err) as report:
+        with ProgressReport(err) as report:
             for topic in TOPICS:
                 with report.step(f"read {topic}, write users") as advance:
                     for messages in scan(settings, [topic], advance):

@@ -22,7 +22,7 @@ from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import Client, RedisRetry, connect
 from infra.ports.settings import Settings
 from infra.ports.topics import INPUTS
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from thunder_ingest.events import DeadLetter, Refused
 
 LEDGER = "foryou:republished"
@@ -116,13 +116,13 @@ def run(
     client = connect(settings)
     try:
         ledger = Ledger(settings, client)
-        with Report(err) as report, report.step("read dead-letters") as advance:
+        with ProgressReport(err) as report, report.step("read dead-letters") as advance:
             letters = select(settings, wanted, advance)
             plan = _plan(letters, limit, set() if again else ledger.delivered())
         if not plan.marks or not confirm(plan):
             return None if plan.marks else RepublishResult(0, plan.delivered_before)
         logging.getLogger("infra").setLevel(logging.WARNING)  # an outage from here on is waited for, and logged
-        with Report(err) as report, report.step("publish messages") as advance:
+        with ProgressReport(err) as report, report.step("publish messages") as advance:
             return _publish(settings, plan, select(settings, wanted, advance), fix, ledger)
     finally:
         client.close()

@@ -14,7 +14,7 @@ from rich.console import Console
 from infra.ports.errors import StateUnreadable
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from thunder_ingest.events import ACTIONS, KINDS, Post, key_of_id, unpack_counts, unpack_embedding, unpack_post
 from thunder_ingest.events.ids import id64, published_form
 from thunder_ingest.posts.table import STATE_HEADER
@@ -107,7 +107,7 @@ def read(settings: Settings, post: str, err: Console) -> PostDocument | None:
 
     """
     key, last = key_of_id(id64(post)), dict[tuple[str | None, int | None], Message]()
-    with Report(err) as report, report.step(f"read {', '.join(TOPICS)}") as advance:
+    with ProgressReport(err) as report, report.step(f"read {', '.join(TOPICS)}") as advance:
         for messages in scan(settings, TOPICS, advance):
             last |= {(each.topic(), each.partition()): each for each in messages if _key(each) == key}
     # within a partition the order decides, between partitions the time

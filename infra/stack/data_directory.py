@@ -26,15 +26,15 @@ class DataDirectory:
 
     Args:
         path: of the directory, created on entering.
-        say: receives a line if entering must wait.
+        print_line: receives a line if entering must wait.
 
     Raises:
         DataDirectoryInUse: on entering.
 
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
-        self.path, self._say = path, say
+    def __init__(self, path: Path, print_line: Callable[[str], None] = lambda _: None) -> None:
+        self.path, self._print_line = path, print_line
         self._lock = -1
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class DataDirectory:
                     ) from None
                 if not is_waiting:
                     is_waiting = True
-                    self._say("wait until the log keeper of a stack that was killed has written its log")
+                    self._print_line("wait until the log keeper of a stack that was killed has written its log")
                 time.sleep(0.1)
             else:
                 return

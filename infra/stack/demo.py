@@ -16,7 +16,7 @@ from infra.ports.settings import Settings
 from infra.stack.stack import Stack, scratch_directory
 from infra.terminal.explanation import view
 from infra.terminal.feeds import feed_table
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from infra.terminal.tables import counts_table
 from infra.world import World, WorldConfig, generate
 
@@ -38,7 +38,11 @@ class TimedFeed(NamedTuple):
 def run(settings: Settings, out: Console, err: Console) -> None:
     """Run the demo; tables go to `out`, progress to `err`. Raises the errors of `Stack` and `Client`."""
     began = time.monotonic()
-    with scratch_directory() as directory, Report(err) as report, Stack(settings, directory, say=report.say) as stack:
+    with (
+        scratch_directory() as directory,
+        ProgressReport(err) as report,
+        Stack(settings, directory, print_line=report.print_line) as stack,
+    ):
         with report.step("generate a world"):
             world = generate(WorldConfig(), until_ms=now_ms())
         with Client(stack.settings) as client:
@@ -53,7 +57,7 @@ def run(settings: Settings, out: Console, err: Console) -> None:
     out.print(counts_table("summary", _summary(world, delivered, took_ms, time.monotonic() - began)))
 
 
-def _publish(world: World, client: Client, report: Report) -> Offsets:
+def _publish(world: World, client: Client, report: ProgressReport) -> Offsets:
     total = len(world.posts) + len(world.engagements) + len(world.graph)
     with report.step(f"publish {total:,} events to Kafka") as advance:
         for done, event in enumerate(world.events()):

@@ -56,7 +56,7 @@ class Stack:
         directory: logs, recovery stores and, with `is_kept`, the data of the embedded servers.
         embedded: run the embedded servers, on the given ports or on free ones.
         is_kept: the embedded servers keep their data in `directory`, and continue from it.
-        say: receives a line for each step.
+        print_line: receives a line for each step.
 
     Raises:
         DataDirectoryInUse, OtherCluster, EmbeddedError, BrokerUnreachable, TopicError, RedisUnreachable: on entering.
@@ -73,17 +73,17 @@ class Stack:
         is_kept: bool = False,
         kafka_port: int | None = None,
         redis_port: int | None = None,
-        say: Callable[[str], None] = lambda _: None,
+        print_line: Callable[[str], None] = lambda _: None,
     ) -> None:
         if embedded and "partitions" not in settings.model_fields_set:
             settings = settings.model_copy(update={"partitions": EMBEDDED_PARTITIONS})
         self.settings, self.directory = settings, directory
-        self._data = DataDirectory(directory, say)
+        self._data = DataDirectory(directory, print_line)
         self.is_embedded, self._is_kept = embedded, is_kept
         self._kafka_port, self._redis_port = kafka_port, redis_port
         self._servers: list[EmbeddedServer] = []
         self._children = Children(directory / "logs")
-        self._say = say
+        self._print_line = print_line
         self._worker: Child | None = None
         self._stack = ExitStack()
 
@@ -119,7 +119,7 @@ class Stack:
         if kept is None:
             connect(self.settings).close()
             created = create_topics(self.settings)
-            self._say(f"{len(created)} topics created")
+            self._print_line(f"{len(created)} topics created")
             self._data.bind(cluster_id(self.settings))
         self._stack.callback(self._children.stop, GRACE_S)  # before the servers
         if forks is not None:
@@ -129,17 +129,17 @@ class Stack:
                 command = [sys.executable, "-m", each.module, *each.arguments]
                 self._children.start(each.name, command, early | self.settings.environment())
         if not is_filled():
-            self._say("the first start compiles models and kernels, once per installation: a minute or two")
+            self._print_line("the first start compiles models and kernels, once per installation: a minute or two")
         if kept is not None:  # the imports go on meanwhile
             restored = kept.wait_restored(self._check_servers)
-            self._say(
+            self._print_line(
                 f"{restored.records:,} Kafka records ({restored.size_bytes / 1e6:.1f} MB) restored in "
                 f"{restored.seconds:.1f} s"
             )
         if forks is not None:
             forks.wait(self._check_servers)
         self._worker = self._children[WORKER]
-        self._say(f"a worker and {len(FLOW_GROUPS)} flows started")
+        self._print_line(f"a worker and {len(FLOW_GROUPS)} flows started")
 
     def _start_servers(self) -> KeptKafka | None:
         """Start the embedded servers, Kafka first, and put their addresses into the settings."""
@@ -154,7 +154,7 @@ class Stack:
             signals.check()
             self._stack.callback(server.stop)
             self._servers.append(server.start())
-            self._say(f"{server.title} at {server.address}")
+            self._print_line(f"{server.title} at {server.address}")
         addresses = {"kafka": kafka.address, "redis": redis.address}
         self.settings = self.settings.model_copy(
             update=addresses | {"session_timeout_ms": EMBEDDED_SESSION_TIMEOUT_MS, "kafka_options": {}}
@@ -179,7 +179,7 @@ class Stack:
         """Discard recovery stores that may be ahead of the log: the flows would skip or double records."""
         self._data.bind(kafka.cluster_id)
         if not kafka.is_whole:
-            self._say("the last stop was not clean: the flows derive their state from the log again")
+            self._print_line("the last stop was not clean: the flows derive their state from the log again")
             self._data.discard_recovery()
             self._data.bind(kafka.cluster_id)
 

@@ -15,7 +15,7 @@ Advance: TypeAlias = Callable[[float, float], None]
 """Called with the amount done and the total amount."""
 
 
-class Report:
+class ProgressReport:
     """A context manager that prints progress. Use the console of stderr: stdout has the results only."""
 
     def __init__(self, console: Console) -> None:
@@ -42,7 +42,7 @@ class Report:
     ) -> None:
         self._exits.__exit__(kind, error, trace)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print one line."""
         self.console.print(f"  {text}", highlight=False, markup=False)
 
@@ -50,11 +50,11 @@ class Report:
     def step(self, title: str) -> Iterator[Advance]:
         """Print a step, its progress, and its duration at its end."""
         if not self.console.is_terminal:
-            self.say(f"{title} …")
+            self.print_line(f"{title} …")
         task = self._progress.add_task(title, total=None)
         began = time.monotonic()
         try:
             yield lambda done, total: self._progress.update(task, completed=done, total=total)
         finally:
             self._progress.remove_task(task)
-        self.say(f"✓ {title} ({time.monotonic() - began:.1f} s)")
+        self.print_line(f"✓ {title} ({time.monotonic() - began:.1f} s)")

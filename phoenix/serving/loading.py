@@ -11,14 +11,14 @@ from thunder_ingest.events import ModelPointer
 log = logging.getLogger(__name__)
 
 
-class Served(NamedTuple):
+class CurrentModel(NamedTuple):
     """Models and the time of their announcement."""
 
     model: Phoenix
     at: int  # epoch ms; 0 for the models of the settings
 
 
-def served(checkpoint: str, config: str, seed: int) -> Phoenix:
+def load_models(checkpoint: str, config: str, seed: int) -> Phoenix:
     """Return the models of the newest checkpoint in a directory, or seeded models if `checkpoint` is empty.
 
     Raises:
@@ -27,14 +27,13 @@ def served(checkpoint: str, config: str, seed: int) -> Phoenix:
     """
     if not checkpoint:
         return Phoenix.seeded(config, seed)
-    from phoenix.training.checkpoints import (
-        phoenix_of,  # imported here: the import takes a second, and untrained models need none
-    )
+    # the import takes a second, and untrained models need none
+    from phoenix.training.checkpoints import phoenix_of
 
     return phoenix_of(Path(checkpoint))
 
 
-def served_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str, seed: int) -> Served:
+def load_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str, seed: int) -> CurrentModel:
     """Return the first models of a process: the newest usable announced models, else those of the settings.
 
     Untrained models are for a system without announcements: they never replace announced ones.
@@ -47,19 +46,19 @@ def served_first(pointers: Sequence[ModelPointer], checkpoint: str, config: str,
 
     Raises:
         ValueError: no announced models are usable and the settings name no checkpoint, or its models are unusable, as
-            in `served`.
+            in `load_models`.
 
     """
     unusable = list[ValueError]()
     for pointer in pointers:
         try:
-            return Served(load_announced(pointer), pointer.at)
+            return CurrentModel(load_announced(pointer), pointer.at)
         except ValueError as error:
             log.error("%s; the one before it is served", error)
             unusable.append(error)
     if unusable and not checkpoint:
         raise ValueError(f"{unusable[0]}; no earlier one can be used, and no checkpoint is set")
-    return Served(served(checkpoint, config, seed), 0)
+    return CurrentModel(load_models(checkpoint, config, seed), 0)
 
 
 def load_announced(pointer: ModelPointer, serving: Phoenix | None = None) -> Phoenix:
@@ -74,7 +73,7 @@ def load_announced(pointer: ModelPointer, serving: Phoenix | None = None) -> Pho
 
     """
     try:
-        model = served(pointer.location, "", 0)
+        model = load_models(pointer.location, "", 0)
         if model.version != pointer.version:
             raise ValueError(f"{pointer.location} holds {model.version}")
     except (ValueError, OSError) as error:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
@@ -25,6 +26,7 @@ from benchmarks import (
     up,
 )
 from infra.ports.settings import Settings
+from phoenix.models.configs import CONFIGS
 
 Main: TypeAlias = Callable[[Sequence[str]], None]
 Report: TypeAlias = Callable[[Main, str], dict[str, float]]
@@ -91,12 +93,21 @@ def test_retrieval(report: Report) -> None:
     assert values["recall_fp32_1"] == values["recall_int8_rescored_4"] == 1.0
 
 
+@pytest.fixture
+def one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of one layer: a test of a report needs no more, and each layer is compiled."""
+    for name in ("nano", "small"):
+        monkeypatch.setitem(CONFIGS, name, replace(CONFIGS[name], layers=1))
+
+
+@pytest.mark.usefixtures("one_layer")
 def test_ranker(report: Report) -> None:
     values = report(ranker.main, "--models nano --candidates 64 --reuse-history 16 --rounds 1")
     for name in ("latency_ms_p50", "peak_share", "prefix_reuse_speedup"):
         assert any(name in each for each in values)
 
 
+@pytest.mark.usefixtures("one_layer")
 def test_training(report: Report) -> None:
     values = report(training.main, "--models nano --batches 4 --rounds 1")
     for name in ("examples_per_second", "peak_share"):

@@ -33,7 +33,7 @@ from infra.ports.settings import Settings
 from phoenix.features.inputs import PostInputs
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
-from phoenix.serving.loading import served
+from phoenix.serving.loading import load_models
 from tests.flows.messages import batch
 from thunder_ingest.counts.table import CountTable, changes_of
 from thunder_ingest.events import (
@@ -255,7 +255,7 @@ def test_documents_are_written_as_they_were_and_new_fields_come_last(state: Stat
 def test_a_checkpoint_is_served_as_the_version_that_it_was(tmp_path: Path) -> None:
     with tarfile.open(HERE / "checkpoint.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    model = served(str(tmp_path), "", 0)
+    model = load_models(str(tmp_path), "", 0)
     assert model.version == "tiny-step0-4ff61dd4"
     draw = np.random.default_rng(0)
     inputs = PostInputs(

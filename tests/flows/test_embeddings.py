@@ -25,7 +25,7 @@ from infra.ports.producer import Record
 from infra.ports.settings import load
 from infra.stack.embedded import EmbeddedKafka
 from phoenix.serving.engine import Phoenix
-from phoenix.serving.loading import Served, served
+from phoenix.serving.loading import CurrentModel, load_models
 from phoenix.serving.model_topic import announce
 from tests.feed_worker.builders import post
 from tests.infra.cli.foryou import write
@@ -125,7 +125,7 @@ class Swapping(RuleBasedStateMachine):
         super().__init__()
         self.log: list[MessageCopy] = []
         self.written: list[Record] = []
-        self.model = EmbeddingModel(Served(model_of(1), 0))
+        self.model = EmbeddingModel(CurrentModel(model_of(1), 0))
         self.snapshots: list[Progress | None] = [None, None]
         self.announced = self.published = 0
         self.start()
@@ -169,7 +169,7 @@ class Swapping(RuleBasedStateMachine):
     @rule(number=st.integers(1, 3))
     def announce(self, number: int) -> None:
         self.announced += 1
-        self.model.current = Served(model_of(number), self.announced)
+        self.model.current = CurrentModel(model_of(number), self.announced)
 
     @rule(is_old=st.booleans())
     def kill(self, is_old: bool) -> None:
@@ -209,7 +209,7 @@ class Flow:
 
     def __init__(self, *posts: Post | int, known: Progress | None = None, overlap_s: float = 60.0) -> None:
         self.log = [message(offset, each) for offset, each in enumerate(posts)]
-        self.model = EmbeddingModel(Served(model_of(1), 0))
+        self.model = EmbeddingModel(CurrentModel(model_of(1), 0))
         self.readers: list[Reader] = []
         known = known or Progress(None, "", 0, None)
         self.partition = Partition("p", self.reader(known.next_offset), self.reader, self.model, known, overlap_s)
@@ -230,7 +230,7 @@ class Flow:
 def test_new_posts_precede_the_backfill_and_get_vectors_of_both_models() -> None:
     flow = Flow(*(post(number) for number in range(1, 4)))
     assert flow.turns(3) == [([0, 1], ["m-1"]), ([2], ["m-1"])]
-    flow.model.current = Served(model_of(2), 1)
+    flow.model.current = CurrentModel(model_of(2), 1)
     flow.publish(post(4))
     assert flow.turns(3) == [([3], ["m-1", "m-2"]), ([0, 1], ["m-2"]), ([2, 3], ["m-2"])]
     flow.publish(post(5))
@@ -241,7 +241,7 @@ def test_new_posts_precede_the_backfill_and_get_vectors_of_both_models() -> None
 def test_the_previous_model_is_dropped_after_the_overlap() -> None:
     flow = Flow(post(1), overlap_s=0.0)
     flow.turns()
-    flow.model.current = Served(model_of(2), 1)
+    flow.model.current = CurrentModel(model_of(2), 1)
     flow.turns(3)
     flow.publish(post(2))
     assert flow.turns() == [([1], ["m-2"])]
@@ -251,7 +251,7 @@ def test_the_last_complete_model_stays_until_another_one_is_complete() -> None:
     flow = Flow(*(post(number) for number in range(1, 9)))
     flow.turns(5)
     for number in (2, 3):
-        flow.model.current = Served(model_of(number), number)
+        flow.model.current = CurrentModel(model_of(number), number)
         flow.turns()
     flow.publish(post(9))
     assert flow.turns()[0] == ([8], ["m-1", "m-3"])
@@ -285,7 +285,7 @@ def test_a_partition_on_a_broker_resumes_from_the_recovery_store(
         settings = load(kafka=kafka.address, partitions=1)
         create_topics(settings)
         write(settings, *(Record("thunder-posts", b"%d" % number, pack(post(number))) for number in range(1, 5)))
-        source, offsets = PostSource(settings, EmbeddingModel(Served(model_of(1), 0))), set[int]()
+        source, offsets = PostSource(settings, EmbeddingModel(CurrentModel(model_of(1), 0))), set[int]()
         (name,) = source.list_parts()
         partition = source.build_part("thunder-posts", name, known)
 
@@ -303,7 +303,7 @@ def test_a_partition_on_a_broker_resumes_from_the_recovery_store(
 def test_a_flow_follows_announced_models_until_it_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stopping, model = threading.Event(), EmbeddingModel(Served(Phoenix.seeded(TINY, 1), 0))
+    stopping, model = threading.Event(), EmbeddingModel(CurrentModel(Phoenix.seeded(TINY, 1), 0))
     monkeypatch.setattr("flows.embeddings.stopping", stopping)
     monkeypatch.setattr("flows.embeddings.RETRY_S", 0.2)
     with EmbeddedKafka(tmp_path / "kafka") as kafka:
@@ -316,7 +316,7 @@ def test_a_flow_follows_announced_models_until_it_stops(
         assert model.current.model.version == announced.version
 
         late = saved(tmp_path / "early", seed=3)
-        version = served(str(late), "", 0).version
+        version = load_models(str(late), "", 0).version
         pointer = announce(settings, version, str(tmp_path / "late"))
         eventually(lambda: version in caplog.text)
         assert model.current.at == announced.at
@@ -329,9 +329,9 @@ def test_a_flow_follows_announced_models_until_it_stops(
 
 
 def test_an_unusable_model_is_logged_and_the_current_one_stays(caplog: pytest.LogCaptureFixture) -> None:
-    model = EmbeddingModel(Served(model_of(1), 0))
+    model = EmbeddingModel(CurrentModel(model_of(1), 0))
     model.swap_to(ModelPointer(name="phoenix", version="m-9", location="/nowhere", at=1))
-    assert model.current == Served(model.current.model, 0)
+    assert model.current == CurrentModel(model.current.model, 0)
     (record,) = caplog.records
     assert record.getMessage() == (
         "model m-9 was announced and cannot be used: /nowhere contains no checkpoint; "

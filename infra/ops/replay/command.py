@@ -27,7 +27,7 @@ from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
 from infra.ports.topics import INPUTS
 from infra.stack.stack import Stack, scratch_directory
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from thunder_ingest.events import Refused, decode, unpack_dead_letter
 
 _PRODUCER_OPTIONS: Final = {"linger.ms": 20, "batch.num.messages": 10_000}
@@ -73,11 +73,11 @@ def run(replay: Replay, settings: Settings, err: Console, show: Show) -> LineCou
     """
     reader = LogReader(replay.directory)
     with ExitStack() as exits:
-        report = exits.enter_context(Report(err))
+        report = exits.enter_context(ProgressReport(err))
         stack = None
         if replay.embedded:
             directory = exits.enter_context(scratch_directory())
-            stack = exits.enter_context(Stack(settings, directory, say=report.say))
+            stack = exits.enter_context(Stack(settings, directory, print_line=report.print_line))
         run = _ReplayRun(replay, settings, report, stack)
         run.publish(reader)
         run.settle()
@@ -87,7 +87,7 @@ def run(replay: Replay, settings: Settings, err: Console, show: Show) -> LineCou
 
 
 class _ReplayRun:
-    def __init__(self, replay: Replay, settings: Settings, report: Report, stack: Stack | None) -> None:
+    def __init__(self, replay: Replay, settings: Settings, report: ProgressReport, stack: Stack | None) -> None:
         self.counts = LineCounts()
         self._replay, self._report, self._stack = replay, report, stack
         self._settings = stack.settings if stack else settings
@@ -150,7 +150,7 @@ class _ReplayRun:
         if line.at is not None and (jump := self._pace.wait(line.at)):
             self._jumps += 1
             if self._jumps <= NAMED_PROBLEMS:
-                self._report.say(
+                self._report.print_line(
                     f"{line.file} line {line.number}: the log's time jumps by {jump}, which is not waited for"
                 )
         self._producer.publish([Record(line.topic, line.key, line.raw)])
@@ -161,9 +161,9 @@ class _ReplayRun:
         if line.problem:
             counts.broken += 1
             if counts.broken <= NAMED_PROBLEMS:
-                self._report.say(f"{line.file} line {line.number}: {line.problem}")
+                self._report.print_line(f"{line.file} line {line.number}: {line.problem}")
             if counts.broken == NAMED_PROBLEMS:
-                self._report.say("further broken lines are counted, not listed")
+                self._report.print_line("further broken lines are counted, not listed")
         if line.at is not None and line.at <= self._latest_ms:  # the flows refuse later ones
             self._times.append(line.at)
             if self._clock.is_outlier(line.at):
@@ -184,9 +184,11 @@ class _ReplayRun:
         self.counts.outliers = len(self._ahead)
         for line in self._ahead[:NAMED_PROBLEMS]:
             days = ((line.at or 0) - self.counts.newest_at) / DAY_MS
-            self._report.say(f"{line.file} line {line.number}: `at` is {days:,.1f} days after the rest of the log")
+            self._report.print_line(
+                f"{line.file} line {line.number}: `at` is {days:,.1f} days after the rest of the log"
+            )
         if len(self._ahead) > NAMED_PROBLEMS:
-            self._report.say(f"{len(self._ahead):,} lines are far after the rest of the log")
+            self._report.print_line(f"{len(self._ahead):,} lines are far after the rest of the log")
 
 
 def _reason(line: Line, strict: bool) -> str | None:

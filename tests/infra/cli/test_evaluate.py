@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from infra.cli.app import app
 from infra.cli.learning_options import read_log
 from infra.ports.clock import HOUR_MS
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from infra.world import WorldConfig, generate
 from phoenix.data.batches import Batches, Span
 from phoenix.models.configs import NANO, ModelConfig, TrainingConfig
@@ -38,7 +38,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a run whose span ends at SINCE."""
     model = ModelConfig(name="tiny", heads=NANO.heads, kv_heads=NANO.kv_heads, **TINY, **ROWS)  # type: ignore[arg-type]
-    with Report(Console(quiet=True)) as report:
+    with ProgressReport(Console(quiet=True)) as report:
         columns = read_log(log, report)
     training = TrainingConfig(batch=64)
     batches = Batches(columns, Span(NOW - 20 * HOUR_MS, SINCE, {"click": NOW - 19 * HOUR_MS}), model, training)

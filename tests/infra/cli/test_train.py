@@ -24,7 +24,7 @@ from infra.ports.kafka_admin import create_topics
 from infra.ports.producer import Record
 from infra.ports.settings import load
 from infra.stack.embedded import EmbeddedKafka
-from infra.terminal.progress import Report
+from infra.terminal.progress import ProgressReport
 from phoenix.data.impressions import Log
 from phoenix.models.configs import CONFIGS, NANO
 from phoenix.serving.model_topic import read_model_records
@@ -213,7 +213,7 @@ def test_labelled_since_takes_a_time_for_each_action() -> None:
 def read(log: Path | None) -> tuple[Log, str]:
     """A log, and the messages of its reading."""
     console = Console(file=io.StringIO(), width=200)
-    with Report(console) as report:
+    with ProgressReport(console) as report:
         columns = read_log(log, report)
     return columns, console.file.getvalue()  # type: ignore[attr-defined]  # of StringIO
 

@@ -78,7 +78,7 @@ def test_a_stack_is_ready_once_its_own_worker_is_registered(
     monkeypatch.setattr(stack_module, "WORKER", "worker_that_is_ready")
     monkeypatch.setattr(stack_module, "SYSTEM", system)
     lines: list[str] = []
-    with Stack(load(), tmp_path / "stack", say=lines.append) as stack:
+    with Stack(load(), tmp_path / "stack", print_line=lines.append) as stack:
         assert stack.wait_ready()["model_version"] == "none"
         assert [line.split(" at ")[0] for line in lines[:2]] == ["Kafka", "Redis"]
         with redis.Redis.from_url(stack.settings.redis) as client:
@@ -193,7 +193,7 @@ def test_an_unclean_stop_discards_recovery_stores_and_a_clean_one_keeps_them(
     lines: list[str] = []
 
     def start_and_stop() -> Path:
-        with Stack(load(), tmp_path / "data", is_kept=True, say=lines.append) as stack:
+        with Stack(load(), tmp_path / "data", is_kept=True, print_line=lines.append) as stack:
             stack.wait_ready()
             return stack.directory / "recovery" / "flows.posts"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phoenix.serving.loading import load_announced, served_first
+from phoenix.serving.loading import load_announced, load_first
 from phoenix.training.checkpoints import phoenix_of
 from tests.phoenix.saved import TINY, saved
 from thunder_ingest.events import ModelPointer
@@ -48,7 +48,7 @@ def test_a_process_starts_with_the_newest_usable_announcement(
 ) -> None:
     version = phoenix_of(checkpoint).version
     lost = pointer("m-1", tmp_path / "nowhere", at=9)
-    found = served_first([lost, pointer(version, checkpoint, at=5)], "", "nano", 1)
+    found = load_first([lost, pointer(version, checkpoint, at=5)], "", "nano", 1)
     assert (found.model.version, found.at) == (version, 5)
     assert "m-1 was announced and cannot be used" in caplog.text
 
@@ -57,9 +57,9 @@ def test_a_process_without_a_usable_announcement_starts_with_the_models_of_the_s
     checkpoint: Path, tmp_path: Path
 ) -> None:
     version = phoenix_of(checkpoint).version
-    found = served_first([pointer("m-1", tmp_path / "nowhere")], str(checkpoint), "nano", 1)
+    found = load_first([pointer("m-1", tmp_path / "nowhere")], str(checkpoint), "nano", 1)
     assert (found.model.version, found.at) == (version, 0)
-    assert served_first([], "", "nano", 1).model.version.startswith("nano-seed1-")
+    assert load_first([], "", "nano", 1).model.version.startswith("nano-seed1-")
 
 
 def test_untrained_models_never_replace_announced_ones(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_untrained_models_never_replace_announced_ones(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^model m-2 was announced and cannot be used: [^\n]+; no earlier one can be used"
     ):
-        served_first(lost, "", "nano", 1)
+        load_first(lost, "", "nano", 1)
 
 
 def test_a_process_serves_the_checkpoint_before_a_damaged_one(
@@ -76,7 +76,7 @@ def test_a_process_serves_the_checkpoint_before_a_damaged_one(
     version = phoenix_of(checkpoint).version
     later = shutil.copytree(checkpoint, checkpoint.with_name("step-00000009"))
     (later / "card.json").write_bytes(b"")
-    assert served_first([], str(tmp_path), "nano", 1).model.version == version
+    assert load_first([], str(tmp_path), "nano", 1).model.version == version
     assert f"{later} is damaged" in caplog.text
     assert f"{checkpoint} is used instead" in caplog.text
 

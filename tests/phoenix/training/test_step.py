@@ -26,7 +26,7 @@ from phoenix.features.inputs import PostInputs
 from phoenix.models.configs import ModelConfig, TrainingConfig
 from phoenix.models.parameters import digest
 from phoenix.serving.engine import Phoenix
-from phoenix.serving.loading import served
+from phoenix.serving.loading import load_models
 from phoenix.training import checkpoints
 from phoenix.training.checkpoints import Card, CheckpointError
 from phoenix.training.losses import PIECE, in_pieces
@@ -175,7 +175,7 @@ def test_a_restored_checkpoint_has_the_saved_state(trainer: Trainer, batches: Ba
 
 def test_the_served_models_are_the_trained_ones(at_5: Path, tiny: ModelConfig) -> None:
     state, _ = checkpoints.restore(at_5)
-    newest, trained = served(str(at_5.parent), "nano", seed=1), Phoenix(tiny, state.params, "step5")
+    newest, trained = load_models(str(at_5.parent), "nano", seed=1), Phoenix(tiny, state.params, "step5")
     assert newest.version == trained.version
     history, candidates = some_history(tiny, 2, 12), some_candidates(tiny, 2, 5)
     np.testing.assert_array_equal(newest.score(history, candidates), trained.score(history, candidates))
