@@ -9,6 +9,7 @@ from typing import Final
 
 from flows.decoding import Decoded
 from flows.sinks import EpochSink
+from infra.ports.broken_records import readable
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
 from infra.ports.topic_reader import scan
@@ -55,7 +56,8 @@ def restore_from(settings: Settings) -> Callable[[AccountTable], None]:
 
     def restore(table: AccountTable) -> None:
         for messages in scan(settings, [TOPIC]):
-            table.apply(unpack_account(value) for message in messages if (value := message.value()))
+            live = (message for message in messages if message.value())
+            table.apply(readable(TOPIC, live, lambda message: unpack_account(message.value())))
         log.info("%d accounts restored", len(table))
 
     return restore

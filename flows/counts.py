@@ -22,6 +22,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from flows.process import exit_now
 from flows.sinks import hand_over, record_writer, wait_for_delivery
+from infra.ports.broken_records import UNREADABLE, skip_record
 from infra.ports.clock import Clock
 from infra.ports.producer import Record
 from infra.ports.record_writer import RecordWriter
@@ -187,7 +188,12 @@ class CountSink(FixedPartitionedSink[Changes, int]):
         """Tombstones for totals that an earlier version wrote, and never deleted."""
         oldest_at = self._clock.now_ms() - self._max_age_ms
         for key, value in self._topics.read(TOPIC):
-            if value is not None and unpack_counts(value).at < oldest_at:
+            try:
+                is_outdated = value is not None and unpack_counts(value).at < oldest_at
+            except UNREADABLE as error:
+                skip_record(TOPIC, key, error)
+                is_outdated = True
+            if is_outdated:
                 yield Record(TOPIC, key, None)
 
 
@@ -196,9 +202,12 @@ class _Shard(StatefulSinkPartition[Changes, int]):
         self._sink, self.table, self.changelog, self.was_written = sink, table, changelog, was_written
 
     def restore(self, key: bytes, value: bytes) -> None:
-        changes = unpack_changes(value)
-        self.changelog.read(key, len(changes))
-        self.table.restore(changes)
+        try:
+            changes = unpack_changes(value)
+            self.changelog.read(key, len(changes))
+            self.table.restore(changes)
+        except UNREADABLE as error:
+            skip_record(CHANGELOG, key, error)
 
     def write_batch(self, values: list[Changes]) -> None:
         self._sink.add(self.table, values)

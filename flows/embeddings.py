@@ -33,6 +33,7 @@ from confluent_kafka import Message
 from flows.process import exit_now, fail, start, stopping
 from flows.sinks import KafkaSink
 from flows.sources import Batch, KafkaSource
+from infra.ports.broken_records import readable
 from infra.ports.freed_memory import return_freed_memory
 from infra.ports.producer import Headers, Record
 from infra.ports.settings import Settings
@@ -271,20 +272,22 @@ class Embed:
 
         A post that an edit turns into a reply or a repost may have a vector: it gets a tombstone.
         """
-        for message in task.batch.messages:
-            if message.value() is None:
-                self._note_deletion(message)
-        newest = {_key(message): message.value() for message in task.batch.messages}
-        gone = [key for key, value in newest.items() if value is None]
-        posts = []
-        for key, value in newest.items():
-            if value is not None:
-                post = unpack_post(value)
-                if post.at > self._deleted.get(key, 0):
-                    posts.append(post)
-                else:
-                    gone.append(key)
+        newest = dict(readable("thunder-posts", task.batch.messages, self._read))
+        gone, posts = [key for key, post in newest.items() if post is None], []
+        for key, post in newest.items():
+            if post is not None and post.at > self._deleted.get(key, 0):
+                posts.append(post)
+            elif post is not None:
+                gone.append(key)
         return _records(posts, gone, task.models)
+
+    def _read(self, message: Message) -> tuple[bytes, Post | None]:
+        """The key of a message and its post, None for a tombstone; raises one of UNREADABLE."""
+        key, value = _key(message), message.value()
+        int(key)
+        if value is None:
+            self._note_deletion(message)
+        return key, None if value is None else unpack_post(value)
 
     def _note_deletion(self, message: Message) -> None:
         state = state_of(None, cast(Headers | None, message.headers()))

@@ -24,6 +24,7 @@ from flows.decoding import Decoded, Decoder
 from flows.process import start
 from flows.sinks import EpochSink
 from flows.sources import Batch, KafkaSource
+from infra.ports.broken_records import UNREADABLE, skip_record
 from infra.ports.clock import Clock, clock_of
 from infra.ports.message import MessageCopy
 from infra.ports.producer import Headers, Record
@@ -135,12 +136,13 @@ def restore_from(settings: Settings, is_own: Callable[[int], bool]) -> Callable[
     def restore(table: PostTable) -> None:
         for messages in scan(settings, ["thunder-posts"]):
             for message in messages:
-                if not is_own(int(message.key() or 0)):
-                    continue
                 try:
-                    table.restore(message.value(), cast(Headers | None, message.headers()))
+                    if is_own(int(message.key() or 0)):
+                        table.restore(message.value(), cast(Headers | None, message.headers()))
                 except Refused as reason:  # records of two authors; the first record wins
                     log.error("thunder-posts %s: %s", message.key(), reason)
+                except UNREADABLE as error:
+                    skip_record("thunder-posts", message.key(), error)
         log.info("%d posts restored", len(table))
 
     return restore

@@ -24,6 +24,7 @@ import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
 from feed_worker.replica.index_traits import describe, traits_of
+from infra.ports.broken_records import UNREADABLE, skip_record
 from infra.ports.clock import Clock
 from infra.ports.consumer import MessageCheck, partitions_of, watermarks
 from infra.ports.kafka_config import consumer_config, group, kafka_outage, kafka_probe
@@ -86,7 +87,10 @@ class ReplicaState:
     versions: tuple[str, ...]
 
     def apply(self, by_topic: Mapping[str, Records]) -> None:
-        """Apply records of TOPICS."""
+        """Apply records of TOPICS; those that cannot be read are skipped."""
+        apply_readable(by_topic, self._apply)
+
+    def _apply(self, by_topic: Mapping[str, Records]) -> None:
         self.store.accounts.apply(unpack_account(value) for _, value in by_topic.get(ACCOUNTS, ()) if value)
         self._apply_posts(by_topic.get("thunder-posts", ()))
         self.apply_vectors(by_topic.get(VECTORS, ()), self.versions)
@@ -126,6 +130,19 @@ class ReplicaState:
         if len(gone := ids[self.store.rows_of(ids) < 0]):
             self.index.remove(gone)
         describe(self.index, self.store, ids)
+
+
+def apply_readable(by_topic: Mapping[str, Records], apply: Callable[[Mapping[str, Records]], None]) -> None:
+    """Apply records together or, if one of them cannot be read, one by one: each leads to the same state again."""
+    try:
+        apply(by_topic)
+    except UNREADABLE:
+        for topic, records in by_topic.items():
+            for record in records:
+                try:
+                    apply({topic: [record]})
+                except UNREADABLE as error:
+                    skip_record(topic, record[0], error)
 
 
 def _by_version(records: Records, versions: Sequence[str]) -> dict[str, dict[bytes | None, PostEmbedding | None]]:
@@ -308,7 +325,8 @@ class Replica:
     def _read_backfill(self, backfill: "VectorBackfill") -> None:
         """Apply the next batch; the backfill ends at the main consumer's position."""
         messages = backfill.check.usable(backfill.consumer.consume(BACKFILL_MESSAGES, 0))
-        self._state.apply_vectors(_records(messages), [backfill.version])
+        records = {VECTORS: _records(messages)}
+        apply_readable(records, lambda some: self._state.apply_vectors(some[VECTORS], [backfill.version]))
         main = self._consumer.position(self._vector_parts())
         reached = backfill.consumer.position(self._vector_parts())
         if all(own.offset >= its.offset for own, its in zip(reached, main, strict=True)):

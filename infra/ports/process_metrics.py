@@ -50,6 +50,9 @@ KAFKA_ERRORS: Final = ProcessMetric("foryou_kafka_errors", "Errors of Kafka that
 DROPPED_ENTRIES: Final = ProcessMetric(
     "foryou_user_entries_dropped", "Oldest follows, blocks, mutes … of users beyond a bound, by kind", "kind"
 )
+BROKEN_RECORDS: Final = ProcessMetric(
+    "foryou_broken_records", "Records of derived topics that cannot be read and were skipped", "topic"
+)
 FLOW_LAG: Final = ProcessMetric("foryou_flow_lag", "Messages that a flow has not read", "partition", "gauge")
 
-PROCESS_METRICS: Final = (REFUSED_RECORDS, SKIPPED_OFFSETS, KAFKA_ERRORS, DROPPED_ENTRIES, FLOW_LAG)
+PROCESS_METRICS: Final = (REFUSED_RECORDS, SKIPPED_OFFSETS, KAFKA_ERRORS, DROPPED_ENTRIES, BROKEN_RECORDS, FLOW_LAG)

@@ -29,9 +29,16 @@ class AccountTable:
         return len(self._states)
 
     def apply(self, states: Iterable[AccountState]) -> list[AccountState]:
-        """Apply states in any order; returns the new state of each account that has changed."""
+        """Apply states in any order; returns the new state of each account that has changed.
+
+        Raises:
+            ValueError: an id is no int64; the states before it are applied.
+
+        """
         changed: dict[int, AccountState] = {}
         for state in states:
+            if state.user_id.bit_length() > 63:
+                raise ValueError(f"{state.user_id} is no int64")
             key = state.at, _RANKS[state.status]
             if key > self._states.get(state.user_id, (0, 0)):
                 self._states[state.user_id], changed[state.user_id] = key, state
