@@ -147,15 +147,17 @@ def empty_defaults(name: str) -> tuple[bytes, ...]:
     return _EMPTY_ID if name in _IDS else _EMPTY
 
 
-def without_defaults(raw: bytes | str, variants: Iterable[type[msgspec.Struct]]) -> bytes | None:
+def tidied(raw: bytes | str, variants: Iterable[type[msgspec.Struct]]) -> bytes | None:
     """A message without the optional fields that only hold the empty default of an exporter.
+
+    The status of an account is spelled without capitals and blanks.
 
     Args:
         raw: a JSON object.
         variants: the events that it may be.
 
     Returns:
-        None if there is no such field, or if the event is not one of the variants.
+        None if nothing changes, or if the event is not one of the variants.
 
     """
     try:
@@ -167,5 +169,13 @@ def without_defaults(raw: bytes | str, variants: Iterable[type[msgspec.Struct]])
         if variant.__struct_config__.tag == tag:
             absent = {each.encode_name: empty_defaults(each.name) for each in fields_of(variant) if not each.required}
             kept = {name: value for name, value in fields.items() if bytes(value) not in absent.get(name, ())}
-            return msgspec.json.encode(kept) if len(kept) < len(fields) else None
+            if variant is Account and "status" in kept:
+                kept["status"] = _spelled(kept["status"])
+            return msgspec.json.encode(kept) if kept != fields else None
     return None
+
+
+def _spelled(status: msgspec.Raw) -> msgspec.Raw:
+    """The status in lower case and without blanks around it; anything but a string as it is."""
+    published = msgspec.json.decode(status)
+    return msgspec.Raw(msgspec.json.encode(published.strip().lower())) if isinstance(published, str) else status

@@ -5,7 +5,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from thunder_ingest.events.checks import CHECKS, without_defaults
+from thunder_ingest.events.checks import CHECKS, tidied
 from thunder_ingest.events.ids import PublishedId, id64
 from thunder_ingest.events.published import (
     INPUT_TYPES,
@@ -120,7 +120,7 @@ def topic_of(event: Event) -> str:
 def key_of(event: Event) -> PublishedId:
     """The published id that keys an event in its topic: the author's for posts, else the user's.
 
-    A label without an author is keyed by its post.
+    A label or a deletion without an author is keyed by its post.
     """
     if isinstance(event, PostEvent):
         return event.post_id if event.author_id is None else event.author_id
@@ -132,7 +132,7 @@ def _decoded(decoder: Callable[[bytes | str], Any], expected: Any, raw: bytes | 
         return _checked(decoder, raw)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         variants, reason = get_args(expected) or (expected,), error
-    if (plain := without_defaults(raw, variants)) is not None:
+    if (plain := tidied(raw, variants)) is not None:
         try:
             return _checked(decoder, plain)
         except ValueError as error:

@@ -62,13 +62,13 @@ class PostDeleted(_Event, tag="post_deleted"):
     """The author, or a moderator, deletes a post: `author_id` need not be the author of the post."""
 
     post_id: PublishedId
-    author_id: PublishedId
+    author_id: PublishedId | None = None
 
 
 class PostLabeled(_Event, tag="post_labeled"):
     """A visibility label (`spam`, `adult`, `violence`, `gore`, …) is put on a post, or removed, by anybody.
 
-    Case and blanks of `label` do not matter.
+    Case, blanks and hyphens of `label` do not matter.
     """
 
     post_id: PublishedId
@@ -152,7 +152,10 @@ class UnmuteKeyword(_Keyword, tag="unmute_keyword"):
 
 
 class Account(_Event, tag="account"):
-    """The status of an account: no viewer sees the posts of an account that is not `active`."""
+    """The status of an account: no viewer sees the posts of an account that is not `active`.
+
+    Case and blanks of `status` do not matter.
+    """
 
     user_id: PublishedId
     status: AccountStatus

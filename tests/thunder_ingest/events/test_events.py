@@ -22,6 +22,7 @@ from thunder_ingest.events import (
     topic_of,
 )
 from thunder_ingest.events.ids import id64
+from thunder_ingest.events.labels import label_name
 
 AT = 1_700_000_000_000
 POST = {"type": "post_created", "post_id": 1, "author_id": 2, "at": AT}
@@ -179,6 +180,28 @@ def test_an_optional_field_with_the_empty_default_of_an_exporter_is_absent(varia
         assert msgspec.structs.replace(event, **{field.name: field.default}) == absent
     everything = dict.fromkeys((each.name for other, each in OPTIONAL if other is variant), "")
     assert decode_any(message(needed, **everything)) == absent
+
+
+@pytest.mark.parametrize("spelling", [" Suspended", "SUSPENDED", "suspended\n", "\tsusPended "])
+def test_case_and_blanks_of_the_status_of_an_account_do_not_matter(spelling: str) -> None:
+    account = {"type": "account", "user_id": 7, "at": AT}
+    assert decode_any(message(account, status=spelling)) == decode_any(message(account, status="suspended"))
+    assert events.decode_all("social-graph", [message(account, status=spelling)])[0].status == "suspended"
+
+
+@pytest.mark.parametrize("status", ["banned", "", 5, None])
+def test_an_unknown_status_of_an_account_is_refused_with_the_valid_ones(status: object) -> None:
+    with pytest.raises(Refused, match=r"valid are active, deactivated, suspended, deleted$"):
+        decode_any(message({"type": "account", "user_id": 7, "at": AT}, status=status))
+
+
+@pytest.mark.parametrize("hyphen", ["-", "\u2010", "\u2011", "\u2013", "\u2014", "\u2212", "\u00ad", "\uff0d", " - ", "_"])
+def test_hyphens_of_a_label_count_as_blanks(hyphen: str) -> None:
+    assert label_name(f"Child{hyphen}Safety") == label_name("child safety") == "child_safety"
+
+
+def test_a_deletion_without_an_author_is_keyed_by_its_post() -> None:
+    assert key_of(decode("posts", message({"type": "post_deleted", "post_id": 5, "author_id": 0, "at": AT}))) == 5
 
 
 def test_a_required_field_has_no_empty_default() -> None:
