@@ -4,7 +4,7 @@ If a worker dies between write and commit, the next worker computes its requests
 ledger keeps it, and the next worker publishes it, too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import Final, NamedTuple
 
@@ -40,6 +40,9 @@ _TOGETHER: Final = 32
 
 PREVIEW_TTL_S: Final = 60
 _PREVIEW: Final = "redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]); redis.call('PUBLISH', KEYS[2], ARGV[3])"
+
+_TYPES: Final = (b"string", b"string", b"hash", b"hash", b"list")
+"""The types of the keys of an answer: feed, explanation, the two ledgers, replaced feeds."""
 
 _WRITE: Final = files(__package__).joinpath("feed_store.lua").read_text()
 """Run by EVAL: redis-py cannot send EVALSHA in a pipeline to a Redis Cluster."""
@@ -84,7 +87,8 @@ class FeedStore:
     def write(self, answers: Sequence[Answer]) -> list[bytes]:
         """Write answers in order and publish each request id to the viewer's channel; one round trip.
 
-        An answer whose keys hold values of another type is skipped, counted and named in the log.
+        A key of an answer that holds a value of another type is deleted, counted and named in the log, and the answer
+        is written again: these keys are derived, and expire in any case.
 
         Returns:
             the packed record that counts, for each request of each answer, in order: the first that was ever written.
@@ -101,8 +105,23 @@ class FeedStore:
             for records, arguments in self._calls(answer):
                 commands.append(("EVAL", _WRITE, len(keys), *keys, *arguments))  # `eval` of a cluster's pipeline fails
                 written.append((answer.feed.user_id, records))
-        replies = zip(written, pipelined(self._client, commands), strict=True)
-        return [record for (user, records), reply in replies for record in _counted(user, records, reply)]
+        replies = pipelined(self._client, commands)
+        if broken := [number for number, reply in enumerate(replies) if isinstance(reply, Exception)]:
+            self._delete_broken({written[number][0] for number in broken})
+            again = pipelined(self._client, [commands[number] for number in broken])
+            for number, reply in zip(broken, again, strict=True):
+                replies[number] = reply
+        counted = zip(written, replies, strict=True)
+        return [record for (user, records), reply in counted for record in _counted(user, records, reply)]
+
+    def _delete_broken(self, users: Iterable[str]) -> None:
+        """Delete the keys of these users' answers that hold a value of another type."""
+        keys = [(key, expected) for user in users for key, expected in zip(self._keys(user), _TYPES, strict=False)]
+        types = pipelined(self._client, [("TYPE", key) for key, _ in keys])
+        broken = [key for (key, expected), found in zip(keys, types, strict=True) if found not in (expected, b"none")]
+        for key in broken:
+            broken_keys.skip(key, "it held a value of another type, and was deleted")
+        pipelined(self._client, [("UNLINK", key) for key in broken])
 
     def _keys(self, user: str) -> list[str]:
         ledger = answered_key(user), answered_before_key(user)
@@ -136,7 +155,10 @@ class FeedStore:
         pipelined(self._client, commands)
 
     def are_answered(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
-        """True for each request, given by user and id, that is in the ledger; one round trip."""
+        """True for each request, given by user and id, that is in the ledger; one round trip.
+
+        A ledger of another type counts as empty: `write` replaces it.
+        """
         if not requests:
             return []
         commands: list[Command] = []

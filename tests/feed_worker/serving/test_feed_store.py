@@ -12,6 +12,7 @@ from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed, FeedItem
 from feed_worker.serving import feed_store
 from feed_worker.serving.feed_store import Answer, FeedStore
+from infra.ports.broken_keys import broken_keys
 from infra.ports.redis import subscription
 from tests.feed_worker.client.answering import explanation_in, feed_in, record_in, replaced_in
 from thunder_ingest.events import FeedServed, FeedStatus, pack
@@ -266,6 +267,37 @@ def test_arrival_and_offset_are_the_last_fields_of_a_feed_document_and_the_time_
     assert isinstance(document, bytes)
     assert document.startswith(b'{"at":%d,' % T0)
     assert document.endswith(b'"arrived_at":%d,"offset":9}' % (T0 + 7))
+
+
+BROKEN = {
+    "string": lambda client, key: client.set(key, "x"),
+    "list": lambda client, key: client.rpush(key, "x"),
+    "set": lambda client, key: client.sadd(key, "x"),
+    "hash": lambda client, key: client.hset(key, "x", "y"),
+}
+HELD = {"feed": "string", "explain": "string", "answered": "hash", "answered-before": "hash", "replaced": "list"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in HELD for kind in BROKEN if kind != HELD[name]])
+def test_a_key_of_another_type_is_replaced_and_the_answer_is_written(valkey: redis.Redis, name: str, kind: str) -> None:
+    store, key, skipped = FeedStore(valkey, ttl_s=60), f"{name}:{{{USER}}}", broken_keys.count
+    before, after = (
+        answer(feed(T0, ("before",), "ok", 1)),
+        answer(feed(T0 + 1, ("r", "merged"), "ok", 2), explanation()),
+    )
+    store.write([before])
+    valkey.delete(key)
+    BROKEN[kind](valkey, key)
+    assert store.are_answered([(USER, "r")]) == [False]
+    assert store.write([after]) == [pack(record) for record in after.served]
+    assert feed_in(valkey, USER) == after.feed
+    assert explanation_in(valkey, USER) == after.explanation
+    assert record_in(valkey, USER, "merged") == after.served[1]
+    assert store.are_answered([(USER, "r"), (USER, "merged")]) == [True, True]
+    assert all(valkey.type(f"{each}:{{{USER}}}") in (b"none", HELD[each].encode()) for each in HELD)
+    store.write([answer(feed(T0 + 2, ("next",), "ok", 1))])  # a feed is replaced, so its list is used
+    assert replaced_in(valkey, USER)[0] == after.feed
+    assert broken_keys.count == skipped + (name != "explain")  # SET replaces a value of any type
 
 
 def test_all_keys_of_an_answer_share_the_users_slot(valkey: redis.Redis) -> None:

@@ -195,7 +195,9 @@ def test_an_unknown_status_of_an_account_is_refused_with_the_valid_ones(status: 
         decode_any(message({"type": "account", "user_id": 7, "at": AT}, status=status))
 
 
-@pytest.mark.parametrize("hyphen", ["-", "\u2010", "\u2011", "\u2013", "\u2014", "\u2212", "\u00ad", "\uff0d", " - ", "_"])
+@pytest.mark.parametrize(
+    "hyphen", ["-", "\u2010", "\u2011", "\u2013", "\u2014", "\u2212", "\u00ad", "\uff0d", " - ", "_"]
+)
 def test_hyphens_of_a_label_count_as_blanks(hyphen: str) -> None:
     assert label_name(f"Child{hyphen}Safety") == label_name("child safety") == "child_safety"
 
