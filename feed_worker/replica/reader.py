@@ -118,7 +118,10 @@ class ReplicaState:
         repeated: set[bytes | None] = set()
         if len(newest) < len(records):
             repeated = {key for key, times in Counter(key for key, _ in records).items() if times > 1}
-        posts = [unpack_post(value) for key, value in records if value and key in repeated]
+        standing = {
+            key for key in repeated if newest[key] is not None
+        }  # else a removed post would be there for a moment
+        posts = [unpack_post(value) for key, value in records if value and key in standing]
         self.store.apply(posts)
         values = [value for key, value in newest.items() if value and key not in repeated]
         created_at, others = self.store.apply_packed(values)
