@@ -1,5 +1,7 @@
 """The producer of a client, with the offsets of the messages that it has delivered."""
 
+import threading
+
 from feed_worker.client.errors import Undelivered
 from feed_worker.client.messages import OutgoingMessage
 from infra.ports.errors import DeliveryFailed, MessageTooLarge
@@ -18,6 +20,7 @@ class Outbox:
         self._kafka = settings.kafka
         self._producer = KafkaProducer(settings, on_delivered=self._on_delivered)
         self._delivered: dict[tuple[str, int], int] = {}
+        self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
@@ -69,8 +72,10 @@ class Outbox:
         if refused:
             reasons = "; ".join(sorted({refusal.reason for refusal in refused}))
             raise Undelivered(f"Kafka at {self._kafka} refused {len(refused)} messages: {reasons}")
-        return dict(self._delivered)
+        with self._lock:
+            return dict(self._delivered)
 
     def _on_delivered(self, _token: None, topic: str, partition: int, offset: int) -> None:
         part = (topic, partition)
-        self._delivered[part] = max(self._delivered.get(part, 0), offset + 1)
+        with self._lock:  # reports run in each thread that polls
+            self._delivered[part] = max(self._delivered.get(part, 0), offset + 1)

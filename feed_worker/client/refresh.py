@@ -1,5 +1,6 @@
 """`fresh` of both clients: return a young feed, else request one, else return the old one."""
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,10 +90,14 @@ class Wanted(NamedTuple):
 
 
 class PendingRequests:
-    """The pending requests of `fresh`, so that many readers of one user and the same options request one feed."""
+    """The pending requests of `fresh`, so that many readers of one user and the same options request one feed.
+
+    Any thread may call.
+    """
 
     def __init__(self) -> None:
         self._requests: dict[Wanted, tuple[str, float]] = {}
+        self._lock = threading.Lock()
 
     def of(self, wanted: Wanted) -> str | None:
         """The id of the pending request."""
@@ -101,15 +106,17 @@ class PendingRequests:
 
     def add(self, wanted: Wanted, request_id: str) -> None:
         """Add a request, and remove those that are too old."""
-        now = time.monotonic()
-        while self._requests and now - next(iter(self._requests.values()))[1] >= PENDING_S:
-            del self._requests[next(iter(self._requests))]
-        self._requests.pop(wanted, None)  # so that the oldest is always first
-        self._requests[wanted] = (request_id, now)
+        with self._lock:
+            now = time.monotonic()
+            while self._requests and now - next(iter(self._requests.values()))[1] >= PENDING_S:
+                del self._requests[next(iter(self._requests))]
+            self._requests.pop(wanted, None)  # so that the oldest is always first
+            self._requests[wanted] = (request_id, now)
 
     def remove(self, wanted: Wanted) -> None:
         """Remove a request: it was answered."""
-        self._requests.pop(wanted, None)
+        with self._lock:
+            self._requests.pop(wanted, None)
 
 
 class Refresh:

@@ -142,7 +142,8 @@ class KafkaProducer:
 
     def take_refusals(self) -> list[Refusal]:
         """Return the refusals since the last call, and clear them."""
-        refusals, self.refusals = self.refusals, []
+        refusals = self.refusals[:]
+        del self.refusals[: len(refusals)]  # another thread may append meanwhile
         return refusals
 
     def poll(self, timeout_s: float = 0.0) -> None:
