@@ -35,6 +35,7 @@ class Outage:
         self._name, self._trouble, self._recovery = f"{server} at {address}", trouble, recovery
         self._reason: str | None = None
         self._ended_at = -SETTLE_S
+        self._waiting = set[object]()
         self._lock = threading.Lock()
 
     @property
@@ -43,16 +44,20 @@ class Outage:
         reason = self._reason
         return None if reason is None else f"{self._name} {self._trouble} ({reason})"
 
-    def begins(self, reason: object, probe: Callable[[], bool] | None = None) -> None:
+    def begins(self, reason: object, probe: Callable[[], bool] | None = None, reporter: object | None = None) -> None:
         """Record that the server does not answer; log the first report.
 
         Args:
             reason: for the log.
             probe: returns True once the server answers. A thread calls it until then: an idle client would not notice
                 the end of the outage.
+            reporter: the outage does not end before this one has reported its end, or left. One part of a cluster may
+                answer while another does not.
 
         """
         with self._lock:
+            if reporter is not None:
+                self._waiting.add(reporter)
             if self._reason is not None or time.monotonic() - self._ended_at <= SETTLE_S:
                 return
             self._reason, self.count = str(reason), self.count + 1
@@ -60,15 +65,20 @@ class Outage:
         if probe is not None:
             threading.Thread(target=self._await, args=(probe,), name=f"probe of {self.server}", daemon=True).start()
 
-    def ends(self) -> None:
-        """Record that the server answers; log the first answer after an outage."""
-        if self._reason is None:  # without the lock: called for each batch
+    def ends(self, reporter: object | None = None) -> None:
+        """Record that the server answers; the last reporter ends the outage, with a line in the log."""
+        if self._reason is None and not self._waiting:  # without the lock: called for each batch
             return
         with self._lock:
-            if self._reason is not None:
+            self._waiting.discard(reporter)
+            if self._reason is not None and not self._waiting:
                 self._reason = None
                 self._ended_at = time.monotonic()
                 log.warning("%s %s", self._name, self._recovery)
+
+    def leave(self, reporter: object) -> None:
+        """Forget a reporter that waits no longer."""
+        self._waiting.discard(reporter)
 
     def _await(self, probe: Callable[[], bool]) -> None:
         while self._reason is not None:

@@ -239,6 +239,13 @@ class RedisRetry:
             redis.ResponseError: a key holds a value of another type.
 
         """
+        call = object()
+        try:
+            return self._run(command, call)
+        finally:
+            self._outage.leave(call)
+
+    def _run(self, command: Callable[[], T], call: object) -> T:
         unknown = 0
         while True:
             try:
@@ -250,11 +257,11 @@ class RedisRetry:
                 unknown += reaction is Reaction.RETRY
                 if reaction is Reaction.END or unknown > _RETRIES:
                     raise self._refused(error) from error
-                self._report(error)
+                self._report(error, call)
                 if self._stopping.wait(_RETRY_S):
                     raise StopRequested("stopped while Redis was unreachable") from error
             else:
-                self._outage.ends()
+                self._outage.ends(call)
                 return result
 
     def attempt(self, command: Callable[[], object]) -> bool:
@@ -267,13 +274,13 @@ class RedisRetry:
                 raise
             if reaction is Reaction.END:
                 raise self._refused(error) from error
-            self._report(error)
+            self._report(error, self)
             return False
-        self._outage.ends()
+        self._outage.ends(self)
         return True
 
-    def _report(self, error: Exception) -> None:
-        self._outage.begins(error)
+    def _report(self, error: Exception, reporter: object) -> None:
+        self._outage.begins(error, reporter=reporter)
         if self._client is not None:
             renew(self._client)
 
