@@ -2,9 +2,10 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import Final
+from typing import Final, TypeAlias
 
 from infra.ports.error_table import KAFKA_RETRIES, Reaction, kafka_reaction
 from infra.ports.errors import DeliveryFailed
@@ -19,12 +20,32 @@ RETRY_S: Final = 0.5
 """The pause before records are written again."""
 
 
+_Content: TypeAlias = tuple[str, bytes | None, bytes | None]
+
+
+def _content(record: Record) -> _Content:
+    """What identifies a record: a report has a copy of it."""
+    return record.topic, record.key, record.value
+
+
+def _without(records: Sequence[Record], left_out: Counter[_Content]) -> list[Record]:
+    """The records, without one for each count of `left_out`."""
+    rest, kept = left_out.copy(), list[Record]()
+    for record in records:
+        if rest[_content(record)] > 0:
+            rest[_content(record)] -= 1
+        else:
+            kept.append(record)
+    return kept
+
+
 class RecordWriter:
     """Writes records, and waits for their delivery. The table of errors decides the reaction to each refusal.
 
-    WAIT, or an error that is not in the table: the record is written again, followed by the later records of its key,
-    so that the newest record of a key stays the last one. SKIP: the record is set aside, with a line in the log and a
-    metric; its substitute is written, unless a compacted topic has a newer record of its key. END: `deliver` raises.
+    WAIT, or an error that is not in the table: the record is written again. In a compacted topic the later records of
+    its key follow, so that the newest record of a key stays the last one. SKIP: the record is set aside, with a line in
+    the log and a metric; its substitute is written, unless a compacted topic has a newer record of its key. END:
+    `deliver` raises.
 
     For one thread.
 
@@ -69,7 +90,7 @@ class RecordWriter:
 
     def _next_records(self, refusals: Sequence[Refusal], attempt: int) -> list[Record]:
         newest = {(record.topic, record.key): record for record in self._written}
-        again, substitutes = set[tuple[str, bytes | None]](), list[Record]()
+        waiting, set_aside, substitutes = list[Refusal](), Counter[_Content](), list[Record]()
         for refusal in refusals:
             key = refusal.topic, refusal.record.key
             KAFKA_ERRORS.add(refusal.error.name())
@@ -77,17 +98,35 @@ class RecordWriter:
             if reaction is Reaction.END or (reaction is None and attempt >= KAFKA_RETRIES):
                 raise DeliveryFailed(f"{refusal} ({refusal.error.name()})")
             if reaction is not Reaction.SKIP:
-                again.add(key)
-            elif (substitute := self._set_aside(refusal, newest.get(key))) is not None:
+                waiting.append(refusal)
+                continue
+            set_aside[_content(refusal.record)] += 1
+            if (substitute := self._set_aside(refusal, newest.get(key))) is not None:
                 substitutes.append(substitute)
-        if again:
-            reason = next(each for each in refusals if kafka_reaction(each.error) is not Reaction.SKIP)
-            log.warning("%d keys are written again: %s (%s)", len(again), reason, reason.error.name())
+        if waiting:
+            log.warning("%d records are written again: %s (%s)", len(waiting), waiting[0], waiting[0].error.name())
             self._pause()
+        self._written = _without(self._written, set_aside)
+        again = self._again([refusal.record for refusal in waiting])
         self._written += substitutes
-        return [record for record in self._written if (record.topic, record.key) in again] + [
-            each for each in substitutes if (each.topic, each.key) not in again
+        return again + substitutes
+
+    def _again(self, records: Sequence[Record]) -> list[Record]:
+        """The records to write again: in compacted topics, each with the later ones of its key."""
+        places = dict[_Content, int]()
+        for place, record in enumerate(self._written):
+            places.setdefault(_content(record), place)
+        first = dict[tuple[str, bytes | None], int]()
+        for record in records:
+            if is_compacted(record.topic):
+                key, place = (record.topic, record.key), places.get(_content(record), 0)
+                first[key] = min(place, first.get(key, place))
+        later = [
+            record
+            for place, record in enumerate(self._written)
+            if place >= first.get((record.topic, record.key), len(self._written))
         ]
+        return [record for record in records if not is_compacted(record.topic)] + later
 
     def _set_aside(self, refusal: Refusal, newest: Record | None) -> Record | None:
         record = refusal.record

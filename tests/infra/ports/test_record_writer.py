@@ -121,6 +121,34 @@ def test_the_newest_record_of_a_key_stays_the_last_one_through_refusals_that_pas
     assert broker.newest() == dict(values)
 
 
+def test_a_refusal_that_passes_repeats_no_other_record_of_a_topic_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: dict[bytes, list[int | None]] = {b"bad": [KafkaError.NOT_ENOUGH_REPLICAS] * 2}
+    codes[b"broken"] = [KafkaError.INVALID_RECORD] * 9
+    attempts = list[bytes]()
+
+    def refusal(record: Record) -> int | None:
+        attempts.append(record.value or b"")
+        return (codes.get(record.value or b"") or [None]).pop()
+
+    broker = Broker(refusal)
+    tested = writer(broker, monkeypatch)
+    tested.publish([Record("feeds-served", b"1", value) for value in (b"one", b"broken", b"bad", b"two")])
+    tested.deliver()
+    assert [record.value for record in broker.log] == [b"one", b"two", b"bad"]
+    assert attempts.count(b"broken") == 1
+
+
+def test_a_record_that_was_set_aside_is_not_written_again_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: dict[bytes, list[int | None]] = {b"bad": [KafkaError.NOT_ENOUGH_REPLICAS] * 2}
+    codes[b"broken"] = [KafkaError.INVALID_RECORD] * 9
+    broker = Broker(lambda record: (codes.get(record.value or b"") or [None]).pop())
+    tested = writer(broker, monkeypatch)
+    tested.publish([Record(POST, b"1", value) for value in (b"old", b"bad", b"broken", b"new")])
+    tested.deliver()
+    assert [record.value for record in broker.log] == [b"old", b"new", b"new", b"bad", b"new"]
+    assert len(codes[b"broken"]) == 8
+
+
 def test_a_post_that_cannot_be_written_becomes_a_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
     broker = refusing(KafkaError.MSG_SIZE_TOO_LARGE, 1)
     tested = writer(broker, monkeypatch)
