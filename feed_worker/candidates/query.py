@@ -39,6 +39,7 @@ class Query:
         quality: the admission control's quality factor, at most 1 (see `scaled_limit`).
         model_version: of the ranker that `parameters` selects.
         monotonic: a monotonic clock in seconds; measures the work on the query against the deadline.
+        made_at_s: the time of its making by `monotonic`, which is before the viewer's state is read.
         user: the viewer's state; None until it is hydrated.
         seen: sorted unique ids of posts that the viewer has seen, with those in the request's list.
         served: sorted unique ids of posts that were recently served to the viewer.
@@ -66,10 +67,10 @@ class Query:
     served: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
     found: int = 0
     degradations: list[str] = field(default_factory=list)
-    _made_at_s: float = field(init=False)
+    made_at_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._made_at_s = self.monotonic()
+        self.made_at_s = self.monotonic()
         self.arrived_ms = self.arrived_ms or self.request.at
         self.history_ms = self.history_ms or self.arrived_ms
 
@@ -88,7 +89,7 @@ class Query:
     @property
     def is_expired(self) -> bool:
         """True if the deadline has passed by now."""
-        worked_on_ms = 1000 * (self.monotonic() - self._made_at_s)
+        worked_on_ms = 1000 * (self.monotonic() - self.made_at_s)
         return self.now_ms + worked_on_ms > self.deadline_at
 
     @property

@@ -48,8 +48,8 @@ class StillBusy(Exception):
 class Pipeline:
     """The components of each stage, and the steps that run them.
 
-    Any thread may call a step. The steps `gather`, `rank` and `finish` may run at the same time, for different batches.
-    A lock admits one batch at a time to each step, so a component never gets two calls at once.
+    Any thread may call a step. The steps `gather`, `rank`, `finish` and `run_side_effects` may run at the same time,
+    for different batches. A lock admits one batch at a time to each step, so a component never gets two calls at once.
 
     Attributes:
         passes: exceptions that no component causes, such as a lost server. They propagate to the caller, which waits
@@ -80,7 +80,7 @@ class Pipeline:
         check_budgets(self.budgets_ms, [*self.stats, *self.stage_stats])
         self._budgets_ms = {**STAGE_BUDGETS_MS, **self.budgets_ms}
         self._calls: dict[int, BackgroundCall[list[Any]]] = {}  # the last call of each component, by its identity
-        self._steps = {step: threading.Lock() for step in ("gather", "rank", "finish")}
+        self._steps = {step: threading.Lock() for step in ("gather", "rank", "finish", _SIDE_EFFECT)}
 
     @property
     def stages(self) -> dict[str, Sequence[Component]]:
@@ -99,7 +99,8 @@ class Pipeline:
     def run(self, queries: Sequence[Query]) -> list[Result]:
         """The results of a batch of requests, in order; each has exactly one status.
 
-        Equals `gather`, `rank` and `finish`. A worker calls these from three threads, so that batches overlap.
+        Equals `gather`, `rank`, `finish` and `run_side_effects`. A worker calls these from three threads, so that
+        batches overlap.
 
         Raises:
             Exception: one of `passes`; the batch may then be run again, with new queries.
@@ -107,7 +108,9 @@ class Pipeline:
         """
         runs = self.gather(queries)
         self.rank(runs)
-        return self.finish(runs)
+        results = self.finish(runs)
+        self.run_side_effects(results)
+        return results
 
     def gather(self, queries: Sequence[Query]) -> list[RequestRun]:
         """Read the viewers; retrieve, hydrate and filter candidates. Raises one of `passes`, like `run`."""
@@ -118,17 +121,25 @@ class Pipeline:
         return runs
 
     def rank(self, runs: Sequence[RequestRun]) -> None:
-        """Score and select candidates, then apply the post-selection filters. Calls the ranker."""
+        """Score and select candidates. Calls the ranker."""
         with self._steps["rank"]:
-            for stage in (stages.SCORER, stages.SELECTOR, stages.POST_SELECTION_FILTER):
+            for stage in (stages.SCORER, stages.SELECTOR):
                 self._run_stage(stage, runs)
 
     def finish(self, runs: Sequence[RequestRun]) -> list[Result]:
-        """Run the side effects and return the results; a second call is safe. Raises one of `passes`, like `run`."""
-        results = [run.result() for run in runs]
+        """Apply the post-selection filters, and return the results as of now.
+
+        Changes no run. So a caller that had to wait calls again, and gets the results by the present facts and time.
+        """
+        ended = [run.copy() for run in runs]
         with self._steps["finish"]:
+            self._run_stage(stages.POST_SELECTION_FILTER, ended)
+        return [run.result() for run in ended]
+
+    def run_side_effects(self, results: Sequence[Result]) -> None:
+        """Run the side effects; a second call is safe. Raises one of `passes`, like `run`."""
+        with self._steps[_SIDE_EFFECT]:
             self._run_side_effects([result for result in results if len(result.candidates)])
-        return results
 
     def _run_stage(self, stage: Stage, runs: Sequence[RequestRun]) -> None:
         open_ = [run for run in runs if run.is_open()]
@@ -247,7 +258,9 @@ class Pipeline:
         self._record_error(component, error)
         has_reason = isinstance(error, OverBudget | StillBusy | ForYouError)
         reason = str(error) if has_reason else type(error).__name__
-        run.query.degradations.append(f"{component.name}: {reason}")
+        degradation = f"{component.name}: {reason}"
+        if degradation not in run.query.degradations:  # `finish` may be called again
+            run.query.degradations.append(degradation)
         run.failed |= component.required
         run.source_failed |= stage is stages.SOURCE
 

@@ -1,6 +1,6 @@
 """The state of one request within the pipeline, and its result."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -68,7 +68,16 @@ class RequestRun:
     dropped: list[tuple[str, Candidates]] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
     stages_ms: dict[str, float] = field(default_factory=dict)
-    _result: Result | None = None
+
+    def copy(self) -> "RequestRun":
+        """A run in the same state, whose changes leave this one as it is."""
+        return replace(
+            self,
+            funnel=[*self.funnel],
+            dropped=[*self.dropped],
+            timings_ms={**self.timings_ms},
+            stages_ms={**self.stages_ms},
+        )
 
     def is_open(self) -> bool:
         """True if the request has neither failed nor expired by now."""
@@ -85,12 +94,7 @@ class RequestRun:
         self.candidates = narrowed
 
     def result(self) -> Result:
-        """The result, with at most `query.size` candidates; repeated calls return the same object."""
-        if self._result is None:
-            self._result = self._end()
-        return self._result
-
-    def _end(self) -> Result:
+        """The result as of now, with at most `query.size` candidates; ends the run."""
         if not self.is_open():
             self.candidates = NO_CANDIDATES
         entered, size = len(self.candidates), self.query.size

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from itertools import count
+from typing import TypeAlias
 
 from feed_worker.candidates.query import Query
 from feed_worker.framework.pipeline import Pipeline
@@ -12,14 +13,12 @@ from feed_worker.serving.admission import Refusal
 from feed_worker.serving.intake import DeadLetterRecord
 from feed_worker.serving.offsets import MessageOffset
 from feed_worker.serving.request_queue import MergedRequest
+from infra.ports.error_table import Reaction, redis_reaction
 from infra.ports.errors import RedisRefused, StopRequested
-from infra.ports.redis import RedisRetry
+from infra.ports.redis import REDIS_ERRORS, RedisRetry
 from thunder_ingest.events import FeedStatus
 
 log = logging.getLogger(__name__)
-
-_FATAL: Final = (StopRequested, RedisRefused)
-"""Errors that no request causes: they end the worker, and the next one computes the batch again."""
 
 
 @dataclass(eq=False)
@@ -29,8 +28,11 @@ class Computation:
     Attributes:
         merged: the requests that it answers.
         query: the pipeline's input.
-        run: the state within the pipeline; None before `gather`.
+        run: the state within the pipeline; None before `gather`, and for a request that was refused or has failed.
         result: None until it has ended.
+        is_answered: True if the request was answered before: its side effects, which change the viewer's state, have
+            run.
+        has_waited: True if Redis was away while the viewer's state was read.
 
     """
 
@@ -38,14 +40,12 @@ class Computation:
     query: Query
     run: RequestRun | None = None
     result: Result | None = None
-
-    def skip_side_effects(self) -> None:
-        """End with the candidates found so far; the side effects, which change the viewer's state, do not run."""
-        if self.run is not None and self.result is None:
-            self.result = self.run.result()
+    is_answered: bool = False
+    has_waited: bool = False
 
     def end(self, status: FeedStatus, reason: str) -> None:
         """End without items; `reason` becomes a degradation of the feed."""
+        self.run = None
         self.query.degradations.append(reason)
         self.result = Result(
             query=self.query, candidates=NO_CANDIDATES, status=status, funnel=[], dropped=[], timings_ms={}
@@ -85,9 +85,9 @@ _Step: TypeAlias = Callable[[list[Computation]], None]
 
 
 class BatchRunner:
-    """Runs the three steps of one model's pipeline over batches.
+    """Runs the steps of one model's pipeline over batches.
 
-    `gather` belongs to the intake thread, `rank` to the ranking thread, `finish` to the delivery thread.
+    `gather` belongs to the intake thread, `rank` to the ranking thread, all other methods to the delivery thread.
 
     The pipeline itself isolates errors of components. If a whole step raises, each of its requests is computed once
     more, alone; a request that raises again ends as `failed`.
@@ -109,7 +109,7 @@ class BatchRunner:
 
     def gather(self, computations: Sequence[Computation]) -> None:
         """Find, hydrate and filter the candidates of computations that are not refused."""
-        self._isolated(self._gather, computations)
+        self._isolated(self._gather, _open(computations))
 
     def rank(self, computations: Sequence[Computation]) -> None:
         """Score and select."""
@@ -118,15 +118,35 @@ class BatchRunner:
             self._gather(each)
             self._rank(each)
 
-        self._isolated(self._rank, computations, retry)
+        self._isolated(self._rank, _open(computations), retry)
+
+    def compute_again(self, computations: Sequence[Computation]) -> None:
+        """Gather and rank once more, from the present state of viewers and posts."""
+        for each in computations:
+            each.result = None
+        self.gather(computations)
+        self.rank(computations)
 
     def finish(self, computations: Sequence[Computation]) -> None:
-        """Make the results and run the side effects: served posts are in Redis before a reader sees the feed."""
-        self._isolated(self._finish, computations)
+        """Make the results, by the present labels, deletions and accounts, and by the time; may be called again."""
+        self._isolated(self._finish, _with_run(computations))
+
+    def run_side_effects(self, computations: Sequence[Computation]) -> None:
+        """Write served posts, except for requests that were answered before; may be called again.
+
+        Raises:
+            redis.RedisError: Redis does not answer or refuses a command.
+
+        """
+        self._isolated(self._run_side_effects, [each for each in _with_run(computations) if not each.is_answered])
 
     def _gather(self, computations: list[Computation]) -> None:
+        attempts = count()
+
         def attempt() -> list[RequestRun]:
+            has_waited = next(attempts) > 0
             for each in computations:
+                each.has_waited |= has_waited
                 each.query = self._requery(each.query)
             return self.pipeline.gather([each.query for each in computations])
 
@@ -137,28 +157,29 @@ class BatchRunner:
         self.pipeline.rank(_runs(computations))
 
     def _finish(self, computations: list[Computation]) -> None:
-        results = self._redis_retry.run(lambda: self.pipeline.finish(_runs(computations)))
-        for each, result in zip(computations, results, strict=True):
+        for each, result in zip(computations, self.pipeline.finish(_runs(computations)), strict=True):
             each.result = result
 
-    def _isolated(self, step: _Step, computations: Sequence[Computation], retry: _Step | None = None) -> None:
-        open_ = [each for each in computations if each.result is None]
+    def _run_side_effects(self, computations: list[Computation]) -> None:
+        self.pipeline.run_side_effects([each.result for each in computations if each.result is not None])
+
+    def _isolated(self, step: _Step, computations: list[Computation], retry: _Step | None = None) -> None:
         try:
-            if open_:
-                step(open_)
-        except _FATAL:
-            raise
+            if computations:
+                step(computations)
         except Exception as error:  # a defect must neither end the worker nor fail the other requests
-            log.error("a batch of %d failed; each request is tried alone", len(open_), exc_info=error)
-            for each in open_:
+            if _is_fatal(error):
+                raise
+            log.error("a batch of %d failed; each request is tried alone", len(computations), exc_info=error)
+            for each in computations:
                 self._alone(retry or step, each)
 
     def _alone(self, step: _Step, computation: Computation) -> None:
         try:
             step([computation])
-        except _FATAL:
-            raise
         except Exception as error:  # the next worker would fail, too
+            if _is_fatal(error):
+                raise
             log.error("request %s failed", computation.merged.request.request_id, exc_info=error)
             computation.end("failed", type(error).__name__)
 
@@ -168,6 +189,20 @@ def refused(merged: MergedRequest, query: Query, refusal: Refusal) -> Computatio
     computation = Computation(merged, query)
     computation.end(*refusal)
     return computation
+
+
+def _is_fatal(error: Exception) -> bool:
+    """True for an error that no request causes: the caller waits for the server, or the worker ends."""
+    is_of_server = isinstance(error, REDIS_ERRORS) and redis_reaction(error) is not Reaction.SKIP
+    return is_of_server or isinstance(error, StopRequested | RedisRefused)
+
+
+def _open(computations: Sequence[Computation]) -> list[Computation]:
+    return [each for each in computations if each.result is None]
+
+
+def _with_run(computations: Sequence[Computation]) -> list[Computation]:
+    return [each for each in computations if each.run is not None]
 
 
 def _runs(computations: Sequence[Computation]) -> list[RequestRun]:

@@ -312,4 +312,6 @@ class Worker:
 
     def _done(self, batch: Batch) -> None:
         self._intake.done(batch.messages)
-        self._admission.observe_service_time(1000 * (time.monotonic() - batch.formed_at_s))
+        has_waited = any(each.has_waited for each in batch.computations)
+        if not has_waited and batch.formed_at_s >= self._delivery.waited_until_s:
+            self._admission.observe_service_time(1000 * (time.monotonic() - batch.formed_at_s))

@@ -216,20 +216,38 @@ def test_a_request_that_has_failed_does_not_expire_as_well() -> None:
     assert tested.finish(runs)[0].status == "failed"
 
 
-def test_a_late_feed_is_expired_and_a_timely_one_keeps_its_status() -> None:
+def test_each_finish_checks_the_deadline_and_an_expired_feed_has_no_side_effects() -> None:
     clock, effect = Passing(), Noting()
     tested = pipeline(side_effects=[effect])
     runs = tested.gather([replace(query(), monotonic=clock)])
     tested.rank(runs)
     in_time = tested.finish(runs)
+    tested.run_side_effects(in_time)
     clock.now_s += 61.0
-    assert tested.finish(runs) == in_time
-    assert in_time[0].status == "ok"
-    late = tested.gather([replace(query(), monotonic=clock)])
-    tested.rank(late)
-    clock.now_s += 61.0
-    assert [(result.status, shown(result)) for result in tested.finish(late)] == [("expired", [])]
-    assert effect.noted == in_time * 2
+    late = tested.finish(runs)
+    tested.run_side_effects(late)
+    assert [(result.status, shown(result)) for result in (*in_time, *late)] == [
+        ("ok", [6, 5, 4, 3, 2, 1]),
+        ("expired", []),
+    ]
+    assert effect.noted == in_time
+
+
+def test_each_finish_applies_the_post_selection_filters_as_of_now_and_fills_the_gaps() -> None:
+    hidden = {6}
+    last = ScriptedFilter(lambda found: ~np.isin(found.posts.post_id, [*hidden]))
+    tested = pipeline(post_selection_filters=[last])
+    runs = tested.gather([query(size=3)])
+    tested.rank(runs)
+    first = tested.finish(runs)
+    hidden.add(4)
+    results = [*first, *tested.finish(runs)]
+    assert [shown(result) for result in results] == [[5, 4, 3], [5, 3, 2]]
+    steps = [[(step.name, step.entered, step.left) for step in result.funnel[2:]] for result in results]
+    assert steps == [
+        [("scripted_filter", 6, 5), ("size", 5, 3)],
+        [("scripted_filter", 6, 4), ("size", 4, 3)],
+    ]
 
 
 def test_an_unknown_query_field_is_an_error_of_the_hydrator() -> None:

@@ -12,6 +12,7 @@ from feed_worker.framework.components import QueryFields, QueryHydrator
 from feed_worker.framework.request_run import RequestRun, Result
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.serving import worker as worker_module
+from feed_worker.serving.admission import Admission
 from feed_worker.serving.batch import Batch
 from feed_worker.serving.feed_store import FeedStore
 from feed_worker.serving.stage_threads import StageThreads
@@ -202,6 +203,23 @@ def test_the_worker_waits_while_redis_is_away(settings: Settings, store: PostSto
         ask(settings, asked)
         assert [record.status for record in answers(settings, [asked])] == ["ok"]
     assert deaf.calls == 3
+
+
+def test_a_wait_for_a_server_counts_as_no_service_time(
+    settings: Settings, store: PostStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = pipeline_on(store, UserStates(client))
+    deaf = Deaf(pipeline.query_hydrators[0])
+    observed, first, second = list[float](), request(), request()
+    monkeypatch.setattr(Admission, "observe_service_time", lambda _, took_ms: observed.append(took_ms))
+    with running(settings, store, replace(pipeline, query_hydrators=[deaf])):
+        ask(settings, first)
+        answers(settings, [first])
+        await_commit(settings)
+        ask(settings, second)
+        answers(settings, [second])
+        await_commit(settings)
+    assert len(observed) == 1
 
 
 def test_readiness_follows_outages_and_the_group_and_health_the_steps_of_the_worker(
