@@ -64,13 +64,17 @@ class ReceivedRequest:
 
 
 class MergedRequest(NamedTuple):
-    """Requests of one viewer, newest first: one computation, or one refusal, answers all of them."""
+    """Requests of one viewer, newest first: one computation, or one refusal, answers all of them.
+
+    A request whose own deadline has passed is refused without the others. A request that has only waited for too long
+    is answered with a newer one.
+    """
 
     received: Sequence[ReceivedRequest]
 
     @property
     def newest(self) -> ReceivedRequest:
-        """The newest request, which is computed: older ones do not make it late."""
+        """The newest request, which is computed."""
         return self.received[0]
 
     @property
@@ -150,14 +154,14 @@ class RequestQueue:
                     self.refuse(each, refusal)
 
     def take(
-        self, limit: int, busy: Collection[str], refusal: Callable[[MergedRequest], Refusal | None]
+        self, limit: int, busy: Collection[str], refusal: Callable[[ReceivedRequest], Refusal | None]
     ) -> list[Chosen]:
         """Remove and return the next batch.
 
         Args:
             limit: the maximum number of computations; refused requests do not count.
             busy: viewers with a computation in progress; only refusals are taken of their requests.
-            refusal: decides on load shedding for each computation.
+            refusal: decides on load shedding for each request.
 
         Returns:
             at most one computation a viewer, those that have waited longest for their turn first, and all refusals.
@@ -168,10 +172,10 @@ class RequestQueue:
         for viewer in list(self._viewers):
             waiting: list[MergedRequest] = []
             for merged in self._merged(viewer):
-                if refused := refusal(merged):
-                    chosen.append((self._remove(merged), refused))
-                else:
-                    waiting.append(merged)
+                admitted, refused = _split(merged, refusal)
+                chosen += [(self._remove(some), reason) for some, reason in refused]
+                if admitted is not None:
+                    waiting.append(admitted)
             if waiting and viewer not in busy and free:
                 free -= 1
                 chosen.append((self._remove(waiting[0]), None))
@@ -196,8 +200,8 @@ class RequestQueue:
 
     def _remove(self, merged: MergedRequest) -> MergedRequest:
         viewer, key = merged.viewer, merged.newest.merge_key
-        groups = self._viewers[viewer]
-        groups[key] = groups[key][len(merged.received) :]
+        groups, removed = self._viewers[viewer], set(map(id, merged.received))
+        groups[key] = [each for each in groups[key] if id(each) not in removed]
         if not groups[key]:
             del groups[key]
         if not groups:
@@ -207,6 +211,24 @@ class RequestQueue:
             del self._sizes[viewer]
         self.bytes -= sum(each.bytes for each in merged.received)
         return merged
+
+
+def _split(
+    merged: MergedRequest, refusal: Callable[[ReceivedRequest], Refusal | None]
+) -> tuple[MergedRequest | None, list[tuple[MergedRequest, Refusal]]]:
+    """The requests that are computed together, and those that are refused, with the reason of the newest one."""
+    decided = [(each, refusal(each)) for each in merged.received]
+    is_computed = any(refused is None for _, refused in decided)
+    admitted = list[ReceivedRequest]()
+    refusals = dict[str, tuple[list[ReceivedRequest], Refusal]]()
+    for each, refused in decided:
+        if refused is None or (is_computed and refused.status != "expired"):
+            admitted.append(each)
+        else:
+            refusals.setdefault(refused.status, ([], refused))[0].append(each)
+    return MergedRequest(admitted) if admitted else None, [
+        (MergedRequest(received), refused) for received, refused in refusals.values()
+    ]
 
 
 def _merge_key(request: FeedRequest, viewer: str) -> int:

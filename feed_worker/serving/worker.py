@@ -26,7 +26,7 @@ from feed_worker.serving.batch import Batch, BatchRunner, Computation, refused
 from feed_worker.serving.delivery import Delivery, DocumentBuilder
 from feed_worker.serving.feed_store import FeedStore
 from feed_worker.serving.intake import DeadLetterRecord, Intake
-from feed_worker.serving.request_queue import MergedRequest, RequestQueue
+from feed_worker.serving.request_queue import MergedRequest, ReceivedRequest, RequestQueue
 from feed_worker.serving.stage_threads import StageThreads
 from feed_worker.serving.worker_registry import WorkerRegistry
 from infra.ports.clock import Clock, now_ms
@@ -244,7 +244,7 @@ class Worker:
         A dead letter and the answer to its request are of one batch: the offset is committed after both.
         """
         formed_ms = now_ms()
-        chosen = self._queue.take(self._settings.max_batch, busy, lambda merged: self._refusal(merged, formed_ms))
+        chosen = self._queue.take(self._settings.max_batch, busy, lambda each: self._refusal(each, formed_ms))
         if not chosen and not self._dead_letters:
             return None
         waits = [formed_ms - merged.newest.waits_since_ms for merged, refused in chosen if not refused]
@@ -255,21 +255,21 @@ class Worker:
         self._metrics.batch_formed(batch, formed_ms, quality)
         return batch
 
-    def _refusal(self, merged: MergedRequest, now_ms: int) -> Refusal | None:
-        waited_ms = now_ms - merged.newest.waits_since_ms
-        return self._admission.refusal(waited_ms, self._left_ms(merged, waited_ms))
+    def _refusal(self, received: ReceivedRequest, now_ms: int) -> Refusal | None:
+        return self._admission.refusal(now_ms - received.waits_since_ms, self._left_ms(received, now_ms))
 
-    def _left_ms(self, merged: MergedRequest, waited_ms: int) -> int:
+    def _left_ms(self, received: ReceivedRequest, now_ms: int) -> int:
         """The time until the deadline: one of the app counts from the request's own time, the default from its arrival.
 
         So the default compares no clocks of different machines.
         """
-        if merged.request.deadline_ms is None:
-            return self._settings.deadline_ms - waited_ms
-        return merged.request.at + merged.request.deadline_ms - self._state.clock.now_ms()
+        request = received.request
+        if request.deadline_ms is None:
+            return self._settings.deadline_ms - (now_ms - received.waits_since_ms)
+        return request.at + request.deadline_ms - self._state.clock.now_ms()
 
     def _computation(self, merged: MergedRequest, refusal: Refusal | None, quality: float, now_ms: int) -> Computation:
-        left_ms = self._left_ms(merged, now_ms - merged.newest.waits_since_ms)
+        left_ms = max(self._left_ms(each, now_ms) for each in merged.received)
         deadline_at = self._state.clock.now_ms() + left_ms
         query = self._query(merged.request, deadline_at, 1.0 if refusal else quality, self._runner.model_version)
         newest = merged.newest

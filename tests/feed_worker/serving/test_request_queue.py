@@ -11,7 +11,6 @@ from feed_worker.serving.request_queue import (
     MAX_MERGED,
     MAX_REQUESTS,
     Chosen,
-    MergedRequest,
     ReceivedRequest,
     RequestQueue,
 )
@@ -30,13 +29,14 @@ def received(
     offset: int | None = None,
     after: str | None = None,
     at: int = T0,
+    deadline_ms: int | None = None,
 ) -> ReceivedRequest:
-    request = FeedRequest(request_id=name, user_id=user, at=at, size=size, after=after)
+    request = FeedRequest(request_id=name, user_id=user, at=at, size=size, after=after, deadline_ms=deadline_ms)
     place = MessageOffset((TOPIC, 0), next_offset() if offset is None else offset)
     return ReceivedRequest(request, arrived, arrived, arrived, place, 10)
 
 
-def admitted(_asked: MergedRequest) -> None:
+def admitted(_asked: ReceivedRequest) -> None:
     """Admit every request."""
 
 
@@ -98,7 +98,7 @@ def test_refused_requests_do_not_count_for_the_limit() -> None:
     late = Refusal("failed", "late")
     queue = RequestQueue()
     queue.add([received(str(user), user=user) for user in range(1, 6)])
-    chosen = queue.take(1, (), lambda merged: late if int(merged.viewer) % 2 else None)
+    chosen = queue.take(1, (), lambda each: late if int(each.viewer) % 2 else None)
     assert [(merged.viewer, refusal) for merged, refusal in chosen] == [
         ("1", late),
         ("2", None),
@@ -146,11 +146,42 @@ def test_equal_requests_beyond_a_viewers_share_are_refused_and_the_rest_is_merge
 def test_what_is_overdue_is_refused_at_once_also_of_a_busy_viewer() -> None:
     queue = queue_of(*(received(str(number), arrived=T0 + number, size=number) for number in range(1, 7)))
 
-    def late(merged: MergedRequest) -> Refusal | None:
-        return Refusal("failed", "late") if merged.newest.waits_since_ms < T0 + 4 else None
+    def late(each: ReceivedRequest) -> Refusal | None:
+        return Refusal("failed", "late") if each.waits_since_ms < T0 + 4 else None
 
     assert names(queue.take(16, {"1"}, late)) == [["1"], ["2"], ["3"]]
     assert names(queue.take(16, (), late)) == [["4"]]
+
+
+def past_deadline(each: ReceivedRequest) -> Refusal | None:
+    """Refuse by the request's own deadline, at T0 + 10."""
+    is_late = each.request.deadline_ms is not None and each.request.at + each.request.deadline_ms < T0 + 10
+    return Refusal("expired", f"{each.request.request_id} is late") if is_late else None
+
+
+def test_a_request_past_its_deadline_expires_no_equal_request() -> None:
+    for deadlines in ((None, 1), (1, None), (1, 5_000), (1, 5, None, 2)):
+        queue = queue_of(
+            *(received(str(n), arrived=T0 + n, deadline_ms=deadline) for n, deadline in enumerate(deadlines))
+        )
+        late = [str(n) for n, deadline in enumerate(deadlines) if deadline and deadline < 10][::-1]
+        chosen = queue.take(16, (), past_deadline)
+        assert names(chosen) == [late, [str(n) for n in range(len(deadlines)) if str(n) not in late]]
+        assert [refusal and refusal.reason for _, refusal in chosen] == [f"{late[0]} is late", None]
+        assert len(queue) == queue.bytes == queue.computations == 0
+
+
+def test_an_expired_request_of_a_busy_viewer_is_refused_and_its_equals_keep_waiting() -> None:
+    queue = queue_of(received("a", deadline_ms=1), received("b"), received("c", deadline_ms=2))
+    assert names(queue.take(16, {"1"}, past_deadline)) == [["c", "a"]]
+    assert (len(queue), queue.computations) == (1, 1)
+    assert names(queue.take(16, (), past_deadline)) == [["b"]]
+
+
+def test_a_request_that_has_waited_too_long_is_answered_with_a_newer_one() -> None:
+    queue = queue_of(received("old"), received("new", arrived=T0 + 9))
+    overloaded = Refusal("failed", "overloaded")
+    assert names(queue.take(16, (), lambda each: overloaded if each.arrived_ms == T0 else None)) == [["new", "old"]]
 
 
 def test_a_viewer_with_several_requests_gets_its_next_turn_after_the_others() -> None:
