@@ -1,17 +1,19 @@
 """The answer to a feed request, as it is read from Redis."""
 
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
 from feed_worker.client.errors import FeedTimeout, NoFeed
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
+from infra.ports.broken_keys import broken_keys
 from thunder_ingest.events import unpack_feed_served
 from thunder_ingest.events.redis_keys import answered_before_key, answered_key, feed_key, preview_key, replaced_key
 
 Command: TypeAlias = tuple[str, ...]
+T = TypeVar("T")
 
 LOOK_AGAIN_S: Final = 1.0
 """An announcement may be lost with a connection, so a waiting client also reads the answer this often."""
@@ -20,13 +22,34 @@ REDIS_HANGS: Final = "Redis does not reply"
 
 STATUSES_WITHOUT_FEED: Final = ("expired", "failed")
 
-_FEED = msgspec.json.Decoder(Feed)
-decode_explanation = msgspec.json.Decoder(Explanation).decode
+_FEED: Final = msgspec.json.Decoder(Feed).decode
+_EXPLANATION: Final = msgspec.json.Decoder(Explanation).decode
 
 
-def decode_feed(document: bytes | None) -> Feed | None:
-    """The feed of the document under `feed:{user}`."""
-    return None if document is None else _FEED.decode(document)
+def decode_feed(key: str, document: bytes | None) -> Feed | None:
+    """The feed of a document under a key; None, as for a missing one, for a document that cannot be read."""
+    return _decoded(key, document, _FEED)
+
+
+def decode_explanation(key: str, document: bytes | None) -> Explanation | None:
+    """The explanation of a document, like `decode_feed`."""
+    return _decoded(key, document, _EXPLANATION)
+
+
+def decode_replaced(user: str, documents: Sequence[bytes] | None) -> list[Feed]:
+    """The feeds of a user that are not the newest; None stands for a list that cannot be read."""
+    key = replaced_key(user)
+    return [feed for document in documents or () if (feed := decode_feed(key, document))]
+
+
+def _decoded(key: str, document: bytes | None, decode: Callable[[bytes], T]) -> T | None:
+    if document is None:
+        return None
+    try:
+        return decode(document)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        broken_keys.skip(key, error)
+        return None
 
 
 def answer_commands(user: str, request_id: str) -> tuple[Command, ...]:
@@ -50,7 +73,7 @@ def answer_to(
     new: bytes | None,
     old: bytes | None,
     document: bytes | None,
-    replaced: Sequence[bytes],
+    replaced: Sequence[bytes] | None,
     preview: bytes | None = None,
 ) -> Feed | None:
     """The feed that answers a request, None before the answer.
@@ -68,18 +91,18 @@ def answer_to(
         NoFeed: the answer has no feed, or it is too long ago.
 
     """
-    feed = decode_feed(preview or document)
+    feed = decode_feed(preview_key(user, request_id), preview) or decode_feed(feed_key(user), document)
     if feed and request_id in feed.answers:
         if feed.status in STATUSES_WITHOUT_FEED:
             raise NoFeed(user, request_id, feed.status, feed.degradations)
         return feed
-    record = new or old
-    if record is None:
+    served = _decoded(answered_key(user), new, unpack_feed_served)
+    served = served or _decoded(answered_before_key(user), old, unpack_feed_served)
+    if served is None:
         return None
-    served = unpack_feed_served(record)
     if served.status in STATUSES_WITHOUT_FEED:
         raise NoFeed(user, request_id, served.status, served.degradations)
-    stored = [each for each in (feed, *map(_FEED.decode, replaced)) if each]
+    stored: list[Feed] = [*([feed] if feed else ()), *decode_replaced(user, replaced)]
     answering = [each for each in stored if request_id in each.answers]
     # a request that was merged with one that had been answered before has that one's record, and is not in its feed
     answering += [each for each in stored if (each.at, each.generated_at) == (served.at, served.served_at)]

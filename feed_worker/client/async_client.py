@@ -25,7 +25,7 @@ from feed_worker.client.answer_lookup import (
     timed_out,
 )
 from feed_worker.client.errors import Undelivered
-from feed_worker.client.messages import OutgoingMessage, feed_request, messages_of
+from feed_worker.client.messages import OutgoingMessage, check_request_id, feed_request, messages_of, user_form
 from feed_worker.client.refresh import (
     CHECK_S,
     STORED_FEED_S,
@@ -127,7 +127,8 @@ class AsyncClient:
 
     async def wait(self, user: PublishedId, request_id: str, timeout_s: float = 10.0) -> Feed:
         """Wait for the answer to a request; see `Client.wait`."""
-        form, reason = published_form(user), REDIS_HANGS
+        form, reason = user_form(user), REDIS_HANGS
+        check_request_id(request_id)
         commands = answer_commands(form, request_id)
         try:
             async with asyncio.timeout(timeout_s), self._reads.listener(ready_channel(form)) as listener:
@@ -150,9 +151,9 @@ class AsyncClient:
         self, user: PublishedId, *, max_age_ms: int = 60_000, timeout_s: float = 1.0, **options: Any
     ) -> Fresh:
         """A feed that is young enough, or a new one, or the old one marked as stale; see `Client.fresh`."""
-        form, deadline = published_form(user), time.monotonic() + timeout_s
+        form, deadline = user_form(user), time.monotonic() + timeout_s
         replies = await self._reads.read(stored_feed_commands(form), max(STORED_FEED_S, timeout_s))
-        old = stored_feed(replies, self._settings.feed_ttl_s, options.get("surface") or "")
+        old = stored_feed(form, replies, self._settings.feed_ttl_s, options.get("surface") or "")
         refresh = Refresh(self._pending, Wanted.of(form, options), old, max_age_ms, deadline)
         if refresh.is_needed:
             with refresh.attempt():
@@ -179,13 +180,15 @@ class AsyncClient:
 
     async def feed(self, user: PublishedId) -> Feed | None:
         """The newest feed of a user, if there is one."""
-        (document,) = await self._reads.read([("GET", feed_key(published_form(user)))])
-        return decode_feed(document)
+        key = feed_key(user_form(user))
+        (document,) = await self._reads.read([("GET", key)])
+        return decode_feed(key, document)
 
     async def explain(self, user: PublishedId) -> Explanation | None:
         """The explanation of the last feed that was requested with `explain=True`, if there is one."""
-        (document,) = await self._reads.read([("GET", explain_key(published_form(user)))])
-        return None if document is None else decode_explanation(document)
+        key = explain_key(user_form(user))
+        (document,) = await self._reads.read([("GET", key)])
+        return decode_explanation(key, document)
 
     async def _request(self, request: FeedRequest, deadline: float | None) -> str:
         for message in messages_of(request):

@@ -25,7 +25,7 @@ from feed_worker.client.answer_lookup import (
     timed_out,
 )
 from feed_worker.client.errors import FeedTimeout, Undelivered
-from feed_worker.client.messages import OutgoingMessage, feed_request, messages_of
+from feed_worker.client.messages import OutgoingMessage, check_request_id, feed_request, messages_of, user_form
 from feed_worker.client.refresh import (
     CHECK_S,
     STORED_FEED_S,
@@ -156,6 +156,9 @@ class Client:
         Returns:
             the request id, for `wait`.
 
+        Raises:
+            Refused: the user is no id, or an option cannot be used.
+
         """
         return self._request(feed_request(user, at, options), None)
 
@@ -170,9 +173,11 @@ class Client:
                 feed was replaced too long ago, or by more than 16 others.
             FeedTimeout: no answer came within `timeout_s`, also if Redis hangs; the text names the next step.
             RedisUnreachable: Redis refuses or closes connections; the text has the address.
+            Refused: the user or the request has no valid id.
 
         """
-        form, deadline = published_form(user), time.monotonic() + timeout_s
+        form, deadline = user_form(user), time.monotonic() + timeout_s
+        check_request_id(request_id)
         commands = answer_commands(form, request_id)
         try:
             if feed := answer_to(form, request_id, *self._reads.execute(commands, deadline)):
@@ -226,9 +231,9 @@ class Client:
             RedisUnreachable: Redis does not answer; a Redis that hangs is given two seconds at least.
 
         """
-        form, deadline = published_form(user), time.monotonic() + timeout_s
+        form, deadline = user_form(user), time.monotonic() + timeout_s
         replies = self._reads.read(stored_feed_commands(form), max(STORED_FEED_S, timeout_s))
-        old = stored_feed(replies, self._settings.feed_ttl_s, options.get("surface") or "")
+        old = stored_feed(form, replies, self._settings.feed_ttl_s, options.get("surface") or "")
         refresh = Refresh(self._pending, Wanted.of(form, options), old, max_age_ms, deadline)
         if refresh.is_needed:
             with refresh.attempt():
@@ -273,13 +278,15 @@ class Client:
 
         What happened to its posts since then is not applied: `check` reports it, and `fresh` applies it.
         """
-        (document,) = self._reads.read([("GET", feed_key(published_form(user)))])
-        return decode_feed(document)
+        key = feed_key(user_form(user))
+        (document,) = self._reads.read([("GET", key)])
+        return decode_feed(key, document)
 
     def explain(self, user: PublishedId) -> Explanation | None:
         """The explanation of the last feed requested with `explain=True`, if there is one; raises RedisUnreachable."""
-        (document,) = self._reads.read([("GET", explain_key(published_form(user)))])
-        return None if document is None else decode_explanation(document)
+        key = explain_key(user_form(user))
+        (document,) = self._reads.read([("GET", key)])
+        return decode_explanation(key, document)
 
     def close(self) -> None:
         """Close the connections; call `flush` first to deliver every message."""

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from feed_worker.client.answer_lookup import STATUSES_WITHOUT_FEED, Command, decode_feed
+from feed_worker.client.answer_lookup import STATUSES_WITHOUT_FEED, Command, decode_feed, decode_replaced
 from feed_worker.client.errors import FeedTimeout, NoFeed
 from feed_worker.documents.feed import Feed
 from thunder_ingest.events.redis_keys import feed_key, replaced_key
@@ -52,23 +52,24 @@ def stored_feed_commands(user: str) -> tuple[Command, ...]:
     return ("GET", feed_key(user)), ("PTTL", feed_key(user)), ("LRANGE", replaced_key(user), "0", "-1")
 
 
-def stored_feed(replies: Sequence[Any], ttl_s: int, surface: str) -> StoredFeed | None:
+def stored_feed(user: str, replies: Sequence[Any], ttl_s: int, surface: str) -> StoredFeed | None:
     """The newest feed that a user has for a surface, None if there is none.
 
     Args:
+        user: published form of the id.
         replies: to `stored_feed_commands`.
         ttl_s: the time to live that workers give a feed (setting `feed_ttl_s`).
         surface: of the request.
 
     """
     document, left_ms, replaced = replies
-    newest = decode_feed(document)
+    newest = decode_feed(feed_key(user), document)
     if newest is None:
         return None
     age_ms = 1_000 * ttl_s - left_ms
     if age_ms < 0:  # the worker's time to live is longer than ours: the age is unknown and must not pass for young
         age_ms = 1_000 * ttl_s
-    feeds = [each for each in (newest, *map(decode_feed, replaced)) if each and each.surface == surface]
+    feeds = [each for each in (newest, *decode_replaced(user, replaced)) if each.surface == surface]
     feed = max(
         (each for each in feeds if each.status not in STATUSES_WITHOUT_FEED),
         key=lambda each: (each.arrived_at, each.offset),

@@ -3,7 +3,7 @@
 import itertools
 from typing import Any, cast
 
-from feed_worker.client.answer_lookup import decode_explanation, decode_feed
+from feed_worker.client.answer_lookup import decode_explanation, decode_feed, decode_replaced
 from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed, FeedItem
 from feed_worker.serving.feed_store import Answer, FeedStore
@@ -75,13 +75,12 @@ def requests_of(settings: Settings, user: int) -> list[FeedRequest]:
 
 def feed_in(client: Client, user: str) -> Feed | None:
     """The feed of a user (published form)."""
-    return decode_feed(cast(bytes | None, client.get(feed_key(user))))
+    return decode_feed(feed_key(user), cast(bytes | None, client.get(feed_key(user))))
 
 
 def explanation_in(client: Client, user: str) -> Explanation | None:
     """The explanation that a user has."""
-    document = cast(bytes | None, client.get(explain_key(user)))
-    return None if document is None else decode_explanation(document)
+    return decode_explanation(explain_key(user), cast(bytes | None, client.get(explain_key(user))))
 
 
 def record_in(client: Client, user: str, request_id: str) -> FeedServed | None:
@@ -94,4 +93,4 @@ def record_in(client: Client, user: str, request_id: str) -> FeedServed | None:
 def replaced_in(client: Client, user: str) -> list[Feed]:
     """The feeds of a user that are not the newest, the last one first."""
     documents = cast(list[bytes], client.lrange(replaced_key(user), 0, -1))
-    return [feed for document in documents if (feed := decode_feed(document))]
+    return decode_replaced(user, documents)

@@ -1,14 +1,18 @@
+import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import pytest
+import redis
 from msgspec.structs import replace
 
-from feed_worker.client import Client, FeedTimeout, NoFeed
+from feed_worker.client import AsyncClient, Client, FeedTimeout, NoFeed
 from feed_worker.client.outbox import Outbox
 from feed_worker.serving.feed_store import FeedStore
+from infra.ports.broken_keys import broken_keys
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from tests.feed_worker.client.answering import T0, answer, feed_of, new_user, requests_of
@@ -106,6 +110,97 @@ def test_a_request_that_no_worker_would_take_is_refused_before_it_is_sent(client
         client.request_feed(user, size=500)
     client.flush()
     assert requests_of(servers, user) == []
+
+
+NO_USERS: list[Any] = ["\ud800", b"x", 0, 2**63, "", "x" * 256, 1.5, True, None]
+NO_EVENTS: list[Any] = [
+    *(5, None, "x", b"x", object(), [5], ["x"], [[]]),
+    *({"type": "follow", "user_id": 1, "target_id": each, "at": T0} for each in (b"x", object(), "\ud800", {1, b"x"})),
+    {"type": "post_created", "post_id": 1, "author_id": 2, "at": T0, "text": "half a pair: \ud800"},
+    {"type": "feed_request", "request_id": "r", "user_id": 1, "at": T0, "seen_ids": [b"x"]},
+    {(1, 2): 3},
+]
+
+
+@pytest.mark.parametrize("user", NO_USERS, ids=repr)
+def test_what_is_no_user_is_refused_in_one_line(client: Client, servers: Settings, user: Any) -> None:
+    calls: list[Callable[[Client | AsyncClient], Any]] = [
+        lambda each: each.request_feed(user),
+        lambda each: each.wait(user, "r", 0.1),
+        lambda each: each.fresh(user, timeout_s=0.1),
+        lambda each: each.feed(user),
+        lambda each: each.explain(user),
+    ]
+
+    async def story() -> None:
+        async with AsyncClient(servers) as asynchronous:
+            for call in calls:
+                with pytest.raises(Refused, match=r"^[^\n]+user_id`$"):
+                    await call(asynchronous)
+
+    for call in calls:
+        with pytest.raises(Refused, match=r"^[^\n]+user_id`$"):
+            call(client)
+    asyncio.run(story())
+
+
+def test_what_is_no_event_is_refused_in_one_line(client: Client, servers: Settings) -> None:
+    async def story() -> None:
+        async with AsyncClient(servers) as asynchronous:
+            for event in NO_EVENTS:
+                with pytest.raises(Refused, match=r"^[^\n]+$"):
+                    await asynchronous.publish(event)
+
+    for event in NO_EVENTS:
+        with pytest.raises(Refused, match=r"^[^\n]+$"):
+            client.publish(event)
+    asyncio.run(story())
+
+
+def test_what_is_no_request_id_is_refused(client: Client) -> None:
+    for request_id in ("\ud800", b"r", 5):
+        with pytest.raises(Refused, match="a request id is"):
+            client.wait(1, cast(str, request_id), 0.1)
+
+
+BROKEN_DOCUMENTS: list[Callable[[redis.Redis, int], object]] = [
+    lambda valkey, user: valkey.set(f"feed:{{{user}}}", "x"),
+    lambda valkey, user: valkey.set(f"feed:{{{user}}}", b"\xff"),
+    lambda valkey, user: valkey.set(f"feed:{{{user}}}", '{"at": 5}'),
+    lambda valkey, user: valkey.lpush(f"replaced:{{{user}}}", "x"),
+    lambda valkey, user: valkey.set(f"replaced:{{{user}}}", "x"),
+    lambda valkey, user: valkey.hset(f"answered:{{{user}}}", "r", "x"),
+    lambda valkey, user: valkey.set(f"preview:{{{user}}}:r", "x"),
+    lambda valkey, user: valkey.set(f"explain:{{{user}}}", "x"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN_DOCUMENTS)))
+def test_a_document_that_cannot_be_read_counts_as_missing(client: Client, servers: Settings, number: int) -> None:
+    user, valkey = new_user(), cast(redis.Redis, connect(servers))
+    BROKEN_DOCUMENTS[number](valkey, user)
+    skipped = broken_keys.count
+
+    async def story() -> None:
+        async with AsyncClient(servers) as asynchronous:
+            assert (await asynchronous.feed(user), await asynchronous.explain(user)) == (None, None)
+            for call in (asynchronous.wait(user, "r", 0.1), asynchronous.fresh(user, timeout_s=0.1)):
+                with pytest.raises(FeedTimeout):
+                    await call
+
+    assert (client.feed(user), client.explain(user)) == (None, None)
+    with pytest.raises(FeedTimeout):
+        client.wait(user, "r", 0.1)
+    with pytest.raises(FeedTimeout):
+        client.fresh(user, timeout_s=0.1)
+    asyncio.run(story())
+    feed = answer(servers, feed_of(user, "next"))
+    assert client.wait(user, "next", timeout_s=30) == client.feed(user) == feed
+    later = answer(servers, feed_of(user, "later", T0 + 1))
+    assert client.fresh(user, max_age_ms=600_000).feed == later
+    assert client.wait(user, "next", timeout_s=30) == feed
+    assert broken_keys.count > skipped
+    valkey.close()
 
 
 def test_a_wait_without_an_answer_names_the_next_step(client: Client) -> None:

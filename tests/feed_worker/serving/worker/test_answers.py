@@ -217,7 +217,8 @@ def test_a_check_is_answered_by_the_safety_rules_alone_and_leaves_no_trace(
         before = client.get(feed_key(str(user))), client.hgetall(user_key(str(user)))
         ask(settings, check)
         eventually(lambda: client.get(preview_key(str(user), check.request_id)) is not None)
-        answer = decode_feed(cast(bytes, client.get(preview_key(str(user), check.request_id))))
+        key = preview_key(str(user), check.request_id)
+        answer = decode_feed(key, cast(bytes, client.get(key)))
         await_commit(settings)
         assert (client.get(feed_key(str(user))), client.hgetall(user_key(str(user)))) == before
     assert worker.failure is None
