@@ -117,6 +117,17 @@ class UserRegister:
         """True for each user who is known to have no state; raises like `new_users`."""
         return [reply == [1, 0] for reply in pipelined(self._client, list(map(_membership, users)))]
 
+    def users_not_whole(self) -> list[str]:
+        """The registered users whose hashes are not whole; reads the whole register, and raises like `new_users`."""
+        found = list[str]()
+        for key in _SETS:
+            (members,) = pipelined(self._client, [("SMEMBERS", key)])
+            users = [each.decode() for each in ([] if isinstance(members, Exception) else members)]
+            users = [user for user in users if user != _SET_IS_WHOLE]
+            replies = pipelined(self._client, [("HEXISTS", user_key(user), WHOLE) for user in users])
+            found += [user for user, reply in zip(users, replies, strict=True) if reply == 0]
+        return found
+
     def is_damaged(self) -> bool:
         """True if the mark or one of the sets is missing; raises like `new_users`."""
         replies = pipelined(self._client, [("SISMEMBER", each, _SET_IS_WHOLE) for each in _SETS])

@@ -10,17 +10,19 @@ import redis
 from confluent_kafka import Message
 from rich.console import Console
 
+from flows.engagements import UserWrites
 from infra.ops import rebuild_users as rebuild
 from infra.ops.rebuild_users import RebuildResult
 from infra.ports.clock import now_ms
 from infra.ports.errors import StateMissing
-from infra.ports.kafka_admin import create_topics
+from infra.ports.kafka_admin import create_topics, ends_of
 from infra.ports.producer import Record
 from infra.ports.settings import Settings, load
 from infra.ports.topic_reader import scan
 from infra.stack.embedded import EmbeddedKafka
 from infra.terminal.progress import Advance
 from infra.terminal.state import rebuild_summary
+from tests.flows.test_redis_failover import Past, writer_of
 from tests.infra.cli.foryou import foryou, write
 from thunder_ingest.events import (
     Block,
@@ -35,8 +37,9 @@ from thunder_ingest.events import (
     topic_of,
 )
 from thunder_ingest.events.ids import published_form
-from thunder_ingest.events.redis_keys import user_key
+from thunder_ingest.events.redis_keys import MARK_KEY, user_key
 from thunder_ingest.users.entries import updates_of
+from thunder_ingest.users.positions import Span
 from thunder_ingest.users.redis_form import UserStates
 
 pytestmark = pytest.mark.embedded
@@ -159,6 +162,61 @@ def test_a_redis_that_is_emptied_during_a_rebuild_ends_it(
     with pytest.raises(StateMissing, match="lost keys during the rebuild"):
         run(settings)
     assert are_whole(valkey) == [False] * 5
+
+
+def test_a_rebuild_heals_a_user_whose_events_have_all_left_the_log(settings: Settings, valkey: redis.Redis) -> None:
+    run(settings)
+    users = UserStates(valkey)
+    users.append(updates_of(Follow(user_id=500, target_id=501, at=NOW)), "0-9-9")
+    valkey.delete(user_key("500"))
+    assert not users.read(["500"])[0].is_whole
+    run(settings)
+    (state,) = users.read(["500"])
+    assert state.is_whole
+    assert not len(state.following)
+
+
+@pytest.mark.parametrize("mark_is_lost", [False, True])
+@pytest.mark.parametrize("when", ["between two writes", "at the end"])
+def test_a_redis_that_goes_back_in_time_during_a_rebuild_ends_it(
+    settings: Settings, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch, when: str, mark_is_lost: bool
+) -> None:
+    run(settings)
+    valkey.delete(user_key("1"), *([MARK_KEY] if mark_is_lost else []))
+    write_batch, finish, pasts = rebuild._Rebuild._write, rebuild._Rebuild.finish, list[Past]()
+
+    def write_and_remember(self: rebuild._Rebuild, messages: Sequence[Message]) -> None:
+        if when == "between two writes" and len(pasts) == 1:
+            pasts[0].returns()
+        pasts.append(Past(valkey))
+        write_batch(self, messages)
+
+    def go_back(self: rebuild._Rebuild) -> None:
+        if when == "at the end":
+            pasts[-1].returns()
+        finish(self)
+
+    monkeypatch.setattr(rebuild._Rebuild, "_write", write_and_remember)
+    monkeypatch.setattr(rebuild._Rebuild, "finish", go_back)
+    with pytest.raises(StateMissing, match="lost keys during the rebuild"):
+        run(settings)
+    assert not are_whole(valkey)[1]
+    monkeypatch.undo()
+    run(settings)
+    assert are_whole(valkey) == [True] * 5
+
+
+def test_a_flow_needs_no_second_rebuild_for_a_loss_that_a_rebuild_has_healed(
+    settings: Settings, valkey: redis.Redis
+) -> None:
+    ends = ends_of(settings, rebuild.TOPICS)
+    idle = [UserWrites({}, "", Span(f"{topic}-{part}", end, end)) for (topic, part), end in ends.items()]
+    writer = writer_of(settings)
+    writer.write_batch(idle)
+    valkey.flushall()
+    run(settings)
+    writer.write_batch(idle)
+    assert are_whole(valkey) == [True] * 5
 
 
 def test_a_key_of_another_type_is_skipped_by_a_rebuild_and_counted(settings: Settings, valkey: redis.Redis) -> None:
