@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from flows.decoding import Decoded
+from flows.process import restored_from
 from flows.sinks import EpochSink
 from infra.ports.broken_records import readable
 from infra.ports.producer import Record
 from infra.ports.settings import Settings
-from infra.ports.topic_reader import scan
 from thunder_ingest.events import Account, AccountState, key_of_id, pack, unpack_account
 from thunder_ingest.events.ids import id64
 from thunder_ingest.users.accounts import AccountTable
@@ -55,7 +55,7 @@ def restore_from(settings: Settings) -> Callable[[AccountTable], None]:
     """Return a function that fills a table from the topic."""
 
     def restore(table: AccountTable) -> None:
-        for messages in scan(settings, [TOPIC]):
+        for messages in restored_from(settings, TOPIC):
             live = (message for message in messages if message.value())
             table.apply(readable(TOPIC, live, lambda message: unpack_account(message.value())))
         log.info("%d accounts restored", len(table))

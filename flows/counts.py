@@ -20,14 +20,13 @@ from typing import Final, Protocol, TypeAlias
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from flows.process import exit_now
+from flows.process import exit_now, restored_from
 from flows.sinks import hand_over, record_writer, wait_for_delivery
 from infra.ports.broken_records import UNREADABLE, skip_record
 from infra.ports.clock import Clock
 from infra.ports.producer import Record
 from infra.ports.record_writer import RecordWriter
 from infra.ports.settings import Settings
-from infra.ports.topic_reader import scan
 from thunder_ingest.counts.changelog import FORMAT, FORMAT_KEY, Changelog, unpack_changes
 from thunder_ingest.counts.table import Changes, CountTable
 from thunder_ingest.events import key_of_id, pack, unpack_counts
@@ -67,7 +66,7 @@ class KafkaTopics:
 
     def read(self, topic: str) -> Iterator[tuple[bytes, bytes | None]]:
         """Iterate over the keys and values of a topic."""
-        for messages in scan(self._settings, [topic]):
+        for messages in restored_from(self._settings, topic):
             for message in messages:
                 yield message.key() or b"", message.value()
 

@@ -272,7 +272,8 @@ class Embed:
 
         A post that an edit turns into a reply or a repost may have a vector: it gets a tombstone.
         """
-        newest = dict(readable("thunder-posts", task.batch.messages, self._read))
+        messages = [each for each in task.batch.messages if each.error() is None]  # others were logged and are skipped
+        newest = dict(readable("thunder-posts", messages, self._read))
         gone, posts = [key for key, post in newest.items() if post is None], []
         for key, post in newest.items():
             if post is not None and post.at > self._deleted.get(key, 0):

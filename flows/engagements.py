@@ -21,7 +21,7 @@ from flows.accounts import account_sink, account_states
 from flows.counts import CHANGELOG, SHARDS, TOPIC, CountSink, KafkaTopics, shard_name
 from flows.decoding import Decoded, Decoder
 from flows.first_build import FirstBuild
-from flows.process import exit_now, start, stopping
+from flows.process import exit_now, start, stopping, wait_for_kafka
 from flows.sinks import KafkaSink
 from flows.sources import Batch, KafkaSource
 from infra.ports.clock import clock_of
@@ -29,6 +29,7 @@ from infra.ports.errors import RedisRefused, StopRequested
 from infra.ports.producer import Record
 from infra.ports.redis import Client, RedisRetry
 from infra.ports.settings import Settings
+from infra.ports.topic_reader import patiently
 from thunder_ingest.counts.table import Changes, by_shard, changes_of_columns, warm_up
 from thunder_ingest.events import AccountState
 from thunder_ingest.events.engagement_columns import EngagementColumns, engagement_columns
@@ -100,7 +101,9 @@ class UserSink(DynamicSink[UserWrites]):
         redis_retry = RedisRetry(self._settings, stopping)
         try:
             client = redis_retry.connect()
-            build = redis_retry.run(lambda: FirstBuild(self._settings, client))
+            build = patiently(
+                lambda: redis_retry.run(lambda: FirstBuild(self._settings, client)), wait_for_kafka(self._settings)
+            )
         except (StopRequested, RedisRefused) as error:
             exit_now(error)
         return _UserWriter(client, build, redis_retry)

@@ -21,7 +21,7 @@ from bytewax.outputs import Sink
 from confluent_kafka import Message
 
 from flows.decoding import Decoded, Decoder
-from flows.process import start
+from flows.process import restored_from, start
 from flows.sinks import EpochSink
 from flows.sources import Batch, KafkaSource
 from infra.ports.broken_records import UNREADABLE, skip_record
@@ -29,7 +29,6 @@ from infra.ports.clock import Clock, clock_of
 from infra.ports.message import MessageCopy
 from infra.ports.producer import Headers, Record
 from infra.ports.settings import Settings
-from infra.ports.topic_reader import scan
 from thunder_ingest.events import PostEvent, Refused, key_of_id
 from thunder_ingest.events.dead_letters import dead_letter
 from thunder_ingest.events.ids import id64
@@ -134,7 +133,7 @@ def restore_from(settings: Settings, is_own: Callable[[int], bool]) -> Callable[
     """Return a function that fills a table from the changelog, with the posts of its part."""
 
     def restore(table: PostTable) -> None:
-        for messages in scan(settings, ["thunder-posts"]):
+        for messages in restored_from(settings, "thunder-posts"):
             for message in messages:
                 try:
                     if is_own(int(message.key() or 0)):

@@ -7,18 +7,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
+
+from confluent_kafka import Message
 
 from infra.ports import logs
 from infra.ports.cluster_binding import bind_to_cluster
 from infra.ports.consumer import wait_for_topics
 from infra.ports.errors import BrokerUnreachable, ForYouError, StopRequested
 from infra.ports.kafka_admin import cluster_id
-from infra.ports.kafka_config import kafka_outage
+from infra.ports.kafka_config import kafka_outage, kafka_probe
 from infra.ports.outage import open_outage
 from infra.ports.settings import Settings, load
+from infra.ports.topic_reader import scan
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +29,8 @@ GC_THRESHOLD: Final = 1_000_000
 """Allocated objects between two garbage collections: several batches."""
 
 STALLED_S: Final = 120.0
-"""Time without a snapshot after which a flow counts as stuck."""
-_snapshot_at_s = time.monotonic()
+"""Time without a sign of life after which a flow counts as stuck."""
+_alive_at_s = time.monotonic()
 
 stopping = threading.Event()
 """Set by SIGTERM and SIGINT: sources end, the last epoch is finished and snapshotted, the process exits with 0."""
@@ -56,6 +59,24 @@ def start(topics: Sequence[str]) -> Settings:
     return settings
 
 
+def restored_from(settings: Settings, topic: str) -> Iterator[Sequence[Message]]:
+    """Read a topic whole, as `scan` does, for the state of a flow; wait without limit while no broker answers."""
+    for messages in scan(settings, [topic], wait=wait_for_kafka(settings)):
+        yield messages
+        note_life()
+
+
+def wait_for_kafka(settings: Settings) -> Callable[[BrokerUnreachable], None]:
+    """Return a function that waits a second after an error of an outage; it ends the process after a stop signal."""
+
+    def wait(error: BrokerUnreachable) -> None:
+        kafka_outage(settings).begins(error, kafka_probe(settings))
+        if stopping.wait(1.0):
+            exit_now(StopRequested("stopped while Kafka was unreachable"))
+
+    return wait
+
+
 def bind_recovery_store(settings: Settings, store: Path) -> None:
     """Tie a recovery store to the Kafka cluster of the settings: its offsets mean nothing in another one.
 
@@ -77,16 +98,16 @@ def bind_recovery_store(settings: Settings, store: Path) -> None:
 
 def problem() -> str | None:
     """Return the reason why this flow cannot continue: it stands still though all servers answer; else None."""
-    still_s = time.monotonic() - _snapshot_at_s
+    still_s = time.monotonic() - _alive_at_s
     if still_s > STALLED_S and open_outage() is None:
         return f"no snapshot for {still_s:.0f} s, though all servers answer"
     return None
 
 
-def note_snapshot() -> None:
-    """Record a sign of life: Bytewax ends an epoch once all its output is written."""
-    global _snapshot_at_s
-    _snapshot_at_s = time.monotonic()
+def note_life() -> None:
+    """Record a sign of life: a snapshot, as Bytewax ends an epoch once all its output is written; a restored batch."""
+    global _alive_at_s
+    _alive_at_s = time.monotonic()
 
 
 def fail(reason: str, exit_code: int) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
-from flows.process import note_snapshot, stopping
+from flows.process import note_life, stopping
 from infra.ports.clock import now_ms
 from infra.ports.consumer import MessageCheck, check_commit, wait_for_topics
 from infra.ports.kafka_config import alive_group, consumer_config, group
@@ -153,7 +153,7 @@ class _Partition(StatefulSourcePartition[Batch, int]):
         self._commit(self._finished)
         self._finished = self._next or 0
         self._measure_lag()
-        note_snapshot()
+        note_life()
         return self._next
 
     def close(self) -> None:

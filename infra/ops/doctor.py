@@ -104,6 +104,9 @@ def _flows(settings: Settings) -> Iterator[Check]:
         left = f"{behind:,} messages left to read"
         if not alive:
             yield Check(flow, "fail", f"it has never run; {left}", start)
+        elif silent and min(alive.values()) > now - ALIVE_MS:
+            unread = f"it does not read {', '.join(silent)}, which its topics had not at its start"
+            yield Check(flow, "fail", f"{unread}; {left}", f"restart {flow}")
         elif silent:
             age_s = (now - min(alive.values())) // 1000
             yield Check(flow, "fail", f"no sign of life for {age_s:,} s in {', '.join(silent)}; {left}", start)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
@@ -15,13 +15,22 @@ BATCH_MESSAGES: Final = 5_000
 STALLED_S: Final = 30.0
 """Time without a message, before the end, after which the broker counts as unreachable."""
 
+T = TypeVar("T")
 Part: TypeAlias = tuple[str, int]
 Bounds: TypeAlias = dict[Part, tuple[int, int]]
 """For each partition that is not empty the first offset and the one after the last."""
 
 
+def give_up(error: BrokerUnreachable) -> None:
+    """End a read during an outage."""
+    raise error
+
+
 def scan(
-    settings: Settings, topics: Sequence[str], advance: Callable[[float, float], None] = lambda _done, _total: None
+    settings: Settings,
+    topics: Sequence[str],
+    advance: Callable[[float, float], None] = lambda _done, _total: None,
+    wait: Callable[[BrokerUnreachable], None] = give_up,
 ) -> Iterator[Sequence[Message]]:
     """Read all messages of topics in batches, in order within a partition; commit no offsets.
 
@@ -29,22 +38,33 @@ def scan(
         settings: address and further options of Kafka.
         topics: their names; partitions are read concurrently.
         advance: receives the number of messages read so far, and their total.
+        wait: receives each error of an outage, and returns for another attempt; the read goes on where it was.
 
     Raises:
-        BrokerUnreachable: no broker answers, or none sends a message for STALLED_S.
+        BrokerUnreachable: by default; no broker answers, or none sends a message for STALLED_S.
         BrokerRefused: Kafka refuses the process.
         TopicMissing: the text has the topics and the command that creates them.
 
     """
-    partitions = partitions_of(settings, topics)
+    partitions = patiently(lambda: partitions_of(settings, topics), wait)
     consumer = Consumer(consumer_config(settings, group(settings, "reader")))
     try:
-        bounds = _bounds(consumer, [(topic, part) for topic in topics for part in partitions[topic]])
+        parts = [(topic, part) for topic in topics for part in partitions[topic]]
+        bounds = patiently(lambda: _bounds(consumer, parts), wait)
         consumer.assign([TopicPartition(*part, OFFSET_BEGINNING) for part in bounds])
         if bounds:
-            yield from _read(consumer, MessageCheck(settings, consumer), bounds, advance)
+            yield from _read(consumer, MessageCheck(settings, consumer), bounds, advance, wait)
     finally:
         consumer.close()
+
+
+def patiently(call: Callable[[], T], wait: Callable[[BrokerUnreachable], None]) -> T:
+    """Return the result of a call that is repeated during an outage; `wait` as for `scan`."""
+    while True:
+        try:
+            return call()
+        except BrokerUnreachable as error:
+            wait(error)
 
 
 def _bounds(consumer: Consumer, parts: list[Part]) -> Bounds:
@@ -53,7 +73,11 @@ def _bounds(consumer: Consumer, parts: list[Part]) -> Bounds:
 
 
 def _read(
-    consumer: Consumer, check: MessageCheck, bounds: Bounds, advance: Callable[[float, float], None]
+    consumer: Consumer,
+    check: MessageCheck,
+    bounds: Bounds,
+    advance: Callable[[float, float], None],
+    wait: Callable[[BrokerUnreachable], None],
 ) -> Iterator[Sequence[Message]]:
     reached = {part: low for part, (low, _) in bounds.items()}
     total = sum(high - low for low, high in bounds.values())
@@ -68,7 +92,8 @@ def _read(
         behind = _behind(consumer, bounds, reached)
         advance(total - behind, total)
         if behind and time.monotonic() - received_at > STALLED_S:
-            raise BrokerUnreachable(f"Kafka sent nothing for {STALLED_S:.0f} s, {behind:,} messages before the end")
+            wait(BrokerUnreachable(f"Kafka sent nothing for {STALLED_S:.0f} s, {behind:,} messages before the end"))
+            received_at = time.monotonic()
         if not behind:
             if not messages:
                 return

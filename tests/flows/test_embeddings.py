@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from bytewax.inputs import StatefulSourcePartition
 from bytewax.testing import TestingSink, TestingSource, run_main
+from confluent_kafka import KafkaError
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -72,6 +73,13 @@ def test_a_live_post_gets_a_vector_and_a_post_that_is_gone_a_tombstone() -> None
 def test_only_the_newest_state_of_a_post_in_a_batch_counts() -> None:
     assert embedded(post(1, 7), 1) == {b"1": None}
     assert embedded(1, post(1, 7))[b"1"] is not None
+
+
+def test_an_unreadable_message_is_skipped() -> None:
+    error = KafkaError(KafkaError._BAD_MSG)
+    unreadable = MessageCopy(topic="thunder-posts", partition=0, offset=0, error=error)
+    messages = [unreadable, message(1, post(1, 7))]
+    assert [each.key for each in Embed()(EmbeddingTask(Batch("thunder-posts", 0, messages), (MODEL,)))] == [b"1"]
 
 
 def test_replies_and_reposts_get_no_vector() -> None:

@@ -150,6 +150,18 @@ def test_the_doctor_notices_a_flow_that_has_ended_and_one_that_has_never_run(ser
     assert dead.remedy == "start `foryou up`, or python -m flows posts"
 
 
+@pytest.mark.embedded
+def test_the_doctor_names_partitions_that_were_added_since_the_start_of_a_flow(servers: Settings) -> None:
+    own = servers.model_copy(update={"group_prefix": "doctor-of-partitions"})
+    consumer = Consumer(consumer_config(own, alive_group(own, "flows.posts")))
+    consumer.commit(offsets=[TopicPartition("posts", 0, now_ms())], asynchronous=False)
+    consumer.close()
+    found = next(check for check in examine(own) if check.name == "flows.posts")
+    assert found.state == "fail"
+    assert found.detail.startswith("it does not read posts-1, which its topics had not at its start; ")
+    assert found.remedy == "restart flows.posts"
+
+
 def test_the_doctor_reports_all_failures_at_once() -> None:
     done = foryou("doctor", "--json", FORYOU_KAFKA="127.0.0.1:1", FORYOU_REDIS="redis://127.0.0.1:1/0")
     assert done.returncode == 1

@@ -1,8 +1,12 @@
 import random
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from infra.ports import topic_reader
+from infra.ports.consumer import partitions_of
 from infra.ports.errors import BrokerUnreachable, TopicMissing
 from infra.ports.kafka_admin import create_topics
 from infra.ports.producer import Record
@@ -35,6 +39,28 @@ def test_a_missing_topic_is_reported_with_its_name(servers: Settings) -> None:
         list(scan(servers, ["nonsense"]))
 
 
+def test_a_read_that_waits_goes_on_after_the_outage(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark, waits = unique("waits").encode(), list[str]()
+    write_to(servers, "training-examples", 0, mark, b"1")
+    monkeypatch.setattr(topic_reader, "STALLED_S", 0.0)
+    failures = iter((True, True, False))
+
+    def partitions(settings: Settings, topics: Sequence[str]) -> dict[str, list[int]]:
+        if next(failures):
+            raise BrokerUnreachable("no broker answers")
+        return partitions_of(settings, topics)
+
+    monkeypatch.setattr(topic_reader, "partitions_of", partitions)
+
+    def wait(error: BrokerUnreachable) -> None:
+        waits.append(str(error))
+        time.sleep(0.1)
+
+    found = [each.value() for batch in scan(servers, ["training-examples"], wait=wait) for each in batch]
+    assert b"1" in found
+    assert waits[:2] == ["no broker answers"] * 2
+
+
 def test_the_wait_for_a_broker_that_stops_during_the_read_has_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,8 +71,17 @@ def test_the_wait_for_a_broker_that_stops_during_the_read_has_a_limit(
         create_topics(settings)
         # more than the prefetch of a consumer
         write(settings, *(Record("posts", b"1", random.randbytes(1_000_000)) for _ in range(40)))
-        batches = scan(settings, ["posts"])
-        next(batches)
+        batches, stalled = scan(settings, ["posts"]), list[str]()
+
+        def wait(error: BrokerUnreachable) -> None:
+            stalled.append(str(error))
+            if len(stalled) == 3:
+                raise TimeoutError
+
+        waiting = scan(settings, ["posts"], wait=wait)
+        next(batches), next(waiting)
         kafka.stop()
+        with pytest.raises(TimeoutError):
+            list(waiting)
         with pytest.raises(BrokerUnreachable, match=r"sent nothing for .* before the end"):
             list(batches)
