@@ -127,9 +127,10 @@ class Client:
         """Wait until the events that this client has published can be served.
 
         A feed requested afterwards, from any ready worker, is made with these posts, deletions, labels, engagements,
-        follows, blocks and mutes. It may still lack vectors of new posts (out-of-network retrieval) and counts, which
-        follow about a second later. An event that a flow refuses is a dead letter and counts as finished. The wait
-        takes one to four seconds: flows commit once a second. A killed worker counts as ready for 20 s.
+        follows, blocks, mutes and states of accounts. It may still lack vectors of new posts (out-of-network retrieval)
+        and counts, which follow about a second later. An event that a flow refuses is a dead letter and counts as
+        finished. The wait takes one to four seconds: flows commit once a second. A killed worker counts as ready for
+        20 s.
 
         Raises:
             NotServable: the time is over; the text names the flow or the worker that is behind.

@@ -1,6 +1,7 @@
 """Wait until published events can be served: the flows have finished them, and the workers have read the result."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -12,7 +13,8 @@ from infra.ports.redis import REDIS_ERRORS, Client, redis_unreachable
 from infra.ports.settings import Settings
 
 POLL_S: Final = 0.1
-_POSTS: Final = "thunder-posts"
+_DERIVED: Final = {"posts": "thunder-posts", "social-graph": "accounts"}
+"""The derived topic that workers must have read, by topic of the events."""
 
 
 def wait_servable(
@@ -22,7 +24,8 @@ def wait_servable(
 
     1. `flows.posts` and `flows.engagements` have committed the events. A flow commits only what it has written: users
     are then in Redis, which a worker reads for each request, and posts in `thunder-posts`.
-    2. For posts, each ready worker has applied `thunder-posts` up to its present end.
+    2. Each ready worker has applied the derived topic up to its present end: `thunder-posts` for posts, and `accounts`
+    for the social graph, if there are any.
 
     Args:
         settings: addresses.
@@ -45,8 +48,10 @@ def wait_servable(
         return None
 
     _wait_while(behind, deadline)
-    if any(topic == "posts" for topic, _ in delivered):
-        ends = ends_of(settings, [_POSTS])
+    published = {topic for topic, _ in delivered}
+    topics = [derived for topic, derived in _DERIVED.items() if topic in published]
+    ends = ends_of(settings, topics) if topics else {}
+    if "posts" in published or any(ends.values()):
         _wait_while(lambda: _worker_behind(_entries(settings, client), ends), deadline)
 
 
@@ -67,7 +72,10 @@ def _entries(settings: Settings, client: Client) -> list[dict[str, Any]]:
 def _worker_behind(entries: Sequence[Mapping[str, Any]], ends: Offsets) -> str | None:
     for entry in entries:
         positions = entry.get("positions", {})
-        left = sum(max(0, end - positions.get(f"{topic}-{part}", 0)) for (topic, part), end in ends.items())
-        if left:
-            return f"worker {entry['pid']} is {left:,} posts behind"
+        behind = Counter[str]()
+        for (topic, part), end in ends.items():
+            behind[topic] += max(0, end - positions.get(f"{topic}-{part}", 0))
+        if left := behind.total():
+            topics = ", ".join(topic for topic in behind if behind[topic])
+            return f"worker {entry['pid']} is {left:,} records of {topics} behind"
     return None if entries else "no worker is ready"

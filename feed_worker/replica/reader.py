@@ -41,6 +41,8 @@ VECTORS = "post-embeddings"
 COUNTS = "post-counts"
 ACCOUNTS = "accounts"
 TOPICS = ("thunder-posts", VECTORS, COUNTS, ACCOUNTS)
+FOLLOWED = ("thunder-posts", ACCOUNTS)
+"""The topics whose positions clients wait for."""
 POLL_S = 0.04
 BACKFILL_MESSAGES = 1_000
 """Records of the backfill between two batches of the main consumer: a few milliseconds of work."""
@@ -176,7 +178,7 @@ class Replica:
     Attributes:
         caught_up: set once the records that were in the topics at the start have been applied, or on failure.
         failure: the error that ended the thread; None while it runs.
-        positions: for each partition of `thunder-posts`, such as "thunder-posts-0", the offset after the last record
+        positions: for each partition of FOLLOWED, such as "thunder-posts-0", the offset after the last record
             applied; replaced as a whole.
 
     Raises:
@@ -283,7 +285,7 @@ class Replica:
                 self._follow_partitions()
 
     def _note_positions(self) -> None:
-        parts = [TopicPartition(part.topic, part.partition) for part in self._parts if part.topic == "thunder-posts"]
+        parts = [TopicPartition(part.topic, part.partition) for part in self._parts if part.topic in FOLLOWED]
         read = self._consumer.position(parts)
         self.positions = {f"{part.topic}-{part.partition}": max(0, part.offset) for part in read}
 

@@ -94,7 +94,7 @@ def ready_workers(client: Client) -> list[dict[str, Any]]:
     """The entries of ready workers, without stale ones.
 
     An entry has `pid`, `model_version`, `clock`, `ready_at`, `said_at`, and `positions`: for each partition of
-    `thunder-posts` the offset after the last record that the worker has applied.
+    `thunder-posts` and `accounts` the offset after the last record that the worker has applied.
     """
     entries = [entry for entry in _entries(client).values() if entry is not None]
     return [entry for entry in entries if entry["said_at"] > now_ms() - STALE_MS]

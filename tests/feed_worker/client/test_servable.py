@@ -12,6 +12,7 @@ from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import RedisRetry
 from infra.ports.settings import Settings
 from tests.feed_worker.client.answering import T0, new_user
+from thunder_ingest.events import AccountState, key_of_id, pack
 
 pytestmark = pytest.mark.embedded
 
@@ -61,9 +62,32 @@ def test_a_post_is_servable_once_every_ready_worker_has_applied_its_record(
             client.wait_servable(0.2)
         worker = WorkerRegistry(client.redis, RedisRetry(servers, threading.Event()))
         worker.register()
-        with pytest.raises(NotServable, match=r"worker \d+ is \d+ posts behind"):
+        with pytest.raises(NotServable, match=r"worker \d+ is \d+ records of thunder-posts behind"):
             client.wait_servable(0.2)
         ends = ends_of(servers, ["thunder-posts"])
+        worker.heartbeat({f"{topic}-{part}": end for (topic, part), end in ends.items()})
+        client.wait_servable(30)
+        worker.unregister()
+
+
+def test_the_state_of_an_account_is_servable_once_every_ready_worker_has_read_it(
+    servers: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feed_worker.serving.worker_registry.POSITIONS_S", 0.0)
+    user = new_user()
+    with Client(servers) as client:
+        client.redis.delete(READY_KEY)
+        client.publish({"type": "account", "user_id": user, "status": "suspended", "at": T0})
+        commit(servers, "flows.engagements", client.flush())
+        publisher = KafkaProducer(servers)
+        state = AccountState(user_id=user, status="suspended", at=T0)
+        publisher.publish([Record("accounts", key_of_id(user), pack(state))])
+        publisher.flush()
+        worker = WorkerRegistry(client.redis, RedisRetry(servers, threading.Event()))
+        worker.register()
+        with pytest.raises(NotServable, match=r"worker \d+ is \d+ records of accounts behind"):
+            client.wait_servable(0.2)
+        ends = ends_of(servers, ["accounts"])
         worker.heartbeat({f"{topic}-{part}": end for (topic, part), end in ends.items()})
         client.wait_servable(30)
         worker.unregister()

@@ -268,4 +268,5 @@ def test_a_running_replica_reads_partitions_that_are_added(
     write(settings, second, 2)
     eventually(lambda: has(store, second.post_id))
     replica.stop()
-    assert {f"thunder-posts-{partition}" for partition in range(PARTITIONS)} == replica.positions.keys()
+    followed = ("thunder-posts", "accounts")
+    assert {f"{topic}-{partition}" for topic in followed for partition in range(PARTITIONS)} == replica.positions.keys()
