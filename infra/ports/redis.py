@@ -2,8 +2,8 @@
 
 import random
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from redis.exceptions import RedisClusterException
 from infra.ports.error_table import Reaction, redis_reaction
 from infra.ports.errors import RedisRefused, RedisUnreachable, StopRequested
 from infra.ports.outage import outage
-from infra.ports.settings import Settings, redacted, redis_nodes
+from infra.ports.settings import Settings, SettingsError, redacted, redis_nodes
 
 Client: TypeAlias = redis.Redis | RedisCluster
 AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster
@@ -61,8 +61,14 @@ def connect(settings: Settings, timeout_s: float = 10.0, *, is_strict: bool = Fa
 
     Raises:
         RedisUnreachable: with the address and the remedy; RedisRefused if a retry cannot help.
+        SettingsError: an option of the address cannot be used.
 
     """
+    with _usable_options(settings):
+        return _connected(settings, timeout_s, is_strict=is_strict)
+
+
+def _connected(settings: Settings, timeout_s: float, *, is_strict: bool) -> Client:
     timeouts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s / 2}
     try:
         if settings.redis_cluster:
@@ -75,7 +81,7 @@ def connect(settings: Settings, timeout_s: float = 10.0, *, is_strict: bool = Fa
         try:
             client.ping()
             is_cluster = _is_cluster_node(client)
-        except redis.RedisError:
+        except BaseException:
             client.close()
             raise
     except REDIS_ERRORS as error:
@@ -84,6 +90,17 @@ def connect(settings: Settings, timeout_s: float = 10.0, *, is_strict: bool = Fa
         client.close()
         raise RedisRefused(f"{redacted(settings.redis)} is a node of a Redis Cluster: set FORYOU_REDIS_CLUSTER=true")
     return client
+
+
+@contextmanager
+def _usable_options(settings: Settings) -> Iterator[None]:
+    """A block that connects: redis-py takes options of the address, such as `socket_timeout`, without a check."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        if not urlsplit(settings.redis).query:
+            raise
+        raise SettingsError(f"FORYOU_REDIS has an option, after `?`, that cannot be used: {error}") from None
 
 
 def _is_cluster_node(client: redis.Redis) -> bool:
@@ -95,6 +112,11 @@ def _is_cluster_node(client: redis.Redis) -> bool:
 
 async def connect_async(settings: Settings) -> AsyncClient:
     """Return a client for asyncio; like `connect`."""
+    with _usable_options(settings):
+        return await _connected_async(settings)
+
+
+async def _connected_async(settings: Settings) -> AsyncClient:
     timeouts: dict[str, Any] = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
     client: AsyncClient
     if settings.redis_cluster:

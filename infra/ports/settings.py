@@ -199,6 +199,24 @@ class Settings(BaseSettings):
             raise ValueError(f"these options cannot be changed: {', '.join(refused)}")
         return options
 
+    @field_validator("overrides", "experiments")
+    @classmethod
+    def _has_finite_numbers(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, allow_nan=False, default=str)  # dates of TOML are refused where they are used
+        except ValueError:
+            raise ValueError("NaN and infinity are no numbers to count with") from None
+        return value
+
+    @field_validator("kafka")
+    @classmethod
+    def _has_no_credentials(cls, value: str) -> str:
+        if "@" in value:
+            raise ValueError(
+                "an address has no user or password: they are sasl.username and sasl.password of kafka_options"
+            )
+        return value
+
     @field_validator("redis")
     @classmethod
     def _has_a_port(cls, value: str) -> str:
@@ -320,10 +338,10 @@ def _file() -> Path:
 
 
 def _refuse_unknown_variables() -> None:
-    known = [*map(variable, Settings.model_fields), *OTHER_VARIABLES]
+    documented = [*map(variable, Settings.model_fields), CONFIG_VARIABLE]
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            raise SettingsError(f"unknown setting {name}: {_nearest(name.upper(), known)}")
+        if name.upper().startswith(PREFIX) and name.upper() not in (*documented, *OTHER_VARIABLES):
+            raise SettingsError(f"unknown setting {name}: {_nearest(name.upper(), documented)}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -340,8 +358,8 @@ def _line(detail: Any) -> str:
     if field is None:
         return _unknown_key(name, detail["input"])
     what = f"{variable(name)} {'.'.join(inner)}".rstrip()
-    # `redacted` cannot find the password in every malformed address of Redis, nor in options that are no object
-    shown = name not in ("redis", "kafka_options")
+    # `redacted` cannot find the password in every malformed address, nor in options that are no object
+    shown = name not in ("redis", "kafka", "kafka_options")
     return f"{what} ({field.description}): {reason}" + (f", not {_shown(name, detail['input'])!r}" if shown else "")
 
 

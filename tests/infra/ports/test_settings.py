@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.ports.settings import SettingsError, describe_settings, load, redacted
+from infra.ports.settings import Settings, SettingsError, describe_settings, load, redacted
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,41 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytes
     monkeypatch.setenv("FORYOU_FEED_SICE", "7")
     with pytest.raises(SettingsError, match=r"^unknown setting FORYOU_FEED_SICE: did you mean FORYOU_FEED_SIZE\?$"):
         load()
+
+
+def test_only_a_documented_variable_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORYOU_FOO", "FORYOU_LOGS", "FORYOU_SEEDS", "FORYOU_E2", "FORYOU_SOKA"):
+        monkeypatch.setenv(name, "1")
+        with pytest.raises(SettingsError, match=f"^unknown setting {name}: ") as error:
+            load()
+        monkeypatch.delenv(name)
+        suggested = re.search(r"did you mean (\w+)\?$", str(error.value))
+        assert suggested is None or suggested[1].removeprefix("FORYOU_").lower() in Settings.model_fields
+        assert suggested or str(error.value).endswith("`foryou settings` lists all")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = f'{{"name": "a", "share": 0.5, "overrides": {{"oon_factor": {number}}}}}'
+    for name, value in (
+        ("FORYOU_OVERRIDES", f'{{"weights": {{"favorite": {number}}}}}'),
+        ("FORYOU_OVERRIDES", f'{{"oon_factor": {number}}}'),
+        ("FORYOU_EXPERIMENTS", f'[{{"name": "e", "variants": [{variant}]}}]'),
+    ):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SettingsError, match=f"^{name} .*NaN and infinity"):
+            load()
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("value", ["u:s3cr3t@h:1", "a:1,u:s3cr3t@h:1", "SASL_SSL://u:s3cr3t@h:1", "s3cr3t@h"])
+def test_an_address_of_kafka_with_a_password_is_refused_without_it(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORYOU_KAFKA", value)
+    with pytest.raises(
+        SettingsError, match=r"^FORYOU_KAFKA .*sasl\.username and sasl\.password of kafka_options$"
+    ) as error:
+        load()
+    assert "s3cr3t" not in str(error.value)
 
 
 def test_variables_of_the_tests_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
