@@ -1,12 +1,12 @@
 """The codec of the events that apps publish, with their topic and key."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 
 from thunder_ingest.events.checks import CHECKS, tidied
-from thunder_ingest.events.ids import PublishedId, id64
+from thunder_ingest.events.ids import MAX_ID, PublishedId, id64
 from thunder_ingest.events.published import (
     INPUT_TYPES,
     MAX_MESSAGE_BYTES,
@@ -14,7 +14,6 @@ from thunder_ingest.events.published import (
     Event,
     FeedRequest,
     PostEvent,
-    RequestId,
 )
 from thunder_ingest.events.refusals import Refused, in_words
 
@@ -73,10 +72,17 @@ def _check_size(raw: bytes | str) -> None:
         raise Refused(f"a message of {len(raw):,} bytes; at most {MAX_MESSAGE_BYTES:,} are allowed")
 
 
+_ASKED_CHARACTERS: Final = 4_096
+"""Longest request id of a refused request that is answered: some apps make ids that are too long."""
+
+
 class _Asker(msgspec.Struct):
     """The fields of a feed request that an answer needs."""
 
-    request_id: RequestId
+    request_id: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=_ASKED_CHARACTERS)]
+        | Annotated[int, msgspec.Meta(ge=-MAX_ID, le=MAX_ID)]
+    )
     user_id: PublishedId
     type: Any = None
 
@@ -89,7 +95,7 @@ def readable_request(raw: bytes | None, at_ms: int) -> FeedRequest | None:
     """A request with the viewer and the request id of a refused one, to answer it; None if they cannot be read.
 
     Args:
-        raw: the message, which `decode` has refused.
+        raw: the message, which `decode` has refused. Its request id may be an integer or too long.
         at_ms: the time of the request.
 
     """
@@ -100,7 +106,7 @@ def readable_request(raw: bytes | None, at_ms: int) -> FeedRequest | None:
         return None
     if isinstance(asker.type, str) and asker.type in _OTHER_TYPES:  # an event that went to the wrong topic
         return None
-    return FeedRequest(request_id=asker.request_id, user_id=asker.user_id, at=at_ms)
+    return FeedRequest(request_id=str(asker.request_id), user_id=asker.user_id, at=at_ms)
 
 
 def encode(event: Event) -> bytes:

@@ -15,6 +15,7 @@ _TIME_HINTS: Final = {
     "Integer value out of range": "epoch milliseconds are wanted",
     "Expected `int`, got": "epoch milliseconds are wanted",
 }
+_TOO_MANY: Final = re.compile(r"^Expected `array` of length <= (\d+)")
 _VARIANT: Final = re.compile(r"^Invalid value .* - at `\$\.type`$|^Object missing required field `type`$")
 
 
@@ -26,7 +27,7 @@ def in_words(reason: str, variants: tuple[type, ...]) -> str:
     """A decoder's reason, with the valid values of `type` and of enumerations, and the rules for ids and times.
 
     Args:
-        reason: msgspec's text; it stays the beginning, unless it is a regular expression.
+        reason: msgspec's text; it stays the beginning, unless it is a regular expression or the limit of a list.
         variants: the events that may be in the topic.
 
     """
@@ -36,6 +37,8 @@ def in_words(reason: str, variants: tuple[type, ...]) -> str:
         return reason
     if path[1] == "at":
         return reason + time_hint(reason)
+    if many := _TOO_MANY.match(reason):
+        return f"too many values: at most {int(many[1]):,} are allowed{path[0]}"
     ids, values = _rules(variants)
     if path[1] in ids:
         what = "" if "regex" in reason else f" ({reason[: path.start()]})"

@@ -322,3 +322,18 @@ def test_derived_records_come_back_as_they_were() -> None:
     assert events.unpack_counts(events.pack(counts)) == counts
     assert events.unpack_embedding(events.pack(embedding)) == embedding
     assert events.unpack_dead_letter(events.pack(letter)) == letter
+
+
+@pytest.mark.parametrize("request_id", [5, -(2**63) + 1, "x" * 256, "x" * 4_096])
+def test_the_asker_of_a_request_with_an_invalid_request_id_can_be_read(request_id: object) -> None:
+    raw = message(REQUEST, request_id=request_id)
+    with pytest.raises(Refused, match="request_id"):
+        decode_any(raw)
+    asked = events.readable_request(raw, AT)
+    assert asked is not None
+    assert asked.request_id == str(request_id)
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * 4_097, None, True, 1.5, [5], 10**30, 10**4_200])
+def test_without_a_request_id_no_asker_can_be_read(request_id: object) -> None:
+    assert events.readable_request(message(REQUEST, request_id=request_id), AT) is None

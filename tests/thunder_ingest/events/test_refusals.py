@@ -54,3 +54,11 @@ def test_an_invalid_id_is_refused_with_the_rule_in_words(
     )
     assert f"`$.{field}" in reason
     assert "regex" not in reason
+
+
+@pytest.mark.parametrize(("field", "limit"), [("check_ids", 200), ("seen_ids", 10_000), ("langs", 20)])
+def test_a_list_that_is_too_long_is_refused_with_its_limit(field: str, limit: int) -> None:
+    whole = ["x"] * limit
+    assert getattr(decode("feed-requests", message(REQUEST, **{field: whole})), field) == whole
+    reason = reason_of("feed-requests", message(REQUEST, **{field: [*whole, "x"]}))
+    assert reason == f"too many values: at most {limit:,} are allowed - at `$.{field}`"

@@ -114,9 +114,12 @@ def test_a_request_that_is_refused_is_answered_with_the_reason_where_its_asker_c
         {"seen_ids": [1] * 10_001},
         {"langs": "en"},
         {"type": None},
+        {"request_id": 5},
+        {"request_id": "x" * 256},
+        {"request_id": "ü" * 4_096},
     ]
     broken = [msgspec.json.encode(msgspec.to_builtins(request()) | each) for each in fields]
-    askers = [(str(each["user_id"]), each["request_id"]) for each in map(msgspec.json.decode, broken)]
+    askers = [(str(each["user_id"]), str(each["request_id"])) for each in map(msgspec.json.decode, broken)]
 
     def records() -> list[FeedServed]:
         found = [record_in(client, *asker) for asker in askers]
@@ -128,7 +131,7 @@ def test_a_request_that_is_refused_is_answered_with_the_reason_where_its_asker_c
         eventually(lambda: len(records()) == len(askers))
         await_commit(settings)
     assert worker.failure is None
-    expected = ("size", "seconds, most likely", "got `str`", "seen_ids", "langs", "type")
+    expected = ("size", "seconds, most likely", "got `str`", "seen_ids", "langs", "type", *["$.request_id"] * 3)
     for served, reason in zip(records(), expected, strict=True):
         assert served.status == "failed"
         assert served.degradations[0].startswith("refused: ")
