@@ -12,7 +12,7 @@ The result is a function of the set of events; order and duplicates of events do
 - An engagement joins its viewer's newest impression of the post if it comes within JOIN_MS of that impression or of the
   row's last engagement. Otherwise it opens a row, because an action implies an impression.
 - Impressions of one viewer, post and time are one row.
-- An undo removes older actions of its kind on the post. An action at the same time stays.
+- An undo removes older actions of its kind on the post; DONE_WINS decides at equal times.
 - A post has its newest content and its earliest time.
 """
 
@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8, UInt32
 
 from phoenix.data.groups import group_starts
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, IMPRESSION, Engagement, Impression, PostCreated, surface_code
+from thunder_ingest.events.actions import DONE_WINS
 from thunder_ingest.events.ids import id64
 from thunder_ingest.events.text import MAX_TOKENS, packed_tokens, padded_tokens
 
@@ -137,7 +138,8 @@ def _standing(events: Events) -> Events:
     starts = np.flatnonzero(group_starts(events["viewer_id"], events["post_id"], events["action"]))
     undone_at = np.maximum.reduceat(np.where(events["undo"], events["at"], -1), starts)
     undone_at = np.repeat(undone_at, np.diff(starts, append=len(events)))
-    return events[~events["undo"] & (events["at"] >= undone_at)]
+    undone_at -= DONE_WINS >> events["action"].astype(np.int64) & 1
+    return events[~events["undo"] & (events["at"] > undone_at)]
 
 
 def _folded(events: Events) -> Events:

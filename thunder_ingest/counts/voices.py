@@ -1,7 +1,8 @@
 """Voices: one register for each account, post and action, in a hash table; the kernels of the count table.
 
 A voice is a last-writer-wins register by event time (a state-based CRDT: Shapiro, Preguiça, Baquero and Zawirski,
-2011); at equal times an undo wins. So a post's counts depend on the set of events alone, not on order or repetition.
+2011); at equal times DONE_WINS decides. So a post's counts depend on the set of events alone, not on order or
+repetition.
 
 At most SAMPLE voices of a post and action are kept. Beyond that the voices are a sample (Wegman's adaptive sampling:
 Flajolet, On Adaptive Sampling, Computing 43, 1990). At level L only accounts whose hash begins with L zero bits have a
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
 
 from thunder_ingest.counts.columns import COUNT_COLUMNS, DWELL_TIME
+from thunder_ingest.events.actions import DONE_WINS
 from thunder_ingest.kernels.compiled import inlined, kernel
 from thunder_ingest.kernels.hashing import GOLDEN, splitmix64
 from thunder_ingest.kernels.id_table import FIRST, IdTable, claim_in
@@ -162,6 +164,7 @@ def join(
         if not _is_sampled(key, levels[row, column]):
             continue
         place = _place_of(entries, key)
+        first = DONE_WINS >> column & 1  # of two stamps of one time, the greater one wins, or the smaller one
         before, old = entries[place, _STAMP], entries[place, _VALUE] & _AMOUNT_MASK
         if entries[place, _KEY] == 0:
             used[0] += 1
@@ -169,7 +172,7 @@ def join(
             kept[row, column] += 1
             crowded |= kept[row, column] > sample
             standing[row, column] += 1 - (stamp & 1)
-        elif stamp > before or (stamp == before and amount > old):
+        elif stamp ^ first > before ^ first or (stamp == before and amount > old):
             standing[row, column] += (before & 1) - (stamp & 1)
         else:
             continue

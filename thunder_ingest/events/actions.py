@@ -30,6 +30,9 @@ ACTIONS: Final[tuple[ActionName, ...]] = get_args(ActionName)
 """The 19 actions in the published order (names are the API); the last is continuous, in milliseconds of dwell."""
 ACTION_INDEX: Final[dict[ActionName, int]] = {name: index for index, name in enumerate(ACTIONS)}
 NEGATIVE_ACTIONS: Final[tuple[ActionName, ...]] = ("not_interested", "block_author", "mute_author", "report")
+DONE_WINS: Final = sum(1 << ACTION_INDEX[name] for name in NEGATIVE_ACTIONS)
+"""A bit for each action that counts as done if its undo has the same time. Of the others the undo counts: of two events
+that cannot be ordered, the safer one."""
 IMPRESSION: Final = len(ACTIONS)
 """The code of an impression, for stores that keep actions as small integers."""
 

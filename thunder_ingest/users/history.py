@@ -2,7 +2,7 @@
 
 Positions depend on the set of entries alone; order, duplicates and earlier compactions make no difference:
 - Of each action on a post, only the newest within each five-minute window of the clock counts.
-- An undo cancels older entries of its action on its post; at equal times the action counts.
+- An undo cancels older entries of its action on its post; DONE_WINS decides at equal times.
 - Entries on one post with gaps of at most five minutes make one position. It has the actions that count, the time of
   the newest of them and the longest dwell. An impression makes a position without an action.
 
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64
 from numpy.typing import NDArray
 
 from thunder_ingest.events import ACTIONS
+from thunder_ingest.events.actions import DONE_WINS
 from thunder_ingest.users.entries import HISTORY
 
 WINDOW_MS: Final = 300_000
@@ -214,7 +215,7 @@ def fold_posts(entries: _Sorted) -> tuple[_Folded, int]:
                 e = newest[code]
                 position[e] = p
                 has_first |= at[e] == at[first]
-                if undone[code] >= 0 and at[e] < at[undone[code]]:
+                if undone[code] >= 0 and at[e] + (DONE_WINS >> code & 1) <= at[undone[code]]:
                     undone_by[e] = undone[code]
                     continue
                 if code < _ACTIONS:

@@ -54,9 +54,12 @@ def test_an_engagement_without_an_impression_opens_a_row() -> None:
 
 def test_an_undo_removes_older_actions() -> None:
     log = log_of(
-        [shown(0), acted(5), acted(9, undo=True), acted(9, action="click"), acted(9, action="click", undo=True)]
+        [
+            *(shown(0), acted(5), acted(9, undo=True)),
+            *(acted(9, action=action, undo=undo) for action in ("report", "click") for undo in (None, True)),
+        ]
     )
-    assert rows_of(log) == [(1, 1, 0, 9, {"click"})]
+    assert rows_of(log) == [(1, 1, 0, 9, {"report"})]
 
 
 def test_the_surface_of_an_impression_is_kept() -> None:
@@ -90,7 +93,7 @@ events = st.lists(
         st.integers(0, 12),
         st.integers(1, 2),
         st.integers(1, 2),
-        st.sampled_from([None, None, "favorite", "click"]),
+        st.sampled_from([None, None, "favorite", "report"]),
         st.sampled_from([False, False, True]),
     ),
     max_size=30,
@@ -108,7 +111,7 @@ def modelled(events: list[Event]) -> list[tuple[int, int, int, int, set[str]]]:
             if isinstance(each, Engagement)
             for undo in engagements
             if undo.undo and (undo.user_id, undo.post_id, undo.action) == (viewer, post, each.action)
-            if each.at < undo.at
+            if each.at + (each.action == "report") <= undo.at
         }
         open_: list[Any] = []
         for event in sorted(own, key=lambda each: (each.at, isinstance(each, Engagement))):

@@ -14,7 +14,9 @@ from thunder_ingest.counts.table import Changes, CountTable, by_shard, changes_o
 from thunder_ingest.counts.voices import KEY, SAMPLE
 from thunder_ingest.events import (
     ACTION_INDEX,
+    ACTIONS,
     IMPRESSION,
+    NEGATIVE_ACTIONS,
     ActionName,
     Engagement,
     EngagementEvent,
@@ -23,10 +25,13 @@ from thunder_ingest.events import (
     PostCounts,
 )
 from thunder_ingest.events.ids import id64
+from thunder_ingest.users.compact_form import decode_entries, encode
+from thunder_ingest.users.entries import entries_by_user
+from thunder_ingest.users.history import positions
 
 T0 = 1_700_000_000_000
 AGE_MS = 1_000
-DWELL_TIME, FAVORITE = ACTION_INDEX["dwell_time"], ACTION_INDEX["favorite"]
+DWELL_TIME, FAVORITE, REPORT = (ACTION_INDEX[name] for name in ("dwell_time", "favorite", "report"))
 
 times = st.integers(T0, T0 + 3)
 people = st.integers(1, 3)
@@ -49,7 +54,7 @@ Totals = dict[int, tuple[int, list[int]]]
 
 
 def model(events: Iterable[EngagementEvent]) -> Totals:
-    """The newest event of each account, post and action decides; an undo wins over its action."""
+    """The newest event of each account, post and action decides; an undo wins a tie, but not against a report."""
     newest, at = dict[tuple[int, int, int], tuple[int, bool, int]](), dict[int, int]()
     for event in events:
         column, undo, amount = IMPRESSION, False, 1
@@ -57,7 +62,7 @@ def model(events: Iterable[EngagementEvent]) -> Totals:
             column, undo = ACTION_INDEX[event.action], bool(event.undo)
             amount = 0 if undo else (event.dwell_ms or 0) if column == DWELL_TIME else 1
         voice = int(event.post_id), column, int(event.user_id)
-        newest[voice] = max(newest.get(voice, (0, False, 0)), (event.at, undo, amount))
+        newest[voice] = max(newest.get(voice, (0, False, 0)), (event.at, undo != (column == REPORT), amount))
         at[voice[0]] = max(at.get(voice[0], 0), event.at)
     totals = {post_id: (at[post_id], [0] * COUNT_COLUMNS) for post_id in at}
     for (post_id, column, _), (_, _, amount) in newest.items():
@@ -149,6 +154,17 @@ def test_a_hundred_undos_of_one_account_take_back_no_like_of_others() -> None:
     undos = [undo for at in range(100) for undo in acted([1], at=T0 + at, undo=True)]
     assert totals(table_of(undos, acted(range(2, 62), at=T0 + 200)))[5][1][FAVORITE] == 60
     assert totals(table_of(acted(range(2, 62)), undos))[5][1][FAVORITE] == 60
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_counts_and_the_history_of_a_viewer_agree_on_an_action_and_its_undo_of_one_time(action: ActionName) -> None:
+    done, undo = acted([1], action), acted([1], action, undo=True)
+    for order in ((done, undo), (undo, done)):
+        column = totals(table_of(*order))[5][1][ACTION_INDEX[action]]
+        history = entries_by_user([*order[0], *order[1]])["1"]["history"]
+        in_history = positions(decode_entries("history", [encode("history", history)]), 10)
+        assert len(in_history) == (action in NEGATIVE_ACTIONS)
+        assert column == (action in NEGATIVE_ACTIONS)
 
 
 def test_the_newest_word_of_an_account_counts_and_an_undo_wins_a_tie() -> None:

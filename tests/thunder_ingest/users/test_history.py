@@ -12,7 +12,7 @@ from thunder_ingest.events import ACTION_INDEX, ACTIONS, IMPRESSION
 from thunder_ingest.users.entries import HISTORY
 from thunder_ingest.users.history import POSITION, WINDOW_MS, compacted, compiled_fold, positions, warm_up
 
-FAVORITE, REPLY, DWELL_TIME = (ACTION_INDEX[name] for name in ("favorite", "reply", "dwell_time"))
+FAVORITE, REPLY, DWELL_TIME, REPORT = (ACTION_INDEX[name] for name in ("favorite", "reply", "dwell_time", "report"))
 T0 = WINDOW_MS * 5_000_000
 LIMIT = 1024
 
@@ -87,8 +87,11 @@ def test_an_undo_that_comes_much_later_still_takes_back() -> None:
     assert folded(Entry(10), Entry(10 + 9 * WINDOW_MS, undo=1)) == []
 
 
-def test_at_one_time_the_action_stands() -> None:
-    assert folded(Entry(10, undo=1), Entry(10)) == [(1, {"favorite"}, 10)]
+def test_at_one_time_a_negative_action_stands_and_any_other_is_undone() -> None:
+    for action in ACTIONS:
+        done, undo = Entry(10, action=ACTION_INDEX[action]), Entry(10, action=ACTION_INDEX[action], undo=1)
+        stands = [(1, {action}, 10)] if action in ("report", "not_interested", "block_author", "mute_author") else []
+        assert folded(done, undo) == folded(undo, done) == stands
 
 
 def test_a_position_carries_author_surface_and_the_longest_dwell() -> None:
@@ -135,7 +138,7 @@ def model(entries: set[Entry]) -> list[tuple[int, ...]]:
         moments.setdefault(e.post_id, []).append(e.at)
         key = e.post_id, (T0 + e.at) // WINDOW_MS, e.action
         counting[key] = max(counting.get(key, e), e, key=lambda e: (e.at, e.dwell_ms, e.surface, e.author_id))
-    standing = [e for e in counting.values() if e.at >= undone.get((e.post_id, e.action), -1)]
+    standing = [e for e in counting.values() if e.at + (e.action == REPORT) > undone.get((e.post_id, e.action), -1)]
     result = []
     for post_id, times in moments.items():
         for first, last in _goes(sorted(times)):
@@ -165,7 +168,7 @@ entries = st.builds(
     st.integers(1, 2),
     st.integers(7, 8),
     st.integers(0, 2),
-    st.sampled_from([FAVORITE, REPLY, DWELL_TIME, IMPRESSION]),
+    st.sampled_from([FAVORITE, REPORT, DWELL_TIME, IMPRESSION]),
     st.sampled_from([0, 0, 0, 1]),
     st.integers(0, 2),
 ).map(lambda e: e._replace(undo=0) if e.action == IMPRESSION else e)
