@@ -28,7 +28,7 @@ from feed_worker.client import Client
 from feed_worker.parameters import PRESETS
 from infra.ops.flow_lag import wait_for_flows
 from infra.ports.clock import now_ms
-from infra.ports.kafka_admin import admin, create_topics, ends_of, lag
+from infra.ports.kafka_admin import create_topics, ends_of, lag
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
 from infra.stack.stack import Stack
@@ -145,9 +145,9 @@ def burst(system: System, client: Client, arrivals: Arrivals, count: int) -> Non
 
 def _lag(settings: Settings) -> int:
     """Consumer lag in requests, after up to 10 s for the commit of the last batch."""
-    broker, ends = admin(settings), ends_of(settings, ["feed-requests"])
+    ends = ends_of(settings, ["feed-requests"])
     deadline = time.perf_counter() + 10.0
-    while (behind := lag(broker, settings, "feed-worker", ends)) and time.perf_counter() < deadline:
+    while (behind := lag(settings, "feed-worker", ends)) and time.perf_counter() < deadline:
         time.sleep(0.1)
     return behind
 

@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from infra.ports.consumer import partitions_of, watermarks
 from infra.ports.errors import BrokerUnreachable
-from infra.ports.kafka_admin import admin, lag
+from infra.ports.kafka_admin import lag
 from infra.ports.kafka_config import FLOW_GROUPS, consumer_config, group
 from infra.ports.redis import Client
 from infra.ports.settings import Settings
@@ -86,7 +86,7 @@ class FirstBuild:
         return True
 
     def _has_committed(self, parts: list[tuple[str, int]]) -> bool:
-        return lag(admin(self._settings), self._settings, FLOW, dict.fromkeys(parts, 1)) < len(parts)
+        return lag(self._settings, FLOW, dict.fromkeys(parts, 1)) < len(parts)
 
     def _bounds(self, topic: str, part: int) -> tuple[int, int]:
         consumer = Consumer(consumer_config(self._settings, group(self._settings, "ends")))
@@ -106,6 +106,6 @@ class FirstBuild:
                     first = int(fields.get(_FIRST + part.encode(), high))
                     if first > low and first > self._bounds(topic, int(number))[0]:
                         return False
-            return not lag(admin(self._settings), self._settings, FLOW, ends)
+            return not lag(self._settings, FLOW, ends)
         except BrokerUnreachable:
             return False

@@ -3,12 +3,13 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from feed_worker.client.errors import NotServable
 from feed_worker.serving.worker_registry import ready_workers
-from infra.ports.kafka_admin import Offsets, admin, ends_of, lag
-from infra.ports.kafka_config import FLOW_GROUPS
+from infra.ports.kafka_admin import CommittedOffsets, Offsets, ends_of
+from infra.ports.kafka_config import FLOW_GROUPS, group
 from infra.ports.redis import REDIS_ERRORS, Client, redis_unreachable
 from infra.ports.settings import Settings
 
@@ -38,21 +39,21 @@ def wait_servable(
         RedisUnreachable, BrokerUnreachable: a server does not answer.
 
     """
-    deadline, kafka = time.monotonic() + timeout_s, admin(settings)
-
-    def behind() -> str | None:
-        for flow, topics in FLOW_GROUPS.items():
-            ends = {part: end for part, end in delivered.items() if part[0] in topics}
-            if left := lag(kafka, settings, flow, ends):
-                return f"{flow} is {left:,} messages behind"
-        return None
-
-    _wait_while(behind, deadline)
+    deadline = time.monotonic() + timeout_s
+    for flow, inputs in FLOW_GROUPS.items():
+        if ends := {part: end for part, end in delivered.items() if part[0] in inputs}:
+            with CommittedOffsets(settings, group(settings, flow)) as committed:
+                _wait_while(partial(_flow_behind, flow, committed, ends), deadline)
     published = {topic for topic, _ in delivered}
     topics = [derived for topic, derived in _DERIVED.items() if topic in published]
     ends = ends_of(settings, topics) if topics else {}
     if "posts" in published or any(ends.values()):
         _wait_while(lambda: _worker_behind(_entries(settings, client), ends), deadline)
+
+
+def _flow_behind(flow: str, committed: CommittedOffsets, ends: Offsets) -> str | None:
+    left = committed.lag(ends)
+    return f"{flow} is {left:,} messages behind" if left else None
 
 
 def _wait_while(behind: Callable[[], str | None], deadline: float) -> None:

@@ -13,7 +13,7 @@ from infra.ops.redis_checks import redis_checks
 from infra.ports.clock import now_ms
 from infra.ports.consumer import partitions_of
 from infra.ports.errors import ForYouError, RedisUnreachable
-from infra.ports.kafka_admin import admin, committed_offsets, describe, ends_of, lag
+from infra.ports.kafka_admin import CommittedOffsets, describe, ends_of, lag
 from infra.ports.kafka_config import FLOW_GROUPS, alive_group
 from infra.ports.redis import REDIS_ERRORS, connect, redis_unreachable
 from infra.ports.settings import Settings
@@ -89,13 +89,14 @@ def _kafka(settings: Settings) -> Iterator[Check]:
 
 def _flows(settings: Settings) -> Iterator[Check]:
     """One check for each flow: it has given a sign of life in each of its partitions, and what it has left to read."""
-    client, now = admin(settings), now_ms()
+    now = now_ms()
     for flow, topics in FLOW_GROUPS.items():
         try:
             partitions = partitions_of(settings, topics)
             ends = {(topic, part): 0 for topic in topics for part in partitions[topic]} | ends_of(settings, topics)
-            alive = committed_offsets(client, settings, alive_group(settings, flow), ends)
-            behind = lag(client, settings, flow, ends)
+            with CommittedOffsets(settings, alive_group(settings, flow)) as committed:
+                alive = committed.of(ends)
+            behind = lag(settings, flow, ends)
         except ForYouError as error:
             yield Check(flow, "fail", str(error), "create the topics, and start the flow")
             continue

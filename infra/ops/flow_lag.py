@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Mapping
 
-from infra.ports.kafka_admin import admin, ends_of, lag
-from infra.ports.kafka_config import FLOW_GROUPS
+from infra.ports.kafka_admin import CommittedOffsets, ends_of
+from infra.ports.kafka_config import FLOW_GROUPS, group
 from infra.ports.settings import Settings
 from infra.ports.topics import INPUTS
 from infra.terminal.progress import ProgressReport
@@ -24,14 +24,14 @@ def wait_for_flows(
         check: called several times a second; an exception that it raises ends the wait.
 
     """
-    client = admin(settings)
     for flow, topics in FLOW_GROUPS.items():
         with report.step(f"wait for {flow}") as advance:
             ends = {part: end for part, end in delivered.items() if part[0] in topics}
             ends |= ends_of(settings, [topic for topic in topics if topic not in INPUTS])
-            behind = at_first = lag(client, settings, flow, ends)
-            while behind:
-                advance(at_first - behind, at_first)
-                check()
-                time.sleep(POLL_S)
-                behind = lag(client, settings, flow, ends)
+            with CommittedOffsets(settings, group(settings, flow)) as committed:
+                behind = at_first = committed.lag(ends)
+                while behind:
+                    advance(at_first - behind, at_first)
+                    check()
+                    time.sleep(POLL_S)
+                    behind = committed.lag(ends)

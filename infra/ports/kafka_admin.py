@@ -1,10 +1,11 @@
 """Administration of Kafka: create and describe topics, compute the lag of a consumer group."""
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Self, TypeAlias
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 # the stubs do not export two of these documented names
 from confluent_kafka.admin import (
@@ -210,41 +211,57 @@ def repair_topics(settings: Settings) -> list[str]:
     return [f"{name}: {key}={value}" for name, entries in wrong.items() for key, value in entries.items()]
 
 
-def lag(client: AdminClient, settings: Settings, name: str, ends: Mapping[tuple[str, int], int]) -> int:
+class CommittedOffsets:
+    """Reads the committed offsets of a consumer group without joining it; a context manager.
+
+    The admin client is not used: librdkafka before 2.11 ends the process if a broker that has just started answers its
+    query with "not coordinator" (issue 5040). A consumer repeats the query.
+    """
+
+    def __init__(self, settings: Settings, group_id: str) -> None:
+        self._settings = settings
+        self._consumer = Consumer(client_config(settings) | {"group.id": group_id, "enable.auto.commit": False})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # it may take a second, since it waits for a timer of librdkafka
+        threading.Thread(target=self._consumer.close, name="close").start()
+
+    def of(self, parts: Iterable[Part]) -> Offsets:
+        """Return the committed offset of each partition that has one.
+
+        Raises:
+            BrokerUnreachable: with the address and the reason.
+
+        """
+        try:
+            found = self._consumer.committed([TopicPartition(*part) for part in parts], timeout=TIMEOUT_S)
+        except KafkaException as error:
+            raise BrokerUnreachable(f"Kafka at {self._settings.kafka}: {error.args[0].str()}") from None
+        return {(part.topic, part.partition): part.offset for part in found if part.offset >= 0}
+
+    def lag(self, ends: Mapping[Part, int]) -> int:
+        """Return the number of messages before `ends` that are not committed; an empty mapping needs no request."""
+        committed = self.of(ends) if ends else {}
+        return sum(max(0, end - committed.get(part, 0)) for part, end in ends.items())
+
+
+def lag(settings: Settings, name: str, ends: Mapping[Part, int]) -> int:
     """Return the number of messages before `ends` that a consumer group has not committed.
 
     Args:
-        client: for administration.
         settings: address and group prefix.
         name: a flow (`flows.posts`) or the workers (`feed-worker`).
-        ends: offset after the last message, by topic and partition; an empty mapping needs no request.
+        ends: offset after the last message, by topic and partition.
 
     Raises:
         BrokerUnreachable: with the address and the reason.
 
     """
-    if not ends:
-        return 0
-    committed = committed_offsets(client, settings, group(settings, name), ends)
-    return sum(max(0, end - committed.get(part, 0)) for part, end in ends.items())
-
-
-def committed_offsets(client: AdminClient, settings: Settings, group_id: str, parts: Iterable[Part]) -> Offsets:
-    """Return the committed offsets of a group, for the partitions that have one.
-
-    Raises:
-        BrokerUnreachable: with the address and the reason.
-
-    """
-    query = ConsumerGroupTopicPartitions(group_id, [TopicPartition(*part) for part in parts])
-    try:
-        (future,) = client.list_consumer_group_offsets([query], request_timeout=TIMEOUT_S).values()
-        found = future.result().topic_partitions
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
-            raise BrokerUnreachable(f"Kafka at {settings.kafka}: {error.args[0].str()}") from None
-        found = []
-    return {(part.topic, part.partition): part.offset for part in found if part.offset >= 0}
+    with CommittedOffsets(settings, group(settings, name)) as offsets:
+        return offsets.lag(ends)
 
 
 def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = IDLE_S) -> Offsets:

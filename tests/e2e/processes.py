@@ -11,7 +11,7 @@ from pathlib import Path
 from bytewax.recovery import init_db_dir
 
 from infra.ports.errors import BrokerUnreachable
-from infra.ports.kafka_admin import admin, ends_of, lag
+from infra.ports.kafka_admin import ends_of, lag
 from infra.ports.kafka_config import FLOW_GROUPS
 from infra.ports.settings import Settings
 from infra.stack.processes import CHILD
@@ -127,7 +127,7 @@ def stop(started: dict[str, Process]) -> None:
 def lag_of(settings: Settings, name: str) -> int:
     """The lag of a flow or of the workers (`feed-worker`), in messages of all their topics."""
     try:
-        return lag(admin(settings), settings, name, ends_of(settings, INPUT_TOPICS[name], idle_s=0.0))
+        return lag(settings, name, ends_of(settings, INPUT_TOPICS[name], idle_s=0.0))
     except BrokerUnreachable:  # a busy one answers late, a restarted one still loads the offsets of the groups
         return sys.maxsize
 

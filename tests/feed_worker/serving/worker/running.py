@@ -17,7 +17,7 @@ from feed_worker.parameters import FORYOU
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.serving.worker import ServingState, Worker
 from infra.ports.clock import WallClock
-from infra.ports.kafka_admin import admin, ends_of, lag
+from infra.ports.kafka_admin import ends_of, lag
 from infra.ports.producer import KafkaProducer, Record
 from infra.ports.redis import connect
 from infra.ports.settings import Settings
@@ -131,10 +131,10 @@ def published(settings: Settings, requests: Sequence[FeedRequest]) -> list[list[
 
 def uncommitted(settings: Settings) -> int:
     """The number of requests that the group has not committed."""
-    return lag(admin(settings), settings, "feed-worker", ends_of(settings, ["feed-requests"]))
+    return lag(settings, "feed-worker", ends_of(settings, ["feed-requests"]))
 
 
 def await_commit(settings: Settings) -> None:
     """Wait until all requests so far are committed."""
-    client, ends = admin(settings), ends_of(settings, ["feed-requests"])
-    eventually(lambda: not lag(client, settings, "feed-worker", ends))
+    ends = ends_of(settings, ["feed-requests"])
+    eventually(lambda: not lag(settings, "feed-worker", ends))
