@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from feed_worker.replica.reader import COUNTS, VECTORS, ReplicaState
-from flows import accounts, posts
+from flows import accounts, posts, process
 from flows.embeddings import Embed, EmbeddingTask
 from flows.sources import Batch
 from infra.ports.clock import WallClock
@@ -74,7 +74,7 @@ def test_a_worker_applies_all_records_that_it_can_read(topic: str, caplog: pytes
 
 
 def test_the_flow_of_posts_restores_all_records_that_it_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posts, "scan", lambda *_: [messages("thunder-posts", pack(POST))])
+    monkeypatch.setattr(process, "scan", lambda *_, **__: [messages("thunder-posts", pack(POST))])
     table = PostTable(86_400_000)
     posts.restore_from(Settings(), lambda _: True)(table)
     assert len(table) == 1
@@ -82,7 +82,7 @@ def test_the_flow_of_posts_restores_all_records_that_it_can_read(monkeypatch: py
 
 def test_the_table_of_accounts_restores_all_records_that_it_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
     state = AccountState(user_id=5, status="suspended", at=NOW_MS)
-    monkeypatch.setattr(accounts, "scan", lambda *_: [messages("accounts", pack(state))])
+    monkeypatch.setattr(process, "scan", lambda *_, **__: [messages("accounts", pack(state))])
     table = AccountTable()
     accounts.restore_from(Settings())(table)
     assert len(table) == 1

@@ -169,7 +169,7 @@ def said_history(post_id: int, own: Sequence[EngagementEvent]) -> list[tuple[int
         standing = [
             e
             for e in go
-            if isinstance(e, Impression) or not any(action == e.action and at > e.at for action, at in undone)
+            if isinstance(e, Impression) or not any(action == e.action and at >= e.at for action, at in undone)
         ]
         if standing:
             actions = {e.action for e in of(Engagement, standing)}

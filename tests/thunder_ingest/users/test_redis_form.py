@@ -136,16 +136,16 @@ def test_a_state_that_cannot_be_read_names_the_user(valkey: redis.Redis) -> None
 
 def test_a_key_of_another_type_stops_no_other_user(valkey: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     users, skipped = UserStates(valkey), broken_keys.count
-    valkey.set("user:{7}", "x")
+    valkey.set("user:{700}", "x")
     for batch in range(3):
-        write(users, f"0-{batch}", edge(Follow, batch, user=7), edge(Block, batch, user=8, target=9))
-    users.add_served("7", [1], T0, "r")
+        write(users, f"0-{batch}", edge(Follow, batch, user=700), edge(Block, batch, user=8, target=9))
+    users.add_served("700", [1], T0, "r")
     blocker, blocked = users.read(["8", "9"])
     assert (blocker.blocks.tolist(), blocked.blocked_by.tolist()) == ([9], [8])
     assert broken_keys.count == skipped + 4
-    assert [record.message.partition(" in ")[0] for record in caplog.records] == ["user:{7}"]
-    with pytest.raises(StateUnreadable, match=r"user:\{7\} in Redis cannot be read: .*WRONGTYPE"):
-        users.read(["8", "7"])
+    assert [record.message.partition(" in ")[0] for record in caplog.records] == ["user:{700}"]
+    with pytest.raises(StateUnreadable, match=r"user:\{700\} in Redis cannot be read: .*WRONGTYPE"):
+        users.read(["8", "700"])
 
 
 @pytest.mark.parametrize("value", [b"", b"\x09", b"\x00", b"\xff" * 40, b"\x01" * 3])
