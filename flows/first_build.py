@@ -17,7 +17,7 @@ from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
-from infra.ports.consumer import partitions_of, watermarks
+from infra.ports.consumer import close_soon, partitions_of, watermarks
 from infra.ports.errors import BrokerUnreachable
 from infra.ports.kafka_admin import lag
 from infra.ports.kafka_config import FLOW_GROUPS, consumer_config, group
@@ -93,7 +93,7 @@ class FirstBuild:
         try:
             return watermarks(consumer, TopicPartition(topic, part))
         finally:
-            consumer.close()
+            close_soon(consumer)
 
     def _is_read(self, fields: Mapping[bytes, bytes]) -> bool:
         """True if each partition was read from its start to the end that the build noted."""

@@ -203,6 +203,11 @@ def arrived_ms(message: Message, at_ms: int, tolerance_ms: int, read_ms: int) ->
     return min(timestamp_ms, read_ms) if at_ms <= timestamp_ms + tolerance_ms else read_ms
 
 
+def close_soon(consumer: Consumer) -> None:
+    """Close a consumer that is in no group, in a thread: librdkafka waits up to a second for a timer of its own."""
+    threading.Thread(target=consumer.close, name="close").start()
+
+
 def partitions_of(settings: Settings, topics: Iterable[str], timeout_s: float = 5.0) -> dict[str, list[int]]:
     """Return the partitions of topics, from one metadata request.
 
@@ -230,7 +235,7 @@ def partitions_of(settings: Settings, topics: Iterable[str], timeout_s: float = 
             "FORYOU_KAFKA"
         ) from None
     finally:
-        probe.close()
+        close_soon(probe)
     missing = [topic for topic in topics if topic not in known or not known[topic].partitions]
     if missing:
         raise TopicMissing(

@@ -1,6 +1,5 @@
 """Administration of Kafka: create and describe topics, compute the lag of a consumer group."""
 
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, Self, TypeAlias
@@ -17,7 +16,7 @@ from confluent_kafka.admin import (
     PartitionMetadata,
 )
 
-from infra.ports.consumer import IDLE_S, SETTLE_S, partitions_of, watermarks
+from infra.ports.consumer import IDLE_S, SETTLE_S, close_soon, partitions_of, watermarks
 from infra.ports.errors import BrokerUnreachable, ForYouError, TopicMissing
 from infra.ports.kafka_config import client_config, consumer_config, group
 from infra.ports.settings import Settings
@@ -226,8 +225,7 @@ class CommittedOffsets:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # it may take a second, since it waits for a timer of librdkafka
-        threading.Thread(target=self._consumer.close, name="close").start()
+        close_soon(self._consumer)
 
     def of(self, parts: Iterable[Part]) -> Offsets:
         """Return the committed offset of each partition that has one.
@@ -286,7 +284,7 @@ def ends_of(settings: Settings, topics: Iterable[str], idle_s: float = IDLE_S) -
                     quiet_since = time.monotonic()
         return ends
     finally:
-        consumer.close()
+        close_soon(consumer)
 
 
 def _watermarks(consumer: Consumer, partitions: Mapping[str, Iterable[int]]) -> Offsets:

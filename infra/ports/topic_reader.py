@@ -6,7 +6,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
-from infra.ports.consumer import IDLE_S, SETTLE_S, MessageCheck, partitions_of, watermarks
+from infra.ports.consumer import IDLE_S, SETTLE_S, MessageCheck, close_soon, partitions_of, watermarks
 from infra.ports.errors import BrokerUnreachable
 from infra.ports.kafka_config import consumer_config, group
 from infra.ports.settings import Settings
@@ -55,7 +55,7 @@ def scan(
         if bounds:
             yield from _read(consumer, MessageCheck(settings, consumer), bounds, advance, wait)
     finally:
-        consumer.close()
+        close_soon(consumer)
 
 
 def patiently(call: Callable[[], T], wait: Callable[[BrokerUnreachable], None]) -> T:
