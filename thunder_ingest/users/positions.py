@@ -32,7 +32,7 @@ return -1
 
 
 class Span(NamedTuple):
-    """The offsets of a batch of one partition; `after` is less than `before` if the log was created anew.
+    """The offsets of a batch of one partition; `after` is less than `before` if the log was deleted and created again.
 
     Attributes:
         part: name of the partition, or of another sequence of writes.
