@@ -24,7 +24,7 @@ _Content: TypeAlias = tuple[str, bytes | None, bytes | None]
 
 
 def _content(record: Record) -> _Content:
-    """What identifies a record: a report has a copy of it."""
+    """The identity of a record: a delivery report has a copy of the record, not the record itself."""
     return record.topic, record.key, record.value
 
 

@@ -1,4 +1,4 @@
-"""The fork server: imports what several programs need once, and forks a process for each of them. Linux alone.
+"""The fork server: imports the packages of several programs once, and forks a process for each program. Linux alone.
 
 `python -m infra.stack.fork_server OPTIONS`, with `Options` as JSON, started by `ForkServer`. A forked process shares
 the memory of the imported packages until it writes to it, and starts seconds earlier than one that imports them.
@@ -61,7 +61,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Forked:
-    """A process that the fork server started: what `Child` needs of `subprocess.Popen`."""
+    """A process that the fork server started, with the methods of `subprocess.Popen` that `Child` calls."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

@@ -41,7 +41,7 @@ IMPORTS = {
     "flows.embeddings": ["flows.embeddings"],
     "feed_worker": ["feed_worker.experiments", "feed_worker.serving.service", "phoenix.serving.text_cache"],
 }
-"""What the programs import, as far as it takes long; JAX comes late, since two flows need none."""
+"""The slow imports of each program; JAX comes late, since two flows do not need it."""
 
 
 class NotReady(ForYouError, TimeoutError):

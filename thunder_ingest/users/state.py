@@ -5,7 +5,7 @@ form (`compact_form`). `decode` reads the state that a request needs, `join` con
 into bases. All depend on the set of entries alone. Order, duplicates and earlier compactions make no difference, so a
 replayed log leads to the same state. Each bounded kind drops its oldest entries by event time:
 - Follows: only the newest `following` count. Blocks, mutes and subscriptions are safety rules: the bounds `safety` and
-  `blocked_by` are far above what people do by hand, and only keep a state readable.
+  `blocked_by` are far above the number that people reach by hand, and only keep a state readable.
 - Muted keywords: only the newest `keywords` count. Keywords that are cut alike (`events.muting`) are one.
 - `compact` reports the number of follows, blocks, mutes, subscriptions and keywords that it drops.
 - Undos are kept for `undone_ms` before the newest entry of their kind, and at most `undone` of them. An action that

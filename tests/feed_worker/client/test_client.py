@@ -123,7 +123,7 @@ NO_EVENTS: list[Any] = [
 
 
 @pytest.mark.parametrize("user", NO_USERS, ids=repr)
-def test_what_is_no_user_is_refused_in_one_line(client: Client, servers: Settings, user: Any) -> None:
+def test_an_invalid_user_is_refused_in_one_line(client: Client, servers: Settings, user: Any) -> None:
     calls: list[Callable[[Client | AsyncClient], Any]] = [
         lambda each: each.request_feed(user),
         lambda each: each.wait(user, "r", 0.1),
@@ -144,7 +144,7 @@ def test_what_is_no_user_is_refused_in_one_line(client: Client, servers: Setting
     asyncio.run(story())
 
 
-def test_what_is_no_event_is_refused_in_one_line(client: Client, servers: Settings) -> None:
+def test_an_invalid_event_is_refused_in_one_line(client: Client, servers: Settings) -> None:
     async def story() -> None:
         async with AsyncClient(servers) as asynchronous:
             for event in NO_EVENTS:
@@ -157,7 +157,7 @@ def test_what_is_no_event_is_refused_in_one_line(client: Client, servers: Settin
     asyncio.run(story())
 
 
-def test_what_is_no_request_id_is_refused(client: Client) -> None:
+def test_an_invalid_request_id_is_refused(client: Client) -> None:
     for request_id in ("\ud800", b"r", 5):
         with pytest.raises(Refused, match="a request id is"):
             client.wait(1, cast(str, request_id), 0.1)

@@ -80,7 +80,7 @@ class Line:
         return [(feed.status, sorted({item.post_id for item in feed.items} - {"9"})) for feed in self.feeds]
 
     def _step(self, name: str) -> None:
-        """Run what happens meanwhile; the server is away until all of it has happened."""
+        """Run the events of an outage; the server is away until all of them have run."""
         if waiting := self.meanwhile.get(name):
             waiting.pop(0)()
             raise redis.ConnectionError("away")

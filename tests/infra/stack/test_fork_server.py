@@ -118,7 +118,7 @@ def test_a_program_ends_with_its_parent_even_if_that_is_killed(children: Childre
     eventually(lambda: is_gone(pid))
 
 
-def test_what_the_server_imports_starts_no_thread_of_python_and_no_device_of_jax() -> None:
+def test_the_imports_of_the_server_start_no_thread_of_python_and_no_device_of_jax() -> None:
     program = f"""
 import threading
 from importlib import import_module
