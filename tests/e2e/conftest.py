@@ -6,7 +6,7 @@ FORYOU_E2E_CLUSTER=1 runs the tests on a Redis Cluster; those that stop, fill or
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -66,17 +66,19 @@ def settings(
     kafka_server: containers.Server, redis_address: dict[str, str | bool], request: pytest.FixtureRequest
 ) -> Settings:
     """Settings with the addresses of the servers. Each module gets empty topics, an empty Redis and its own groups."""
-    found = Settings(
-        kafka=kafka_server.address,
-        group_prefix=request.module.__name__.rpartition(".")[2],
-        session_timeout_ms=6_000,
-        deadline_ms=LONG_S * 1_000,
-        max_wait_ms=LONG_S * 1_000,
-    ).model_copy(update=redis_address)
+    found = patient_settings(
+        redis_address, kafka=kafka_server.address, group_prefix=request.module.__name__.rpartition(".")[2]
+    )
     empty_redis(found)
     delete_topics(found)
     create_topics(found)
     return found
+
+
+def patient_settings(redis_address: dict[str, str | bool], **fields: Any) -> Settings:
+    """Settings with which no request expires on a busy machine, and a dead member leaves its group in seconds."""
+    found = Settings(session_timeout_ms=6_000, deadline_ms=LONG_S * 1_000, max_wait_ms=LONG_S * 1_000, **fields)
+    return found.model_copy(update=redis_address)
 
 
 def empty_redis(settings: Settings) -> None:

@@ -8,9 +8,8 @@ import pytest
 import redis
 
 from infra.ports.kafka_admin import create_topics
-from infra.ports.settings import Settings
 from tests.e2e import containers
-from tests.e2e.conftest import LONG_S, empty_redis
+from tests.e2e.conftest import empty_redis, patient_settings
 from tests.e2e.load import Trial, survive, under_load
 
 SOAK = bool(os.environ.get("FORYOU_SOAK"))
@@ -22,14 +21,9 @@ def test_no_process_ends_and_nothing_accepted_is_lost_while_the_disk_of_the_brok
     redis_address: dict[str, str | bool], tmp_path: Path, valkey: redis.Redis
 ) -> None:
     with containers.small_disk(DISK_MIB) as disk, containers.kafka(disk) as kafka:
-        settings = Settings(
-            kafka=kafka.address,
-            group_prefix="kafka_disk",
-            http_port=containers.free_port(),
-            session_timeout_ms=6_000,
-            deadline_ms=LONG_S * 1_000,
-            max_wait_ms=LONG_S * 1_000,
-        ).model_copy(update=redis_address)
+        settings = patient_settings(
+            redis_address, kafka=kafka.address, group_prefix="kafka_disk", http_port=containers.free_port()
+        )
         empty_redis(settings)
         create_topics(settings)
 

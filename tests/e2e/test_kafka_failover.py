@@ -14,7 +14,7 @@ import redis
 from infra.ports.kafka_admin import create_topics, describe
 from infra.ports.settings import Settings
 from tests.e2e import containers
-from tests.e2e.conftest import LONG_S, empty_redis
+from tests.e2e.conftest import empty_redis, patient_settings
 from tests.e2e.kafka_cluster import BROKERS, kafka_cluster
 from tests.e2e.load import Trial, survive, under_load
 
@@ -29,15 +29,13 @@ def brokers() -> Iterator[list[containers.Server]]:
 
 @pytest.fixture
 def own_settings(brokers: list[containers.Server], redis_address: dict[str, str | bool]) -> Settings:
-    settings = Settings(
+    settings = patient_settings(
+        redis_address,
         kafka=",".join(broker.address for broker in brokers),
         group_prefix="failover",
         replication_factor=BROKERS,
         http_port=containers.free_port(),
-        session_timeout_ms=6_000,
-        deadline_ms=LONG_S * 1_000,
-        max_wait_ms=LONG_S * 1_000,
-    ).model_copy(update=redis_address)
+    )
     empty_redis(settings)
     create_topics(settings)
     assert [state.problem for state in describe(settings) if state.problem] == []

@@ -24,6 +24,17 @@ def commit(settings: Settings, flow: str, offsets: dict[tuple[str, int], int]) -
     consumer.close()
 
 
+def assert_servable_once_read(client: Client, settings: Settings, topic: str) -> None:
+    """A ready worker keeps events from being servable until it has read a topic to its end."""
+    worker = WorkerRegistry(client.redis, RedisRetry(settings, threading.Event()))
+    worker.register()
+    with pytest.raises(NotServable, match=rf"worker \d+ is \d+ records of {topic} behind"):
+        client.wait_servable(0.2)
+    worker.heartbeat({f"{topic}-{part}": end for (_, part), end in ends_of(settings, [topic]).items()})
+    client.wait_servable(30)
+    worker.unregister()
+
+
 def test_a_follow_is_servable_once_its_flow_has_committed_it(servers: Settings) -> None:
     follow = {"type": "follow", "user_id": new_user(), "target_id": 7, "at": T0}
     with Client(servers) as client:
@@ -60,14 +71,7 @@ def test_a_post_is_servable_once_every_ready_worker_has_applied_its_record(
         publisher.flush()
         with pytest.raises(NotServable, match="no worker is ready"):
             client.wait_servable(0.2)
-        worker = WorkerRegistry(client.redis, RedisRetry(servers, threading.Event()))
-        worker.register()
-        with pytest.raises(NotServable, match=r"worker \d+ is \d+ records of thunder-posts behind"):
-            client.wait_servable(0.2)
-        ends = ends_of(servers, ["thunder-posts"])
-        worker.heartbeat({f"{topic}-{part}": end for (topic, part), end in ends.items()})
-        client.wait_servable(30)
-        worker.unregister()
+        assert_servable_once_read(client, servers, "thunder-posts")
 
 
 def test_the_state_of_an_account_is_servable_once_every_ready_worker_has_read_it(
@@ -83,11 +87,4 @@ def test_the_state_of_an_account_is_servable_once_every_ready_worker_has_read_it
         state = AccountState(user_id=user, status="suspended", at=T0)
         publisher.publish([Record("accounts", key_of_id(user), pack(state))])
         publisher.flush()
-        worker = WorkerRegistry(client.redis, RedisRetry(servers, threading.Event()))
-        worker.register()
-        with pytest.raises(NotServable, match=r"worker \d+ is \d+ records of accounts behind"):
-            client.wait_servable(0.2)
-        ends = ends_of(servers, ["accounts"])
-        worker.heartbeat({f"{topic}-{part}": end for (topic, part), end in ends.items()})
-        client.wait_servable(30)
-        worker.unregister()
+        assert_servable_once_read(client, servers, "accounts")
