@@ -24,6 +24,9 @@ def unwinding() -> Iterator[None]:
     handlers = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
         yield
+    except SystemError:  # the C code of a library returned a result beside the exception of a signal
+        check()
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)

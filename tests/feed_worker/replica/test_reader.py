@@ -140,7 +140,8 @@ def test_the_vectors_of_another_model_are_collected_from_the_beginning_and_dropp
     assert (index.count("served"), index.count("next")) == (7, 7)
     write_all(settings, embedded(9, "served", 1), embedded(9, "next", 1, 0), (1, None), partition=0, topic=VECTORS)
     eventually(lambda: index.holds(np.arange(1, 12)).tolist() == [False, *[True] * 6, False, True, False, False])
-    assert index.vectors(np.array([2, 9, 1]), "next").tolist() == [[np.float32(0.6), np.float32(0.8)], [1, 0], [0, 0]]
+    expected = [[np.float32(0.6), np.float32(0.8)], [1, 0], [0, 0]]
+    eventually(lambda: index.vectors(np.array([2, 9, 1]), "next").tolist() == expected)
     assert index.vectors(np.array([9, 8, 1]), "served").tolist() == [[1], [0], [0]]
     replica.drop_vectors("served")
     eventually(lambda: not index.count("served"))

@@ -34,3 +34,17 @@ def test_another_exception_that_is_ignored_is_still_printed() -> None:
     done = run("raise SystemExit(3)")
     assert done.returncode == 0
     assert "SystemExit: 3" in done.stderr
+
+
+def test_a_library_that_turns_the_exception_of_a_signal_into_a_system_error_does_not_hide_it() -> None:
+    lines = [
+        "import signal",
+        "from infra.terminal.signals import unwinding",
+        "with unwinding():",
+        "    try:",
+        "        signal.raise_signal(signal.SIGTERM)",
+        "    except SystemExit as ended:",
+        "        raise SystemError('returned a result with an exception set') from ended",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
