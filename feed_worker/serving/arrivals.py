@@ -18,16 +18,16 @@ class Arrivals:
     """
 
     def __init__(self) -> None:
-        self._last: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._last: OrderedDict[tuple[Partition, str], tuple[int, int]] = OrderedDict()
         self._fetched: set[Partition] = set()
         self._reached_ms: dict[Partition, int] = {}
 
-    def in_order(self, viewer: str, arrived_ms: int) -> tuple[int, int]:
+    def in_order(self, partition: Partition, viewer: str, arrived_ms: int) -> tuple[int, int]:
         """The arrival of a viewer's next request, never before that of the one before, and its time in the history."""
-        last_arrived_ms, last_history_ms = self._last.pop(viewer, (0, 0))
+        last_arrived_ms, last_history_ms = self._last.pop((partition, viewer), (0, 0))
         arrived_ms = max(arrived_ms, last_arrived_ms)
         history_ms = max(arrived_ms, last_history_ms + 1)
-        self._last[viewer] = arrived_ms, history_ms
+        self._last[partition, viewer] = arrived_ms, history_ms
         if len(self._last) > MAX_VIEWERS:
             self._last.popitem(last=False)
         return arrived_ms, history_ms
@@ -60,7 +60,13 @@ class Arrivals:
         self._fetched |= reported
 
     def forget(self, partitions: Iterable[Partition]) -> None:
-        """Drop the ends of partitions that were revoked."""
+        """Drop the ends and the last arrivals of partitions that were revoked.
+
+        Requests are read again if the partition returns. With the last arrival of a later request, their feeds would
+        replace those that another worker has made of later requests meanwhile.
+        """
+        partitions = set(partitions)
+        self._last = OrderedDict((place, last) for place, last in self._last.items() if place[0] not in partitions)
         for partition in partitions:
             self._fetched.discard(partition)
             self._reached_ms.pop(partition, None)

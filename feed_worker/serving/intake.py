@@ -275,7 +275,8 @@ class Intake:
 
     def _received(self, message: Message, request: FeedRequest, arrival_ms: int, polled_ms: int) -> ReceivedRequest:
         place = message_offset(message)
-        arrived_ms, history_ms = self._arrivals.in_order(published_form(request.user_id), arrival_ms)
+        viewer = published_form(request.user_id)
+        arrived_ms, history_ms = self._arrivals.in_order(place.partition, viewer, arrival_ms)
         return ReceivedRequest(
             request,
             arrived_ms,
