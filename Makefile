@@ -8,6 +8,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
+# each process would compile all packages from source
+export PYTHONDONTWRITEBYTECODE :=
 .DELETE_ON_ERROR:
 .PHONY: help install demo up test lint format types check bench docs soak clean
 
