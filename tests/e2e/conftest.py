@@ -4,7 +4,6 @@ FORYOU_E2E_CLUSTER=1 runs the tests on a Redis Cluster; those that stop, fill or
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from infra.ports.settings import Settings
 from infra.stack.stack import Stack
 from tests.e2e import containers
 from tests.infra.redis_cluster import local_cluster
+from tests.infra.waiting import last_value
 
 CLUSTER = bool(os.environ.get("FORYOU_E2E_CLUSTER"))
 LONG_S = 600
@@ -27,10 +27,7 @@ T = TypeVar("T")
 
 def eventually(condition: Callable[[], T], timeout_s: float = LONG_S) -> T:
     """Poll until `condition` returns a true value, and return it; after the timeout return its last value."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-    return value
+    return last_value(condition, timeout_s, POLL_S)
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,32 @@
 import os
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 
 MARK = "MARK_OF_A_TEST"
+T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 600.0) -> None:
     """Wait until a condition is true, and fail after the timeout."""
+    assert last_value(condition, timeout_s, 0.01), f"the condition is still false after {timeout_s} s"
+
+
+def last_value(condition: Callable[[], T], timeout_s: float, poll_s: float) -> T:
+    """Poll until `condition` returns a true value, and return it; after the timeout return its last value.
+
+    A condition that takes long is polled less often: it takes the processor from the processes that it waits for.
+    """
     deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"the condition is still false after {timeout_s} s"
-        time.sleep(0.01)
+    while True:
+        since = time.monotonic()
+        value = condition()
+        now = time.monotonic()
+        if value or now > deadline:
+            return value
+        time.sleep(min(max(poll_s, 3 * (now - since)), 1.0))
 
 
 def is_gone(pid: int) -> bool:
