@@ -20,6 +20,8 @@ from testcontainers.core.container import DockerContainer
 KAFKA_IMAGE = os.environ.get("KAFKA_IMAGE", "apache/kafka:4.1.0")
 REDIS_IMAGE = os.environ.get("REDIS_IMAGE", "redis:7.0")
 START_TIMEOUT_S = 300
+BRIEF_JVM = "-XX:TieredStopAtLevel=1"
+"""Kafka runs for minutes: the optimising compiler of Java would take more time than it saves."""
 
 
 def engine_problem() -> str | None:
@@ -184,6 +186,7 @@ def kafka(disk: SmallDisk | None = None) -> Iterator[Server]:
         "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
         "ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
         "AUTO_CREATE_TOPICS_ENABLE": "false",
+        "OPTS": BRIEF_JVM,
     }
     container = on_loopback(DockerContainer(KAFKA_IMAGE), "9092/tcp", port)
     if disk is not None:
