@@ -201,7 +201,7 @@ class OracleBenchmark:
             requested_at=np.full(len(viewer_id), self._requested_at + 1),
             past_start=np.searchsorted(self.log.viewer_id, viewer_id),
             past_end=np.searchsorted(self.log.viewer_id, viewer_id, "right"),
-            surface=np.full(len(viewer_id), surface_code(FEED_SURFACE), np.uint8),
+            surface=np.zeros(len(viewer_id), np.int32),
             rows=np.full((len(viewer_id), 1), NO_ROW),
         )
         return history_of(self.log, slates, phoenix.config.history, phoenix.config.tokens)

@@ -40,7 +40,7 @@ _EVENT: Final = np.dtype(
         ("dwell_ms", "i4"),
         ("action", "u1"),  # ACTION_INDEX, or IMPRESSION
         ("undo", "?"),
-        ("surface", "u1"),
+        ("surface", "i4"),  # index into the names
     ]
 )
 _ROW: Final = np.dtype(
@@ -52,7 +52,7 @@ _ROW: Final = np.dtype(
         ("complete_at", "i8"),
         ("dwell_ms", "i4"),
         ("actions", "u4"),  # a bit for each of ACTIONS
-        ("surface", "u1"),
+        ("surface", "i4"),
     ]
 )
 Events = np.ndarray[Any, np.dtype[Any]]  # [e] of dtype _EVENT, or [r] of dtype _ROW
@@ -77,9 +77,15 @@ class Log(NamedTuple):
     post: Int64[np.ndarray, " n"]  # index into posts
     at: Int64[np.ndarray, " n"]  # of the impression
     complete_at: Int64[np.ndarray, " n"]  # time of the row's last engagement; no prediction before it may use the row
-    surface: UInt8[np.ndarray, " n"]
+    surface: Int32[np.ndarray, " n"]  # index into surfaces
     actions: Bool[np.ndarray, "n A"]
     dwell_ms: Float32[np.ndarray, " n"]
+    surfaces: tuple[str, ...] = ("",)  # "" for no surface, then the published names in alphabetical order
+
+    @property
+    def surface_codes(self) -> UInt8[np.ndarray, " s"]:
+        """The code of each of `surfaces`, the models' input."""
+        return np.array([0, *map(surface_code, self.surfaces[1:])], np.uint8)
 
 
 def log_of(events: Iterable[Any]) -> Log:
@@ -90,7 +96,11 @@ def log_of(events: Iterable[Any]) -> Log:
 
     """
     published: dict[int, _Published] = {}
-    rows = _folded(_standing(np.fromiter(_about_posts_shown(events, published), _EVENT)))
+    names: dict[str, int] = {"": 0}
+    read = np.fromiter(_about_posts_shown(events, published, names), _EVENT)
+    surfaces = tuple(sorted(names))
+    read["surface"] = np.argsort(np.argsort([*names]))[read["surface"]]
+    rows = _folded(_standing(read))
     posts = _posts(published, rows)
     return Log(
         posts=posts,
@@ -101,11 +111,14 @@ def log_of(events: Iterable[Any]) -> Log:
         surface=rows["surface"],
         actions=(rows["actions"][:, np.newaxis] >> np.arange(len(ACTIONS), dtype=np.uint32) & 1).astype(bool),
         dwell_ms=rows["dwell_ms"].astype(np.float32),
+        surfaces=surfaces,
     )
 
 
-def _about_posts_shown(events: Iterable[Any], published: dict[int, "_Published"]) -> Iterator[tuple[Any, ...]]:
-    """Yield impressions and engagements as records of _EVENT, and add the posts to `published`."""
+def _about_posts_shown(
+    events: Iterable[Any], published: dict[int, "_Published"], names: dict[str, int]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield impressions and engagements as records of _EVENT; add posts to `published`, new surfaces to `names`."""
     for event in events:
         kind = type(event)
         if kind is Engagement or kind is Impression:
@@ -113,7 +126,8 @@ def _about_posts_shown(events: Iterable[Any], published: dict[int, "_Published"]
             if kind is Engagement:
                 action, dwell_ms, undo = ACTION_INDEX[event.action], event.dwell_ms or 0, event.undo is True
             ids = id64(event.user_id), id64(event.post_id), id64(event.author_id)
-            yield *ids, event.at, dwell_ms, action, undo, surface_code(event.surface)
+            surface = names.setdefault(event.surface or "", len(names))
+            yield *ids, event.at, dwell_ms, action, undo, surface
         elif kind is PostCreated:
             post_id = id64(event.post_id)
             earlier = published.get(post_id)

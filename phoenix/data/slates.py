@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64
 
 from phoenix.data.groups import group_starts
 from phoenix.data.impressions import Log
@@ -37,7 +37,7 @@ class Slates(NamedTuple):
     requested_at: Int64[np.ndarray, " B"]  # epoch ms
     past_start: Int64[np.ndarray, " B"]  # index of the viewer's first row in the log
     past_end: Int64[np.ndarray, " B"]  # index of the viewer's first row at or after `requested_at`
-    surface: UInt8[np.ndarray, " B"]
+    surface: Int32[np.ndarray, " B"]  # index into the log's surfaces
     rows: Int64[np.ndarray, "B C"]  # indices into the log; NO_ROW: padding
 
     def take(self, index: Any) -> "Slates":
@@ -109,7 +109,7 @@ def history_of(log: Log, slates: Slates, length: int, tokens: int) -> History:
         actions=log.actions[index] & kept,
         dwell_ms=log.dwell_ms[index] * mask,
         age_ms=((slates.requested_at[:, np.newaxis] - log.at[index]) * mask).astype(np.float32),
-        surface=log.surface[index] * mask,
+        surface=log.surface_codes[log.surface[index]] * mask,
         mask=mask,
     )
 
@@ -127,7 +127,7 @@ def candidates_of(log: Log, totals: PointInTimeCounts, slates: Slates, tokens: i
         photos=posts.photos[post] * mask,
         age_ms=np.maximum(slates.requested_at[:, np.newaxis] - posts.created_at[post], 0) * mask,
         totals=totals.at(post, slates.requested_at[:, np.newaxis]) * mask[..., np.newaxis],
-        surface=slates.surface,
+        surface=log.surface_codes[slates.surface],
         mask=mask,
     )
 

@@ -30,8 +30,9 @@ from phoenix.features.actions import ACTION_COUNT
 from phoenix.features.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_rows
 from phoenix.models.configs import ModelConfig
 from thunder_ingest.counts.columns import COUNT_COLUMNS
+from thunder_ingest.events.actions import SURFACE_CODES
 
-SURFACES: Final = 16
+SURFACES: Final = SURFACE_CODES
 LOG_BUCKETS: Final = 16
 PHOTO_BUCKETS: Final = 8
 Column = Any
@@ -57,7 +58,7 @@ class History(NamedTuple):
     actions: Bool[np.ndarray, "B H A"]  # all False: seen and passed over
     dwell_ms: Float32[np.ndarray, "B H"]
     age_ms: Float32[np.ndarray, "B H"]  # from the action to the feed request
-    surface: UInt8[np.ndarray, "B H"]  # below SURFACES
+    surface: UInt8[np.ndarray, "B H"]  # `surface_code`, 0 for an unknown surface
     mask: Bool[np.ndarray, "B H"]  # False: padding
 
 

@@ -17,7 +17,7 @@ Dense = Literal["adamw", "muon"]
 
 TABLE: Final = "rows"
 """The parameter name of every table (`layers.HashTable`)."""
-FEW_ROWS: Final = 64
+FEW_ROWS: Final = 256
 """A table with at most this many rows, such as the one of surfaces, is dense: every batch uses most of its rows."""
 _MAX_GRADIENT: Final = 1.0
 _EPSILON: Final = 1e-8

@@ -24,7 +24,7 @@ from phoenix.training.optimisers import FEW_ROWS, TABLE
 Tree = TypeVar("Tree")
 UsedRows = tuple[Int32[Any, " u"] | None, ...]
 """For each of _TABLES the rows that a batch uses, ascending, then padding beyond its end; None: it stays whole."""
-_SMALLEST: Final = 8 * FEW_ROWS
+_SMALLEST: Final = 2 * FEW_ROWS
 """Rows of the smallest compact table."""
 _GROWTH: Final = 4
 """Factor between the sizes of compact tables. A step is compiled for each size, which takes as long as dozens of steps;

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 import redis
+import xxhash
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from feed_worker.candidates.query import Query
@@ -34,6 +35,7 @@ from phoenix.features.inputs import PostInputs
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
 from phoenix.serving.loading import load_models
+from phoenix.training.checkpoints import CheckpointError
 from tests.flows.messages import batch
 from thunder_ingest.counts.table import CountTable, changes_of
 from thunder_ingest.events import (
@@ -41,6 +43,7 @@ from thunder_ingest.events import (
     EngagementEvent,
     FeedRequest,
     FeedServed,
+    PostEmbedding,
     decode,
     pack,
     unpack_counts,
@@ -48,6 +51,7 @@ from thunder_ingest.events import (
     unpack_embedding,
     unpack_post,
 )
+from thunder_ingest.events.actions import FIRST_SURFACE
 from thunder_ingest.events.ids import id64, published_form
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.posts.table import PostTable
@@ -90,6 +94,10 @@ def values(state: State, topic: str) -> list[bytes]:
 
 def compacted(records: Rows) -> dict[bytes, bytes | None]:
     return {key: value for key, value, _ in records}
+
+
+def embeddings(state: State) -> list[PostEmbedding]:
+    return [unpack_embedding(value) for value in compacted(state["topics"]["post-embeddings"]).values() if value]
 
 
 def events(state: State, topic: str) -> list[Any]:
@@ -169,19 +177,25 @@ def test_users_in_redis_have_the_state_of_their_events(state: State, valkey: red
     for before, now in zip(read, users.read(names), strict=True):
         assert before.is_known
         assert before.keywords == now.keywords
-        for field in ("positions", "following", "blocks", "blocked_by", "mutes", "subscriptions", "seen"):
+        assert not before.positions["surface"].any()  # codes of the earlier hash
+        assert (now.positions["surface"] >= FIRST_SURFACE).all()
+        fields = [name for name in before.positions.dtype.names or () if name != "surface"]
+        assert before.positions[fields].tolist() == now.positions[fields].tolist()
+        for field in ("following", "blocks", "blocked_by", "mutes", "subscriptions", "seen"):
             assert getattr(before, field).tolist() == getattr(now, field).tolist(), field
 
 
 @pytest.fixture(scope="module")
-def model() -> Phoenix:
-    return Phoenix.seeded(Settings().model, Settings().model_seed)
+def model(state: State) -> Phoenix:
+    """The seeded model under its earlier version; a longer table of surfaces has changed its digest."""
+    model = Phoenix.seeded(Settings().model, Settings().model_seed)
+    (model.version,) = {embedding.model_version for embedding in embeddings(state)}
+    return model
 
 
 def test_the_seeded_model_is_the_same(state: State, model: Phoenix) -> None:
     posts = {post.post_id: post for post in map(unpack_post, values(state, "thunder-posts"))}
-    stored = [unpack_embedding(value) for value in compacted(state["topics"]["post-embeddings"]).values() if value]
-    assert {embedding.model_version for embedding in stored} == {model.version}
+    stored = embeddings(state)
     store = PostStore()
     store.apply(list(posts.values()))
     columns = store.columns(store.rows_of(np.array([embedding.post_id for embedding in stored], np.int64)))
@@ -219,10 +233,19 @@ def document(state: State, kind: str, user: str, type_: type[D]) -> D:
     return msgspec.json.decode(stored, type=type_)
 
 
+def code_of_the_earlier_version(name: str | None) -> int:
+    return 0 if name is None else 1 + xxhash.xxh32_intdigest(name.encode()) % 15
+
+
 def test_the_same_requests_get_the_same_feeds(
     state: State, pipeline: Pipeline, model: Phoenix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for what has changed since then: a repost has the counts of its original, and mutes apply through reposts."""
+    """But for what has changed since then.
+
+    A repost has the counts of its original, mutes apply through reposts, and the codes of surfaces are others.
+    """
+    monkeypatch.setattr("thunder_ingest.users.history.FIRST_SURFACE", 0)
+    monkeypatch.setattr("feed_worker.candidates.model_inputs.surface_code", code_of_the_earlier_version)
     monkeypatch.setattr("feed_worker.candidates.related_posts.CONTENT", ("tokens", "photos", "video_ms", "lang"))
     requests = [decode("feed-requests", value) for value in values(state, "feed-requests")]
     assert len(requests) == len(state["asked"]) == 14
@@ -252,17 +275,8 @@ def test_documents_are_written_as_they_were_and_new_fields_come_last(state: Stat
             assert written.startswith(stored["string"].removesuffix(b"}"))
 
 
-def test_a_checkpoint_is_served_as_the_version_that_it_was(tmp_path: Path) -> None:
+def test_a_checkpoint_with_the_earlier_surfaces_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with tarfile.open(HERE / "checkpoint.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    model = load_models(str(tmp_path), "", 0)
-    assert model.version == "tiny-step0-4ff61dd4"
-    draw = np.random.default_rng(0)
-    inputs = PostInputs(
-        np.arange(1, 6, dtype=np.int64),
-        draw.integers(0, 2**32, (5, 8), dtype=np.uint32),
-        np.array([0, 0, 1000, 0, 60000], np.int32),
-        np.array([0, 1, 0, 2, 0], np.uint8),
-    )
-    first = [0.22351125, 0.61325437, 0.6136781, 0.02197488, -0.00165519, -0.30841759, -0.19582385, 0.25180737]
-    np.testing.assert_allclose(model.embed_posts(inputs)[0], first, rtol=0, atol=2e-6)
+    with pytest.raises(CheckpointError, match="models are not those of this program"):
+        load_models(str(tmp_path), "", 0)

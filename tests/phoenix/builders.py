@@ -3,7 +3,7 @@
 import numpy as np
 
 from infra.ports.clock import DAY_MS
-from phoenix.features.inputs import CandidateInputs, History, PostInputs
+from phoenix.features.inputs import SURFACES, CandidateInputs, History, PostInputs
 from phoenix.models.configs import ModelConfig
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 
@@ -42,7 +42,7 @@ def some_history(config: ModelConfig, viewers: int, positions: int, seed: int = 
         actions=rng.random((*flat, 19)) < 0.1,
         dwell_ms=rng.integers(0, 60_000, flat).astype(np.float32),
         age_ms=rng.integers(0, 9 * DAY_MS, flat).astype(np.float32),
-        surface=rng.integers(0, 16, flat).astype(np.uint8),
+        surface=rng.integers(0, SURFACES, flat).astype(np.uint8),
         mask=np.ones(flat, bool),
     )
 
@@ -58,7 +58,7 @@ def some_candidates(config: ModelConfig, viewers: int, count: int, seed: int = 0
         photos=rng.integers(0, 5, flat, np.int32),
         age_ms=rng.integers(0, 2 * DAY_MS, flat),
         totals=rng.integers(0, 2_000, (*flat, COUNT_COLUMNS), np.int32),
-        surface=rng.integers(0, 16, viewers).astype(np.uint8),
+        surface=rng.integers(0, SURFACES, viewers).astype(np.uint8),
         mask=np.ones(flat, bool),
     )
 

@@ -61,7 +61,7 @@ def engagement_columns(events: Iterable[Any]) -> EngagementColumns:
             post_id = id64(post_id)
         if type(author_id) is not int:
             author_id = id64(author_id)
-        code = 0 if surface is None else surface_code(surface)
+        code = surface_code(surface) if surface else 0
         rows += (user, post_id, author_id, event.at, action, dwell_ms, undo, code)
     users, *columns = np.array(rows, np.int64).reshape(-1, _COLUMNS).T
     post_ids, author_ids, at, actions, dwells_ms, undos, surfaces = columns

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int64
 from numpy.typing import NDArray
 
 from thunder_ingest.events import ACTIONS
-from thunder_ingest.events.actions import DONE_WINS
+from thunder_ingest.events.actions import DONE_WINS, FIRST_SURFACE
 from thunder_ingest.users.entries import HISTORY
 
 WINDOW_MS: Final = 300_000
@@ -90,6 +90,7 @@ def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray
     shown = np.empty(len(newest), POSITION)
     for name in POSITION.names or ():
         shown[name] = getattr(folded, name)[newest]
+    shown["surface"][shown["surface"] < FIRST_SURFACE] = 0  # codes of an earlier version name no surface
     return shown
 
 

@@ -62,8 +62,10 @@ def test_an_undo_removes_older_actions() -> None:
     assert rows_of(log) == [(1, 1, 0, 9, {"report"})]
 
 
-def test_the_surface_of_an_impression_is_kept() -> None:
-    assert log_of([shown(0, surface="tab1"), acted(1)]).surface.tolist() == [surface_code("tab1")]
+def test_the_surface_of_an_impression_is_kept_by_name_and_the_models_get_its_code() -> None:
+    log = log_of([shown(0, surface="tab6"), shown(0, post=2), acted(1, surface=None), shown(0, 2, surface="tab1")])
+    assert [log.surfaces[index] for index in log.surface] == ["tab6", "", "tab1"]
+    assert log.surface_codes.tolist() == [0, surface_code("tab1"), surface_code("tab6")]
 
 
 def test_a_post_has_its_newest_content_and_its_earliest_time() -> None:

@@ -63,7 +63,7 @@ def test_a_history_has_the_newest_rows_complete_before_the_request(kind: str, lo
         assert history.author_id[row, mask].tolist() == log.posts.author_id[log.post[known]].tolist()
         assert history.age_ms[row, mask].tolist() == (requested_at - log.at[known]).tolist()
         assert (history.actions[row, mask] == log.actions[known]).all()
-        assert history.surface[row, mask].tolist() == log.surface[known].tolist()
+        assert history.surface[row, mask].tolist() == log.surface_codes[log.surface[known]].tolist()
         assert not any(column[row, ~mask].any() for column in history[1:-1])
 
 

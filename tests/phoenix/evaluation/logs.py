@@ -29,9 +29,10 @@ def log_drawn(seed: int, *, days: int = 6, viewers: int = 60, posts: int = 40, r
         post=post,
         at=at,
         complete_at=at + rng.integers(0, 60_000, rows),
-        surface=rng.integers(0, 3, rows).astype(np.uint8),
+        surface=rng.integers(0, 3, rows).astype(np.int32),
         actions=actions,
         dwell_ms=rng.exponential(5_000, rows).astype(np.float32),
+        surfaces=("", "home", "search"),
     )
 
 

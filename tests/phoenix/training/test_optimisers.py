@@ -24,7 +24,7 @@ def test_each_row_has_its_own_step_size_and_a_row_without_a_gradient_stays() -> 
 
 @pytest.mark.parametrize("dense", ["adamw", "muon"])
 def test_tables_and_dense_parameters_have_separate_optimisers(dense: Dense) -> None:
-    params = {"module": {"rows": jnp.ones((100, 3))}, "few": {"rows": jnp.ones((16, 3))}} | {
+    params = {"module": {"rows": jnp.ones((300, 3))}, "few": {"rows": jnp.ones((16, 3))}} | {
         "linear": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
     }
     step = optimiser(rate=0.01, table_rate=0.1, weight_decay=0.5, dense=dense)
@@ -39,7 +39,7 @@ def test_tables_and_dense_parameters_have_separate_optimisers(dense: Dense) -> N
 
 @pytest.mark.parametrize("dense", ["adamw", "muon"])
 def test_the_optimiser_finds_a_minimum(dense: Dense) -> None:
-    params = {"a": {"rows": jnp.zeros((100, 2))}, "b": {"w": jnp.zeros((2, 2))}}
+    params = {"a": {"rows": jnp.zeros((300, 2))}, "b": {"w": jnp.zeros((2, 2))}}
     step = optimiser(rate=0.02, table_rate=0.3, weight_decay=0.0, dense=dense)
 
     @jax.jit

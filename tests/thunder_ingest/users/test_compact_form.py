@@ -128,7 +128,7 @@ def test_values_of_the_first_version_are_read() -> None:
     assert state == {
         "is_known": True,
         "positions": [
-            (11, 7, 1700000000001, 0, 0, 8),
+            (11, 7, 1700000000001, 0, 0, 0),  # surface 8 of an earlier version
             (13, 7, 1700000000005, 0, 0, 0),
             (10, 7, 1700000000090, 262145, 70000, 0),
         ],

@@ -49,8 +49,12 @@ def test_other_edges_are_written_to_their_user_alone(type_: Any) -> None:
 
 
 def test_surfaces_have_small_codes_and_none_is_zero() -> None:
-    assert surface_code(None) == 0
-    assert {surface_code(f"surface {n}") for n in range(200)} == set(range(1, 16))
+    assert surface_code(None) == surface_code("") == 0
+    assert {surface_code(f"surface {n}") for n in range(3_000)} == set(range(16, 256))
+
+
+def test_the_feeds_of_a_real_log_have_different_codes() -> None:
+    assert len({surface_code(f"tab{number}") for number in range(15)}) == 15
 
 
 # --- grouping a batch -----------------------------------------------------------------------------------------------

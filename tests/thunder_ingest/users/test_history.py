@@ -96,9 +96,15 @@ def test_at_one_time_a_negative_action_stands_and_any_other_is_undone() -> None:
 
 def test_a_position_carries_author_surface_and_the_longest_dwell() -> None:
     (position,) = positions(
-        raw(Entry(0, action=IMPRESSION, surface=4), Entry(1, action=DWELL_TIME, dwell_ms=900), Entry(2)), LIMIT
+        raw(Entry(0, action=IMPRESSION, surface=40), Entry(1, action=DWELL_TIME, dwell_ms=900), Entry(2)), LIMIT
     )
-    assert (position["author_id"], position["surface"], position["dwell_ms"]) == (7, 4, 900)
+    assert (position["author_id"], position["surface"], position["dwell_ms"]) == (7, 40, 900)
+
+
+def test_a_surface_code_of_an_earlier_version_reads_as_no_surface_and_gives_way_to_one_of_now() -> None:
+    old, now = Entry(0, surface=15), Entry(1, action=REPLY, surface=16)
+    assert positions(raw(old), LIMIT)["surface"].tolist() == [0]
+    assert positions(raw(old, now), LIMIT)["surface"].tolist() == [16]
 
 
 def test_only_the_newest_positions_are_kept() -> None:
@@ -147,7 +153,8 @@ def model(entries: set[Entry]) -> list[tuple[int, ...]]:
                 actions = sum(1 << action for action in {e.action for e in inside} if action != IMPRESSION)
                 newest = T0 + max(e.at for e in inside)
                 author, dwell = max(e.author_id for e in inside), max(e.dwell_ms for e in inside)
-                result.append((post_id, author, newest, actions, dwell, max(e.surface for e in inside)))
+                surface = max(e.surface for e in inside)
+                result.append((post_id, author, newest, actions, dwell, surface if surface >= 16 else 0))
     return sorted(result, key=lambda position: (position[2], position[0]))
 
 
@@ -170,7 +177,7 @@ entries = st.builds(
     st.integers(0, 2),
     st.sampled_from([FAVORITE, REPORT, DWELL_TIME, IMPRESSION]),
     st.sampled_from([0, 0, 0, 1]),
-    st.integers(0, 2),
+    st.sampled_from([0, 15, 16, 17]),
 ).map(lambda e: e._replace(undo=0) if e.action == IMPRESSION else e)
 histories = st.lists(entries, max_size=25)
 
