@@ -36,6 +36,7 @@ def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) 
         author_id=positions["author_id"],
         tokens=_tokens(store, positions["post_id"], config.tokens),
         actions=(positions["actions"][..., np.newaxis] >> _BITS & 1).astype(np.bool_),
+        recorded=np.ones((*mask.shape, len(_BITS)), np.bool_),
         dwell_ms=positions["dwell_ms"].astype(np.float32),
         age_ms=age_ms.astype(np.float32),
         surface=positions["surface"],

@@ -154,7 +154,7 @@ class Batches:
 
     def _batch(self, slates: Slates, step: int) -> Batch:
         model, seed = self._model, self._training.seed
-        history = history_of(self._log, slates, model.history, model.tokens)
+        history = history_of(self._log, slates, model.history, model.tokens, self._span.labelled_since)
         candidates = candidates_of(self._log, self._totals, slates, model.tokens)
         dropout = np.random.default_rng([seed, _DROPOUT, step])
         sample = np.random.default_rng([seed, _SAMPLE, step])

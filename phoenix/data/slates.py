@@ -26,6 +26,8 @@ from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.features.inputs import CandidateInputs, History
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
 
+_RECORDED: Final[Mapping[ActionName, int]] = {}
+"""Every action is recorded in the whole log."""
 NO_ROW: Final = -1
 """Padding of slates that have fewer candidates than others."""
 
@@ -93,8 +95,13 @@ def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, span_ms: int, rn
     return _slates(log, rows, requested_at, size)
 
 
-def history_of(log: Log, slates: Slates, length: int, tokens: int) -> History:
-    """Return the newest `length` rows before each request, with the first `tokens` tokens of each text."""
+def history_of(
+    log: Log, slates: Slates, length: int, tokens: int, labelled_since: Mapping[ActionName, int] = _RECORDED
+) -> History:
+    """Return the newest `length` rows before each request, with the first `tokens` tokens of each text.
+
+    An action before the start of its recording in `labelled_since` is unknown (see `labels_of`).
+    """
     index = slates.past_end[:, np.newaxis] + np.arange(-length, 0)
     inside = index >= slates.past_start[:, np.newaxis]
     index = np.where(inside, index, 0)
@@ -107,6 +114,7 @@ def history_of(log: Log, slates: Slates, length: int, tokens: int) -> History:
         author_id=log.posts.author_id[post] * mask,
         tokens=log.posts.tokens[post, :tokens] * kept,
         actions=log.actions[index] & kept,
+        recorded=(log.at[index][..., np.newaxis] >= _since(labelled_since)) | ~kept,
         dwell_ms=log.dwell_ms[index] * mask,
         age_ms=((slates.requested_at[:, np.newaxis] - log.at[index]) * mask).astype(np.float32),
         surface=log.surface_codes[log.surface[index]] * mask,
@@ -143,11 +151,16 @@ def labels_of(
         labelled_since: start of the recording of each action, epoch ms; other actions are recorded in the whole log.
 
     """
+    known = slates.mask[..., np.newaxis] & (log.at[slates.rows][..., np.newaxis] >= _since(labelled_since))
+    return log.actions[slates.rows] & known, known
+
+
+def _since(labelled_since: Mapping[ActionName, int]) -> Int64[np.ndarray, " A"]:
+    """Return the start of the recording of each action, 0 for one that is recorded in the whole log."""
     since = np.zeros(len(ACTIONS), np.int64)
     for action, at in labelled_since.items():
         since[ACTION_INDEX[action]] = at
-    known = slates.mask[..., np.newaxis] & (log.at[slates.rows][..., np.newaxis] >= since)
-    return log.actions[slates.rows] & known, known
+    return since
 
 
 def _slates(log: Log, rows: Int64[np.ndarray, " r"], requested_at: Int64[np.ndarray, " r"], size: int) -> Slates:

@@ -41,7 +41,7 @@ def predictions(phoenix: Phoenix, split: Split) -> Float32[np.ndarray, "j 19"]:
     slates = frozen(log, split.evaluated, split.since_ms, _CANDIDATES)
     for start in range(0, len(slates.viewer_id), _VIEWERS):
         some = slates.take(slice(start, start + _VIEWERS))
-        history = history_of(log, some, config.history, config.tokens)
+        history = history_of(log, some, config.history, config.tokens, split.labelled_since)
         scores = phoenix.score(history, candidates_of(log, totals, some, config.tokens))
         predicted[np.searchsorted(split.evaluated, some.rows[some.mask])] = scores[some.mask]
     return predicted
@@ -53,7 +53,8 @@ def viewer_vectors(phoenix: Phoenix, split: Split, viewer_id: Int64[np.ndarray, 
     slates = _of_viewers(frozen(log, split.evaluated, split.since_ms, _CANDIDATES), viewer_id)
     vectors = [np.empty((0, config.embed_dim), np.float32)]
     for start in range(0, len(viewer_id), _VIEWERS):
-        history = history_of(log, slates.take(slice(start, start + _VIEWERS)), config.history, config.tokens)
+        some = slates.take(slice(start, start + _VIEWERS))
+        history = history_of(log, some, config.history, config.tokens, split.labelled_since)
         vectors.append(phoenix.embed_users(history))
     return np.concatenate(vectors)
 

@@ -56,6 +56,7 @@ class History(NamedTuple):
     author_id: Int64[np.ndarray, "B H"]
     tokens: UInt32[np.ndarray, "B H T"]  # 0 for an unknown text
     actions: Bool[np.ndarray, "B H A"]  # all False: seen and passed over
+    recorded: Bool[np.ndarray, "B H A"]  # False: unknown, because the log did not record the action yet
     dwell_ms: Float32[np.ndarray, "B H"]
     age_ms: Float32[np.ndarray, "B H"]  # from the action to the feed request
     surface: UInt8[np.ndarray, "B H"]  # `surface_code`, 0 for an unknown surface
@@ -93,6 +94,7 @@ class HistoryRows(NamedTuple):
     author: Int32[Column, "B H K"]
     tokens: Int32[Column, "B H T"] | Float32[Column, "B H E"]
     actions: Bool[Column, "B H A"]
+    recorded: Bool[Column, "B H A"]
     dwell: Int32[Column, "B H"]
     age: Int32[Column, "B H"]
     surface: Int32[Column, "B H"]
@@ -136,6 +138,7 @@ def history_rows(config: ModelConfig, history: History, texts: TextReader | None
         author=hash_rows(newest(history.author_id), config.author_rows, seed=AUTHOR_SEED),
         tokens=_texts(config, newest(history.tokens), texts),
         actions=newest(history.actions),
+        recorded=newest(history.recorded),
         dwell=log_bucket(newest(history.dwell_ms), _DWELL_UNIT_MS),
         age=log_bucket(newest(history.age_ms), _AGE_UNIT_MS),
         surface=newest(history.surface).astype(np.int32),
@@ -224,6 +227,7 @@ def blank_history(config: ModelConfig, viewers: int) -> History:
         author_id=np.zeros(flat, np.int64),
         tokens=np.zeros(deep, np.uint32),
         actions=np.zeros((*flat, ACTION_COUNT), bool),
+        recorded=np.ones((*flat, ACTION_COUNT), bool),
         dwell_ms=np.zeros(flat, np.float32),
         age_ms=np.zeros(flat, np.float32),
         surface=np.zeros(flat, np.uint8),

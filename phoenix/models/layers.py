@@ -38,10 +38,14 @@ def masked_mean(vectors: Float[Array, "*n S D"], mask: Bool[Array, "*n S"]) -> F
     return jnp.sum(vectors * kept, axis=-2) / jnp.maximum(jnp.sum(kept, axis=-2), 1.0)
 
 
-def signed_actions(actions: Bool[Array, "*n A"]) -> Float[Array, "*n A"]:
-    """+1 for each action taken and -1 for each other one; all 0 without any action, as on a post passed over."""
+def signed_actions(actions: Bool[Array, "*n A"], recorded: Bool[Array, "*n A"]) -> Float[Array, "*n A"]:
+    """+1 for each action taken, -1 for each other one that was recorded, 0 for an unknown one.
+
+    All are 0 without any action, as on a post passed over.
+    """
     taken = actions.astype(jnp.float32)
-    return (2.0 * taken - 1.0) * jnp.max(taken, axis=-1, keepdims=True)
+    refused = (recorded & ~actions).astype(jnp.float32)
+    return (taken - refused) * jnp.max(taken, axis=-1, keepdims=True)
 
 
 class HashTable(hk.Module):

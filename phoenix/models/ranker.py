@@ -116,7 +116,7 @@ class Ranker(hk.Module):
             self._posts(history.post)
             + self._authors(history.author)
             + self._content(history.tokens)
-            + self._actions(signed_actions(history.actions))
+            + self._actions(signed_actions(history.actions, history.recorded))
             + self._dwell(history.dwell)
             + self._age(history.age)
             + self._surface(history.surface)

@@ -104,7 +104,7 @@ class TwoTower(hk.Module):
         positions = np.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
         tokens = (
             self._content(content)
-            + self._actions(signed_actions(history.actions))
+            + self._actions(signed_actions(history.actions, history.recorded))
             + self._dwell(history.dwell)
             + self._age(history.age)
             + self._surface(history.surface)

@@ -40,6 +40,7 @@ def some_history(config: ModelConfig, viewers: int, positions: int, seed: int = 
         author_id=rng.integers(1, 2**62, flat),
         tokens=rng.integers(0, 2**32, (*flat, config.tokens), np.uint32),
         actions=rng.random((*flat, 19)) < 0.1,
+        recorded=rng.random((*flat, 19)) < 0.9,
         dwell_ms=rng.integers(0, 60_000, flat).astype(np.float32),
         age_ms=rng.integers(0, 9 * DAY_MS, flat).astype(np.float32),
         surface=rng.integers(0, SURFACES, flat).astype(np.uint8),

@@ -64,7 +64,9 @@ def test_a_history_has_the_newest_rows_complete_before_the_request(kind: str, lo
         assert history.age_ms[row, mask].tolist() == (requested_at - log.at[known]).tolist()
         assert (history.actions[row, mask] == log.actions[known]).all()
         assert history.surface[row, mask].tolist() == log.surface_codes[log.surface[known]].tolist()
-        assert not any(column[row, ~mask].any() for column in history[1:-1])
+        assert history.recorded[row].all()
+        padding = history._replace(recorded=~history.recorded)
+        assert not any(column[row, ~mask].any() for column in padding[1:-1])
 
 
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
@@ -149,6 +151,16 @@ def test_candidates_are_the_posts_of_the_rows() -> None:
     assert candidates.age_ms[first] == MINUTE_MS
     assert (candidates.tokens[first] != 0).sum() == 2
     assert not any(column[~candidates.mask].any() for column in candidates if column.ndim > 1)
+
+
+def test_an_action_in_the_history_is_unknown_before_the_start_of_its_recording() -> None:
+    log = log_of(
+        [*impression_with(0, 1, 1, "a", 0), *impression_with(5, 1, 2, "a", 0), *impression_with(9, 1, 3, "a", 0)]
+    )
+    history = history_of(log, online(log, np.array([2])), 2, TOKENS, {"click": T0 + MINUTE_MS})
+    click = ACTION_INDEX["click"]
+    assert history.recorded[0, :, click].tolist() == [False, True]
+    assert np.delete(history.recorded, click, axis=2).all()
 
 
 def test_a_label_is_known_from_the_start_of_its_recording() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import Array
 
-from phoenix.models.layers import HashTable
+from phoenix.models.layers import HashTable, signed_actions
 from tests.phoenix.builders import TOLERANCE
 
 ROWS, DIM = 9, 3
@@ -26,6 +26,12 @@ def by_layer(table: Array, rows: Array, change: Array) -> tuple[Array, tuple[Arr
     model: hk.Transformed = hk.without_apply_rng(hk.transform(lambda: HashTable(ROWS, DIM, name="table").mean(rows)))
     result, backwards = jax.vjp(lambda table: model.apply({"table": {"rows": table}}), table)
     return result, backwards(change)
+
+
+def test_an_action_is_taken_or_refused_or_unknown_and_a_post_passed_over_has_none() -> None:
+    taken = jnp.asarray([[True, False, False], [False, False, False], [True, False, True]])
+    recorded = jnp.asarray([[True, True, False], [True, True, False], [True, True, True]])
+    assert signed_actions(taken, recorded).tolist() == [[1, -1, 0], [0, 0, 0], [1, -1, 1]]
 
 
 # each shape is compiled

@@ -112,7 +112,9 @@ def test_the_training_pass_and_serving_compute_the_same_scores(phoenix: Phoenix,
     same(scored, phoenix.score(history, candidates))
 
 
-@pytest.mark.parametrize("column", ["post_id", "author_id", "tokens", "video_ms", "photos", "age_ms", "surface"])
+@pytest.mark.parametrize(
+    "column", ["post_id", "author_id", "tokens", "video_ms", "photos", "age_ms", "totals", "surface"]
+)
 def test_every_feature_of_a_candidate_counts(phoenix: Phoenix, column: str) -> None:
     history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, 4)
     zeroed = candidates._replace(**{column: np.zeros_like(getattr(candidates, column))})
@@ -121,7 +123,7 @@ def test_every_feature_of_a_candidate_counts(phoenix: Phoenix, column: str) -> N
 
 @pytest.mark.parametrize(
     "column",
-    ["user_id", "post_id", "author_id", "tokens", "actions", "dwell_ms", "age_ms", "surface", "mask"],
+    ["user_id", "post_id", "author_id", "tokens", "actions", "recorded", "dwell_ms", "age_ms", "surface", "mask"],
 )
 def test_every_feature_of_a_viewer_counts(phoenix: Phoenix, column: str) -> None:
     history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, 4)
