@@ -203,6 +203,7 @@ class OracleBenchmark:
             past_end=np.searchsorted(self.log.viewer_id, viewer_id, "right"),
             surface=np.zeros(len(viewer_id), np.int32),
             rows=np.full((len(viewer_id), 1), NO_ROW),
+            known_at=np.full((len(viewer_id), 1), self._requested_at),
         )
         return history_of(self.log, slates, phoenix.config.history, phoenix.config.tokens)
 

@@ -11,7 +11,8 @@ because attention in the history is bidirectional.
 The functions differ in the time of the request:
 - `frozen`: one time for all slates, for static evaluation.
 - `online`: the time of each impression, as in service, with one candidate in a slate (prequential evaluation).
-- `in_runs`: the first impression of a run of the viewer's rows, for training. Runs are cut at random places.
+- `in_runs`: the first impression of a run of the viewer's rows, for training. Runs are cut at random places. A
+  candidate has its age and counts as of its own impression, since a service would have asked again.
 """
 
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ class Slates(NamedTuple):
     past_end: Int64[np.ndarray, " B"]  # index of the viewer's first row at or after `requested_at`
     surface: Int32[np.ndarray, " B"]  # index into the log's surfaces
     rows: Int64[np.ndarray, "B C"]  # indices into the log; NO_ROW: padding
+    known_at: Int64[np.ndarray, "B C"]  # epoch ms as of which a candidate has its age and counts
 
     def take(self, index: Any) -> "Slates":
         """Select slates by an index, slice or mask along B."""
@@ -71,7 +73,7 @@ def frozen(log: Log, rows: Int64[np.ndarray, " r"], requested_at_ms: int, size: 
 
 def online(log: Log, rows: Int64[np.ndarray, " r"]) -> Slates:
     """Return a slate for each row, requested at the time of its impression; in the order of the rows."""
-    return _slates(log, rows, log.at[rows], size=1)
+    return _slates(log, rows, log.at[rows], 1)
 
 
 def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, span_ms: int, rng: np.random.Generator) -> Slates:
@@ -92,7 +94,7 @@ def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, span_ms: int, rn
     span = (at + rng.integers(0, span_ms, len(first))[of_viewer]) // span_ms
     begins = np.flatnonzero(group_starts(viewer, span) | (ordinal % size == 0))
     requested_at = np.repeat(at[begins], np.diff(begins, append=len(rows)))
-    return _slates(log, rows, requested_at, size)
+    return _slates(log, rows, requested_at, size, as_shown=True)
 
 
 def history_of(
@@ -123,7 +125,7 @@ def history_of(
 
 
 def candidates_of(log: Log, totals: PointInTimeCounts, slates: Slates, tokens: int) -> CandidateInputs:
-    """Return the candidates with age and counts as of the request, and the first `tokens` tokens of each text."""
+    """Return the candidates with age and counts as of `known_at`, and the first `tokens` tokens of each text."""
     mask = slates.mask
     post = log.post[slates.rows]
     posts = log.posts
@@ -133,8 +135,8 @@ def candidates_of(log: Log, totals: PointInTimeCounts, slates: Slates, tokens: i
         tokens=posts.tokens[post, :tokens] * mask[..., np.newaxis],
         video_ms=posts.video_ms[post] * mask,
         photos=posts.photos[post] * mask,
-        age_ms=np.maximum(slates.requested_at[:, np.newaxis] - posts.created_at[post], 0) * mask,
-        totals=totals.at(post, slates.requested_at[:, np.newaxis]) * mask[..., np.newaxis],
+        age_ms=np.maximum(slates.known_at - posts.created_at[post], 0) * mask,
+        totals=totals.at(post, slates.known_at) * mask[..., np.newaxis],
         surface=log.surface_codes[slates.surface],
         mask=mask,
     )
@@ -163,8 +165,13 @@ def _since(labelled_since: Mapping[ActionName, int]) -> Int64[np.ndarray, " A"]:
     return since
 
 
-def _slates(log: Log, rows: Int64[np.ndarray, " r"], requested_at: Int64[np.ndarray, " r"], size: int) -> Slates:
-    """Group rows by viewer, time of the request and surface, and split groups into slates of at most `size` rows."""
+def _slates(
+    log: Log, rows: Int64[np.ndarray, " r"], requested_at: Int64[np.ndarray, " r"], size: int, *, as_shown: bool = False
+) -> Slates:
+    """Group rows by viewer, time of the request and surface, and split groups into slates of at most `size` rows.
+
+    With `as_shown`, a candidate has its age and counts as of its own impression, which may come long after the request.
+    """
     viewer, surface = log.viewer_id[rows], log.surface[rows]
     order = np.lexsort((rows, surface, requested_at, viewer))
     rows, requested_at, viewer, surface = rows[order], requested_at[order], viewer[order], surface[order]
@@ -175,6 +182,9 @@ def _slates(log: Log, rows: Int64[np.ndarray, " r"], requested_at: Int64[np.ndar
     filled = np.full((len(first), size), NO_ROW)
     filled[np.cumsum(begins) - 1, ordinal % size] = rows
     past_start = np.searchsorted(log.viewer_id, viewer[first])
+    known_at = np.repeat(requested_at[first, np.newaxis], size, axis=1)
+    if as_shown:
+        known_at = np.where(filled == NO_ROW, known_at, log.at[filled])
     return Slates(
         viewer_id=viewer[first],
         requested_at=requested_at[first],
@@ -182,6 +192,7 @@ def _slates(log: Log, rows: Int64[np.ndarray, " r"], requested_at: Int64[np.ndar
         past_end=past_start + _earlier(log, viewer[first], requested_at[first], past_start),
         surface=surface[first],
         rows=filled,
+        known_at=known_at,
     )
 
 

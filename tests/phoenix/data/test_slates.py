@@ -95,11 +95,17 @@ def test_every_row_is_a_candidate_once(kind: str, log: Log, seed: int) -> None:
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
 @given(log=logs, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_candidates_have_the_counts_as_of_the_request(kind: str, log: Log, seed: int) -> None:
+def test_candidates_have_age_and_counts_as_of_a_frozen_request_else_of_their_impression(
+    kind: str, log: Log, seed: int
+) -> None:
     slates = slates_of(log, kind, seed)
-    totals = candidates_of(log, PointInTimeCounts(log), slates, TOKENS).totals
+    log.posts.created_at[:] = T0 - MINUTE_MS
+    candidates = candidates_of(log, PointInTimeCounts(log), slates, TOKENS)
+    totals = candidates.totals
     for row, place in np.argwhere(slates.mask).tolist():
-        counted = (log.post == log.post[slates.rows[row, place]]) & (log.complete_at < slates.requested_at[row])
+        known_at = slates.requested_at[row] if kind == "frozen" else log.at[slates.rows[row, place]]
+        counted = (log.post == log.post[slates.rows[row, place]]) & (log.complete_at < known_at)
+        assert candidates.age_ms[row, place] == known_at - T0 + MINUTE_MS
         clicked = counted & log.actions[:, ACTION_INDEX["click"]]
         assert totals[row, place, IMPRESSION] == len(np.unique(log.viewer_id[counted]))
         assert totals[row, place, ACTION_INDEX["click"]] == len(np.unique(log.viewer_id[clicked]))
