@@ -9,38 +9,30 @@ Glossary of shapes:
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.query import Query
+from phoenix.features.build import ShownPosts, candidate_inputs, history_inputs
 from phoenix.features.inputs import CandidateInputs, History
 from phoenix.models.configs import ModelConfig
-from thunder_ingest.events import ACTIONS, surface_code
+from thunder_ingest.events import surface_code
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.users.history import POSITION
-
-_BITS: Final = np.arange(len(ACTIONS), dtype=np.uint32)
 
 
 def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) -> History:
     """The newest history positions of each viewer, with the tokens of posts that are still stored."""
     positions, mask = _padded(queries, config.history)
-    now_ms = np.array([query.now_ms for query in queries], np.int64)[:, np.newaxis]
-    age_ms = np.where(mask, np.maximum(now_ms - positions["at"], 0), 0)
-    return History(
-        user_id=np.array([query.user_id for query in queries], np.int64),
-        post_id=positions["post_id"],
-        author_id=positions["author_id"],
-        tokens=_tokens(store, positions["post_id"], config.tokens),
-        actions=(positions["actions"][..., np.newaxis] >> _BITS & 1).astype(np.bool_),
-        recorded=np.ones((*mask.shape, len(_BITS)), np.bool_),
-        dwell_ms=positions["dwell_ms"].astype(np.float32),
-        age_ms=age_ms.astype(np.float32),
-        surface=positions["surface"],
-        mask=mask,
+    return history_inputs(
+        np.array([query.user_id for query in queries], np.int64),
+        np.array([query.now_ms for query in queries], np.int64),
+        positions,
+        mask,
+        _tokens(store, positions["post_id"], config.tokens),
     )
 
 
@@ -50,19 +42,21 @@ def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], co
         min(len(each), query.scaled_limit(query.parameters.max_candidates))
         for query, each in zip(queries, candidates, strict=True)
     ]
-    ages = [
-        np.maximum(query.now_ms - each.posts.created_at, 0) for query, each in zip(queries, candidates, strict=True)
-    ]
-    return CandidateInputs(
+    shown = ShownPosts(
         post_id=_stacked([each.original_id for each in candidates], counts),
         author_id=_stacked([each.original_author_id for each in candidates], counts),
+        created_at=_stacked([each.posts.created_at for each in candidates], counts),
         tokens=_stacked([each.posts.tokens[:, : config.tokens] for each in candidates], counts),
         video_ms=_stacked([each.posts.video_ms for each in candidates], counts),
         photos=_stacked([each.posts.photos for each in candidates], counts),
-        age_ms=_stacked(ages, counts),
         totals=_stacked([each.posts.totals for each in candidates], counts),
-        surface=np.array([surface_code(query.request.surface) for query in queries], np.uint8),
-        mask=_stacked([np.ones(len(each), np.bool_) for each in candidates], counts),
+    )
+    return candidate_inputs(
+        shown,
+        np.array([[query.now_ms] for query in queries], np.int64),
+        np.array([surface_code(query.request.surface) for query in queries], np.uint8),
+        _stacked([np.ones(len(each), np.bool_) for each in candidates], counts),
+        config.tokens,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from infra.ports.clock import HOUR_MS
 from thunder_ingest.events import ACTION_INDEX, LAST_TIME_MS, ActionName, Refused, decode
 
 if TYPE_CHECKING:
@@ -74,11 +75,14 @@ LabelledSince = Annotated[
 def read_log(directory: Path | None, report: "ProgressReport") -> "Log":
     """A log as columns: the files of a directory, or without one the present content of Kafka's topics.
 
+    In histories, posts above the setting `max_post_age_ms` have no words, because workers no longer have them.
+
     Raises:
         LogError: the directory has no log, or one of its files cannot be read.
         BrokerUnreachable, TopicMissing: the text has the address and the remedy.
 
     """
+    from infra.ports.settings import load
     from phoenix.data.impressions import log_of
 
     refused = 0
@@ -92,7 +96,9 @@ def read_log(directory: Path | None, report: "ProgressReport") -> "Log":
                 refused += 1
 
     with report.step(f"reading {directory or 'Kafka'}") as advance:
-        log = log_of(usable(_from_kafka(advance) if directory is None else _from_directory(directory, advance)))
+        messages = _from_kafka(advance) if directory is None else _from_directory(directory, advance)
+        log = log_of(usable(messages), max_age_ms := load().max_post_age_ms)
+    report.print_line(f"posts older than {max_age_ms / HOUR_MS:g} h have no words in histories (max_post_age_ms)")
     if refused:
         where = "dead-letters" if directory is None else "replay"
         report.print_line(f"{refused:,} messages are invalid (`foryou {where}` lists them)")

@@ -31,7 +31,7 @@ from infra.world.affinity import gate
 from infra.world.messages import FEED_SURFACE
 from phoenix.data.impressions import Log, log_of
 from phoenix.data.point_in_time import PointInTimeCounts
-from phoenix.data.slates import NO_ROW, Slates, history_of
+from phoenix.data.slates import history_of, without_candidates
 from phoenix.evaluation import metrics
 from phoenix.evaluation.bootstrap import Draws, Estimate
 from phoenix.evaluation.retrieval_baselines import factors, similarities
@@ -195,16 +195,7 @@ class OracleBenchmark:
         return scores
 
     def _histories(self, phoenix: Phoenix, some: slice) -> History:
-        viewer_id = self.viewer_id[some]
-        slates = Slates(
-            viewer_id=viewer_id,
-            requested_at=np.full(len(viewer_id), self._requested_at + 1),
-            past_start=np.searchsorted(self.log.viewer_id, viewer_id),
-            past_end=np.searchsorted(self.log.viewer_id, viewer_id, "right"),
-            surface=np.zeros(len(viewer_id), np.int32),
-            rows=np.full((len(viewer_id), 1), NO_ROW),
-            known_at=np.full((len(viewer_id), 1), self._requested_at),
-        )
+        slates = without_candidates(self.log, self.viewer_id[some], self._requested_at + 1)
         return history_of(self.log, slates, phoenix.config.history, phoenix.config.tokens)
 
     def _inputs(self, post: Candidates, tokens: int) -> CandidateInputs:

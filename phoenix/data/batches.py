@@ -7,7 +7,7 @@ Glossary of shapes (the letters of `phoenix.features.inputs`, and):
 
     r: rows of the log
     v: viewers
-    p: posts published or shown before the end of the span
+    p: posts that retrieval can find: published or shown before the end of the span, and no reposts
     n: posts that retrieval ranks in a batch
     w: rows with a positive retrieval weight
 """
@@ -21,9 +21,10 @@ import xxhash
 from jaxtyping import Float32, Float64, Int32, Int64
 
 from infra.ports.clock import HOUR_MS
-from phoenix.data.impressions import Log
+from phoenix.data.impressions import JOIN_MS, Log
 from phoenix.data.negatives import with_negatives
 from phoenix.data.point_in_time import PointInTimeCounts
+from phoenix.data.posts import Posts
 from phoenix.data.slates import NO_ROW, Slates, candidates_of, history_of, in_runs, labels_of, rows_between
 from phoenix.features.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE, MAX_DWELL_MS
 from phoenix.features.hashing import AUTHOR_SEED, HASHES, POST_SEED, TOKEN_SEED, USER_SEED, collisions
@@ -72,7 +73,8 @@ class Batches:
     """The batches of a training run.
 
     Args:
-        log: source of examples and their histories. Rows from `span.until_ms` on are not read.
+        log: source of examples and their histories. Nothing from `span.until_ms` on is read. Impressions of the last
+            JOIN_MS before it are no examples, because their outcomes are incomplete.
         span: limits of the examples and their labels.
         model: sizes of the model's inputs.
         training: batch size, epochs, dropout rates and weights.
@@ -83,11 +85,13 @@ class Batches:
     """
 
     def __init__(self, log: Log, span: Span, model: ModelConfig, training: TrainingConfig) -> None:
-        self._log, self._span, self._training = log, span, training
-        rows = rows_between(log, 0 if span.earlier else span.since_ms, span.until_ms)
-        self.rows = rows[log.complete_at[rows] < span.until_ms]  # the others have incomplete labels
+        self._log = log = log.before(span.until_ms)
+        self._span, self._training = span, training
+        self.rows = rows_between(log, 0 if span.earlier else span.since_ms, span.until_ms - JOIN_MS)
         if not (log.at[self.rows] >= span.since_ms).any():
-            raise ValueError("the log has no impression in this span, so there are no examples")
+            raise ValueError(
+                "the log has no impression in this span, up to half an hour before its end, so there are no examples"
+            )
         longest = int(np.count_nonzero(log.posts.tokens, axis=1).max())
         # positions that are padding in every text cost time and add nothing
         self._model = replace(model, tokens=max(1, min(model.tokens, longest)))
@@ -95,25 +99,27 @@ class Batches:
         self.steps_per_epoch = max(1, len(self._slates.viewer_id) // training.batch)
         self.steps = self.steps_per_epoch * training.epochs
         self._totals = PointInTimeCounts(log, span.labelled_since)
-        self._posts = _known_posts(log, span.until_ms)
-        self._corpus = _Corpus(log, self.rows[self._weights(self.rows) > 0], self._posts, self._model)
+        self._shown = log.posts.original(log.post, log.at)  # retrieval finds the originals of reposts
+        self._posts = self._known_posts()
+        positive = self._shown[self.rows[self._weights(self.rows) > 0]]
+        self._corpus = _Corpus(log.posts, positive, self._posts, self._model)
 
     @property
     def description(self) -> dict[str, Any]:
         """The training data, for the model card. Equal descriptions mean equal batches."""
-        log, past = self._log, self._log.at < self._span.until_ms
+        log, posts = self._log, self._log.posts
         digest = xxhash.xxh3_64()
-        for column in (log.posts.post_id[log.post], *log[3:], log.viewer_id):
-            digest.update(np.ascontiguousarray(column[past]).data)
-        for column in log.posts:
-            digest.update(np.ascontiguousarray(column[self._posts]).data)
+        of_versions = posts.versions._replace(post=posts.post_id[posts.versions.post])
+        for column in (log.events, *posts.published, *of_versions):
+            digest.update(np.ascontiguousarray(column).data)
+        digest.update(repr((log.surfaces, posts.max_age_ms)).encode())
         return self._span._asdict() | {
             "labelled_since": dict(self._span.labelled_since),
             "examples": len(self.rows),
             "viewers": len(np.unique(log.viewer_id[self.rows])),
             "posts": len(np.unique(log.post[self.rows])),
             "earlier_impressions": int(np.count_nonzero(log.at < self._span.since_ms)),
-            "collisions": self._collisions(np.unique(log.viewer_id[past])),
+            "collisions": self._collisions(np.unique(log.viewer_id)),
             "digest": digest.hexdigest(),
         }
 
@@ -159,14 +165,14 @@ class Batches:
         dropout = np.random.default_rng([seed, _DROPOUT, step])
         sample = np.random.default_rng([seed, _SAMPLE, step])
         posts, retrieval = self._corpus.choice(
-            self._log.post[slates.rows],
+            self._shown[slates.rows],
             self._weights(slates.rows) * slates.mask,
             self._training.sampled_posts,
             sample,
         )
         ranked = candidate_rows(model, candidates, 0, slates.rows.shape[1]), self._ranking(slates)
         if self._training.negative_weight:
-            shown = np.where(slates.mask, self._log.post[slates.rows], NO_ROW)
+            shown = np.where(slates.mask, self._shown[slates.rows], NO_ROW)
             ranked = with_negatives(slates.viewer_id, shown, *ranked, self._training.negative_weight)
         return Batch(*self._dropped(history_rows(model, history), ranked[0], dropout), ranked[1], posts, retrieval)
 
@@ -175,6 +181,12 @@ class Batches:
         labels = done.astype(np.float32)
         labels[..., DWELL_TIME] = np.minimum(self._log.dwell_ms[slates.rows] / MAX_DWELL_MS, 1.0)
         return RankingTargets(labels, known.astype(np.float32))
+
+    def _known_posts(self) -> Int64[np.ndarray, " p"]:
+        """Return the posts that retrieval can find, ascending."""
+        known = (self._log.posts.created_at > 0) & (self._log.posts.source_id == 0)
+        known[self._shown] = True
+        return np.flatnonzero(known)
 
     def _weights(self, rows: Int64[np.ndarray, "*r"]) -> Float32[np.ndarray, "*r"]:
         """Return the retrieval weight of each row: its greatest action weight, 0 if an action is negative."""
@@ -203,34 +215,25 @@ class Batches:
         return history, candidates
 
 
-def _known_posts(log: Log, until_ms: int) -> Int64[np.ndarray, " p"]:
-    """Return the posts published or shown before a moment, ascending."""
-    created_at = log.posts.created_at
-    known = (created_at > 0) & (created_at < until_ms)
-    known[log.post[log.at < until_ms]] = True
-    return np.flatnonzero(known)
-
-
 class _Corpus:
     """The posts that retrieval ranks, with the log-Q correction of sampled softmax (Yi et al. 2019).
 
     Q is the probability that a batch contains the post.
 
     Args:
-        log: source of the posts.
-        positives: rows of the log with a positive retrieval weight.
+        posts: the posts of the log.
+        positives: the post of each row with a positive retrieval weight.
         known: posts that can be sampled, ascending.
         model: sizes of the model's inputs.
 
     """
 
     def __init__(
-        self, log: Log, positives: Int64[np.ndarray, " w"], known: Int64[np.ndarray, " p"], model: ModelConfig
+        self, posts: Posts, positives: Int64[np.ndarray, " w"], known: Int64[np.ndarray, " p"], model: ModelConfig
     ) -> None:
-        posts = log.posts
         self._rows = post_rows(model, PostInputs(posts.author_id, posts.tokens, posts.video_ms, posts.photos))
         self._known = known
-        self._share = np.bincount(log.post[positives], minlength=len(posts.post_id)) / max(1, len(positives))
+        self._share = np.bincount(positives, minlength=len(posts.post_id)) / max(1, len(positives))
 
     def choice(
         self,

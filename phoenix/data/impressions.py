@@ -1,37 +1,48 @@
 """The log of impressions as columns: one row for each impression, with the actions of its viewer.
 
+The rows are the examples and their labels. Histories and counts come from `Log.events`, by the rules of the service.
+
 Glossary of shapes:
 
     e: impression and engagement events
     r: rows, sorted by viewer, then time
-    p: posts
-    T: text tokens of a post, padded with 0
+    s: surfaces
     A: the 19 actions
 
 The result is a function of the set of events; order and duplicates of events do not matter:
 - An engagement joins its viewer's newest impression of the post if it comes within JOIN_MS of that impression or of the
   row's last engagement. Otherwise it opens a row, because an action implies an impression.
 - Impressions of one viewer, post and time are one row.
+- A row has the surface of its first event: an engagement that named another one would betray the outcome.
 - An undo removes older actions of its kind on the post; DONE_WINS decides at equal times.
-- A post has its newest content and its earliest time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64, UInt8, UInt32
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from phoenix.data.groups import group_starts
-from thunder_ingest.events import ACTION_INDEX, ACTIONS, IMPRESSION, Engagement, Impression, PostCreated, surface_code
+from phoenix.data.posts import NEVER, Posts, Published, add, posts_of
+from thunder_ingest.events import (
+    ACTION_INDEX,
+    ACTIONS,
+    IMPRESSION,
+    Engagement,
+    Impression,
+    PostCreated,
+    PostDeleted,
+    surface_code,
+)
 from thunder_ingest.events.actions import DONE_WINS
 from thunder_ingest.events.ids import id64
-from thunder_ingest.events.text import MAX_TOKENS, packed_tokens, padded_tokens
+from thunder_ingest.users.entries import HISTORY
 
 JOIN_MS: Final = 30 * 60_000
 """Longest gap between an engagement and the row's event before it: longer than most videos."""
 
-_EVENT: Final = np.dtype(
+EVENT: Final = np.dtype(
     [
         ("viewer_id", "i8"),
         ("post_id", "i8"),
@@ -55,53 +66,71 @@ _ROW: Final = np.dtype(
         ("surface", "i4"),
     ]
 )
-Events = np.ndarray[Any, np.dtype[Any]]  # [e] of dtype _EVENT, or [r] of dtype _ROW
-
-
-class Posts(NamedTuple):
-    """The posts of a log, by ascending id. A post without a `post_created` event has only its id and author."""
-
-    post_id: Int64[np.ndarray, " p"]
-    author_id: Int64[np.ndarray, " p"]
-    tokens: UInt32[np.ndarray, "p T"]
-    created_at: Int64[np.ndarray, " p"]  # epoch ms; 0 without a `post_created` event
-    video_ms: Int32[np.ndarray, " p"]
-    photos: Int32[np.ndarray, " p"]
+Events = np.ndarray[Any, np.dtype[Any]]  # [e] of dtype EVENT, or [r] of dtype _ROW
+NO_EVENTS: Final = np.zeros(0, EVENT)
+_ORDER: Final = ("surface", "dwell_ms", "author_id", "undo", "action", "post_id", "at", "viewer_id")
+"""The fields by which events are sorted, the last one first."""
 
 
 class Log(NamedTuple):
     """Rows sorted by viewer, then time. Times are epoch milliseconds."""
 
     posts: Posts
-    viewer_id: Int64[np.ndarray, " n"]
-    post: Int64[np.ndarray, " n"]  # index into posts
-    at: Int64[np.ndarray, " n"]  # of the impression
-    complete_at: Int64[np.ndarray, " n"]  # time of the row's last engagement; no prediction before it may use the row
-    surface: Int32[np.ndarray, " n"]  # index into surfaces
-    actions: Bool[np.ndarray, "n A"]
-    dwell_ms: Float32[np.ndarray, " n"]
+    viewer_id: Int64[np.ndarray, " r"]
+    post: Int64[np.ndarray, " r"]  # index into posts
+    at: Int64[np.ndarray, " r"]  # of the impression
+    complete_at: Int64[np.ndarray, " r"]  # of the row's last engagement
+    surface: Int32[np.ndarray, " r"]  # index into surfaces
+    actions: Bool[np.ndarray, "r A"]
+    dwell_ms: Float32[np.ndarray, " r"]
     surfaces: tuple[str, ...] = ("",)  # "" for no surface, then the published names in alphabetical order
+    events: Events = NO_EVENTS  # the impressions and engagements, each once, sorted by viewer, then time
 
     @property
     def surface_codes(self) -> UInt8[np.ndarray, " s"]:
         """The code of each of `surfaces`, the models' input."""
         return np.array([0, *map(surface_code, self.surfaces[1:])], np.uint8)
 
+    def entries(self, index: Int64[np.ndarray, " n"]) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return some events as entries of users' histories, of dtype HISTORY."""
+        events, entries = self.events[index], np.empty(len(index), HISTORY)
+        for name in HISTORY.names or ():
+            entries[name] = events[name]
+        entries["surface"] = self.surface_codes[events["surface"]]
+        return entries
 
-def log_of(events: Iterable[Any]) -> Log:
+    def before(self, until_ms: int) -> "Log":
+        """Return the log that ends at `until_ms`: events from then on, undos and edits too, change nothing.
+
+        Posts keep their indices.
+        """
+        events = self.events[self.events["at"] < until_ms]
+        posts = self.posts.before(until_ms, events["post_id"], events["author_id"])
+        used = np.union1d(events["surface"], 0)
+        events["surface"] = np.searchsorted(used, events["surface"])
+        return _log(posts, events, tuple(self.surfaces[index] for index in used))
+
+
+def log_of(events: Iterable[Any], max_post_age_ms: int = NEVER) -> Log:
     """Fold decoded events of the topics `posts` and `engagements` into columns; other events are ignored.
 
     Args:
         events: events of `thunder_ingest.events`, in any order.
+        max_post_age_ms: age above which the service does not have a post any more, nor its words.
 
     """
-    published: dict[int, _Published] = {}
+    published: Published = {}
     names: dict[str, int] = {"": 0}
-    read = np.fromiter(_about_posts_shown(events, published, names), _EVENT)
+    read = np.fromiter(_about_posts_shown(events, published, names), EVENT)
     surfaces = tuple(sorted(names))
     read["surface"] = np.argsort(np.argsort([*names]))[read["surface"]]
-    rows = _folded(_standing(read))
-    posts = _posts(published, rows)
+    read = read[np.lexsort([read[name] for name in _ORDER])]
+    read = read[group_starts(*(read[name] for name in _ORDER))]
+    return _log(posts_of(published, read["post_id"], read["author_id"], max_post_age_ms), read, surfaces)
+
+
+def _log(posts: Posts, events: Events, surfaces: tuple[str, ...]) -> Log:
+    rows = _folded(_standing(events))
     return Log(
         posts=posts,
         viewer_id=rows["viewer_id"],
@@ -112,13 +141,12 @@ def log_of(events: Iterable[Any]) -> Log:
         actions=(rows["actions"][:, np.newaxis] >> np.arange(len(ACTIONS), dtype=np.uint32) & 1).astype(bool),
         dwell_ms=rows["dwell_ms"].astype(np.float32),
         surfaces=surfaces,
+        events=events,
     )
 
 
-def _about_posts_shown(
-    events: Iterable[Any], published: dict[int, "_Published"], names: dict[str, int]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield impressions and engagements as records of _EVENT; add posts to `published`, new surfaces to `names`."""
+def _about_posts_shown(events: Iterable[Any], published: Published, names: dict[str, int]) -> Iterator[tuple[Any, ...]]:
+    """Yield impressions and engagements as records of EVENT; add posts to `published`, new surfaces to `names`."""
     for event in events:
         kind = type(event)
         if kind is Engagement or kind is Impression:
@@ -128,20 +156,8 @@ def _about_posts_shown(
             ids = id64(event.user_id), id64(event.post_id), id64(event.author_id)
             surface = names.setdefault(event.surface or "", len(names))
             yield *ids, event.at, dwell_ms, action, undo, surface
-        elif kind is PostCreated:
-            post_id = id64(event.post_id)
-            earlier = published.get(post_id)
-            published[post_id] = _Published(event, event.at) if earlier is None else earlier.joined(event)
-
-
-class _Published(NamedTuple):
-    content: PostCreated
-    created_at: int
-
-    def joined(self, event: PostCreated) -> "_Published":
-        """Keep the newest content, at equal times the greater text, so that order does not matter."""
-        newest = max(self.content, event, key=lambda each: (each.at, each.text or ""))
-        return _Published(newest, min(self.created_at, event.at))
+        elif kind is PostCreated or kind is PostDeleted:
+            add(published, event)
 
 
 def _standing(events: Events) -> Events:
@@ -159,7 +175,8 @@ def _standing(events: Events) -> Events:
 def _folded(events: Events) -> Events:
     """Fold events into rows [r] of dtype _ROW, sorted by viewer and time."""
     is_engagement = events["action"] != IMPRESSION
-    events = events[np.lexsort((is_engagement, events["at"], events["post_id"], events["viewer_id"]))]
+    order = np.lexsort((-events["surface"], is_engagement, events["at"], events["post_id"], events["viewer_id"]))
+    events = events[order]
     pair = events["viewer_id"], events["post_id"]
     duplicate = ~group_starts(*pair, events["at"])
     late = np.diff(events["at"], prepend=0) > JOIN_MS
@@ -167,33 +184,10 @@ def _folded(events: Events) -> Events:
     starts = np.flatnonzero(opens)
     bits = np.where(events["action"] == IMPRESSION, 0, np.uint32(1) << events["action"].astype(np.uint32))
     rows = np.zeros(len(starts), _ROW)
-    for name in ("viewer_id", "post_id", "at"):
+    for name in ("viewer_id", "post_id", "at", "surface"):
         rows[name] = events[name][starts]
-    for name in ("author_id", "dwell_ms", "surface"):
+    for name in ("author_id", "dwell_ms"):
         rows[name] = np.maximum.reduceat(events[name], starts)
     rows["complete_at"] = np.maximum.reduceat(events["at"], starts)
     rows["actions"] = np.bitwise_or.reduceat(bits, starts)
     return rows[np.lexsort((rows["post_id"], rows["at"], rows["viewer_id"]))]
-
-
-def _posts(published: Mapping[int, _Published], rows: Events) -> Posts:
-    """Return the published posts and those that occur only in impressions."""
-    post_id = np.union1d(np.array([*published], np.int64), rows["post_id"])
-    author_id = np.zeros(len(post_id), np.int64)
-    author_id[np.searchsorted(post_id, rows["post_id"])] = rows["author_id"]
-    posts = Posts(
-        post_id=post_id,
-        author_id=author_id,
-        tokens=np.zeros((len(post_id), MAX_TOKENS), np.uint32),
-        created_at=np.zeros(len(post_id), np.int64),
-        video_ms=np.zeros(len(post_id), np.int32),
-        photos=np.zeros(len(post_id), np.int32),
-    )
-    at = np.searchsorted(post_id, np.array([*published], np.int64))
-    contents = [each.content for each in published.values()]
-    posts.author_id[at] = [id64(content.author_id) for content in contents]
-    posts.tokens[at] = padded_tokens([packed_tokens(content.text or "") for content in contents])
-    posts.created_at[at] = [each.created_at for each in published.values()]
-    posts.video_ms[at] = [content.video_ms or 0 for content in contents]
-    posts.photos[at] = [content.photos or 0 for content in contents]
-    return posts

@@ -2,15 +2,15 @@
 
 Glossary of shapes (the letters of `phoenix.features.inputs`, and):
 
-    r: rows of the log
-    m: distinct times at which rows are complete
+    n: events that change a count
+    m: distinct times of these
     A+1: the 19 actions, then impressions
     a: actions whose recording begins at one time
     h: hours of the log
 
-A row is counted from the time on at which it is complete. The counts of a moment therefore contain nothing of that
-moment or later. A viewer is one voice per post and action, as in service (`thunder_ingest.counts.table`): repeated
-impressions and actions count once, and the newest dwell counts.
+The counts of a moment are those of the events before it, by the rules of the service (`thunder_ingest.counts.table`): a
+viewer is one voice per post and action, an undo takes it back, and the newest dwell counts. A service estimates counts
+above 2,048 from a sample; here they are exact.
 
 Some logs record an action only from a later time on. Plain counts of it would be too small for posts with older
 impressions. The missing counts are imputed by empirical-Bayes smoothing: the post's rate on its recorded impressions is
@@ -19,16 +19,18 @@ log of a service records all actions, and its counts are plain counts.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from infra.ports.clock import HOUR_MS
+from phoenix.data.groups import group_starts
 from phoenix.data.impressions import Log
 from phoenix.features.actions import DWELL_TIME
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events import ACTION_INDEX, ActionName
+from thunder_ingest.events.actions import DONE_WINS
 
 _MAX_TOTAL: Final = 2**31 - 1
 _PRIOR: Final = 10
@@ -45,19 +47,19 @@ class PointInTimeCounts:
     """
 
     def __init__(self, log: Log, labelled_since: Mapping[ActionName, int] | None = None) -> None:
-        order = np.lexsort((log.complete_at, log.post))
-        self._moments: Int64[np.ndarray, " m"] = np.unique(log.complete_at)
-        self._when = self._key(log.post[order], np.searchsorted(self._moments, log.complete_at[order]))
-        changes = added_by_rows(log)[order]
+        since_ms = labelled_since or {}
+        added = added_by_events(log, since_ms)
+        self._moments: Int64[np.ndarray, " m"] = np.unique(added.at)
+        self._when = self._key(added.post, np.searchsorted(self._moments, added.at))
         self._parts = [
-            _Part(log.at[order], log.complete_at[order], changes, since, actions)
-            for since, actions in _by_time(labelled_since or {}).items()
-            if np.any(log.at < since)
+            _Part(added, since, actions)
+            for since, actions in _by_time(since_ms).items()
+            if len(added.at) and np.any(log.events["at"] < since)
         ]
-        self._sums: Int64[np.ndarray, "r+1 A+1"] = _running(changes)
+        self._sums: Int64[np.ndarray, "n+1 A+1"] = _running(added.changes)
 
     def at(self, post: Int64[np.ndarray, "*n"], moment_ms: Int64[np.ndarray, "*n"]) -> Int32[np.ndarray, "*n A+1"]:
-        """Return the counts of posts from the rows complete before each moment.
+        """Return the counts of posts from the events before each moment.
 
         Args:
             post: indices into the log's posts.
@@ -78,53 +80,54 @@ class PointInTimeCounts:
         return key
 
 
-def added_by_rows(log: Log) -> Int32[np.ndarray, "r A+1"]:
-    """Return what each row adds to the counts of its post, in the order of the rows' completion."""
-    order = np.lexsort((log.at, log.complete_at, log.viewer_id, log.post))
-    post, viewer_id, number = log.post[order], log.viewer_id[order], np.arange(len(order))
-    is_first = np.ones(len(order), np.bool_)
-    is_first[1:] = (post[1:] != post[:-1]) | (viewer_id[1:] != viewer_id[:-1])
-    first = np.maximum.accumulate(np.where(is_first, number, 0))  # of the same post and viewer
-    added = np.empty((len(order), COUNT_COLUMNS), np.int32)
-    added[:, -1] = is_first
-    for column in range(COUNT_COLUMNS - 1):
-        done = log.actions[order, column]
-        before = np.cumsum(done) - done
-        added[:, column] = done & (before == before[first])
-    dwelt = np.flatnonzero(log.dwell_ms[order] > 0)
-    dwell_ms = log.dwell_ms[order[dwelt]].astype(np.int32)
-    is_again = first[dwelt[1:]] == first[dwelt[:-1]]
-    added[:, DWELL_TIME] = 0
-    added[dwelt, DWELL_TIME] = dwell_ms
-    added[dwelt[1:], DWELL_TIME] -= np.where(is_again, dwell_ms[:-1], 0)
-    of_rows = np.empty_like(added)
-    of_rows[order] = added
-    return of_rows
+class Added(NamedTuple):
+    """The changes of counts by events, by post, then time."""
+
+    post: Int64[np.ndarray, " n"]  # index into the log's posts
+    at: Int64[np.ndarray, " n"]
+    changes: Int32[np.ndarray, "n A+1"]
+
+
+def added_by_events(log: Log, labelled_since: Mapping[ActionName, int]) -> Added:
+    """Return what each event adds to the counts of its post; actions before the start of their recording add nothing.
+
+    The newest event of a viewer, post and action counts, and takes the place of the one before it.
+    """
+    events = log.events
+    since = np.zeros(COUNT_COLUMNS, np.int64)
+    for action, at in labelled_since.items():
+        since[ACTION_INDEX[action]] = at
+    events = events[events["at"] >= since[events["action"]]]
+    done_wins = DONE_WINS >> events["action"].astype(np.int64) & 1
+    stamp = events["at"] * 2 + (events["undo"] ^ done_wins)  # of one time, the greater one counts
+    amount = np.where(events["action"] == DWELL_TIME, events["dwell_ms"], 1) * ~events["undo"]
+    order = np.lexsort((amount, stamp, events["action"], events["viewer_id"], events["post_id"]))
+    events, amount = events[order], amount[order]
+    is_first = group_starts(events["post_id"], events["viewer_id"], events["action"])
+    change = amount - np.where(is_first, 0, np.append(0, amount[:-1]))
+    order = np.lexsort((events["at"], events["post_id"]))
+    order = order[change[order] != 0]
+    events = events[order]
+    changes = np.zeros((len(order), COUNT_COLUMNS), np.int32)
+    changes[np.arange(len(order)), events["action"]] = change[order]
+    return Added(np.searchsorted(log.posts.post_id, events["post_id"]), events["at"], changes)
 
 
 class _Part:
-    """Actions whose recording begins at one time; sets them in `changes` [r, A+1] to 0 before that time.
+    """Actions whose recording begins at one time.
 
     The rate of all posts is that at the end of the last full hour, because a table of hours is small.
     """
 
-    def __init__(
-        self,
-        at: Int64[np.ndarray, " r"],
-        complete_at: Int64[np.ndarray, " r"],
-        changes: Int32[np.ndarray, "r A+1"],
-        since_ms: int,
-        actions: list[int],
-    ) -> None:
-        recorded = at >= since_ms
+    def __init__(self, added: Added, since_ms: int, actions: list[int]) -> None:
+        recorded = added.at >= since_ms
         self._actions = actions
-        changes[:, actions] *= recorded[:, np.newaxis]
-        shown = changes[:, -1] * recorded
+        shown = added.changes[:, -1] * recorded
         self._recorded = _running(shown)
-        self._first_hour = int(complete_at.min()) // HOUR_MS
-        hour = complete_at[recorded] // HOUR_MS - self._first_hour
-        of_hour = np.zeros((int(complete_at.max()) // HOUR_MS - self._first_hour + 1, len(actions) + 1))
-        np.add.at(of_hour, hour, np.column_stack([changes[recorded][:, actions], shown[recorded]]))
+        self._first_hour = int(added.at.min()) // HOUR_MS
+        hour = added.at[recorded] // HOUR_MS - self._first_hour
+        of_hour = np.zeros((int(added.at.max()) // HOUR_MS - self._first_hour + 1, len(actions) + 1))
+        np.add.at(of_hour, hour, np.column_stack([added.changes[recorded][:, actions], shown[recorded]]))
         sums = _running(of_hour)
         self._shares: Float64[np.ndarray, "h a"] = sums[:, :-1] / np.maximum(sums[:, -1:], 1)
 
@@ -154,4 +157,4 @@ def _by_time(labelled_since: Mapping[ActionName, int]) -> dict[int, list[int]]:
 def _running(changes: Any) -> Any:
     """Return exclusive prefix sums along the first axis, followed by the sum of all."""
     kind = np.float64 if changes.dtype == np.float64 else np.int64
-    return np.concatenate([np.zeros_like(changes[:1], kind), np.cumsum(changes, axis=0, dtype=kind)])
+    return np.concatenate([np.zeros((1, *changes.shape[1:]), kind), np.cumsum(changes, axis=0, dtype=kind)])

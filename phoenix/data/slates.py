@@ -1,12 +1,12 @@
-"""Slates: reconstructed feed requests, with rows of the log as candidates and the viewer's earlier rows as history.
+"""Slates: reconstructed feed requests, with rows of the log as candidates and the viewer's earlier events as history.
 
 Glossary of shapes (the letters of `phoenix.features.inputs`, and):
 
     r: selected rows of the log
 
-A slate has a viewer, the time of the request, a surface and candidates. Its history has only rows that were complete at
-that time. The outcome of a candidate, or a later row, is therefore never in the history. This prevents label leakage,
-because attention in the history is bidirectional.
+A slate has a viewer, the time of the request, a surface and candidates. Its history is what a service would have had at
+that time: the positions of the viewer's events before it. The outcome of a candidate, or a later event, is therefore
+never in the history. This prevents label leakage, because attention in the history is bidirectional.
 
 The functions differ in the time of the request:
 - `frozen`: one time for all slates, for static evaluation.
@@ -21,11 +21,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from phoenix.data.groups import group_starts
+from phoenix.data.groups import first_not_less, group_starts
 from phoenix.data.impressions import Log
 from phoenix.data.point_in_time import PointInTimeCounts
+from phoenix.data.posts import Posts
+from phoenix.features.build import ShownPosts, candidate_inputs, history_inputs
 from phoenix.features.inputs import CandidateInputs, History
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, ActionName
+from thunder_ingest.users.history import POSITION, positions_of_many
 
 _RECORDED: Final[Mapping[ActionName, int]] = {}
 """Every action is recorded in the whole log."""
@@ -38,8 +41,8 @@ class Slates(NamedTuple):
 
     viewer_id: Int64[np.ndarray, " B"]
     requested_at: Int64[np.ndarray, " B"]  # epoch ms
-    past_start: Int64[np.ndarray, " B"]  # index of the viewer's first row in the log
-    past_end: Int64[np.ndarray, " B"]  # index of the viewer's first row at or after `requested_at`
+    past_start: Int64[np.ndarray, " B"]  # index of the viewer's first event in the log
+    past_end: Int64[np.ndarray, " B"]  # index of the viewer's first event at or after `requested_at`
     surface: Int32[np.ndarray, " B"]  # index into the log's surfaces
     rows: Int64[np.ndarray, "B C"]  # indices into the log; NO_ROW: padding
     known_at: Int64[np.ndarray, "B C"]  # epoch ms as of which a candidate has its age and counts
@@ -71,6 +74,14 @@ def frozen(log: Log, rows: Int64[np.ndarray, " r"], requested_at_ms: int, size: 
     return _slates(log, rows, np.full(len(rows), requested_at_ms), size)
 
 
+def without_candidates(log: Log, viewer_id: Int64[np.ndarray, " B"], requested_at_ms: int) -> Slates:
+    """Return a slate without rows for each viewer, requested at one time."""
+    requested_at = np.full(len(viewer_id), requested_at_ms)
+    past = _past(log, viewer_id, requested_at)
+    none = np.full((len(viewer_id), 1), NO_ROW)
+    return Slates(viewer_id, requested_at, *past, np.zeros(len(viewer_id), np.int32), none, requested_at[:, np.newaxis])
+
+
 def online(log: Log, rows: Int64[np.ndarray, " r"]) -> Slates:
     """Return a slate for each row, requested at the time of its impression; in the order of the rows."""
     return _slates(log, rows, log.at[rows], 1)
@@ -100,45 +111,54 @@ def in_runs(log: Log, rows: Int64[np.ndarray, " r"], size: int, span_ms: int, rn
 def history_of(
     log: Log, slates: Slates, length: int, tokens: int, labelled_since: Mapping[ActionName, int] = _RECORDED
 ) -> History:
-    """Return the newest `length` rows before each request, with the first `tokens` tokens of each text.
+    """Return the newest `length` positions before each request, with the first `tokens` tokens of each text.
 
     An action before the start of its recording in `labelled_since` is unknown (see `labels_of`).
     """
-    index = slates.past_end[:, np.newaxis] + np.arange(-length, 0)
-    inside = index >= slates.past_start[:, np.newaxis]
-    index = np.where(inside, index, 0)
-    mask = inside & (log.complete_at[index] < slates.requested_at[:, np.newaxis])
-    post = log.post[index]
-    kept = mask[..., np.newaxis]
-    return History(
-        user_id=slates.viewer_id,
-        post_id=log.posts.post_id[post] * mask,
-        author_id=log.posts.author_id[post] * mask,
-        tokens=log.posts.tokens[post, :tokens] * kept,
-        actions=log.actions[index] & kept,
-        recorded=(log.at[index][..., np.newaxis] >= _since(labelled_since)) | ~kept,
-        dwell_ms=log.dwell_ms[index] * mask,
-        age_ms=((slates.requested_at[:, np.newaxis] - log.at[index]) * mask).astype(np.float32),
-        surface=log.surface_codes[log.surface[index]] * mask,
-        mask=mask,
-    )
+    events = slates.past_end - slates.past_start
+    slate = np.repeat(np.arange(len(events)), events)
+    index = np.arange(len(slate)) + np.repeat(slates.past_end - np.cumsum(events), events)
+    found, whose = positions_of_many(log.entries(index), slate, length)
+    positions = np.zeros((len(events), length), POSITION)
+    mask = np.zeros(positions.shape, np.bool_)
+    place = whose, length + np.arange(len(whose)) - np.searchsorted(whose, whose, "right")
+    positions[place], mask[place] = found, True
+    post = np.searchsorted(log.posts.post_id, found["post_id"])
+    content = log.posts.as_of(post, slates.requested_at[whose])
+    texts = np.zeros((*positions.shape, tokens), np.uint32)
+    texts[place] = content.tokens[:, :tokens] * content.is_stored[:, np.newaxis]
+    recorded = positions["at"][..., np.newaxis] >= _since(labelled_since)
+    return history_inputs(slates.viewer_id, slates.requested_at, positions, mask, texts, recorded)
 
 
 def candidates_of(log: Log, totals: PointInTimeCounts, slates: Slates, tokens: int) -> CandidateInputs:
-    """Return the candidates with age and counts as of `known_at`, and the first `tokens` tokens of each text."""
-    mask = slates.mask
-    post = log.post[slates.rows]
-    posts = log.posts
-    return CandidateInputs(
-        post_id=posts.post_id[post] * mask,
-        author_id=posts.author_id[post] * mask,
-        tokens=posts.tokens[post, :tokens] * mask[..., np.newaxis],
-        video_ms=posts.video_ms[post] * mask,
-        photos=posts.photos[post] * mask,
-        age_ms=np.maximum(slates.known_at - posts.created_at[post], 0) * mask,
-        totals=totals.at(post, slates.known_at) * mask[..., np.newaxis],
-        surface=log.surface_codes[slates.surface],
-        mask=mask,
+    """Return the candidates as of `known_at`, with the first `tokens` tokens of each text."""
+    shown = shown_posts(log.posts, totals, log.post[slates.rows], slates.known_at)
+    return candidate_inputs(shown, slates.known_at, log.surface_codes[slates.surface], slates.mask, tokens)
+
+
+def shown_posts(
+    posts: Posts, totals: PointInTimeCounts, post: Int64[np.ndarray, "B C"], moment_ms: Int64[np.ndarray, "B C"]
+) -> ShownPosts:
+    """Return posts, given by index, as of moments in epoch ms; a repost with id, content and counts of its original.
+
+    A repost keeps its own content and counts while a service does not have the original.
+    """
+    original = posts.original(post, moment_ms)
+    is_repost = original != post
+    has_source = is_repost & posts.is_stored(original, moment_ms)
+    read = np.where(has_source, original, post)
+    content = posts.as_of(read, moment_ms)
+    is_direct = posts.source_id[post] == posts.post_id[original]
+    source_author = np.where(has_source, posts.author_id[original], posts.source_author_id[post] * is_direct)
+    return ShownPosts(
+        post_id=posts.post_id[original],
+        author_id=np.where(is_repost & (source_author != 0), source_author, posts.author_id[post]),
+        created_at=posts.created_at[post],
+        tokens=content.tokens,
+        video_ms=content.video_ms,
+        photos=content.photos,
+        totals=totals.at(read, moment_ms),
     )
 
 
@@ -181,28 +201,23 @@ def _slates(
     first = np.flatnonzero(begins)
     filled = np.full((len(first), size), NO_ROW)
     filled[np.cumsum(begins) - 1, ordinal % size] = rows
-    past_start = np.searchsorted(log.viewer_id, viewer[first])
     known_at = np.repeat(requested_at[first, np.newaxis], size, axis=1)
     if as_shown:
         known_at = np.where(filled == NO_ROW, known_at, log.at[filled])
     return Slates(
-        viewer_id=viewer[first],
-        requested_at=requested_at[first],
-        past_start=past_start,
-        past_end=past_start + _earlier(log, viewer[first], requested_at[first], past_start),
+        viewer[first],
+        requested_at[first],
+        *_past(log, viewer[first], requested_at[first]),
         surface=surface[first],
         rows=filled,
         known_at=known_at,
     )
 
 
-def _earlier(
-    log: Log, viewer: Int64[np.ndarray, " B"], at: Int64[np.ndarray, " B"], start: Int64[np.ndarray, " B"]
-) -> Int64[np.ndarray, " B"]:
-    """Count each viewer's rows before a time, by a vectorised binary search."""
-    low, high = start, np.searchsorted(log.viewer_id, viewer, "right")
-    while (open_ := low < high).any():
-        middle = (low + high) // 2
-        before = open_ & (log.at[np.minimum(middle, len(log.at) - 1)] < at)
-        low, high = np.where(before, middle + 1, low), np.where(open_ & ~before, middle, high)
-    return np.asarray(low - start)
+def _past(
+    log: Log, viewer: Int64[np.ndarray, " B"], until_ms: Int64[np.ndarray, " B"]
+) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+    """Return each viewer's events before a time, as the indices of the first one and of the one after the last."""
+    viewers, at = (np.ascontiguousarray(log.events[name]) for name in ("viewer_id", "at"))
+    start = np.searchsorted(viewers, viewer)
+    return start, first_not_less(at, start, np.searchsorted(viewers, viewer, "right"), until_ms)

@@ -86,10 +86,47 @@ def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray
         return np.zeros(0, POSITION)
     _, folded = _fold(entries)
     counting = np.flatnonzero(_counts(folded, passed_over))
-    newest = counting[_oldest_first(folded.at[counting], folded.post_id[counting])[-limit:]]
-    shown = np.empty(len(newest), POSITION)
+    return _shown(folded, counting[_oldest_first(folded.at[counting], folded.post_id[counting])[-limit:]])
+
+
+def positions_of_many(
+    entries: Entries, viewer: Int64[np.ndarray, " n"], limit: int, passed_over: bool = True
+) -> tuple[NDArray[Any], Int64[np.ndarray, " g"]]:
+    """The `positions` of several viewers at once, a hundred times faster than one by one: for training.
+
+    Args:
+        entries: [n] in any order.
+        viewer: the viewer of each entry.
+        limit: the maximum number of positions of a viewer.
+        passed_over: as in `positions`.
+
+    Returns:
+        the positions by viewer, oldest first, and the viewer of each.
+
+    """
+    if not len(entries):
+        return np.zeros(0, POSITION), np.zeros(0, np.int64)
+    order = np.lexsort((entries["post_id"], viewer))
+    entries, viewer = entries[order], viewer[order]
+    ends = np.flatnonzero(is_last(viewer, entries["post_id"])) + 1
+    first = np.append(0, ends[:-1])
+    post_id, viewer = entries["post_id"][first], viewer[first]
+    entries["post_id"] = np.repeat(np.arange(len(first)), ends - first)  # of each viewer its own
+    _, folded = _fold(entries)
+    counting = np.flatnonzero(_counts(folded, passed_over))
+    counting = counting[np.lexsort((folded.post_id[counting], folded.at[counting], viewer[folded.post_id[counting]]))]
+    whose = viewer[folded.post_id[counting]]
+    newest = np.searchsorted(whose, whose, "right") - np.arange(len(whose)) <= limit
+    shown = _shown(folded, counting[newest])
+    shown["post_id"] = post_id[shown["post_id"]]
+    return shown, whose[newest]
+
+
+def _shown(folded: _Folded, index: Int64[np.ndarray, " g"]) -> NDArray[Any]:
+    """Some positions as POSITION records."""
+    shown = np.empty(len(index), POSITION)
     for name in POSITION.names or ():
-        shown[name] = getattr(folded, name)[newest]
+        shown[name] = getattr(folded, name)[index]
     shown["surface"][shown["surface"] < FIRST_SURFACE] = 0  # codes of an earlier version name no surface
     return shown
 

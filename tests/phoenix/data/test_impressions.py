@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phoenix.data.impressions import JOIN_MS, Log, log_of
-from thunder_ingest.events import ACTION_INDEX, ACTIONS, Engagement, Event, Impression, PostCreated, surface_code
+from thunder_ingest.events import (
+    ACTION_INDEX,
+    ACTIONS,
+    Engagement,
+    Event,
+    Impression,
+    PostCreated,
+    PostDeleted,
+    surface_code,
+)
 from thunder_ingest.events.text import token_hashes
 
 T0 = 1_700_000_000_000
@@ -63,7 +72,9 @@ def test_an_undo_removes_older_actions() -> None:
 
 
 def test_the_surface_of_an_impression_is_kept_by_name_and_the_models_get_its_code() -> None:
-    log = log_of([shown(0, surface="tab6"), shown(0, post=2), acted(1, surface=None), shown(0, 2, surface="tab1")])
+    log = log_of(
+        [shown(0, surface="tab6"), shown(0, post=2), acted(1, 1, 2, surface="tab6"), shown(0, 2, surface="tab1")]
+    )
     assert [log.surfaces[index] for index in log.surface] == ["tab6", "", "tab1"]
     assert log.surface_codes.tolist() == [0, surface_code("tab1"), surface_code("tab6")]
 
@@ -79,6 +90,31 @@ def test_a_post_has_its_newest_content_and_its_earliest_time() -> None:
     assert log.posts.created_at.tolist() == [T0, 0]
     assert log.posts.tokens[0, :2].tolist() == token_hashes("new words").tolist()
     assert (log.posts.video_ms[0], log.posts.photos[0]) == (800, 0)
+
+
+def test_a_log_that_ends_earlier_knows_nothing_of_what_came_later() -> None:
+    early = [
+        PostCreated(post_id=1, author_id=7, at=T0, text="first words", video_ms=800),
+        PostCreated(post_id=2, author_id=8, at=T0, kind="repost", source_post_id=1),
+        *(shown(10, surface="home"), acted(20), acted(5, viewer=2, action="click")),
+    ]
+    late = [
+        PostCreated(post_id=1, author_id=7, at=T0 + 50, text="other words", photos=2),
+        PostDeleted(post_id=2, at=T0 + 50),
+        PostCreated(post_id=3, author_id=9, at=T0 + 50, text="new"),
+        *(acted(50, undo=True), acted(60, viewer=2), shown(70, post=9, surface="a place before home in the alphabet")),
+    ]
+    cut, alone = log_of([*late, *early]).before(T0 + 50), log_of(early)
+    assert rows_of(cut) == rows_of(alone) == [(1, 1, 10, 20, {"favorite"}), (2, 1, 5, 5, {"click"})]
+    assert cut.surfaces == alone.surfaces
+    assert cut.events.tolist() == alone.events.tolist()
+    assert cut.posts.post_id.tolist() == [1, 2, 3, 9]
+    assert len(cut.posts.versions.post) == 0
+    for mine, its in zip(cut.posts.published, alone.posts.published, strict=True):
+        assert mine.tolist() == its.tolist()
+    moments = np.full(2, T0 + 90)
+    for mine, its in zip(cut.posts.as_of(np.arange(2), moments), alone.posts.as_of(np.arange(2), moments), strict=True):
+        assert mine.tolist() == its.tolist()
 
 
 def test_a_log_without_events_has_no_rows() -> None:

@@ -10,8 +10,21 @@ from hypothesis import strategies as st
 from infra.ports.clock import MINUTE_MS
 from phoenix.data.impressions import Log, log_of
 from phoenix.data.point_in_time import PointInTimeCounts
-from phoenix.data.slates import Slates, candidates_of, frozen, history_of, in_runs, labels_of, online, rows_between
-from thunder_ingest.events import ACTION_INDEX, IMPRESSION, Engagement, Event, Impression, PostCreated
+from phoenix.data.slates import (
+    Slates,
+    candidates_of,
+    frozen,
+    history_of,
+    in_runs,
+    labels_of,
+    online,
+    rows_between,
+    shown_posts,
+    without_candidates,
+)
+from thunder_ingest.events import ACTION_INDEX, IMPRESSION, Engagement, Event, Impression, PostCreated, PostDeleted
+from thunder_ingest.events.text import token_hashes
+from thunder_ingest.users.history import positions
 
 T0 = 1_700_000_000_000
 TOKENS = 4
@@ -52,18 +65,19 @@ def slates_of(log: Log, kind: str, seed: int = 0) -> Slates:
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
 @given(log=logs, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_a_history_has_the_newest_rows_complete_before_the_request(kind: str, log: Log, seed: int) -> None:
+def test_a_history_has_the_positions_of_the_events_before_the_request(kind: str, log: Log, seed: int) -> None:
     slates = slates_of(log, kind, seed)
     history = history_of(log, slates, 5, TOKENS)
     for row, (viewer, requested_at) in enumerate(zip(slates.viewer_id, slates.requested_at, strict=True)):
-        past = np.flatnonzero((log.viewer_id == viewer) & (log.at < requested_at))[-5:]
-        known = past[log.complete_at[past] < requested_at]
+        before = (log.events["viewer_id"] == viewer) & (log.events["at"] < requested_at)
+        expected = positions(log.entries(np.flatnonzero(before)), 5)
         mask = history.mask[row]
-        assert history.post_id[row, mask].tolist() == log.posts.post_id[log.post[known]].tolist()
-        assert history.author_id[row, mask].tolist() == log.posts.author_id[log.post[known]].tolist()
-        assert history.age_ms[row, mask].tolist() == (requested_at - log.at[known]).tolist()
-        assert (history.actions[row, mask] == log.actions[known]).all()
-        assert history.surface[row, mask].tolist() == log.surface_codes[log.surface[known]].tolist()
+        assert mask[: -len(expected) or None].sum() == 0
+        for name in ("post_id", "author_id", "surface", "dwell_ms"):
+            assert getattr(history, name)[row, mask].tolist() == expected[name].tolist(), name
+        assert history.age_ms[row, mask].tolist() == (requested_at - expected["at"]).tolist()
+        bits = expected["actions"][:, np.newaxis] >> np.arange(19, dtype=np.uint32) & 1
+        assert (history.actions[row, mask] == bits).all()
         assert history.recorded[row].all()
         padding = history._replace(recorded=~history.recorded)
         assert not any(column[row, ~mask].any() for column in padding[1:-1])
@@ -72,7 +86,7 @@ def test_a_history_has_the_newest_rows_complete_before_the_request(kind: str, lo
 @pytest.mark.parametrize("kind", ["frozen", "online", "runs"])
 @given(log=logs, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_a_history_has_no_candidate_and_no_later_row(kind: str, log: Log, seed: int) -> None:
+def test_a_candidate_is_shown_after_the_request_to_its_viewer_on_its_surface(kind: str, log: Log, seed: int) -> None:
     slates = slates_of(log, kind, seed)
     for row in range(len(slates.viewer_id)):
         candidates = slates.rows[row, slates.mask[row]]
@@ -104,11 +118,12 @@ def test_candidates_have_age_and_counts_as_of_a_frozen_request_else_of_their_imp
     totals = candidates.totals
     for row, place in np.argwhere(slates.mask).tolist():
         known_at = slates.requested_at[row] if kind == "frozen" else log.at[slates.rows[row, place]]
-        counted = (log.post == log.post[slates.rows[row, place]]) & (log.complete_at < known_at)
         assert candidates.age_ms[row, place] == known_at - T0 + MINUTE_MS
-        clicked = counted & log.actions[:, ACTION_INDEX["click"]]
-        assert totals[row, place, IMPRESSION] == len(np.unique(log.viewer_id[counted]))
-        assert totals[row, place, ACTION_INDEX["click"]] == len(np.unique(log.viewer_id[clicked]))
+        post_id = log.posts.post_id[log.post[slates.rows[row, place]]]
+        counted = log.events[(log.events["post_id"] == post_id) & (log.events["at"] < known_at)]
+        for action in (IMPRESSION, ACTION_INDEX["click"]):
+            viewers = np.unique(counted["viewer_id"][counted["action"] == action])
+            assert totals[row, place, action] == len(viewers)
     assert not totals[~slates.mask].any()
 
 
@@ -157,6 +172,48 @@ def test_candidates_are_the_posts_of_the_rows() -> None:
     assert candidates.age_ms[first] == MINUTE_MS
     assert (candidates.tokens[first] != 0).sum() == 2
     assert not any(column[~candidates.mask].any() for column in candidates if column.ndim > 1)
+
+
+def test_a_post_that_a_service_has_lost_or_does_not_have_yet_has_no_words_in_a_history() -> None:
+    hour = 60 * MINUTE_MS
+    posts: list[Event] = [
+        *(PostCreated(post_id=1, author_id=101, at=T0 + at * hour, text=text) for at, text in ((0, "old"), (5, "new"))),
+        PostCreated(post_id=2, author_id=102, at=T0 + 2 * hour, text="deleted"),
+        PostDeleted(post_id=2, at=T0 + 8 * hour),
+        PostCreated(post_id=3, author_id=103, at=T0 + 9 * hour, text="early"),
+    ]
+    seen = [event for post in (1, 2, 3) for event in impression_with(0, 1, post, "a", None)]
+    log = log_of([*posts, *seen], max_post_age_ms=10 * hour)
+
+    def words(at: int) -> list[list[int]]:
+        history = history_of(log, without_candidates(log, np.array([1]), T0 + at), 3, TOKENS)
+        return [tokens[tokens != 0].tolist() for tokens in history.tokens[0]]
+
+    old, new, deleted, early = (token_hashes(text).tolist() for text in ("old", "new", "deleted", "early"))
+    assert words(hour) == [old, [], []]
+    assert words(5 * hour) == [new, deleted, []]
+    assert words(8 * hour) == [new, [], []]
+    assert words(10 * hour) == [new, [], early]
+    assert words(10 * hour + 1) == [[], [], early]
+
+
+def test_a_repost_is_its_original_while_a_service_has_that() -> None:
+    posts: list[Event] = [
+        PostCreated(post_id=1, author_id=101, at=T0, text="original", video_ms=700),
+        PostCreated(post_id=2, author_id=102, at=T0 + 9, kind="repost", source_post_id=1, text="of 1"),
+        PostCreated(post_id=3, author_id=103, at=T0 + 9, kind="repost", source_post_id=2),
+        PostCreated(post_id=4, author_id=104, at=T0 + 9, kind="repost", source_post_id=77, source_author_id=177),
+    ]
+    log = log_of([*posts, *impression_with(1, 1, 1, "a", 0)], max_post_age_ms=MINUTE_MS * 5)
+    totals = PointInTimeCounts(log)
+    for moment, has_source in ((T0 + 4 * MINUTE_MS, True), (T0 + 5 * MINUTE_MS + 1, False)):
+        post = np.searchsorted(log.posts.post_id, [[2, 3, 4]])
+        shown = shown_posts(log.posts, totals, post, np.full((1, 3), moment))
+        assert shown.post_id.tolist() == [[1, 1, 77]]
+        assert shown.author_id.tolist() == [[101, 101, 177] if has_source else [102, 103, 177]]
+        assert shown.video_ms.tolist() == [[700 * has_source, 700 * has_source, 0]]
+        assert shown.totals[..., IMPRESSION].tolist() == [[has_source, has_source, 0]]
+        assert (shown.created_at == T0 + 9).all()
 
 
 def test_an_action_in_the_history_is_unknown_before_the_start_of_its_recording() -> None:

@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 from jax import Array
+from msgspec import structs
 
 from infra.ports.clock import HOUR_MS
 from phoenix.data.batches import Batches, Span
-from phoenix.data.impressions import Log, log_of
+from phoenix.data.impressions import JOIN_MS, Log, log_of
 from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.data.slates import candidates_of, frozen, history_of, rows_between
 from phoenix.features.actions import DWELL_TIME, IS_NEGATIVE
@@ -32,7 +33,7 @@ from phoenix.training.checkpoints import Card, CheckpointError
 from phoenix.training.losses import PIECE, in_pieces
 from phoenix.training.step import State, Trainer, ahead, scheduled
 from tests.phoenix.builders import some_candidates, some_history
-from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated
+from thunder_ingest.events import ACTION_INDEX, Engagement, Impression, PostCreated, PostDeleted
 
 T0 = 1_700_000_000_000
 TASTES, WORDS = ("sail", "cook"), 6
@@ -315,7 +316,14 @@ def test_training_uses_no_event_after_the_span(tiny: ModelConfig) -> None:
     """A log that ends there gives the same batches and the same description."""
     until = T0 + 30 * HOUR_MS
     span = Span(T0, until, {})
-    later = [PostCreated(post_id=5_000, author_id=1, at=until, text="later"), *shown_late(until)]
+    taken_back = next(event for event in events() if isinstance(event, Engagement) and event.at > T0 + 9 * HOUR_MS)
+    later = [
+        PostCreated(post_id=5_000, author_id=1, at=until, text="later"),
+        PostCreated(post_id=1, author_id=1_001, at=until, text="an edit"),
+        PostDeleted(post_id=3, at=until),
+        structs.replace(taken_back, at=until, undo=True),
+        *shown_late(until),
+    ]
     cut_off = log_of(event for event in events() if event.at < until)
     one, other = (Batches(each, span, tiny, TRAINING) for each in (log_of([*events(), *later]), cut_off))
     assert one.description == other.description
@@ -325,16 +333,23 @@ def test_training_uses_no_event_after_the_span(tiny: ModelConfig) -> None:
 
 
 def shown_late(until: int) -> list[Impression]:
-    """An impression of an unpublished post at the end of the span."""
-    return [Impression(user_id=1, post_id=6_000, author_id=1, at=until)]
+    """An impression of an unpublished post at the end of the span, on a new surface."""
+    return [Impression(user_id=1, post_id=6_000, author_id=1, at=until, surface="another")]
 
 
-def test_an_impression_whose_labels_are_known_after_the_span_is_no_example(log: Log, tiny: ModelConfig) -> None:
+def test_impressions_of_the_last_half_hour_are_no_examples_whatever_their_outcome(log: Log, tiny: ModelConfig) -> None:
     until = T0 + 30 * HOUR_MS
     ids: dict[str, Any] = {"user_id": 1, "post_id": 7_000, "author_id": 1}
-    late = [Impression(**ids, at=until - 5), Engagement(**ids, action="favorite", at=until + 5)]
-    with_it = Batches(log_of([*events(), *late]), Span(T0, until, {}), tiny, TRAINING)
-    assert len(with_it.rows) == len(Batches(log, Span(T0, until, {}), tiny, TRAINING).rows)
+
+    def examples(at: int, *outcomes: int) -> int:
+        done = [Engagement(**ids, action="favorite", at=each) for each in outcomes]
+        extended = log_of([*events(), Impression(**ids, at=at), *done])
+        return len(Batches(extended, Span(T0, until, {}), tiny, TRAINING).rows)
+
+    without = len(Batches(log, Span(T0, until, {}), tiny, TRAINING).rows)
+    late, early = until - JOIN_MS, until - JOIN_MS - 1
+    assert examples(late) == examples(late, late + 1) == examples(late, until + 1) == without
+    assert examples(early) == examples(early, early + 1) == examples(early, until - 1) == without + 1
 
 
 def test_an_action_that_the_log_does_not_record_yet_is_no_negative_label(log: Log, tiny: ModelConfig) -> None:

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from infra.ports.clock import MINUTE_MS
 from thunder_ingest.events import ACTION_INDEX, ACTIONS, IMPRESSION
 from thunder_ingest.users.entries import HISTORY
-from thunder_ingest.users.history import POSITION, WINDOW_MS, compacted, compiled_fold, positions, warm_up
+from thunder_ingest.users.history import (
+    POSITION,
+    WINDOW_MS,
+    compacted,
+    compiled_fold,
+    positions,
+    positions_of_many,
+    warm_up,
+)
 
 FAVORITE, REPLY, DWELL_TIME, REPORT = (ACTION_INDEX[name] for name in ("favorite", "reply", "dwell_time", "report"))
 T0 = WINDOW_MS * 5_000_000
@@ -204,6 +212,20 @@ def test_compacting_at_any_time_and_repeating_entries_in_any_order_changes_nothi
         if random.random() < 0.6:
             kept = kept_of(kept, LIMIT)
     assert positions(kept, LIMIT).tolist() == expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(histories, max_size=4), st.integers(1, 4), st.booleans(), st.randoms(use_true_random=False))
+def test_the_positions_of_many_viewers_are_those_of_each(
+    of_viewers: list[list[Entry]], limit: int, passed_over: bool, random: Any
+) -> None:
+    pairs = [(viewer * 7, entry) for viewer, history in enumerate(of_viewers) for entry in history]
+    random.shuffle(pairs)
+    viewers = np.array([viewer for viewer, _ in pairs], np.int64)
+    found, whose = positions_of_many(raw(*(entry for _, entry in pairs)), viewers, limit, passed_over)
+    assert (np.diff(whose) >= 0).all()
+    for viewer, history in enumerate(of_viewers):
+        assert found[whose == viewer * 7].tolist() == positions(raw(*history), limit, passed_over).tolist()
 
 
 @settings(deadline=None, max_examples=300)
