@@ -73,6 +73,9 @@ class Parameters:
         popular_prior_engagements: added to the engagements of a post, so that few impressions prove little.
         popular_prior_impressions: added to its impressions.
         popular_half_life_ms: popularity halves within this time.
+        repeat_below: a feed for which fewer new posts are left is filled up with posts that the viewer was served or
+            has seen, marked as repeats; 0 turns it off. A screen shows about three posts.
+        repeat_max: the maximum number of candidates of RepeatSource.
         max_candidates: the maximum number of candidates that the ranker scores; the rest rank last.
         top_k: the number of candidates selected before the post-selection filters.
         result_size: the feed size that `top_k` is meant for; larger feeds select proportionally more.
@@ -113,6 +116,8 @@ class Parameters:
     popular_prior_engagements: Factor = 1.0
     popular_prior_impressions: Annotated[float, Meta(gt=0, le=1_000_000)] = 50.0
     popular_half_life_ms: Annotated[int, Meta(ge=1)] = 6 * HOUR_MS
+    repeat_below: Count = 0
+    repeat_max: Count = 500
     max_candidates: Count = 2_800
     top_k: Annotated[int, Meta(ge=1, le=10_000)] = 50
     result_size: Annotated[int, Meta(ge=1, le=10_000)] = 35
@@ -225,9 +230,10 @@ FORYOU: Final = replace(
     in_network_max=900,
     retrieval_max=500,
     popular_max=400,
+    repeat_below=3,
     max_candidates=1_536,
 )
-"""The default. It differs from `classic` in four ways.
+"""The default. It differs from `classic` in five ways.
 
 - Every predicted action has a weight, so no private gesture of a viewer (a direct share, an opened profile, dwell time)
   is ignored.
@@ -237,6 +243,7 @@ FORYOU: Final = replace(
 - One place of a feed goes to a little-read author: a model that learns from shown posts learns nothing about authors
   that are never shown.
 - Fewer candidates are taken: as many as the smallest model scores for one viewer in a tenth of a second on two cores.
+- Where new posts run out, what was served comes back, then what was seen: no reader looks at an empty feed.
 
 DPP re-ranking is off: its cost in score depends on the quality of the vectors, and author diversity varies a feed, too.
 """

@@ -11,12 +11,17 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from thunder_ingest.events import ACTIONS, REPOST
+from thunder_ingest.events import ACTIONS, REPOST, RepeatName
 from thunder_ingest.posts.columns import PostColumns, Referred, none_referred
 from thunder_ingest.posts.store import PostStore
 
-SOURCES: Final = ("thunder", "phoenix_retrieval", "popular", "check")
+SOURCES: Final = ("thunder", "phoenix_retrieval", "popular", "repeat", "check")
 """The names that `Candidates.source` indexes, in the order of the sources in the pipeline."""
+
+REPEATS: Final[tuple[RepeatName | None, ...]] = (None, "served", "seen")
+"""The names that `Candidates.repeat` indexes, in the order in which such posts are ranked."""
+
+NEW, SERVED, SEEN = range(len(REPEATS))
 
 Index: TypeAlias = NDArray[np.bool_] | NDArray[np.intp]
 
@@ -44,6 +49,8 @@ _COLUMNS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] = {
     "source": (np.uint8, ()),
     "retrieval_score": (np.float32, ()),
     "in_network": (np.bool_, ()),
+    "repeat": (np.uint8, ()),
+    "repeat_at": (np.int64, ()),
     "predictions": (np.float32, (len(ACTIONS),)),
     "weighted": (np.float64, ()),
     "boost": (np.float64, ()),
@@ -64,6 +71,8 @@ class Candidates:
     source: NDArray[np.uint8]  # [n] index of SOURCES
     retrieval_score: NDArray[np.float32]  # [n] similarity of viewer and post, NaN from other sources
     in_network: NDArray[np.bool_]  # [n] True if the viewer follows the posting account
+    repeat: NDArray[np.uint8]  # [n] index of REPEATS
+    repeat_at: NDArray[np.int64]  # [n] epoch ms, when the viewer last was served or saw a repeat; 0 if unknown
     related: Related  # [n]
     predictions: NDArray[np.float32]  # [n, a] probabilities, then dwell in ms; NaN if not scored
     weighted: NDArray[np.float64]  # [n]
@@ -81,6 +90,8 @@ class Candidates:
             source=np.full(n, SOURCES.index(source), np.uint8),
             retrieval_score=np.full(n, np.nan, np.float32) if retrieval_score is None else retrieval_score,
             in_network=np.zeros(n, np.bool_),
+            repeat=np.zeros(n, np.uint8),
+            repeat_at=np.zeros(n, np.int64),
             related=_unrelated(posts),
             predictions=np.full((n, len(ACTIONS)), np.nan, np.float32),
             weighted=np.zeros(n),
@@ -126,10 +137,12 @@ class Candidates:
     def ranking(self) -> NDArray[np.intp]:
         """[n] positions, best first: scored before unscored, then by score, time and id, all descending.
 
-        The order of rows never decides, so the same state gives the same feed.
+        Repeats come last: served ones, then seen ones, oldest first. The order of rows never decides, so the same state
+        gives the same feed.
         """
         posts = self.posts
-        return np.lexsort((-posts.post_id, -posts.created_at, -self.score, ~self.scored))
+        by_score = (-posts.post_id, -posts.created_at, -self.score, ~self.scored)
+        return np.lexsort((*by_score, self.repeat_at, self.repeat) if self.repeat.any() else by_score)
 
     def take(self, index: Index) -> "Candidates":
         """The rows under a mask, or at positions in their order."""

@@ -29,6 +29,13 @@ class ModelEngine(Protocol):
         """Probabilities of the actions, then dwell in ms, of each candidate."""
 
 
+class PageStore(Protocol):
+    """The pages that viewers have read; implemented by `feed_worker.serving.feed_store.FeedStore`."""
+
+    def first_pages(self, requests: Sequence[tuple[str, str]], /) -> list[int]:
+        """For each request, given by user and id, the time under which its first page was served; 0 if unknown."""
+
+
 class UserStateStore(Protocol):
     """The users' state by published id; implemented by `thunder_ingest.users.redis_form.UserStates`."""
 

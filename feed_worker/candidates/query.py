@@ -17,6 +17,9 @@ from thunder_ingest.users.state import UserState
 MIN_CANDIDATES: Final = 50
 """The minimum number of candidates of a source at any quality: enough for a feed after the filters."""
 
+AMPLE: Final = 300
+"""So many candidates leave enough new posts for a feed, after the filters of a request that restricts nothing."""
+
 NO_IDS: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
@@ -42,7 +45,9 @@ class Query:
         made_at_s: the time of its making by `monotonic`, which is before the viewer's state is read.
         user: the viewer's state; None until it is hydrated.
         seen: sorted unique ids of posts that the viewer has seen, with those in the request's list.
-        served: sorted unique ids of posts that were recently served to the viewer.
+        served: sorted unique ids of posts that were recently served to the viewer, or on an earlier page.
+        paged: those of an earlier page, which no page repeats.
+        first_page_ms: the time under which the first page was served; that of this feed if it is no page, 0 if unknown.
         found: the number of candidates from the sources so far; a later source may skip its work if they suffice.
         degradations: optional components that failed or lacked data; listed in the feed.
 
@@ -65,6 +70,8 @@ class Query:
     user: UserState | None = None
     seen: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
     served: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
+    paged: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
+    first_page_ms: int = 0
     found: int = 0
     degradations: list[str] = field(default_factory=list)
     made_at_s: float = field(init=False)
@@ -73,6 +80,7 @@ class Query:
         self.made_at_s = self.monotonic()
         self.arrived_ms = self.arrived_ms or self.request.at
         self.history_ms = self.history_ms or self.arrived_ms
+        self.first_page_ms = 0 if self.request.after is not None else self.history_ms
 
     @property
     def viewer(self) -> UserState:
@@ -106,6 +114,16 @@ class Query:
     def known_ids(self) -> NDArray[np.int64]:
         """The sorted unique ids of seen and recently served posts, which sources skip."""
         return union(self.seen, self.served)
+
+    def may_repeat(self, found: int) -> bool:
+        """True if posts that were served or seen may come back, since `found` new candidates may leave too few.
+
+        A page whose first page is unknown repeats nothing: its reader has the pages before on the screen.
+        """
+        request = self.request
+        restricts = request.in_network_only or request.exclude_videos or request.langs
+        allowed = self.parameters.repeat_below > 0 and self.first_page_ms > 0 and not self.is_check
+        return allowed and (bool(restricts) or found < AMPLE)
 
     def scaled_limit(self, count: int) -> int:
         """The number of candidates to fetch: `count` times `quality`, at least MIN_CANDIDATES, at most `count`."""

@@ -167,7 +167,8 @@ class Client:
         """Wait for the answer to a request of the last hour.
 
         Returns:
-            the feed that answers this very request. It is kept for ten minutes after a later one has replaced it.
+            the feed that answers this very request, also one of status `empty`, which leaves the user's feed before in
+            its place. It is kept for ten minutes after a later one has replaced it.
 
         Raises:
             NoFeed: the request failed or expired; `feed` still returns the feed that the user had before. Also if its
@@ -215,10 +216,11 @@ class Client:
     def fresh(self, user: PublishedId, *, max_age_ms: int = 60_000, timeout_s: float = 1.0, **options: Any) -> Fresh:
         """A feed that is young enough, if there is one; else a new one, if it comes in time; else the old one.
 
-        A feed that was there already is checked first (`check`): items that were deleted, labelled or blocked meanwhile
-        are left out. Only a feed of the same `surface` counts. Redis counts the age, from the time to live that the
-        workers give a feed: the setting `feed_ttl_s` must be theirs. A request of `fresh` with the same options that
-        this client has published already is waited for instead of a new one.
+        An `empty` new one leaves an old one with items in its place. A feed that was there already is checked first
+        (`check`): items that were deleted, labelled or blocked meanwhile are left out. Only one of the same `surface`
+        counts. Redis counts the age, from the time to live that the workers give a feed: the setting `feed_ttl_s` must
+        be theirs. A request of `fresh` with the same options that this client has published already is waited for
+        instead of a new one.
 
         Args:
             user: the viewer's id as published.

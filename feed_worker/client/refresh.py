@@ -53,7 +53,7 @@ def stored_feed_commands(user: str) -> tuple[Command, ...]:
 
 
 def stored_feed(user: str, replies: Sequence[Any], ttl_s: int, surface: str) -> StoredFeed | None:
-    """The newest feed that a user has for a surface, None if there is none.
+    """The newest feed that a user has for a surface, one with items if there is one; None if there is none.
 
     Args:
         user: published form of the id.
@@ -72,7 +72,7 @@ def stored_feed(user: str, replies: Sequence[Any], ttl_s: int, surface: str) -> 
     feeds = [each for each in (newest, *decode_replaced(user, replaced)) if each.surface == surface]
     feed = max(
         (each for each in feeds if each.status not in STATUSES_WITHOUT_FEED),
-        key=lambda each: (each.arrived_at, each.offset),
+        key=lambda each: (bool(each.items), each.arrived_at, each.offset),
         default=None,
     )
     return None if feed is None else StoredFeed(feed, age_ms + max(0, newest.generated_at - feed.generated_at))
@@ -161,8 +161,9 @@ class Refresh:
         return request_id
 
     def answered(self, feed: Feed) -> None:
-        """Keep the answer."""
-        self._new = feed
+        """Keep the answer; an empty one does not take an old feed with items away."""
+        if feed.items or self._old is None or not self._old.feed.items:
+            self._new = feed
         self._pending.remove(self._wanted)
 
     @contextmanager

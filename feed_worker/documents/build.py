@@ -6,13 +6,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates.columns import SOURCES, Candidates, concat
+from feed_worker.candidates.columns import REPEATS, SOURCES, Candidates, concat
+from feed_worker.documents.emptiness import left_out_of, why_empty
 from feed_worker.documents.explanation import Dropped, ExplainedItem, Explanation, FunnelStep
 from feed_worker.documents.feed import Feed, FeedItem, Reason
 from feed_worker.framework.request_run import Result
 from feed_worker.parameters import Parameters
 from feed_worker.scorers.weighted import weighted_terms
-from thunder_ingest.events import ACTIONS, KINDS, FeedServed
+from thunder_ingest.events import ACTIONS, KINDS, FeedServed, FeedStatus
 from thunder_ingest.events.ids import id64
 from thunder_ingest.posts.store import PostStore
 
@@ -25,16 +26,17 @@ def feed_of(result: Result, store: PostStore, generated_at: int, answers: Sequen
     A post that left the store after its selection is left out: a deletion never waits for a feed.
     """
     shown = _shown(result.candidates, store)
+    status, degradations = _outcome(result, shown, store)
     return Feed(
         at=result.query.request.at,
         request_id=result.query.request.request_id,
         user_id=result.query.user_form,
-        status="empty" if result.status in ("ok", "degraded") and not shown.forms else result.status,
+        status=status,
         generated_at=generated_at,
         model_version=result.query.model_version,
         parameters=result.query.parameters.name,
         items=_items(shown, result.query.parameters),
-        degradations=result.query.degradations,
+        degradations=degradations,
         answers=list(answers),
         experiments=result.query.experiments,
         surface=result.query.request.surface or "",
@@ -46,21 +48,23 @@ def feed_of(result: Result, store: PostStore, generated_at: int, answers: Sequen
 def explanation_of(result: Result, store: PostStore) -> Explanation:
     """The explanation of a result; without `explain` in the request the dropped candidates are not known."""
     query, shown = result.query, _shown(result.candidates, store)
+    status, degradations = _outcome(result, shown, store)
     history_at = [] if query.user is None else query.user.positions["at"].tolist()
     return Explanation(
         at=query.request.at,
         request_id=query.request.request_id,
         user_id=query.user_form,
-        status=result.status,
+        status=status,
         parameters=query.parameters.name,
         history_length=len(history_at),
         history_at=max(history_at, default=None),
-        degradations=query.degradations,
+        degradations=degradations,
         funnel=[FunnelStep(stage=s.stage, name=s.name, entered=s.entered, left=s.left) for s in result.funnel],
         timings_ms=result.timings_ms,
         stages_ms=result.stages_ms,
         items=_explained(shown, query.parameters),
         dropped=_dropped(result, store),
+        left_out=left_out_of(query, store),
         model_version=query.model_version,
         experiments=query.experiments,
     )
@@ -83,6 +87,7 @@ def served_of(result: Result, feed: Feed, request_id: str) -> FeedServed:
         scores=[item.score for item in feed.items],
         experiments=feed.experiments,
         degradations=feed.degradations,
+        first_page_at=result.query.first_page_ms,
     )
 
 
@@ -97,6 +102,13 @@ def _shown(candidates: Candidates, store: PostStore) -> _Shown:
         return _Shown(candidates.take(rows >= 0), store.forms(rows[rows >= 0]))
 
 
+def _outcome(result: Result, shown: _Shown, store: PostStore) -> tuple[FeedStatus, list[str]]:
+    """The status and the degradations of a document; an empty one has its reason."""
+    if shown.forms or result.status in ("expired", "failed"):
+        return result.status, result.query.degradations
+    return "empty", [*result.query.degradations, why_empty(result, store)]
+
+
 def _facts(shown: _Shown) -> list[dict[str, Any]]:
     """The fields of each item that a feed and its explanation share."""
     candidates = shown.candidates
@@ -106,6 +118,7 @@ def _facts(shown: _Shown) -> list[dict[str, Any]]:
         candidates.source.tolist(),
         candidates.in_network.tolist(),
         candidates.posts.created_at.tolist(),
+        candidates.repeat.tolist(),
         candidates.score.tolist(),
         strict=True,
     )
@@ -118,9 +131,12 @@ def _facts(shown: _Shown) -> list[dict[str, Any]]:
             "source": SOURCES[source],
             "in_network": in_network,
             "created_at": created_at,
+            "repeat": REPEATS[repeat],
             "score": score,
         }
-        for rank, ((post_form, author_form), kind, source, in_network, created_at, score) in enumerate(columns, 1)
+        for rank, ((post_form, author_form), kind, source, in_network, created_at, repeat, score) in enumerate(
+            columns, 1
+        )
     ]
 
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from feed_worker.documents.feed import Id, Time
-from thunder_ingest.events import FeedStatus, KindName
+from thunder_ingest.events import FeedStatus, KindName, RepeatName
 from thunder_ingest.events.schemas import DIALECT
 
 
@@ -31,7 +31,7 @@ class Dropped(Struct, array_like=True):
     rank: int | None = None
 
 
-class ExplainedItem(Struct, kw_only=True):
+class ExplainedItem(Struct, kw_only=True, omit_defaults=True):
     """The arithmetic of one item's score.
 
     The terms sum up to `combined`; `combined` + `offset` = `weighted`;
@@ -46,6 +46,7 @@ class ExplainedItem(Struct, kw_only=True):
     source: str
     in_network: bool
     created_at: Time
+    repeat: RepeatName | None = None
     scored: bool
     retrieval_score: float | None
     predictions: dict[str, float]
@@ -65,6 +66,8 @@ class Explanation(Struct, kw_only=True):
 
     `history_at` is the time of the newest of the `history_length` positions that the feed was ranked by.
     `timings_ms` is per component, `stages_ms` per stage: less than the sum of components that worked at the same time.
+    `left_out` has the number of stored posts that the sources of new posts skip, because the viewer has `seen` them, or
+    was `served` them and has not seen them.
     """
 
     at: Time
@@ -82,6 +85,7 @@ class Explanation(Struct, kw_only=True):
     dropped: list[Dropped]
     model_version: str = ""
     experiments: dict[str, str] = {}
+    left_out: dict[RepeatName, int] = {}
 
 
 def explanation_schema() -> dict[str, Any]:

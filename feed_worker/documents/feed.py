@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Struct
 
-from thunder_ingest.events import FeedStatus, KindName
+from thunder_ingest.events import FeedStatus, KindName, RepeatName
 from thunder_ingest.events.schemas import DIALECT
 
 Id = Annotated[str, msgspec.Meta(description="an id in the form it was published in; a string, so none gets rounded")]
@@ -23,8 +23,11 @@ class Reason(Struct, kw_only=True):
     contribution: float
 
 
-class FeedItem(Struct, kw_only=True):
-    """A post in a feed; `reasons` are the three actions that add most to its score."""
+class FeedItem(Struct, kw_only=True, omit_defaults=True):
+    """A post in a feed; `reasons` are the three actions that add most to its score.
+
+    `repeat` is there if the post is no new one: an earlier feed had it (`served`), or the viewer has seen it (`seen`).
+    """
 
     rank: int
     post_id: Id
@@ -34,6 +37,7 @@ class FeedItem(Struct, kw_only=True):
     in_network: bool
     score: float
     created_at: Time
+    repeat: RepeatName | None = None
     reasons: list[Reason]
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.columns import NEW, Candidates
 from feed_worker.candidates.id_sets import contains
 from feed_worker.candidates.query import Query
 from feed_worker.framework.components import Filter
@@ -18,13 +18,18 @@ class PreviouslySeenFilter(Filter):
     Mirrors the published PreviouslySeenPostsFilter. A post also counts as seen if its reposted original or its parent
     was seen and, beyond the published filter, its quoted post. The published system looks up Bloom filters (Bloom,
     1970), whose false positives hide unseen posts. Here the newest thousands of ids are stored exactly; a Bloom filter
-    holds only older ones.
+    holds only older ones. Posts that are marked as repeats stay (`RepeatHydrator`).
     """
 
     def keep(self, query: Query, candidates: Candidates) -> NDArray[np.bool_]:
-        """[n] True for posts that are unseen, and refer to no seen post."""
-        seen = touches(partial(contains, query.seen), candidates)
-        return ~(seen | touches(query.viewer.seen_before.holds, candidates))
+        """[n] True for posts that are unseen, and refer to no seen post; and for repeats."""
+        return np.asarray(~is_seen(query, candidates) | (candidates.repeat != NEW))
+
+
+def is_seen(query: Query, candidates: Candidates) -> NDArray[np.bool_]:
+    """[n] True for posts that the viewer has seen, and for posts that refer to one."""
+    seen = touches(partial(contains, query.seen), candidates)
+    return seen | touches(query.viewer.seen_before.holds, candidates)
 
 
 def touches(holds: Callable[[NDArray[np.int64]], NDArray[np.bool_]], candidates: Candidates) -> NDArray[np.bool_]:

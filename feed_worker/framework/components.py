@@ -60,6 +60,8 @@ class QueryFields(TypedDict, total=False):
     user: UserState
     seen: NDArray[np.int64]
     served: NDArray[np.int64]
+    paged: NDArray[np.int64]
+    first_page_ms: int
 
 
 class QueryHydrator(Component, Protocol):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from feed_worker.candidates.id_sets import union
 from feed_worker.candidates.ports import UserStateStore
-from feed_worker.candidates.query import Query
+from feed_worker.candidates.query import NO_IDS, Query
 from feed_worker.framework.components import QueryFields, QueryHydrator
 from infra.ports.errors import StateMissing
 from thunder_ingest.users.state import UserState
@@ -25,12 +25,13 @@ class UserStateHydrator(QueryHydrator):
     """
 
     required: ClassVar[bool] = True
+    waits: ClassVar[bool] = True
 
     def __init__(self, users: UserStateStore) -> None:
         self._users = users
 
     def hydrate(self, queries: Sequence[Query]) -> list[QueryFields]:
-        """The viewer's state, and the ids of seen and served posts.
+        """The viewer's state, and the ids of seen and served posts, and of those on earlier pages.
 
         Raises:
             StateMissing: the state of a viewer was lost.
@@ -47,6 +48,7 @@ class UserStateHydrator(QueryHydrator):
                 "user": state,
                 "seen": union(state.seen, query.requested_seen_ids()),
                 "served": _served_before(query, state),
+                "paged": _paged(query, state),
             }
             for query, state in zip(queries, states, strict=True)
         ]
@@ -54,8 +56,14 @@ class UserStateHydrator(QueryHydrator):
 
 def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
     age_ms = query.history_ms - state.served_at
-    if query.request.after is not None:  # a page repeats no post of earlier pages, of any age
-        return np.unique(state.served_ids[age_ms > 0])
     recent = np.flatnonzero((age_ms > 0) & (age_ms <= query.parameters.served_window_ms))
     newest = recent[np.argsort(age_ms[recent], kind="stable")][: query.parameters.served_max]
-    return np.unique(state.served_ids[newest])
+    return union(_paged(query, state), state.served_ids[newest])
+
+
+def _paged(query: Query, state: UserState) -> NDArray[np.int64]:
+    """The posts of earlier pages; all that were ever served, if the first page is unknown or nothing is repeated."""
+    if query.request.after is None:
+        return NO_IDS
+    began_ms = query.first_page_ms if query.parameters.repeat_below else 0
+    return np.unique(state.served_ids[(state.served_at >= began_ms) & (state.served_at < query.history_ms)])

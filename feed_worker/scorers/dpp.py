@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numpy.typing import NDArray
 
-from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.columns import NEW, Candidates
 from feed_worker.candidates.ports import ModelEngine
 from feed_worker.candidates.query import Query
 from feed_worker.framework.components import Scorer
@@ -26,7 +26,7 @@ class DPPScorer(Scorer):
 
     A repost has the vector of its source. A post without a vector, because it is new or the model was swapped, is
     orthogonal to all others. The published system gives it a random direction, which is nearly orthogonal in many
-    dimensions, but different each time.
+    dimensions, but different each time. Repeats are not in the pool and stay: they rank after all new posts.
     """
 
     def __init__(self, index: VectorIndex, model: ModelEngine) -> None:
@@ -37,20 +37,21 @@ class DPPScorer(Scorer):
         return query.parameters.dpp_pool > 0
 
     def score(self, queries: Sequence[Query], candidates: Sequence[Candidates]) -> list[Candidates]:
-        """Set `dpp` to 1 for selected posts and 0 for others; 1 for all if no post has a score."""
+        """Set `dpp` to 1 for selected posts and repeats, and 0 for others; 1 for all if no new post has a score."""
         return [
             each.with_columns(dpp=self._chosen(query, each)) for query, each in zip(queries, candidates, strict=True)
         ]
 
     def _chosen(self, query: Query, candidates: Candidates) -> NDArray[np.float64]:
-        score, ranking = candidates.score, candidates.ranking()
-        pool = ranking[score[ranking] > 0][: query.parameters.dpp_pool]
+        ranking, is_new = candidates.ranking(), candidates.repeat == NEW
+        score = candidates.score
+        pool = ranking[(score > 0)[ranking] & is_new[ranking]][: query.parameters.dpp_pool]
         if not len(pool):
             return np.ones(len(candidates))
         vectors = self._index.vectors(candidates.original_id[pool], self._model.version)
         k = query.parameters.selected_for(query.size)
         taken = greedy_map(strengths(score[pool], query.parameters.dpp_theta), vectors, k)
-        chosen = np.zeros(len(candidates))
+        chosen = np.where(is_new, 0.0, 1.0)
         chosen[pool[taken]] = 1.0
         return chosen
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.columns import NEW, Candidates
 from feed_worker.candidates.query import Query
 from feed_worker.framework.components import Scorer
 from feed_worker.parameters import Parameters
@@ -19,7 +19,7 @@ class NewAuthorBoostScorer(Scorer):
     """Raises the best eligible post of a new author to the score at `new_author_slot`; one post a feed.
 
     Eligible are originals and quotes with few views, of authors with little reach (see `Parameters`), in the top
-    `new_author_top_share` of posts with a score above 0. If the best eligible post already ranks higher, no post is
+    `new_author_top_share` of new posts with a score above 0. If the best eligible post already ranks higher, no post is
     raised. Mirrors the published new-author boost with its fixed threshold, not its variant by Thompson sampling
     (Thompson, 1933). As published, author diversity and the out-of-network factor apply later and may lower the post.
     """
@@ -41,7 +41,7 @@ class NewAuthorBoostScorer(Scorer):
     def _boost(self, candidates: Candidates, parameters: Parameters) -> NDArray[np.float64]:
         boost, score = np.zeros(len(candidates)), candidates.score
         ranking = candidates.ranking()
-        ranking = ranking[score[ranking] > 0]
+        ranking = ranking[(score > 0)[ranking] & (candidates.repeat == NEW)[ranking]]
         if parameters.new_author_slot < len(ranking):
             best = self._best(candidates, ranking, parameters)
             boost[best] = np.maximum(score[ranking[parameters.new_author_slot]] - score[best], 0.0)

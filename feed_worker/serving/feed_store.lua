@@ -6,21 +6,21 @@
 --
 -- KEYS: feed document, explanation, ledger (hash: request id -> record), full ledger, replaced feeds (list), ready channel
 -- ARGV: 1 arrival of the request (ms), 2 its offset, 3 feed document, or '' if an earlier call has written the answer,
---       4 TTL of feed and explanation (s), 5 explanation or '', 6 '1' if the document states that there is no feed
---       (`expired`, `failed`), 7 TTL of the ledger (s), 8 entries of a full ledger, 9 TTL of replaced feeds (s),
---       10 number of replaced feeds, 11 id of the computed request, 12 that id as MessagePack,
---       13 ... three for each request that is answered: its id, its id as MessagePack, its record as MessagePack.
+--       4 TTL of feed and explanation (s), 5 explanation or '', 6 TTL of the ledger (s), 7 entries of a full ledger,
+--       8 TTL of replaced feeds (s), 9 number of replaced feeds, 10 id of the computed request, 11 that id as
+--       MessagePack, 12 ... three for each request that is answered: its id, its id as MessagePack, its record as MessagePack.
 -- Returns the record that counts for each request: the first that was ever written.
 --
--- Documents are compared without a parser: `arrived_at` and `offset` are the last fields of a feed, its items are empty
--- or not, and a status cannot occur in a text, whose quotes are escaped.
+-- A document without items never replaces one with items, and one with items replaces any without: an answer never takes
+-- away the feed that a reader has. Documents are compared without a parser: `arrived_at` and `offset` are the last fields
+-- of a feed, its items are empty or not, and neither items nor a status can occur in a text, whose quotes are escaped.
 -- A record is a MessagePack array with the request id as its first field, so it becomes the record of another request
 -- by replacing these bytes.
 
 local feed, explain, answered, before, replaced, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local arrived, offset, document, ttl, explained = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local is_no_feed, ledger_ttl, full, replaced_ttl = ARGV[6] == '1', ARGV[7], tonumber(ARGV[8]), ARGV[9]
-local replaced_max, computed, computed_packed = tonumber(ARGV[10]), ARGV[11], ARGV[12]
+local ledger_ttl, full, replaced_ttl = ARGV[6], tonumber(ARGV[7]), ARGV[8]
+local replaced_max, computed, computed_packed = tonumber(ARGV[9]), ARGV[10], ARGV[11]
 
 local function answer_to(request)
   return redis.call('HGET', answered, request) or redis.call('HGET', before, request)
@@ -33,8 +33,13 @@ local function keep(old)
   redis.call('EXPIRE', replaced, replaced_ttl)
 end
 
+-- false for a statement that there is no feed
 local function is_feed(text)
   return not (string.find(text, '"status":"failed"', 1, true) or string.find(text, '"status":"expired"', 1, true))
+end
+
+local function has_items(text)
+  return string.find(text, '"items":[{', 1, true) ~= nil
 end
 
 -- true if the request of the known feed came after this one; a version before had fewer fields
@@ -50,18 +55,21 @@ end
 local first = answer_to(computed)
 if not first and document ~= '' then
   local known = redis.call('GET', feed)
-  local is_newest = true
-  if known then
-    local replaces_any = not is_no_feed and not is_feed(known)
-    local keeps_items = is_no_feed and string.find(known, '"items":[{', 1, true)
-    is_newest = replaces_any or not (keeps_items or is_later(known))
+  local is_late = known and is_later(known)
+  local replaces = not is_late
+  if known and has_items(document) ~= has_items(known) then
+    replaces = has_items(document)
+  elseif known and is_feed(document) and not is_feed(known) then
+    replaces = true
   end
-  if is_newest then
+  if replaces then
     if known and is_feed(known) then keep(known) end
     redis.call('SET', feed, document, 'EX', ttl)
-    if explained ~= '' then redis.call('SET', explain, explained, 'EX', ttl) end
-  elseif not is_no_feed then
+  elseif is_feed(document) then
     keep(document)
+  end
+  if explained ~= '' and (replaces or not (has_items(document) or is_late)) then
+    redis.call('SET', explain, explained, 'EX', ttl)
   end
 end
 
@@ -71,7 +79,7 @@ if redis.call('HLEN', answered) >= full then
   redis.call('EXPIRE', before, ledger_ttl)
 end
 local records = {}
-for i = 13, #ARGV, 3 do
+for i = 12, #ARGV, 3 do
   local record = answer_to(ARGV[i])
   if not record then
     record = ARGV[i + 2]

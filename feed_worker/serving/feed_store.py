@@ -6,7 +6,7 @@ ledger keeps it, and the next worker publishes it, too.
 
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,7 @@ from feed_worker.documents.explanation import Explanation
 from feed_worker.documents.feed import Feed
 from infra.ports.broken_keys import broken_keys
 from infra.ports.redis import Client, Command, pipelined
-from thunder_ingest.events import FeedServed, pack
+from thunder_ingest.events import FeedServed, pack, unpack_feed_served
 from thunder_ingest.events.redis_keys import (
     answered_before_key,
     answered_key,
@@ -66,14 +66,15 @@ class FeedStore:
 
     - The feed of an older request never replaces a newer one, by arrival and offset of the requests. It goes to
       `replaced:{user}`, as does a feed that is replaced: each reader finds the answer to its own request there.
-    - An `expired` or `failed` feed without items never replaces a feed with items. The reader keeps that feed and finds
-      the request's status in the ledger. Any feed replaces one of these. An `empty` feed replaces any older one: it
-      states that there is nothing to show.
+    - A feed without items (`empty`, `expired`, `failed`) never replaces a feed with items, and one with items replaces
+      any without. The reader keeps the feed and finds the request's status in the ledger, and an `empty` feed also in
+      `replaced:{user}`. An `empty` feed replaces an `expired` or `failed` one.
     - A request is answered once. If it was computed twice, the first answer also goes to the requests that only the
       second computation was merged with: its items were never shown, so no record may contain them.
 
-    An explanation is written only together with its feed. It stays if a later feed has none; its request id shows
-    the feed that it belongs to. Any thread may call.
+    An explanation is written together with its feed. That of a feed without items is also written if an older feed
+    stays: it has the reasons. It stays if a later feed has none; its request id shows the feed that it belongs to. Any
+    thread may call.
 
     Args:
         client: of Redis.
@@ -132,12 +133,11 @@ class FeedStore:
         feed = answer.feed
         document = msgspec.json.encode(feed)
         explained = msgspec.json.encode(answer.explanation) if answer.explanation else b""
-        is_no_feed = int(feed.status in ("expired", "failed") and not feed.items)
         limits = [LEDGER_TTL_S, FULL_LEDGER, REPLACED_TTL_S, MAX_REPLACED]
         computed = answer.served[0].request_id
         for first in range(0, len(answer.served), _TOGETHER):
             arguments: list[str | int | bytes] = [feed.arrived_at, feed.offset, document, self._ttl_s, explained]
-            arguments += [is_no_feed, *limits, computed, msgspec.msgpack.encode(computed)]
+            arguments += [*limits, computed, msgspec.msgpack.encode(computed)]
             records = answer.served[first : first + _TOGETHER]
             for record in records:
                 arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]
@@ -159,14 +159,27 @@ class FeedStore:
 
         A ledger of another type counts as empty: `write` replaces it.
         """
+        replies = [reply == 1 for reply in self._in_ledgers("HEXISTS", requests)]
+        return [now or before for now, before in zip(replies[::2], replies[1::2], strict=True)]
+
+    def first_pages(self, requests: Sequence[tuple[str, str]]) -> list[int]:
+        """For each request, given by user and id, the time under which its first page was served; one round trip.
+
+        0 for a request that is in no ledger: the answers of an hour are known.
+        """
+        found = list(map(_first_page_at, self._in_ledgers("HGET", requests)))
+        return [now or before for now, before in zip(found[::2], found[1::2], strict=True)]
+
+    def _in_ledgers(self, command: str, requests: Sequence[tuple[str, str]]) -> list[Any]:
+        """The replies of both ledgers for each request."""
         if not requests:
             return []
-        commands: list[Command] = []
-        for user, request_id in requests:
-            commands.append(("HEXISTS", answered_key(user), request_id))
-            commands.append(("HEXISTS", answered_before_key(user), request_id))
-        replies = [reply == 1 for reply in pipelined(self._client, commands)]
-        return [now or before for now, before in zip(replies[::2], replies[1::2], strict=True)]
+        keys = ((key(user), request_id) for user, request_id in requests for key in (answered_key, answered_before_key))
+        return pipelined(self._client, [(command, key, request_id) for key, request_id in keys])
+
+
+def _first_page_at(record: bytes | Exception | None) -> int:
+    return unpack_feed_served(record).first_page_at if isinstance(record, bytes) else 0
 
 
 def _counted(user: str, records: Sequence[FeedServed], reply: list[bytes] | Exception) -> Sequence[bytes]:

@@ -11,6 +11,7 @@ from feed_worker.framework.pipeline import Pipeline
 from feed_worker.monitoring.metrics import StateCollector
 from feed_worker.pipeline import foryou_pipeline
 from feed_worker.replica.reader import TOPICS, Replica, tune_garbage_collector
+from feed_worker.serving.feed_store import FeedStore
 from feed_worker.serving.model_swap import ModelSwap
 from feed_worker.serving.warm_up import warm_up_pipeline
 from feed_worker.serving.worker import ServingState, Worker
@@ -72,7 +73,7 @@ class Service:
         model = load_model(settings, pointers)
         rankers = {checkpoint: load_ranker(checkpoint) for checkpoint in self._experiments.checkpoints}
         store, users = PostStore(StoreLimits(max_age_ms=settings.max_post_age_ms)), UserStates(client)
-        index = VectorIndex()
+        index, pages = VectorIndex(), FeedStore(client, settings.feed_ttl_s)
         self._warm_up_index(index, model)
         replica = self._replica(store, index, clock, model.version)
         tune_garbage_collector()
@@ -83,14 +84,14 @@ class Service:
             if model.config != before.config:
                 self._warm_up_index(index, model)
                 model.warm_up(self._raise_if_stopping, parts=("rank", "retrieve"))
-            return self._warm_pipeline(model, store, index, users, rankers)
+            return self._warm_pipeline(model, store, index, users, rankers, pages)
 
         try:
             model.warm_up(self._waits_for_compilation, parts=("rank", "retrieve"))
             for ranker in rankers.values():
                 ranker.warm_up(self._waits_for_compilation, parts=("rank",))
             self._waits("the pipeline to warm up")
-            pipeline = self._warm_pipeline(model, store, index, users, rankers)
+            pipeline = self._warm_pipeline(model, store, index, users, rankers, pages)
             self._waits_for = lambda: replica.waits_for
             while not (replica.caught_up.wait(0.1) or self._stopping.is_set()):
                 pass
@@ -123,12 +124,18 @@ class Service:
             index.warm_up(model.config.embed_dim, model.config.batch_buckets, count)
 
     def _warm_pipeline(
-        self, model: Phoenix, store: PostStore, index: VectorIndex, users: UserStates, rankers: Mapping[str, Phoenix]
+        self,
+        model: Phoenix,
+        store: PostStore,
+        index: VectorIndex,
+        users: UserStates,
+        rankers: Mapping[str, Phoenix],
+        pages: FeedStore,
     ) -> Pipeline:
         """The pipeline that will serve, after feeds of a synthetic world went through one like it."""
         redis_retry = RedisRetry(self._settings, self._stopping)
         redis_retry.run(lambda: warm_up_pipeline(model, users, self._experiments.parameters, rankers))
-        return foryou_pipeline(store, index, model, users, rankers)
+        return foryou_pipeline(store, index, model, users, rankers, pages=pages)
 
     def _replica(self, store: PostStore, index: VectorIndex, clock: Clock, model_version: str) -> Replica:
         while True:  # the broker may have gone away while the models were loaded

@@ -18,13 +18,14 @@ DROPPED_BY: Final = {
     "current_visibility_filter": "the post was deleted or labelled while the feed was made",
     "dedup_conversation_filter": "the feed shows a better post of the same conversation",
     "drop_duplicates_filter": "another source had already found the post",
-    "feedback_filter": "the viewer reported it, or is not interested in it, or in a post it refers to",
+    "feedback_filter": "a negative action of the viewer on the post, or on a post it refers to",
     "ineligible_subscription_filter": "the post is for subscribers of its author",
     "language_filter": "the request excludes the post's language",
     "muted_keyword_filter": "the post contains a keyword that the viewer muted",
     "oon_retweet_reply_filter": "a reply or repost by an author whom the viewer does not follow",
     "previously_seen_filter": "the viewer has seen the post",
     "previously_served_filter": "an earlier feed of the viewer had the post",
+    "repeat_filter": "the viewer has seen the post or was served it, and enough others are left",
     "retweet_dedup_filter": "the same post, or another repost of it, came first",
     "self_post_filter": "the viewer is the author",
     "size": "the feed was full",
@@ -90,7 +91,7 @@ def _requested(client: Client, user: str, timeout_s: float) -> Explanation | Non
         explanation = client.explain(user)
         if explanation is None or explanation.request_id != request_id:
             raise
-        return explanation  # the explanation of a feed without items
+        return explanation  # of an answer without posts
     return client.explain(user)
 
 

@@ -77,8 +77,8 @@ def read(settings: Settings, user: str, limit: int) -> UserDocument | None:
 def _document(form: str, state: UserState, limit: int) -> UserDocument:
     edges = {kind: getattr(state, kind) for kind in EDGE_KINDS}
     counts = {"history": len(state.positions), **{kind: len(ids) for kind, ids in edges.items()}}
-    counts |= {"keywords": len(state.keywords), "seen": len(state.seen)}
-    counts |= {"seen_before": len(state.seen_before), "served": len(state.served_ids)}
+    counts |= {"keywords": len(state.keywords), "seen": len(state.seen), "seen_before": len(state.seen_before)}
+    counts |= {"rejected": len(state.rejected), "served": len(state.served_ids)}
     served = zip(state.served_at[::-1][:limit].tolist(), state.served_ids[::-1][:limit].tolist(), strict=True)
     return UserDocument(
         user_id=form,

@@ -43,8 +43,13 @@ def header(explained: ExplainedFeed) -> RenderableType:
         "degraded": "; ".join(explanation.degradations) or "no",
         "time": _took(explained),
     }
-    if not explained.is_of_the_feed:
+    if any(explanation.left_out.values()):
+        left_out = " and ".join(f"{count:,} {name}" for name, count in explanation.left_out.items() if count)
+        facts["left out"] = f"{left_out} posts, which the sources of new posts skip"
+    if not explained.is_of_the_feed and explanation.items:
         facts["note"] = "the current feed is a later one without explanation; use --ask for a new one"
+    elif not explained.is_of_the_feed and feed:
+        facts["note"] = "an answer without posts, so another feed stays the current one"
     lines = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
         lines.add_row(name, plain(fact))
@@ -104,7 +109,8 @@ def summary(items: Iterable[ExplainedItem]) -> Table:
     table.add_column("score", justify="right")
     for item in items:
         network = "in" if item.in_network else "out"
-        cells = (item.post_id, item.author_id, item.kind, item.source, network, f"{item.score:.4f}")
+        source = f"{item.source} ({item.repeat})" if item.repeat else item.source
+        cells = (item.post_id, item.author_id, item.kind, source, network, f"{item.score:.4f}")
         table.add_row(str(item.rank), *map(plain, cells))
     return table
 
@@ -159,7 +165,8 @@ def item_view(item: ExplainedItem) -> Group:
     table.add_row("sum", "", f"{item.combined:+.6f}", style="bold")
     where = "in network" if item.in_network else "out of network"
     near = "" if item.retrieval_score is None else f", similarity to the viewer {item.retrieval_score:.3f}"
-    facts = f"{item.kind} by {item.author_id}, {moment(item.created_at)}; from {item.source}{near}, {where}"
+    repeat = f", {item.repeat} before" if item.repeat else ""
+    facts = f"{item.kind} by {item.author_id}, {moment(item.created_at)}; from {item.source}{near}, {where}{repeat}"
     title = Text(f"post {stripped(item.post_id)}: shown at rank {item.rank}", style="bold")
     return Group(title, Text(stripped(facts)), Text(sum_of(item)), table if item.scored else Text())
 

@@ -49,7 +49,8 @@ def _caption(feed: Feed) -> str:
 
 def _details(item: FeedItem) -> str:
     kind = "" if item.kind == "original" else f" ({item.kind})"
-    return f"{item.post_id} · {item.source}{kind} · {', '.join(map(_reason, item.reasons))}"
+    repeat = f" ({item.repeat} before)" if item.repeat else ""
+    return f"{item.post_id} · {item.source}{kind}{repeat} · {', '.join(map(_reason, item.reasons))}"
 
 
 def _reason(reason: Reason) -> str:

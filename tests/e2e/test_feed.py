@@ -171,12 +171,47 @@ def test_muted_keywords_are_compared_with_texts_as_readers_see_them(client: Clie
     assert {*ids.values()} & shown(client, viewer, size=50).keys() == {ids[text] for text in shown_texts}
 
 
-def test_a_recently_served_post_is_not_served_again(client: Client) -> None:
+def test_a_recently_served_post_is_not_served_again_while_there_are_new_ones(client: Client) -> None:
     viewer, author = new_id(), new_id()
-    client.publish([follow(viewer, author), *(post(author) for _ in range(5))])
-    first = eventually(lambda: shown(client, viewer, size=3))
-    assert first
+    client.publish([follow(viewer, author), *(post(author) for _ in range(8))])
+    assert eventually(lambda: len(first_feed(client, author)) >= 8)
+    first = shown(client, viewer, size=3)
+    assert len(first) == 3
     assert not first.keys() & shown(client, viewer, size=200).keys()
+
+
+def test_a_reader_who_has_seen_everything_gets_it_again_marked_and_oldest_first(client: Client) -> None:
+    viewer, author = new_id(), new_id()
+    client.publish([follow(viewer, author), *(post(author) for _ in range(4))])
+    options: dict[str, Any] = {"in_network_only": True, "size": 2}
+    assert eventually(lambda: len(first_feed(client, author)) >= 4)
+    feeds = [client.wait(viewer, client.request_feed(viewer, **options), LONG_S) for _ in range(5)]
+    assert [len(feed.items) for feed in feeds] == [2] * 5
+    assert [item.repeat for feed in feeds for item in feed.items] == [None] * 4 + ["served"] * 6
+    pairs = [{item.post_id for item in feed.items} for feed in feeds]
+    assert pairs[0] == pairs[2] == pairs[4] != pairs[1] == pairs[3]
+    impressions = [
+        {"type": "impression", "user_id": viewer, "post_id": int(post_id), "author_id": author, "at": now() + place}
+        for place, post_id in enumerate(item.post_id for feed in feeds[:2] for item in feed.items)
+    ]
+    client.publish_and_wait(impressions, timeout_s=LONG_S)
+    feed = client.wait(viewer, client.request_feed(viewer, **options), LONG_S)
+    assert [item.repeat for item in feed.items] == ["seen"] * 2
+
+
+def test_an_empty_answer_says_why_and_leaves_the_last_feed(client: Client) -> None:
+    viewer, author = new_id(), new_id()
+    client.publish_and_wait([follow(viewer, author), post(author)], timeout_s=LONG_S)
+    last = client.wait(viewer, client.request_feed(viewer, in_network_only=True), LONG_S)
+    assert len(last.items) == 1
+    client.publish_and_wait({"type": "block", "user_id": viewer, "target_id": author, "at": now()}, timeout_s=LONG_S)
+    feed = client.wait(viewer, client.request_feed(viewer, in_network_only=True, explain=True), LONG_S)
+    assert (feed.status, feed.items) == ("empty", [])
+    assert "author_socialgraph_filter (1)" in feed.degradations[-1]
+    assert client.feed(viewer) == last
+    explanation = client.explain(viewer)
+    assert explanation is not None
+    assert (explanation.request_id, explanation.left_out) == (feed.request_id, {"served": 1, "seen": 0})
 
 
 def test_an_unknown_viewer_gets_popular_and_fresh_posts(client: Client) -> None:

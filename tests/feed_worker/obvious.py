@@ -20,6 +20,8 @@ class Item:
 
     post: Post
     in_network: bool
+    repeat: tuple[int, int] = (0, 0)
+    """1 for a served post and 2 for a seen one, and when that last was; (0, 0) for a new one."""
     scored: bool = False
     score: float = 0.0
     chosen: bool = True
@@ -45,7 +47,7 @@ class ObviousPipeline:
     def feed(self, asked: Query, found: Sequence[int]) -> list[tuple[int, float]]:
         """The post ids and scores of the feed, best first, given the sources' posts in their order."""
         kept = self._filtered(asked, [self.world[post_id] for post_id in dict.fromkeys(found)])
-        items = [Item(post, post.author_id in asked.viewer.following) for post in kept]
+        items = [Item(post, post.author_id in asked.viewer.following, self._repeat(asked, post)) for post in kept]
         self._score(items, asked.parameters)
         selected = asked.parameters.selected_for(asked.size)
         self._choose(items, asked.parameters, selected)
@@ -55,12 +57,30 @@ class ObviousPipeline:
     def _filtered(self, asked: Query, posts: list[Post]) -> list[Post]:
         kept: list[Post] = []
         read: set[int] = set()
-        for post in posts:
-            allowed = self._is_candidate(asked, post) and self._may_be_shown(asked, post)
-            if allowed and self._original(post).post_id not in read:
+        allowed = [post for post in posts if self._is_candidate(asked, post) and self._may_be_shown(asked, post)]
+        for post in sorted(allowed, key=lambda post: self._repeat(asked, post) != (0, 0)):
+            if self._original(post).post_id not in read:
                 read.add(self._original(post).post_id)
                 kept.append(post)
-        return kept
+        return [post for post in allowed if post in self._wanted(asked, kept)]
+
+    def _wanted(self, asked: Query, posts: list[Post]) -> list[Post]:
+        """The new posts, and where these are too few, as many repeats as a feed takes, oldest first."""
+        new = [post for post in posts if self._repeat(asked, post)[0] == 0]
+        if len(new) >= min(asked.parameters.repeat_below, asked.size):
+            return new
+        known = [post for post in posts if post not in new]
+        known.sort(key=lambda post: (*self._repeat(asked, post), -post.created_at, -post.post_id))
+        return new + known[: max(0, asked.parameters.selected_for(asked.size) - len(new))]
+
+    def _repeat(self, asked: Query, post: Post) -> tuple[int, int]:
+        user = asked.viewer
+        times = [*zip(user.positions["post_id"].tolist(), user.positions["at"].tolist(), strict=True)]
+        times += zip(user.served_ids.tolist(), user.served_at.tolist(), strict=True)
+        times += [(post_id, asked.history_ms) for post_id in asked.requested_seen_ids().tolist()]
+        related = {post.post_id, self._source_id(post), post.in_reply_to_post_id} - {0}
+        known = 2 if related & {*asked.seen.tolist()} else int(bool(related & {*asked.served.tolist()}))
+        return (known, max((at for post_id, at in times if post_id in related), default=0)) if known else (0, 0)
 
     def _is_candidate(self, asked: Query, post: Post) -> bool:
         kind = KINDS[post.kind]
@@ -78,8 +98,7 @@ class ObviousPipeline:
             return False
         if any(each.subscriber_only and each.author_id not in user.subscriptions for each in everything):
             return False
-        related = {post.post_id, self._source_id(post), post.in_reply_to_post_id}
-        if related & {*asked.seen.tolist()} or related & {*asked.served.tolist()}:
+        if not asked.parameters.repeat_below and self._repeat(asked, post)[0]:
             return False
         if any(_says(each, keyword) for each in everything for keyword in user.keywords):
             return False
@@ -145,7 +164,7 @@ class ObviousPipeline:
         return sum(predictions[action] * (w / per_ms.get(action, 1)) for action, w in parameters.weights.items())
 
     def _boost(self, items: list[Item], parameters: Parameters) -> None:
-        ranked = [item for item in sorted(items, key=_rank) if item.score > 0]
+        ranked = [item for item in sorted(items, key=_rank) if item.score > 0 and not item.repeat[0]]
         if not parameters.new_author_boost or len(ranked) <= parameters.new_author_slot:
             return
         wanted = ranked[parameters.new_author_slot].score
@@ -160,7 +179,8 @@ class ObviousPipeline:
                 return
 
     def _choose(self, items: list[Item], parameters: Parameters, k: int) -> None:
-        pool = [item for item in sorted(items, key=_rank) if item.score > 0][: parameters.dpp_pool]
+        ranked = [item for item in sorted(items, key=_rank) if item.score > 0 and not item.repeat[0]]
+        pool = ranked[: parameters.dpp_pool]
         if not pool:
             return
         alpha = parameters.dpp_theta / (2 * (1 - parameters.dpp_theta))
@@ -168,7 +188,7 @@ class ObviousPipeline:
         kernel = np.array([[self._cosine(one, other) for other in pool] for one in pool]) * np.outer(quality, quality)
         chosen = chosen_one_by_one(kernel, k)
         for item in items:
-            item.chosen = any(item is pool[place] for place in chosen)
+            item.chosen = bool(item.repeat[0]) or any(item is pool[place] for place in chosen)
 
     def _cosine(self, one: Item, other: Item) -> float:
         if one is other:
@@ -214,8 +234,8 @@ def chosen_one_by_one(kernel: np.ndarray, k: int, least: float = 1e-6) -> list[i
     return chosen
 
 
-def _rank(item: Item) -> tuple[bool, float, int, int]:
-    return not item.scored, -item.score, -item.post.created_at, -item.post.post_id
+def _rank(item: Item) -> tuple[tuple[int, int], bool, float, int, int]:
+    return item.repeat, not item.scored, -item.score, -item.post.created_at, -item.post.post_id
 
 
 def _says(post: Post, keyword: str) -> bool:

@@ -278,6 +278,7 @@ def test_the_stages_stand_in_the_published_order() -> None:
         "thunder_source",
         "phoenix_retrieval_source",
         "popular_source",
+        "repeat_source",
         "check_source",
     ]
     assert [each.name.removesuffix("_filter") for each in pipeline.filters] == [
@@ -296,6 +297,7 @@ def test_the_stages_stand_in_the_published_order() -> None:
         "language",
         "visibility",
         "retweet_dedup",
+        "repeat",
     ]
     assert [each.name for each in pipeline.scorers] == [
         "phoenix_scorer",

@@ -20,7 +20,7 @@ from thunder_ingest.events import ACTIONS, NEGATIVE_ACTIONS, Post
 from thunder_ingest.users.history import POSITION
 
 FRIEND, AUTHOR, STRANGER = 60, 50, 70
-PLAIN = replace(FORYOU, new_author_boost=False)
+PLAIN = replace(FORYOU, new_author_boost=False, repeat_below=0)
 
 
 def served(posts: Sequence[Post], state: Any, model: FixedModel | None = None, **asked: Any) -> Result:

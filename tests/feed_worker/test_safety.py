@@ -1,12 +1,14 @@
 """Safety as a property: who may see what, in any order of events, over any partitions, processes and restarts.
 
-Graphs of posts (reposts of quotes of replies …), accounts, labels, deletions, blocks and mutes pass through the tables
-of one to three processes of flows.posts, and through the partitions of `thunder-posts` into a worker. `may_see` is the
-model. A check by the worker gives exactly what the model allows, and a feed never more. FORYOU_SOAK=1 runs more.
+Graphs of posts (reposts of quotes of replies …), accounts, labels, deletions, blocks, mutes and reports pass through
+the tables of one to three processes of flows.posts, and through the partitions of `thunder-posts` into a worker.
+`may_see` is the model. A check by the worker gives exactly what the model allows, and a feed never more, whether or not
+the viewer was served its posts or has seen them. FORYOU_SOAK=1 runs more.
 """
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -20,7 +22,7 @@ from feed_worker.replica.reader import ReplicaState
 from flows.posts import Route
 from infra.ports.clock import MINUTE_MS, WallClock
 from phoenix.index.retrieval_index import VectorIndex
-from tests.feed_worker.builders import NOW_MS, VIEWER, FixedModel, KnownUsers, query, viewer
+from tests.feed_worker.builders import NOW_MS, VIEWER, FixedModel, KnownUsers, ids, query, viewer
 from thunder_ingest.events import (
     ACCOUNT_STATUSES,
     AccountState,
@@ -118,7 +120,8 @@ def _stands(post_id: int, state: UserState, live: dict[int, Shown], deleted: set
             if other is not None and other in live and other not in seen:
                 seen.add(id64(other))
                 queue.append(id64(other))
-    return all(_fit(live[each], state, inactive) for each in seen)
+    rejected = {*state.rejected.tolist()}
+    return not seen & rejected and all(_fit(live[each], state, inactive) for each in seen)
 
 
 def _fit(post: Shown, state: UserState, inactive: set[int]) -> bool:
@@ -148,7 +151,10 @@ def worlds(draw: st.DrawFn) -> World:
         mutes=draw(some),
         subscriptions=draw(some),
         keywords=draw(st.sampled_from([(), ("spoiler",)])),
+        seen=draw(st.sets(st.sampled_from(POSTS))),
+        served=[(post_id, NOW_MS - 1) for post_id in draw(st.sets(st.sampled_from(POSTS)))],
     )
+    state.rejected = ids(*draw(st.sets(st.sampled_from(POSTS), max_size=2)))
     accounts = [
         AccountState(user_id=draw(st.sampled_from(AUTHORS)), status=draw(statuses), at=NOW_MS + at)
         for at in range(draw(st.integers(0, 3)))
@@ -224,6 +230,8 @@ def replicated(world: World, data: st.DataObject) -> PostStore:
 def answered(pipeline: Pipeline, **request: Any) -> set[int]:
     (result,) = pipeline.run([query(size=500, **request)])
     assert result.status in ("ok", "empty"), result.query.degradations
+    repeats = result.candidates.repeat.tolist()
+    assert repeats == sorted(repeats), "new posts come first"
     return set(result.candidates.posts.post_id.tolist())
 
 
@@ -239,7 +247,7 @@ def test_a_viewer_sees_what_the_model_allows_and_never_more(world: World, data: 
     allowed = may_see(world)
     pipeline = foryou_pipeline(store, VectorIndex(), FixedModel(), KnownUsers({str(VIEWER): world.state}))
     assert answered(pipeline, check_ids=[*POSTS]) == allowed
-    shown = answered(pipeline, parameters=FORYOU)
+    shown = answered(pipeline, parameters=replace(FORYOU, repeat_below=len(POSTS)))
     assert shown <= allowed
     live, _ = live_posts(world.posts)
     alone = {

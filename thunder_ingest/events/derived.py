@@ -94,9 +94,15 @@ class DeadLetter(Struct, array_like=True, kw_only=True):
 
 FeedStatus = Literal["ok", "degraded", "empty", "expired", "failed"]
 
+RepeatName = Literal["served", "seen"]
+"""Why an item of a feed is no new one: an earlier feed had it, or the viewer has seen it."""
+
 
 class FeedServed(Struct, array_like=True, kw_only=True):
-    """The record of `feeds-served`, keyed by user: the answer to one request, posts in the served order."""
+    """The record of `feeds-served`, keyed by user: the answer to one request, posts in the served order.
+
+    `first_page_at` is the time under which the first page's posts were served; 0 for a page whose first is unknown.
+    """
 
     request_id: str
     user_id: int
@@ -112,6 +118,7 @@ class FeedServed(Struct, array_like=True, kw_only=True):
     scores: list[float] = []
     experiments: dict[str, str] = {}
     degradations: list[str] = []
+    first_page_at: int = 0
 
 
 class ModelPointer(Struct, array_like=True, kw_only=True):

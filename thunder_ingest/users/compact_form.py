@@ -28,6 +28,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "history": HISTORY,
     **dict.fromkeys(EDGE_KINDS, EDGE),
     "seen": VIEW,
+    "rejected": VIEW,
     "served": VIEW,
 }
 """The kinds with entries of fixed width; `keywords` are text, and `seen_before` is a filter."""

@@ -44,11 +44,11 @@ HISTORY: Final = np.dtype(
 )
 EDGE: Final = np.dtype([("at", "<i8"), ("target_id", "<i8"), ("undo", "u1")])
 VIEW: Final = np.dtype([("at", "<i8"), ("post_id", "<i8")])
-"""A seen or served post."""
+"""A seen, rejected or served post."""
 
 EDGE_KINDS: Final = ("following", "blocks", "blocked_by", "mutes", "subscriptions")
-KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "seen_before", "served")
-"""A post that leaves the history goes to `seen`, later to `seen_before`."""
+KINDS: Final = ("history", *EDGE_KINDS, "keywords", "seen", "seen_before", "rejected", "served")
+"""A post that leaves the history goes to `seen`, later to `seen_before`, and with a negative action to `rejected`."""
 
 _EDGE = struct.Struct("<qqB")
 _pack_view = struct.Struct("<qq").pack

@@ -29,6 +29,7 @@ _PRESENCE: Final = 31
 _CODES: Final = 32
 _ACTIONS: Final = len(ACTIONS)
 _FIELDS: Final = HISTORY.names or ()
+_NEGATIVE: Final = DONE_WINS
 
 POSITION: Final = np.dtype(
     [
@@ -73,8 +74,20 @@ class _Folded(NamedTuple):
     surface: Int64[np.ndarray, " g"]
 
 
+class Read(NamedTuple):
+    """A history as a request needs it."""
+
+    positions: NDArray[Any]  # [<= limit] of POSITION, oldest first
+    rejected: Int64[np.ndarray, " r"]  # posts with a negative action that counts, at any place of the history
+
+
 def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray[Any]:
-    """The newest positions of a history as POSITION records, oldest first.
+    """The positions of `read`."""
+    return read(entries, limit, passed_over).positions
+
+
+def read(entries: Entries, limit: int, passed_over: bool = True) -> Read:
+    """The newest positions of a history, and the posts that the viewer rejected.
 
     Args:
         entries: [n] in any order.
@@ -83,10 +96,11 @@ def positions(entries: Entries, limit: int, passed_over: bool = True) -> NDArray
 
     """
     if not len(entries):
-        return np.zeros(0, POSITION)
+        return Read(np.zeros(0, POSITION), np.zeros(0, np.int64))
     _, folded = _fold(entries)
     counting = np.flatnonzero(_counts(folded, passed_over))
-    return _shown(folded, counting[_oldest_first(folded.at[counting], folded.post_id[counting])[-limit:]])
+    newest = counting[_oldest_first(folded.at[counting], folded.post_id[counting])[-limit:]]
+    return Read(_shown(folded, newest), folded.post_id[(folded.actions & _NEGATIVE) != 0])
 
 
 def positions_of_many(
@@ -137,10 +151,11 @@ def warm_up() -> None:
 
 
 class Compacted(NamedTuple):
-    """The entries that a history keeps, and the entries of posts that left it."""
+    """The entries that a history keeps, the entries of posts that left it, and the negative ones among these."""
 
     kept: Entries
     left: Entries
+    rejected: Entries
 
 
 def compacted(entries: Entries, limit: int, passed_over: bool = True) -> Compacted:
@@ -150,7 +165,7 @@ def compacted(entries: Entries, limit: int, passed_over: bool = True) -> Compact
     undos that these need, and the newest `limit` other undos. Arguments as for `positions`.
     """
     if not len(entries):
-        return Compacted(entries, entries)
+        return Compacted(entries, entries, entries)
     ordered, folded = _fold(entries)
     ordered[folded.is_moment] = _moments(ordered[folded.is_moment])
     essential = np.flatnonzero(folded.position >= 0)
@@ -162,7 +177,10 @@ def compacted(entries: Entries, limit: int, passed_over: bool = True) -> Compact
     needed[undone_by[undone_by >= 0]] = True
     needed[essential[stays]] = True
     whole = ordered[needed]
-    return Compacted(whole[_oldest_first(whole["at"], whole["post_id"])], ordered[essential[~stays]])
+    gone = essential[~stays]
+    left, counts = ordered[gone], folded.undone_by[gone] < 0
+    rejected = left[counts & ((_NEGATIVE >> left["action"].astype(np.int64) & 1) == 1)]
+    return Compacted(whole[_oldest_first(whole["at"], whole["post_id"])], left, rejected)
 
 
 def _kept_positions(folded: _Folded, limit: int, passed_over: bool) -> Bool[np.ndarray, " g"]:

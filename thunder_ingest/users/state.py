@@ -12,6 +12,8 @@ replayed log leads to the same state. Each bounded kind drops its oldest entries
   arrives after that, and is older than its undo, may count again.
 - Seen posts: each post in the history was seen. A post that left the history is kept by id while it is among the
   newest `seen`, then in a Bloom filter, which has false positives (`seen_filter`).
+- Rejected posts: those with a report, "not interested", a block or a mute of their author in the history. They are kept
+  when they leave it, so that none comes back to the viewer as a repeat.
 """
 
 from collections import deque
@@ -62,6 +64,8 @@ class StateLimits:
     """Posts that left the history and are kept by id."""
     seen_before: FilterSize = FilterSize()  # noqa: RUF009  # immutable
     """The filter of older seen posts."""
+    rejected: int = 4_096
+    """Rejected posts that left the history."""
     served: int = 500
     undone: int = 4_096
     """Undos of a kind."""
@@ -98,6 +102,7 @@ class UserState:
     keywords: tuple[str, ...]  # sorted
     seen: Int64[np.ndarray, " n"]  # sorted
     seen_before: SeenFilter
+    rejected: Int64[np.ndarray, " j"]  # sorted
     served_ids: Int64[np.ndarray, " r"]  # the newest 500, oldest first
     served_at: Int64[np.ndarray, " r"]  # epoch ms
     is_whole: bool = True
@@ -121,15 +126,17 @@ def decode(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> User
     stored = _by_kind(fields)
     entries = {kind: _entries(kind, stored) for kind in DTYPES}
     served = _newest_views(entries["served"])[-limits.served :]
+    past = history.read(entries["history"], limits.positions, limits.passed_over)
     edges: dict[str, Any] = {
         kind: _standing(kind, _edges(kind, entries[kind]), limits)["target_id"].copy() for kind in EDGE_KINDS
     }
     return UserState(
         is_known=any(kind != "served" for kind in stored),
-        positions=history.positions(entries["history"], limits.positions, limits.passed_over),
+        positions=past.positions,
         keywords=tuple(sorted(keyword for _, _, keyword in _muted(_keywords(_keyword_rows(stored)), limits))),
         seen=_seen(entries["history"], entries["seen"]),
         seen_before=_seen_before(stored),
+        rejected=np.unique(np.concatenate([past.rejected, entries["rejected"]["post_id"]])),
         served_ids=served["post_id"].copy(),
         served_at=served["at"].copy(),
         **edges,
@@ -153,8 +160,12 @@ def compact(fields: Mapping[bytes, bytes], limits: StateLimits = _LIMITS) -> Com
     if "keywords" in tails:
         rows, dropped["keywords"] = _compacted_keywords(_keyword_rows(stored), limits)
         bases["keywords"] = encode_rows(rows)
-    if "history" in tails or "seen" in tails:
-        folded["history"], left = history.compacted(_entries("history", stored), limits.positions, limits.passed_over)
+    if {"history", "seen", "rejected"} & tails.keys():
+        past = history.compacted(_entries("history", stored), limits.positions, limits.passed_over)
+        folded["history"], left = past.kept, past.left
+        if len(past.rejected) or "rejected" in tails:
+            rejected = np.concatenate([_views(past.rejected), _entries("rejected", stored)])
+            folded["rejected"] = _newest_views(rejected)[-limits.rejected :]
         if len(left) or "seen" in tails:
             seen = _newest_views(np.concatenate([_views(left), _entries("seen", stored)]))
             seen = seen[~np.isin(seen["post_id"], _views(folded["history"])["post_id"])]

@@ -91,6 +91,28 @@ def test_a_request_without_a_feed_raises_its_status_and_the_old_feed_stays(
     assert client.feed(user) == old
 
 
+def test_an_empty_answer_reaches_its_asker_and_the_old_feed_stays(client: Client, servers: Settings) -> None:
+    user = new_user()
+    old = answer(servers, feed_of(user, "old"))
+    empty = feed_of(user, "new", T0 + 1, "empty", degradations=["nothing to show: the worker has no posts"])
+    with answered_soon(servers, empty):
+        assert client.wait(user, "new", timeout_s=30) == empty
+    assert client.feed(user) == old
+    assert client.fresh(user) == (old, False)
+    assert client.fresh(user, max_age_ms=-1, timeout_s=0) == (old, True)
+    client.flush()
+    (asked,) = requests_of(servers, user)
+    answer(servers, feed_of(user, asked.request_id, T0 + 2, "empty"))
+    assert client.fresh(user, max_age_ms=-1, timeout_s=30) == (old, True)
+
+
+def test_without_a_feed_an_empty_answer_is_the_feed(client: Client, servers: Settings) -> None:
+    user = new_user()
+    empty = answer(servers, feed_of(user, "r", status="empty"))
+    assert client.feed(user) == empty
+    assert client.fresh(user) == (empty, False)
+
+
 def test_a_failed_first_request_raises_no_feed(client: Client, servers: Settings) -> None:
     user = new_user()
     answer(servers, feed_of(user, "r", status="failed"))

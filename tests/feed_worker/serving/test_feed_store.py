@@ -132,12 +132,16 @@ class Model:
         new, known = written.feed, self.feed
         if new.request_id not in self.answered:
             is_older = known is not None and (new.arrived_at, new.offset) < (known.arrived_at, known.offset)
-            if is_feed(new) and known and is_feed(known) and is_older:
+            if known is None or rank(new) > rank(known) or (rank(new) == rank(known) and not is_older):
+                replaces = True
+            else:  # `failed` says more than an `empty` of before, and both leave items alone
+                replaces = not known.items and not is_older
+            if replaces and known and is_feed(known):
+                self.replaced.insert(0, known)
+            if not replaces and is_feed(new):
                 self.replaced.insert(0, new)
-            elif is_feed(new) or not (known and (known.items or is_older)):
-                if known and is_feed(known):
-                    self.replaced.insert(0, known)
-                self.feed = new
+            self.feed = new if replaces else known
+            if replaces or not (new.items or is_older):
                 self.explanation = written.explanation or self.explanation
         first = self.answered.get(new.request_id)
         records = [replace(first or record, request_id=record.request_id) for record in written.served]
@@ -146,6 +150,11 @@ class Model:
 
 def is_feed(known: Feed) -> bool:
     return known.status not in ("expired", "failed")
+
+
+def rank(known: Feed) -> int:
+    """A feed of a higher rank replaces one of a lower rank, also a newer one."""
+    return 2 if known.items else int(is_feed(known))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

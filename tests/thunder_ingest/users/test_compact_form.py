@@ -139,6 +139,7 @@ def test_values_of_the_first_version_are_read() -> None:
         "subscriptions": [6],
         "keywords": ("spoiler",),
         "seen": [10, 11, 12, 13],
+        "rejected": [],
         "served_ids": [5],
         "served_at": [1700000000000],
         "seen_before": b"",

@@ -252,7 +252,7 @@ def test_posts_that_were_passed_over_take_no_place_where_only_actions_count(hist
 @given(histories, st.integers(1, 3))
 def test_compaction_returns_the_posts_that_leave_the_history(history: list[Entry], limit: int) -> None:
     entries = raw(*history)
-    kept, left = compacted(entries, limit)
+    kept, left, _ = compacted(entries, limit)
     done, still = entries[entries["undo"] == 0], kept[kept["undo"] == 0]
     assert not left["undo"].any()
     assert {*done["post_id"]} == {*still["post_id"]} | {*left["post_id"]}

@@ -23,6 +23,7 @@ from tests.thunder_ingest.users.users import (
     unmute,
 )
 from thunder_ingest.events import (
+    NEGATIVE_ACTIONS,
     Block,
     Engagement,
     EngagementEvent,
@@ -306,6 +307,26 @@ def test_posts_that_leave_the_history_stay_seen_by_id_and_later_in_the_filter() 
     assert state.positions["post_id"].tolist() == [10, 11, 12]
     assert state.seen.tolist() == [7, 8, 9, 10, 11, 12]
     assert state.seen_before.holds(np.arange(30)).nonzero()[0].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_rejected_posts_are_kept_when_they_leave_the_history() -> None:
+    def reject(at: int, post_id: int, undo: bool = False) -> Engagement:
+        action = NEGATIVE_ACTIONS[post_id % len(NEGATIVE_ACTIONS)]
+        return Engagement(user_id=1, post_id=post_id, author_id=7, action=action, at=T0 + at, undo=undo)
+
+    events: list[Any] = [reject(0, 1), reject(HOUR_MS, 2), reject(2 * HOUR_MS, 3), reject(3 * HOUR_MS, 2, undo=True)]
+    later = [favorite((4 + n) * HOUR_MS, post_id=50 + n) for n in range(9)]
+    expected = [1, 3]
+    assert decode(tails_of(events), SMALL).rejected.tolist() == expected
+    assert decode(tails_of([*events, *later]), SMALL).rejected.tolist() == expected
+    stored: Fields = {}
+    for number, event in enumerate([*events, *later]):
+        stored |= {name + b"-%d" % number: value for name, value in tails_of([event]).items()}
+        stored = compacted(stored, SMALL)
+    state = decode(stored, SMALL)
+    assert state.rejected.tolist() == expected
+    assert not {*state.positions["post_id"]} & {1, 2, 3}
+    assert compact(stored, SMALL) == ({}, [], {})
 
 
 def test_only_kinds_with_tails_are_written_again() -> None:

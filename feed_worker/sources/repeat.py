@@ -1,0 +1,62 @@
+"""RepeatSource: posts that the viewer was served or has seen, for viewers with few new ones."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Int64
+
+from feed_worker.candidates.columns import Candidates
+from feed_worker.candidates.id_sets import contains
+from feed_worker.candidates.query import NO_IDS, Query
+from feed_worker.candidates.repeats import LastTimes
+from feed_worker.framework.components import Fetched, Source
+from thunder_ingest.events import REPLY, REPOST
+from thunder_ingest.posts.store import PostStore
+
+
+class RepeatSource(Source):
+    """The posts that the other sources skip because the viewer knows them: first served ones, then seen ones.
+
+    A small app runs out of new posts; without repeats its feeds would be empty. All filters apply to repeats as to new
+    posts. A repeat is one that another source would find if the viewer did not know it: an original or a quote of any
+    account, and a reply or repost by the read rules of the post store. The published system has no such source.
+    """
+
+    waits: ClassVar[bool] = True
+    own_thread: ClassVar[bool] = False
+
+    def __init__(self, store: PostStore) -> None:
+        self._store = store
+
+    def enable(self, query: Query) -> bool:
+        """True if the other sources found few candidates, or if the request restricts them."""
+        return query.may_repeat(query.found)
+
+    def fetch(self, queries: Sequence[Query]) -> list[Fetched]:
+        """At most `repeat_max` candidates for each query: served before seen, oldest first."""
+        return [Fetched(self._found(query)) for query in queries]
+
+    def _found(self, query: Query) -> Candidates:
+        post_ids = _oldest_first(query)
+        with self._store.lock:
+            rows = self._store.rows_of(post_ids)
+            rows = rows[rows >= 0]
+            return Candidates.of_rows(self._store, self._readable(query, rows)[: query.parameters.repeat_max], "repeat")
+
+    def _readable(self, query: Query, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+        """The rows that another source would find."""
+        limit = query.parameters.in_network_max
+        readable = np.isin(
+            rows, self._store.in_network(query.viewer.following, query.user_id, NO_IDS, query.now_ms, limit)
+        )
+        if not query.request.in_network_only:
+            kind = self._store.columns(rows).kind
+            readable |= (kind != REPLY) & (kind != REPOST)
+        return rows[readable]
+
+
+def _oldest_first(query: Query) -> Int64[np.ndarray, " n"]:
+    """The ids of served posts, then of seen posts, each oldest first; none of an earlier page."""
+    known = np.setdiff1d(query.known_ids, query.paged, assume_unique=True)
+    return known[np.lexsort((LastTimes.of(query).of_posts(known), contains(query.seen, known)))]
