@@ -59,6 +59,15 @@ def digest(tree: Any) -> str:
     return hashed.hexdigest()[:8]
 
 
+def not_finite(tree: Any) -> str | None:
+    """The name of the first leaf with a value that is not finite, or None."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        # a sum in double precision is finite for any finite floats, and needs no array of flags beside a large table
+        if not np.isfinite(np.sum(np.asarray(leaf), dtype=np.float64)):
+            return jax.tree_util.keystr(path)
+    return None
+
+
 def _models(config: ModelConfig) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Each model as a function that uses all its parameters, with inputs for it."""
     history = history_rows(config, blank_history(config, 1))

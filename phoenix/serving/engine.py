@@ -35,7 +35,7 @@ from phoenix.features.inputs import (
 )
 from phoenix.models.configs import ModelConfig, config_named
 from phoenix.models.flops import matmul_flops
-from phoenix.models.parameters import Params, digest, initial_params, pure
+from phoenix.models.parameters import Params, digest, initial_params, not_finite, pure
 from phoenix.models.ranker import Ranker, word_table
 from phoenix.models.two_tower import TwoTower
 
@@ -61,6 +61,9 @@ class Phoenix:
         params: parameters of the models.
         origin: source of the parameters, such as a seed or a checkpoint; part of the version.
 
+    Raises:
+        ValueError: a parameter is not finite.
+
     Attributes:
         config: sizes of the models.
         version: configuration, origin and digest of all parameters; equal versions compute the same.
@@ -69,6 +72,8 @@ class Phoenix:
     """
 
     def __init__(self, config: ModelConfig, params: Params, origin: str) -> None:
+        if (name := not_finite(params)) is not None:
+            raise ValueError(f"{config.name}-{origin} cannot be served: {name} has values that are not finite")
         self.config = config
         self.version = f"{config.name}-{origin}-{digest(params)}"
         self.traces = 0

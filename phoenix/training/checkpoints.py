@@ -27,14 +27,14 @@ import orbax.checkpoint as ocp
 
 from infra.ports.errors import UsageError
 from phoenix.models.configs import ModelConfig, TrainingConfig
-from phoenix.models.parameters import digest
+from phoenix.models.parameters import digest, not_finite
 from phoenix.serving.engine import Phoenix
 from phoenix.training.step import State, Trainer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Version of the card and of the state's structure; a program reads its own format only."""
 _STEP: Final = re.compile(r"step-\d{8,}")
 _OTHER_MODELS: Final = "its models are not those of this program"
@@ -46,7 +46,7 @@ class CheckpointError(UsageError, ValueError):
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint whose files are not those that were written."""
+    """A checkpoint whose files are not those that were written, or whose values are not finite."""
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +68,12 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def save(directory: Path, state: State, card: Card) -> Path:
-    """Write a checkpoint and return its path; an undamaged checkpoint of the same step stays as it is."""
+    """Write a checkpoint and return its path; an undamaged checkpoint of the same step stays as it is.
+
+    Raises:
+        CheckpointError: a value of the state is not finite.
+
+    """
     final = directory / f"step-{card.step:08}"
     if final.exists():
         try:
@@ -76,10 +81,12 @@ def save(directory: Path, state: State, card: Card) -> Path:
             return final
         except DamagedCheckpoint as error:
             log.error("%s; it is written again", error)
+    on_host = jax.device_get(state)
+    if (name := not_finite(on_host)) is not None:
+        raise CheckpointError(f"{final} is not written: state{name} has values that are not finite")
     unfinished = final.with_name(f"{final.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    on_host = jax.device_get(state)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((unfinished / _STATE).absolute(), on_host)
     whole = msgspec.structs.replace(card, digest=digest(on_host))
@@ -192,6 +199,8 @@ def restore(checkpoint: Path) -> tuple[State, Card]:
         raise CheckpointError(f"{checkpoint} cannot be used: {_OTHER_MODELS}")
     if digest(state) != card.digest:
         raise DamagedCheckpoint(f"{checkpoint} is damaged: its state does not have the digest in {_CARD}")
+    if (name := not_finite(state)) is not None:
+        raise DamagedCheckpoint(f"{checkpoint} cannot be used: state{name} has values that are not finite")
     return state, card
 
 

@@ -1,4 +1,8 @@
-"""The training loop: the steps of a run, with reports of the losses, a divergence check and checkpoints."""
+"""The training loop: the steps of a run, with reports of the losses and checkpoints.
+
+A step that is not finite is skipped (`phoenix.training.step`). The loop ends a run whose newest steps were all skipped:
+no later batch repairs it.
+"""
 
 import math
 from collections.abc import Callable
@@ -15,10 +19,12 @@ from phoenix.training.step import State, Trainer
 
 _REPORT_STEPS: Final = 20
 """Steps between reports. Each report waits for the losses; in between, the host prepares while the device computes."""
+MAX_SKIPPED: Final = 20
+"""A run ends when a report finds that this many steps in a row were skipped."""
 
 
 class Diverged(ForYouError, RuntimeError):
-    """A loss is not finite; the text names the step."""
+    """Too many steps in a row were skipped; the text names the last of them."""
 
 
 class Checkpointing(NamedTuple):
@@ -34,7 +40,7 @@ class Progress(NamedTuple):
     """A report of the loop."""
 
     step: int  # steps taken so far
-    figures: dict[str, float]  # the losses of the step's batch
+    figures: dict[str, float]  # the losses of the step's batch, if finite, and the number of skipped steps
     checkpoint: Path | None  # the checkpoint of this step, if the loop saved one
 
 
@@ -68,7 +74,7 @@ def fit(
         checkpointing: where and how often to save; None: never.
 
     Raises:
-        Diverged: a reported loss is not finite; the loop saves no checkpoint of such a step.
+        Diverged: at a report, the last MAX_SKIPPED steps or more were all skipped; the loop saves no checkpoint then.
 
     """
     for step, (reached, losses) in enumerate(trainer.run(state, batches), int(state.step) + 1):
@@ -76,9 +82,15 @@ def fit(
         to_save = checkpointing if checkpointing and (last or step % checkpointing.every == 0) else None
         if not (to_save or last or step % _REPORT_STEPS == 0):
             continue
-        figures = {f"loss_{name}": float(loss) for name, loss in losses._asdict().items()}
-        if not all(map(math.isfinite, figures.values())):
-            raise Diverged(f"the losses of step {step:,} are not finite; the newest checkpoint is of an earlier step")
+        if (in_a_row := int(state.skipped_in_a_row)) >= MAX_SKIPPED:
+            raise Diverged(
+                f"{in_a_row} steps in a row up to step {step:,} were skipped, since their losses or gradients are not "
+                "finite; lower the learning rates"
+            )
+        figures = {
+            f"loss_{name}": value for name, loss in losses._asdict().items() if math.isfinite(value := float(loss))
+        }
+        figures["skipped_steps"] = int(state.skipped)
         report(Progress(step, figures, _saved(to_save, state, step, figures) if to_save else None))
     return state
 

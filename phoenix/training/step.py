@@ -2,6 +2,9 @@
 
 A step depends on the state and its batch alone, and the batch on the state's step number. So a run that continues from
 a saved state ends in the same parameters, bit for bit, as an uninterrupted one.
+
+A step whose losses or updates are not finite is skipped: the step number goes on, and parameters and optimisers stay as
+they were. One bad batch then costs one step instead of the run.
 """
 
 from collections.abc import Callable, Generator
@@ -34,6 +37,8 @@ class State(NamedTuple):
     params: Params
     optimisers: tuple[optax.OptState, optax.OptState]
     step: Int32[Any, ""]  # steps taken so far
+    skipped: Int32[Any, ""]  # steps skipped so far
+    skipped_in_a_row: Int32[Any, ""]  # skipped steps since the last one that was taken
     mean: Params | None  # running mean of the parameters (`TrainingConfig.mean_of_last`); None without it
 
     @property
@@ -81,7 +86,7 @@ class Trainer:
     def _begun(self, params: Params) -> State:
         ranking, retrieval = (each.init(of) for each, of in zip(self._optimisers, params, strict=True))
         mean = jax.tree.map(jnp.copy, params) if self._training.mean_of_last else None
-        return State(params, (ranking, retrieval), jnp.zeros((), jnp.int32), mean)
+        return State(params, (ranking, retrieval), *(jnp.zeros((), jnp.int32) for _ in range(3)), mean)
 
     def run(self, state: State, batches: Batches) -> Generator[tuple[State, Losses], None, None]:
         """Take the remaining steps and yield the state after each; the next step donates the buffers of that state.
@@ -112,7 +117,7 @@ class Trainer:
     def _stepped(self, state: State, batch: Batch, used: UsedRows) -> tuple[State, Losses]:
         compacted = gather(state._replace(mean=None), used)
         moved, losses = self._moved(compacted, batch, sized(self._model, used))
-        whole = scatter(state._replace(mean=None), used, moved)
+        whole = scatter(state._replace(mean=None), used, _unless_skipped(compacted, moved, losses))
         return whole._replace(mean=self._mean(state.mean, whole)), losses
 
     def _mean(self, mean: Params | None, state: State) -> Params | None:
@@ -132,7 +137,22 @@ class Trainer:
             updates, after = each.update(gradient, of, params)
             moved.append(optax.apply_updates(params, updates))
             states.append(after)
-        return State(Params(*moved), (states[0], states[1]), state.step + 1, state.mean), losses
+        return state._replace(params=Params(*moved), optimisers=(states[0], states[1]), step=state.step + 1), losses
+
+
+def _unless_skipped(before: State, after: State, losses: Losses) -> State:
+    """The state after a step; all but its counters are those before, if a loss or a value after is not finite."""
+    # the barrier keeps XLA from compiling the step once more for each of the many checks
+    before, after, losses = jax.lax.optimization_barrier((before, after, losses))
+    values = jax.tree.leaves((after.params, after.optimisers, losses))
+    is_finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(value)) for value in values]))
+    kept: State = jax.lax.cond(is_finite, lambda: after, lambda: before)
+    missed = jnp.where(is_finite, jnp.int32(0), jnp.int32(1))
+    return kept._replace(
+        step=after.step,
+        skipped=before.skipped + missed,
+        skipped_in_a_row=(before.skipped_in_a_row + missed) * missed,
+    )
 
 
 def ahead(make: Callable[[int], Made], steps: range) -> Generator[Made, None, None]:

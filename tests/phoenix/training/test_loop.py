@@ -12,27 +12,28 @@ import pytest
 from phoenix.models.configs import NANO, TrainingConfig
 from phoenix.training import checkpoints
 from phoenix.training.checkpoints import Card
-from phoenix.training.loop import Checkpointing, Diverged, Progress, fit
+from phoenix.training.loop import MAX_SKIPPED, Checkpointing, Diverged, Progress, fit
 from phoenix.training.losses import Losses
 from phoenix.training.step import State
 
 STEPS = 47
 
 
-def state(step: int) -> State:
+def state(step: int, skipped: int = 0) -> State:
     empty: Any = ()
-    return State(empty, (empty, empty), np.int32(step), None)
+    return State(empty, (empty, empty), np.int32(step), np.int32(skipped), np.int32(skipped), None)
 
 
 class FixedLosses:
-    """A trainer whose steps do nothing; the ranking loss of `diverges_at` is not a number."""
+    """A trainer whose steps do nothing; from `diverges_at` on, steps are skipped and ranking losses are not numbers."""
 
     def __init__(self, diverges_at: int = STEPS + 1) -> None:
         self._diverges_at = diverges_at
 
     def run(self, begun: State, batches: Any) -> Iterator[tuple[State, Losses]]:
         for step in range(int(begun.step) + 1, batches.steps + 1):
-            yield state(step), Losses(jnp.float32("nan" if step >= self._diverges_at else 1.0), jnp.float32(step))
+            skipped = max(0, step + 1 - self._diverges_at)
+            yield state(step, skipped), Losses(jnp.float32("nan" if skipped else 1.0), jnp.float32(step))
 
 
 def fitted(trainer: Any, first: int, checkpointing: Checkpointing | None) -> tuple[State, list[Progress]]:
@@ -51,7 +52,7 @@ def test_reports_come_every_20_steps_and_after_the_last_step() -> None:
     last, reports = fitted(FixedLosses(), 0, None)
     assert int(last.step) == STEPS
     assert [(report.step, report.checkpoint) for report in reports] == [(20, None), (40, None), (STEPS, None)]
-    assert reports[0].figures == {"loss_ranking": 1.0, "loss_retrieval": 20.0}
+    assert reports[0].figures == {"loss_ranking": 1.0, "loss_retrieval": 20.0, "skipped_steps": 0}
 
 
 def test_checkpoints_come_at_their_interval_and_after_the_last_step_and_old_ones_go(
@@ -62,13 +63,23 @@ def test_checkpoints_come_at_their_interval_and_after_the_last_step_and_old_ones
     assert [path.name for path in saved] == ["step-00000030", "step-00000045", "step-00000047"]
     assert sorted(checkpointing.directory.iterdir()) == saved[-2:]
     card = checkpoints.card_of(saved[-1])
-    assert (card.step, card.figures) == (STEPS, {"loss_ranking": 1.0, "loss_retrieval": 47.0})
+    assert (card.step, card.figures) == (
+        STEPS,
+        {"loss_ranking": 1.0, "loss_retrieval": 47.0, "skipped_steps": 0},
+    )
 
 
-def test_losses_that_are_not_finite_end_a_run_before_its_checkpoint(checkpointing: Checkpointing) -> None:
-    with pytest.raises(Diverged, match="the losses of step 30 are not finite"):
-        fitted(FixedLosses(diverges_at=29), 0, checkpointing)
-    assert [path.name for path in checkpointing.directory.iterdir()] == ["step-00000015"]
+def test_a_run_that_skips_too_many_steps_in_a_row_ends_before_its_checkpoint(checkpointing: Checkpointing) -> None:
+    with pytest.raises(Diverged, match="21 steps in a row up to step 45 were skipped"):
+        fitted(FixedLosses(diverges_at=46 - MAX_SKIPPED - 1), 0, checkpointing)
+    assert [path.name for path in sorted(checkpointing.directory.iterdir())] == ["step-00000015", "step-00000030"]
+
+
+def test_a_run_survives_fewer_skipped_steps_and_its_card_counts_them(checkpointing: Checkpointing) -> None:
+    _, reports = fitted(FixedLosses(diverges_at=STEPS + 2 - MAX_SKIPPED), 0, checkpointing)
+    assert reports[-1].checkpoint
+    figures = checkpoints.card_of(reports[-1].checkpoint).figures
+    assert figures == {"loss_retrieval": 47.0, "skipped_steps": MAX_SKIPPED - 1}
 
 
 def test_a_finished_run_takes_no_step() -> None:

@@ -168,6 +168,53 @@ def test_a_step_equals_one_on_whole_tables_up_to_rounding(
         np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-5)
 
 
+def test_a_step_that_is_not_finite_is_skipped_and_counted(trainer: Trainer, batches: Batches, at_5: Path) -> None:
+    before, _ = checkpoints.restore(at_5)
+    batch = batches.batch(5)
+    broken = batch._replace(ranking=batch.ranking._replace(weights=batch.ranking.weights * np.float32("nan")))
+    after_one, losses = trainer.step(jax.tree.map(jnp.copy, before), broken)
+    assert np.isnan(losses.ranking)
+    same_bits(after_one, before._replace(step=6, skipped=1, skipped_in_a_row=1))
+    after_two, _ = trainer.step(after_one, broken)
+    same_bits(after_two, before._replace(step=7, skipped=2, skipped_in_a_row=2))
+    whole, _ = trainer.step(after_two, batch)
+    assert (whole.step, whole.skipped, whole.skipped_in_a_row) == (8, 2, 0)
+    expected, _ = trainer.step(jax.tree.map(jnp.copy, before), batch)
+    same_bits(whole.params, expected.params)
+
+
+def test_an_update_that_is_not_finite_is_skipped_despite_finite_losses(
+    trainer: Trainer, batches: Batches, at_5: Path
+) -> None:
+    before, _ = checkpoints.restore(at_5)
+    ranking, retrieval = before.optimisers
+    negative = jax.tree.map(lambda leaf: leaf - 1 if leaf.ndim == 2 and leaf.shape[1] == 1 else leaf, retrieval)
+    before = before._replace(optimisers=(ranking, negative))  # the sums of squares, whose roots AdaGrad takes
+    after_one, losses = trainer.step(jax.tree.map(jnp.copy, before), batches.batch(5))
+    assert np.isfinite(losses).all()
+    same_bits(after_one, before._replace(step=6, skipped=1, skipped_in_a_row=1))
+
+
+def test_values_that_are_not_finite_are_neither_saved_nor_restored_nor_served(
+    at_5: Path, tmp_path: Path, card: Card, tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, _ = checkpoints.restore(at_5)
+    module = next(iter(state.params.ranker))
+    name, values = next(iter(state.params.ranker[module].items()))
+    broken = state.params.ranker | {module: state.params.ranker[module] | {name: values.at[0].set(jnp.inf)}}
+    state = state._replace(params=state.params._replace(ranker=broken))
+    with pytest.raises(CheckpointError, match=r"is not written: state\.params\.ranker.* not finite"):
+        saved(tmp_path, card, state)
+    assert checkpoints.newest(tmp_path) is None
+    with pytest.raises(ValueError, match=r"tiny-test cannot be served: \.ranker.* not finite"):
+        Phoenix(tiny, state.params, "test")
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(checkpoints, "not_finite", lambda _: None)
+        path = saved(tmp_path, card, state)
+    with pytest.raises(CheckpointError, match=r"step-00000005 cannot be used: state\.params\.ranker.* not finite"):
+        checkpoints.phoenix_of(path)
+
+
 def test_a_restored_checkpoint_has_the_saved_state(trainer: Trainer, batches: Batches, card: Card, at_5: Path) -> None:
     state, found = checkpoints.restore(at_5)
     same_bits(state, after(trainer, batches, trainer.initial(), 5))
@@ -260,8 +307,8 @@ def test_a_checkpoint_with_other_numbers_than_were_written_is_refused(copy: Path
     [
         ("{", "damaged"),
         ("[]", "damaged"),
-        ('{"format": 99}', "format 99; this program reads 3"),
-        ('{"format": 3}', "damaged"),
+        ('{"format": 99}', "format 99; this program reads 4"),
+        ('{"format": 4}', "damaged"),
         (None, "is no checkpoint"),
     ],
 )
