@@ -103,20 +103,22 @@ def _recorded_since(log: "Log", report: "ProgressReport") -> "dict[ActionName, i
 def _fit(trainer: "Trainer", batches: "Batches", checkpointing: "Checkpointing", report: "ProgressReport") -> None:
     """Run the training loop and print its progress."""
     from phoenix.training.loop import fit, start
+    from phoenix.training.run_lock import locked
 
-    state, found = start(trainer, checkpointing)
-    if found is not None:
-        report.print_line(f"continuing from {found}")
-    first, name = int(state.step), checkpointing.card.model.name
-    with report.step(f"training {name}, steps {first:,} to {batches.steps:,}") as advance:
+    with locked(checkpointing.directory):
+        state, found = start(trainer, checkpointing)
+        if found is not None:
+            report.print_line(f"continuing from {found}")
+        first, name = int(state.step), checkpointing.card.model.name
+        with report.step(f"training {name}, steps {first:,} to {batches.steps:,}") as advance:
 
-        def show(progress: "Progress") -> None:
-            advance(progress.step - first, batches.steps - first)
-            if progress.checkpoint:
-                losses = ", ".join(f"{loss} {value:.4f}" for loss, value in progress.figures.items())
-                report.print_line(f"{progress.checkpoint}: {losses}")
+            def show(progress: "Progress") -> None:
+                advance(progress.step - first, batches.steps - first)
+                if progress.checkpoint:
+                    figures = ", ".join(f"{figure} {value:.4g}" for figure, value in progress.figures.items())
+                    report.print_line(f"{progress.checkpoint}: {figures}")
 
-        fit(trainer, batches, state, show, checkpointing)
+            fit(trainer, batches, state, show, checkpointing)
 
 
 def _commit() -> str:

@@ -1,5 +1,6 @@
 """Checkpoints of a training run: one directory each, complete or absent, with a model card.
 
+    DIR/lock             process id of the run that writes here (`phoenix.training.run_lock`)
     DIR/step-00000592/
         state/       parameters, states of the optimisers and step, written by Orbax
         card.json    configuration, data, figures, commit and a digest of the state, for programs
@@ -95,9 +96,12 @@ def save(directory: Path, state: State, card: Card) -> Path:
     for path in [*unfinished.rglob("*"), unfinished]:
         _to_disk(path)
     if final.exists():
+        if (final / _ANNOUNCED).exists():
+            (unfinished / _ANNOUNCED).touch()
         shutil.rmtree(final)
     unfinished.rename(final)
-    _to_disk(directory)
+    for path in (directory, directory.parent):
+        _to_disk(path)
     return final
 
 
@@ -118,9 +122,16 @@ def prune(directory: Path, keep: int) -> None:
 
 
 def keep_announced(checkpoint: Path) -> None:
-    """Mark a checkpoint as announced: workers load it at their next start, so training must not remove it."""
+    """Mark a checkpoint as announced: workers load it at their next start, so training must not remove it.
+
+    Raises:
+        CheckpointError: a training run has removed the checkpoint.
+
+    """
     try:
         (checkpoint / _ANNOUNCED).touch()
+    except FileNotFoundError:
+        raise CheckpointError(f"{checkpoint} was removed by a training run meanwhile; announce a newer one") from None
     except OSError as error:  # a directory without permission to write, which training cannot remove, either
         log.warning("%s cannot be marked as announced: %s", checkpoint, error.strerror)
 

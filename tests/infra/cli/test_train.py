@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from infra.terminal.progress import ProgressReport
 from phoenix.data.impressions import Log
 from phoenix.models.configs import CONFIGS, NANO
 from phoenix.serving.model_topic import read_model_records
+from phoenix.training.run_lock import DirectoryInUse, locked
 from tests.infra.cli.foryou import write
 from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, encode
 
@@ -145,9 +147,9 @@ def test_a_killed_run_continues_to_the_same_bits(log: Path, whole: Path, tmp_pat
 
 
 def test_a_finished_run_stays_unchanged(log: Path, whole: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("step-*/**/*")}
     assert trained(log, whole).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("step-*/**/*")} == before
 
 
 @pytest.mark.embedded
@@ -181,6 +183,15 @@ def test_another_run_in_the_same_directory_is_refused(log: Path, whole: Path) ->
     done = trained(log, whole, "--seed", "1")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("is of another run: training.seed is 0, not 1")
+
+
+def test_a_second_run_in_one_directory_is_refused_with_the_process_id_of_the_first(
+    log: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONFIGS, "tiny", TINY)
+    given: dict[str, Any] = {"since": T0, "until": T0 + 190 * HOUR_MS, "model": "tiny", "log": log, "out": whole}
+    with locked(whole), pytest.raises(DirectoryInUse, match=f"process id {os.getpid()}"):
+        train(**given)
 
 
 @pytest.mark.parametrize(

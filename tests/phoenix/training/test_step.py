@@ -240,6 +240,8 @@ def test_the_newest_checkpoint_is_the_complete_one_of_the_latest_step(at_5: Path
     checkpoints.keep_announced(paths[1])
     checkpoints.prune(tmp_path, 1)
     assert sorted(tmp_path.iterdir()) == paths[1:]
+    with pytest.raises(CheckpointError, match="step-00000007 was removed by a training run"):
+        checkpoints.keep_announced(paths[0])
 
 
 @ORBAX_FAILS
@@ -257,8 +259,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_written_again(
     same_bits(resumed[1], state)
     assert f"{paths[0]} is used instead" in caplog.text
     assert checkpoints.newest_phoenix(tmp_path)[0] == paths[0]
+    checkpoints.keep_announced(paths[1])
     checkpoints.save(tmp_path, state, msgspec.structs.replace(whole, step=9))
     assert checkpoints.newest_phoenix(tmp_path)[0] == paths[1]
+    assert (paths[1] / "announced").exists()
     gc.collect()
 
 
