@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -17,41 +18,22 @@ from rich.table import Table
 
 from benchmarks.report import Measure, print_report
 from infra.ports.clock import DAY_MS
-from infra.world import WorldConfig, generate
+from infra.world import World, WorldConfig, generate
 from infra.world.taste_benchmark import OracleBenchmark
 from phoenix.data.batches import Batches, Span
-from phoenix.data.impressions import Log
 from phoenix.evaluation.bootstrap import Estimate
-from phoenix.models.configs import ModelConfig, TrainingConfig, config_named
+from phoenix.models.configs import ModelConfig, TrainingConfig
 from phoenix.serving.engine import Phoenix
 from phoenix.training.loop import Progress, fit
+from phoenix.training.run_config import read_run_config
 from phoenix.training.step import Trainer
-from thunder_ingest.events import ACTIONS
+from thunder_ingest.events import encode
 
 NOW_MS: Final = 1_790_000_000_000
 GOALS: Final = {"ndcg@35_known": 0.9, "ndcg@35_new": 0.75}
 BAR: Final = 40  # characters of a full bar
-TRAINING: Final = TrainingConfig(
-    candidates=16,
-    rate=6e-3,
-    table_rate=0.2,
-    falling=1.0,
-    span_hours=7 * 24,
-    viewer_dropout=0.0,
-    history_dropout=0.2,
-    negative_weight=1.0,
-    shown_weight=0.1,
-    mean_of_last=0.3,
-    sampled_posts=512,
-    action_weights=dict.fromkeys(ACTIONS, 0.1) | {"click": 1.0, "favorite": 4.0, "dwell": 4.0, "dwell_time": 10.0},
-)
-"""Settings for a few thousand slates of the generated world.
-
-High learning rates and averaged parameters suit the short run. Sampled negatives are needed because the world shows
-selected posts, and the benchmark asks about all posts. Shown posts get a small retrieval weight because the benchmark
-measures tastes. The dwell time has a high weight: it is a better sign than the rare favorites. A slate may span a week,
-which fills the slates; tastes hardly change in a week.
-"""
+CONFIG: Final = Path(__file__).parents[1] / "examples" / "world.toml"
+"""The configuration of the models and of their training, with its reasons."""
 
 QUICK: Final = {
     "users": 300,
@@ -62,30 +44,7 @@ QUICK: Final = {
     "steps": 100,
     "viewers": 100,
 }
-_ROWS: Final = 4  # rows of a table for each id in the log
-_WIDTH: Final = 128
-_ALIKE: Final = 2  # rows of a table without identities: row 0, and one row for all ids
 Figures = Mapping[str, Estimate]
-
-
-def sized(model: ModelConfig, log: Log) -> ModelConfig:
-    """The model with tables for this log: in small steps, unused rows would take most of the time.
-
-    Viewers and posts have no rows of their own. About twenty examples of a post teach its row more noise than signal,
-    and the newest positions of the history hold the information of a viewer's row. The transformer is twice as wide as
-    nano's, which lowers the variance between seeds; a still wider one is no better.
-    """
-    return replace(
-        model,
-        dim=_WIDTH,
-        heads=_WIDTH // model.head_dim,
-        kv_heads=_WIDTH // model.head_dim // 2,
-        likeness_first=True,
-        user_rows=_ALIKE,
-        post_rows=_ALIKE,
-        author_rows=_ROWS * len(np.unique(log.posts.author_id)),
-        token_rows=_ROWS * len(np.unique(log.posts.tokens)),
-    )
 
 
 def trained(
@@ -157,7 +116,8 @@ def main(options: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, default=1_000, help="Set the steps of each run, rounded up to epochs")
     parser.add_argument("--batch", type=int, default=64, help="Set the slates of a step")
-    parser.add_argument("--model", default="nano", help="Set the model configuration, such as nano or small")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="Read the models and the training from this file")
+    parser.add_argument("--log", type=Path, help="Write the log of the first world to this directory, and stop")
     parser.add_argument("--viewers", type=int, default=300, help="Set the number of benchmarked viewers")
     parser.add_argument("--seeds", type=int, default=1, help="Set the number of worlds and models to average")
     parser.add_argument("--seed", type=int, default=0, help="Set the first random seed")
@@ -165,26 +125,40 @@ def main(options: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(options)
     if arguments.quick:
         vars(arguments).update(QUICK)
+    if arguments.log:
+        write_log(world_of(arguments, arguments.seed), arguments.log)
+        return
     runs = [run(arguments, arguments.seed + number) for number in range(arguments.seeds)]
     scorers = {name: mean([each[name] for each in runs]) for name in runs[0]}
     Console(stderr=True, width=None if sys.stderr.isatty() else 240).print(chart(scorers))
-    print_report("learning", vars(arguments), measures(scorers))
+    print_report("learning", vars(arguments) | {"config": str(arguments.config)}, measures(scorers))
 
 
 def run(arguments: argparse.Namespace, seed: int) -> dict[str, Figures]:
     """Every scorer on one world, with models of one seed."""
-    sizes = {name: getattr(arguments, name) for name in ("users", "authors", "posts", "engagements")}
-    world = WorldConfig(seed=WorldConfig().seed + seed, span_ms=arguments.days * DAY_MS, **sizes)
-    benchmark = OracleBenchmark(generate(world, NOW_MS), arguments.viewers, seed)
+    benchmark = OracleBenchmark(world_of(arguments, seed), arguments.viewers, seed)
     scorers: dict[str, Figures] = dict(benchmark.references(seed))
-    training = replace(TRAINING, seed=seed, batch=arguments.batch)
-    model = sized(config_named(arguments.model), benchmark.log)
+    model, training, _ = read_run_config(arguments.config)
+    training = replace(training, seed=seed, batch=arguments.batch)
     for examples in arguments.examples:
         sys.stderr.write(f"seed {seed}: {examples:,} of {len(benchmark.log.at):,} impressions\n")
         models = trained(benchmark, model, training, examples, arguments.steps)
         scorers[f"models_{examples}"] = figures = benchmark.evaluate_models(models)
         sys.stderr.write(f"  {', '.join(f'{name} {figures[name].value:.3f}' for name in figures)}\n")
     return scorers
+
+
+def world_of(arguments: argparse.Namespace, seed: int) -> World:
+    """The world of a seed."""
+    sizes = {name: getattr(arguments, name) for name in ("users", "authors", "posts", "engagements")}
+    return generate(WorldConfig(seed=WorldConfig().seed + seed, span_ms=arguments.days * DAY_MS, **sizes), NOW_MS)
+
+
+def write_log(world: World, directory: Path) -> None:
+    """Write the posts and engagements of a world as a log for `foryou train`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for topic, events in (("posts", world.posts), ("engagements", world.engagements)):
+        (directory / f"{topic}.jsonl").write_bytes(b"".join(encode(event) + b"\n" for event in events))
 
 
 def mean(runs: Sequence[Figures]) -> Figures:

@@ -24,18 +24,29 @@ def train(
     out: Annotated[Path, typer.Option(help="Save checkpoints in this directory; continue an interrupted run there.")],
     log: LogDirectory = None,
     labelled: LabelledSince = None,
-    model: Annotated[str, typer.Option(help="Train this configuration: nano, small, base or large.")] = "nano",
-    epochs: Annotated[int, typer.Option(help="Pass over the examples this many times.", min=1)] = 1,
-    batch: Annotated[int, typer.Option(help="Take this many slates per step.", min=1)] = 128,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read fields of the models and of the training from this TOML file; options take precedence."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Train this configuration, or the file's fields on it: nano (default), small, base or large."
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Pass over the examples this many times.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Take this many slates per step.", min=1)] = None,
     earlier: Annotated[
         bool,
         typer.Option("--earlier/--no-earlier", help="First train once on the impressions before the span."),
     ] = True,
     shown_weight: Annotated[
-        float,
+        float | None,
         typer.Option(help="Weigh passed-over posts by this in retrieval; engaged ones by 1.", min=0),
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed the initial parameters and all random draws.", min=0)] = 0,
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed the initial parameters and all random draws.", min=0)] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Save a checkpoint after this many steps.", min=1)] = 500,
     keep: Annotated[int, typer.Option(help="Keep this many newest checkpoints.", min=1)] = 2,
     announce: Annotated[
@@ -53,16 +64,16 @@ def train(
     from infra.terminal.progress import ProgressReport
     from infra.terminal.tables import console
     from phoenix.data.batches import Batches, Span
-    from phoenix.models.configs import TrainingConfig, config_named
     from phoenix.training.checkpoints import Card
     from phoenix.training.loop import Checkpointing
+    from phoenix.training.run_config import read_run_config
     from phoenix.training.step import Trainer
 
-    training = TrainingConfig(seed=seed, epochs=epochs, batch=batch, shown_weight=shown_weight)
     try:
-        sizes = config_named(model)
+        given = read_run_config(config, model)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    sizes, training, _ = given.choosing(seed=seed, epochs=epochs, batch=batch, shown_weight=shown_weight)
     if since >= until:
         raise typer.BadParameter("--since must come before --until")
     if announce:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
 
 from thunder_ingest.events import ACTIONS, ActionName
 
@@ -14,6 +16,13 @@ _ACTION_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 0.1)
 }
 """A favorite is rare and shows a viewer's taste; with a lower weight, clicks and views outweigh it."""
 _POSITIVE_WEIGHTS: Final[Mapping[ActionName, float]] = dict.fromkeys(ACTIONS, 1.0)
+
+# the ranges apply to files and to cards of checkpoints
+Natural = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Rate = Annotated[float, Meta(gt=0)]
+Weight = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,21 +53,21 @@ class ModelConfig:
 
     """
 
-    name: str
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    widening: int = 2
-    history: int
-    tokens: int
-    table_dim: int
-    embed_dim: int
-    user_rows: int
-    post_rows: int
-    author_rows: int
-    token_rows: int
+    name: Annotated[str, Meta(pattern=r"^[\w.-]+$")]
+    dim: Count
+    layers: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    widening: Count = 2
+    history: Count
+    tokens: Count
+    table_dim: Count
+    embed_dim: Count
+    user_rows: Count
+    post_rows: Count
+    author_rows: Count
+    token_rows: Count
     likeness_first: bool = False
     batch_buckets: tuple[int, ...] = (1, 4, 16)
     candidate_buckets: tuple[int, ...] = (256, 1_536)
@@ -187,28 +196,28 @@ class TrainingConfig:
 
     """
 
-    seed: int = 0
-    epochs: int = 1
-    batch: int = 128
-    candidates: int = 4
-    span_hours: int = 24
-    complete_passes: int = 2
-    rate: float = 2.5e-3
-    table_rate: float = 0.05
-    retrieval_rate: float = 5e-3
-    retrieval_table_rate: float = 0.5
-    falling: float = 0.4
-    weight_decay: float = 0.01
+    seed: Natural = 0
+    epochs: Count = 1
+    batch: Count = 128
+    candidates: Count = 4
+    span_hours: Count = 24
+    complete_passes: Count = 2
+    rate: Rate = 2.5e-3
+    table_rate: Rate = 0.05
+    retrieval_rate: Rate = 5e-3
+    retrieval_table_rate: Rate = 0.5
+    falling: Share = 0.4
+    weight_decay: Weight = 0.01
     dense: Literal["adamw", "muon"] = "adamw"
-    viewer_dropout: float = 0.5
-    post_dropout: float = 0.0
-    history_dropout: float = 0.0
-    action_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
-    negative_weight: float = 0.0
-    positive_weights: Mapping[ActionName, float] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))
-    shown_weight: float = 1.0
-    mean_of_last: float = 0.0
-    sampled_posts: int = 2_048
+    viewer_dropout: Share = 0.5
+    post_dropout: Share = 0.0
+    history_dropout: Share = 0.0
+    action_weights: Mapping[ActionName, Weight] = field(default_factory=lambda: dict(_ACTION_WEIGHTS))
+    negative_weight: Weight = 0.0
+    positive_weights: Mapping[ActionName, Weight] = field(default_factory=lambda: dict(_POSITIVE_WEIGHTS))
+    shown_weight: Weight = 1.0
+    mean_of_last: Share = 0.0
+    sampled_posts: Natural = 2_048
 
 
 CONFIGS: Final[dict[str, ModelConfig]] = {config.name: config for config in (NANO, SMALL, BASE, LARGE)}

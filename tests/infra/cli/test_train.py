@@ -29,6 +29,7 @@ from infra.terminal.progress import ProgressReport
 from phoenix.data.impressions import Log
 from phoenix.models.configs import CONFIGS, NANO
 from phoenix.serving.model_topic import read_model_records
+from phoenix.training.checkpoints import phoenix_of
 from phoenix.training.run_lock import DirectoryInUse, locked
 from tests.infra.cli.foryou import write
 from thunder_ingest.events import ACTIONS, Engagement, Impression, PostCreated, encode
@@ -125,13 +126,17 @@ def test_recording_times_are_derived_from_the_log_and_earlier_impressions_are_ex
     assert (data["since_ms"], data["examples"], data["earlier"]) == (T0 + 100 * HOUR_MS, 190, True)
 
 
-def test_with_no_earlier_earlier_impressions_are_history_only(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_with_no_earlier_earlier_impressions_are_history_only_and_a_file_may_configure_all(
+    log: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(CONFIGS, "tiny", TINY)
-    given: dict[str, Any] = {"since": T0 + 100 * HOUR_MS, "until": T0 + 190 * HOUR_MS, "model": "tiny", "batch": 8}
-    train(**given, out=tmp_path, log=log, labelled=["*=0"], earlier=False)
-    assert last_card(tmp_path)["data"]["examples"] == 90
+    lines = (f"{name} = {value}" for name, value in (SIZES | ROWS).items())
+    (tmp_path / "own.toml").write_text("\n".join(["[training]", "batch = 8", "rate = 0.004", "[model]", *lines]))
+    given: dict[str, Any] = {"since": T0 + 100 * HOUR_MS, "until": T0 + 190 * HOUR_MS, "config": tmp_path / "own.toml"}
+    train(**given, out=tmp_path / "out", log=log, labelled=["*=0"], earlier=False, seed=4)
+    card = last_card(tmp_path / "out")
+    assert card["data"]["examples"] == 90
+    assert [card["training"][name] for name in ("batch", "rate", "seed")] == [8, 0.004, 4]
+    assert phoenix_of(tmp_path / "out").config == replace(TINY, name="own")  # sizes without a name of their own
 
 
 def test_a_killed_run_continues_to_the_same_bits(log: Path, whole: Path, tmp_path: Path) -> None:
