@@ -26,6 +26,7 @@ from phoenix.data.negatives import with_negatives
 from phoenix.data.point_in_time import PointInTimeCounts
 from phoenix.data.posts import Posts
 from phoenix.data.slates import NO_ROW, Slates, candidates_of, history_of, in_runs, labels_of, rows_between
+from phoenix.data.targets import RankingTargets, RetrievalTargets
 from phoenix.features.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE, MAX_DWELL_MS
 from phoenix.features.hashing import AUTHOR_SEED, HASHES, POST_SEED, TOKEN_SEED, USER_SEED, collisions
 from phoenix.features.inputs import (
@@ -38,7 +39,6 @@ from phoenix.features.inputs import (
     post_rows,
 )
 from phoenix.models.configs import ModelConfig, TrainingConfig
-from phoenix.training.losses import RankingTargets, RetrievalTargets
 from thunder_ingest.events import ACTION_INDEX, ActionName
 
 _UNLIMITED_MS: Final = 2**62

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int64
 
+from phoenix.data.targets import RankingTargets
 from phoenix.features.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE
 from phoenix.features.inputs import CandidateRows
-from phoenix.training.losses import RankingTargets
 
 _UNKNOWN: Final = IS_NEGATIVE | (np.arange(ACTION_COUNT) == DWELL_TIME)
 """Labels without a value for a post that was not shown: negative feedback and dwell time."""

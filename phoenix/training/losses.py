@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32
 
+from phoenix.data.targets import RankingTargets, RetrievalTargets
 from phoenix.features.actions import ACTION_COUNT
-from phoenix.features.inputs import CandidateRows, Column, HistoryRows, PostRows
+from phoenix.features.inputs import CandidateRows, HistoryRows, PostRows
 from phoenix.models.configs import ModelConfig, TrainingConfig
 from phoenix.models.parameters import Params, pure
 from phoenix.models.ranker import Ranker
@@ -24,21 +25,6 @@ from thunder_ingest.events import ACTION_INDEX
 
 PIECE: Final = 16
 """Slates that the models compute together."""
-
-
-class RankingTargets(NamedTuple):
-    """The labels of the candidates."""
-
-    labels: Float32[Column, "B C A"]  # 1 for an action, 0 for none; last the dwell time, as a share of MAX_DWELL_MS
-    weights: Float32[Column, "B C A"]  # 0 for an unknown label
-
-
-class RetrievalTargets(NamedTuple):
-    """The positive posts of each slate, as indices into the n posts."""
-
-    post: Int32[Column, "B C"]
-    weights: Float32[Column, "B C"]  # 0 without a positive post
-    log_q: Float32[Column, " n"]  # logarithm of the probability that the batch contains a post; -inf for padding
 
 
 class Losses(NamedTuple):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from phoenix.data.negatives import with_negatives
+from phoenix.data.targets import RankingTargets
 from phoenix.features.actions import ACTION_COUNT, DWELL_TIME
 from phoenix.features.inputs import CandidateRows, candidate_rows
 from phoenix.models.configs import ModelConfig
-from phoenix.training.losses import RankingTargets
 from tests.phoenix.builders import some_candidates
 from thunder_ingest.events import ACTION_INDEX
 

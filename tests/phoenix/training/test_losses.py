@@ -3,8 +3,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phoenix.data.targets import RankingTargets, RetrievalTargets
 from phoenix.features.actions import ACTION_COUNT, DWELL_TIME
-from phoenix.training.losses import RankingTargets, RetrievalTargets, ranking_loss, retrieval_loss
+from phoenix.training.losses import ranking_loss, retrieval_loss
 
 ONES = jnp.ones(ACTION_COUNT)
 
