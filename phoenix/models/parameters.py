@@ -63,7 +63,9 @@ def not_finite(tree: Any) -> str | None:
     """The name of the first leaf with a value that is not finite, or None."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         # a sum in double precision is finite for any finite floats, and needs no array of flags beside a large table
-        if not np.isfinite(np.sum(np.asarray(leaf), dtype=np.float64)):
+        with np.errstate(invalid="ignore"):  # of infinities of both signs
+            total = np.sum(np.asarray(leaf), dtype=np.float64)
+        if not np.isfinite(total):
             return jax.tree_util.keystr(path)
     return None
 
