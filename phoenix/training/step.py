@@ -86,7 +86,8 @@ class Trainer:
     def _begun(self, params: Params) -> State:
         ranking, retrieval = (each.init(of) for each, of in zip(self._optimisers, params, strict=True))
         mean = jax.tree.map(jnp.copy, params) if self._training.mean_of_last else None
-        return State(params, (ranking, retrieval), *(jnp.zeros((), jnp.int32) for _ in range(3)), mean)
+        step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
+        return State(params, (ranking, retrieval), step, skipped, in_a_row, mean)
 
     def run(self, state: State, batches: Batches) -> Generator[tuple[State, Losses], None, None]:
         """Take the remaining steps and yield the state after each; the next step donates the buffers of that state.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix.models.configs import BASE, NANO, ModelConfig, TrainingConfig
-from phoenix.training.run_config import ConfigError, read_run_config
+from phoenix.training.run_config import ConfigError, RunConfig, read_run_config
 from thunder_ingest.events import ACTIONS
 
 WORLD = Path(__file__).parents[3] / "examples/world.toml"
@@ -41,18 +41,19 @@ def test_every_field_of_both_configurations_can_come_from_a_file(path: Path) -> 
             if field.name.endswith(("_rows", "dim"))
         },
     )
+    numbers: dict[str, Any] = {
+        field.name: round(value / 2, 6) if isinstance(value, float) else value + 1
+        for field in fields(TrainingConfig)
+        if isinstance(value := getattr(TrainingConfig(), field.name), int | float)
+    }
     training = TrainingConfig(
-        **{
-            field.name: round(value / 2, 6) if isinstance(value, float) else value + 1
-            for field in fields(TrainingConfig)
-            if isinstance(value := getattr(TrainingConfig(), field.name), int | float)
-        },
+        **numbers,
         dense="muon",
         action_weights=dict.fromkeys(ACTIONS, 0.25),
         positive_weights=dict.fromkeys(ACTIONS, 0.75),
     )
     path.write_text(toml("model", asdict(model)) + toml("training", asdict(training)))
-    assert read_run_config(path) == (model, training, {field.name for field in fields(TrainingConfig)})
+    assert read_run_config(path) == RunConfig(model, training, frozenset(each.name for each in fields(TrainingConfig)))
 
 
 @given(st.dictionaries(st.sampled_from(ACTIONS), st.floats(0, 9)), st.integers(1, 999))
@@ -65,14 +66,16 @@ def test_fields_without_a_line_keep_the_values_of_the_base_or_their_defaults(
     )
     whole = {**TrainingConfig().action_weights, **weights}
     expected = TrainingConfig(batch=batch, action_weights=whole)
-    assert read_run_config(path) == (replace(BASE, name="partial", dim=64), expected, {"batch", "action_weights"})
+    chosen = frozenset({"batch", "action_weights"})
+    assert read_run_config(path) == RunConfig(replace(BASE, name="partial", dim=64), expected, chosen)
     assert read_run_config(path, "nano").model == replace(NANO, name="partial", dim=64)
 
 
 def test_options_take_precedence_over_the_file(path: Path) -> None:
     path.write_text(toml("training", {"batch": 32, "epochs": 5}))
     found = read_run_config(path).choosing(batch=8, seed=3, shown_weight=None)
-    assert found == (NANO, TrainingConfig(batch=8, epochs=5, seed=3), {"batch", "epochs", "seed"})
+    chosen = frozenset({"batch", "epochs", "seed"})
+    assert found == RunConfig(NANO, TrainingConfig(batch=8, epochs=5, seed=3), chosen)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_values_that_are_not_finite_are_neither_saved_nor_restored_nor_served(
 ) -> None:
     state, _ = checkpoints.restore(at_5)
     (module, of_module), *rest = state.params.ranker.items()
-    broken = {
+    broken: Any = {
         module: {name: np.copysign(np.float32("inf"), values) for name, values in of_module.items()},
         **dict(rest),
     }
