@@ -29,6 +29,15 @@ NONE = Head((0, 0), "")
 _STATUS = re.compile(rb'^{"at":\d+,.*?"status":"(\w+)"')
 _ORDER = re.compile(rb'"arrived_at":(\d+),"offset":(\d+)}$')
 _HEAD_BYTES, _TAIL_BYTES = 250, 80
+# one command instead of two a user, since the workers that are tested need the processor
+_ENDS = """
+local ends = {}
+for i, key in ipairs(KEYS) do
+  ends[2 * i - 1] = redis.call('GETRANGE', key, 0, ARGV[1])
+  ends[2 * i] = redis.call('GETRANGE', key, -ARGV[2], -1)
+end
+return ends
+"""
 
 
 def _head(begin: bytes, end: bytes) -> Head:
@@ -88,18 +97,18 @@ class FeedWatcher:
             self.announced.add((user, message["data"].decode()))
 
     def _poll(self) -> None:
+        keys, before = [feed_key(user) for user in self._users], list[bytes]()
         with redis.Redis.from_url(self._url) as client:
+            read = client.register_script(_ENDS)
             while not self._done.wait(POLL_S):
                 try:
-                    with client.pipeline(transaction=True) as pipe:
-                        for user in self._users:
-                            pipe.getrange(feed_key(user), 0, _HEAD_BYTES)
-                            pipe.getrange(feed_key(user), -_TAIL_BYTES, -1)
-                        ends = cast(list[bytes], pipe.execute())
+                    ends = cast(list[bytes], read(keys, [_HEAD_BYTES, _TAIL_BYTES]))
                 except UNREACHABLE:
                     continue
-                for user, begin, end in zip(self._users, ends[::2], ends[1::2], strict=True):
-                    self._compare(user, _head(begin, end))
+                if ends != before:
+                    before = ends
+                    for user, begin, end in zip(self._users, ends[::2], ends[1::2], strict=True):
+                        self._compare(user, _head(begin, end))
 
     def _compare(self, user: str, now: Head) -> None:
         before = self._last_heads.get(user, NONE)
