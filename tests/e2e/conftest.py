@@ -72,6 +72,13 @@ def settings(
     return found
 
 
+@pytest.fixture
+def own_settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """Consumer groups for one test, and an empty Redis. Its flows start at the beginning of the log."""
+    empty_redis(settings)
+    return settings.model_copy(update={"group_prefix": request.node.name})
+
+
 def patient_settings(redis_address: dict[str, str | bool], **fields: Any) -> Settings:
     """Settings with which no request expires on a busy machine, and a dead member leaves its group in seconds."""
     found = Settings(session_timeout_ms=6_000, deadline_ms=LONG_S * 1_000, max_wait_ms=LONG_S * 1_000, **fields)
