@@ -25,7 +25,7 @@ up: $(INSTALLED) ## run the system on this machine until Ctrl-C
 	@$(BIN)/foryou up
 
 test: $(INSTALLED) ## run all tests; the end-to-end tests need a Docker engine
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # topics.py has texts of generated posts, not English of the project
 lint: $(INSTALLED) ## check rules, format and words

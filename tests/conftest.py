@@ -20,11 +20,20 @@ from thunder_ingest.users.register import declare_whole
 ROOT = Path(__file__).parents[1]
 E2E = "tests/e2e/"
 NO_ENGINE = "no container can run: "
-ORDER = (
-    *(E2E + name for name in ("test_survival.py", "test_nothing_lost.py")),
-    *("tests/phoenix/", E2E, "tests/benchmarks/", "tests/infra/", "tests/feed_worker/"),
+LONG = (
+    *(E2E + name for name in ("test_nothing_lost.py", "test_outages.py", "test_survival.py")),
+    "tests/phoenix/training/test_step.py",
+    "tests/infra/cli/test_train.py",
+    "tests/infra/stack/test_up_keeps_data.py",
+    "tests/infra/stack/test_kept_kafka.py",
+    "tests/phoenix/models/test_ranker.py",
+    "tests/docs/test_code_blocks.py",
+    "tests/benchmarks/",
+    *(E2E + name for name in ("test_swap.py", "test_feed.py", "test_redis_failures.py")),
+    "tests/phoenix/index/",
 )
-"""The slowest tests start first; folders that are not listed follow. One file at a time fills the compile cache."""
+ORDER = (*LONG, "tests/phoenix/", E2E, "tests/fuzz/", "tests/infra/", "tests/feed_worker/", "tests/flows/")
+"""The files that take longest start first, so that none of them ends long after the others; the rest follows."""
 
 # set before JAX is imported, and inherited by child processes: each model is compiled once in a run
 for _name, _value in {
