@@ -143,7 +143,9 @@ class ForkServer:
 
     def _read(self, timeout_s: float) -> dict[str, Child] | None:
         """The programs that have started meanwhile; None if there will be no more."""
-        if not select.select([self._pids_fd], [], [], timeout_s)[0]:
+        poll = select.poll()  # unlike `select`, it takes a descriptor above 1,023
+        poll.register(self._pids_fd, select.POLLIN)
+        if not poll.poll(timeout_s * 1_000):
             return {}
         text = os.read(self._pids_fd, 4096)
         *lines, self._text = (self._text + text).split(b"\n")

@@ -178,7 +178,8 @@ def stale_feeds(app: App, records: Records, client: Client) -> Iterator[str]:
         same = feed and answers.get((user, feed.at))
         is_known = same and shown == (same.at, same.status, same.post_ids)
         if not feed or not is_known or max(places[user, feed.at]) < min(places[user, record.at]):
-            yield f"the feed of {user} is {shown}, not that of {record.request_id}: {_brief(record)}"
+            answer = f"answered as {_brief(same)}" if same else "without an answer"
+            yield f"the feed of {user} is {shown}, {answer}, not that of {record.request_id}: {_brief(record)}"
 
 
 def unsafe_feeds(app: App, records: Records) -> Iterator[str]:
