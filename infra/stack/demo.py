@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from itertools import combinations
 from typing import NamedTuple
 
 from rich.console import Console
@@ -50,10 +51,13 @@ def run(settings: Settings, out: Console, err: Console) -> None:
             with report.step("load the models"):
                 stack.wait_ready()
             wait_for_flows(stack.settings, delivered, report, stack.check)
-            took_ms = [_show(client, world, viewer, out) for viewer in _viewers(world)]
-            _explain(client, _viewers(world)[0], out)
+            viewers = _viewers(world)
+            shown = [_show(client, world, viewer, out) for viewer in [*viewers, NEWCOMER]]
+            out.print(counts_table("posts that two feeds share", _shared(world, shown[:-1])))
+            _explain(client, viewers[0], out)
         with report.step("stop"):
             stack.stop()
+    took_ms = [each.took_ms for each in shown]
     out.print(counts_table("summary", _summary(world, delivered, took_ms, time.monotonic() - began)))
 
 
@@ -68,9 +72,14 @@ def _publish(world: World, client: Client, report: ProgressReport) -> Offsets:
 
 
 def _viewers(world: World) -> list[int]:
-    """The most active viewers, and one without any history."""
-    active = Counter(event.user_id for event in world.engagements)
-    return [int(user) for user, _ in active.most_common(VIEWERS)] + [NEWCOMER]
+    """Active viewers, the most active first; no two of them share one of their two greatest interests."""
+    active = Counter(int(event.user_id) for event in world.engagements)
+    chosen: list[int] = []
+    for viewer, _ in active.most_common():
+        first = set(world.interests(viewer)[:2])
+        if len(chosen) < VIEWERS and first and all(first.isdisjoint(world.interests(each)[:2]) for each in chosen):
+            chosen.append(viewer)
+    return chosen
 
 
 def _request(client: Client, viewer: int) -> TimedFeed:
@@ -80,17 +89,27 @@ def _request(client: Client, viewer: int) -> TimedFeed:
     return TimedFeed(feed, 1000 * (time.perf_counter() - began))
 
 
-def _show(client: Client, world: World, viewer: int, out: Console) -> float:
-    feed, took_ms = _request(client, viewer)
+def _show(client: Client, world: World, viewer: int, out: Console) -> TimedFeed:
+    feed, took_ms = timed = _request(client, viewer)
+    known = [] if viewer == NEWCOMER else world.interests(viewer)
+    cared_for = sum(world.topics(int(item.post_id))[0] in known for item in feed.items)
+    matches = f", {cared_for} of {len(feed.items)} about an interest" if known else ""
     out.print(
         feed_table(
             feed,
-            f"{_described(world, viewer)}: {feed.status}, {took_ms:.0f} ms",
+            f"{_described(world, viewer)}: {feed.status}, {took_ms:.0f} ms{matches}",
             text_of=lambda post: world.text(int(post)),
             name_of=lambda author: world.name(int(author)),
+            about=lambda post: ", ".join(world.topics(int(post))),
         )
     )
-    return took_ms
+    return timed
+
+
+def _shared(world: World, shown: list[TimedFeed]) -> dict[str, int]:
+    """The number of common posts of each pair of feeds."""
+    posts = {world.name(int(feed.user_id)): {item.post_id for item in feed.items} for feed, _ in shown}
+    return {f"{one}, {other}": len(posts[one] & posts[other]) for one, other in combinations(posts, 2)}
 
 
 def _described(world: World, viewer: int) -> str:

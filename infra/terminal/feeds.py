@@ -18,6 +18,7 @@ def feed_table(
     *,
     text_of: Callable[[str], str] | None = None,
     name_of: Callable[[str], str] = lambda author: author,
+    about: Callable[[str], str] | None = None,
 ) -> Table:
     """A feed, one item a row: author, text, and below it the post's id, its source and its top reasons.
 
@@ -26,6 +27,7 @@ def feed_table(
         title: printed above; by default the user and the status.
         text_of: returns the text of a post's id; without it no text is shown.
         name_of: returns the name of an author's id.
+        about: returns the topics of a post's id, for a column of their own.
 
     """
     title = title or f"user {feed.user_id}: {feed.status}, {len(feed.items)} posts"
@@ -33,12 +35,15 @@ def feed_table(
     table.add_column("#", justify="right")
     table.add_column("author", no_wrap=True, max_width=AUTHOR_WIDTH)
     table.add_column("post")
+    if about:
+        table.add_column("about", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     for item in feed.items:
         text = [Text(stripped(text_of(item.post_id)), no_wrap=True, overflow="ellipsis")] if text_of else []
         details = Text(stripped(_details(item)), style="dim" if text else "", overflow="fold")
         score = f"{item.score:.4f}"
-        table.add_row(str(item.rank), plain(name_of(item.author_id)), Group(*text, details), score)
+        topics = [plain(about(item.post_id))] if about else []
+        table.add_row(str(item.rank), plain(name_of(item.author_id)), Group(*text, details), *topics, score)
     return table
 
 

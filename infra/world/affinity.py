@@ -19,22 +19,27 @@ FOREIGN: Final = np.float32(0.1)
 
 
 class Affinity:
-    """Affinity, 0 … 1: preference for the post's topics × quality of author and post × language factor."""
+    """Affinity, 0 … 1: preference for the post's topics × quality of author and post × language factor.
+
+    Attributes:
+        mix: the share of each topic in each post, [p, topics].
+
+    """
 
     def __init__(self, accounts: Accounts, posts: Posts, topics: int) -> None:
         self._accounts = accounts
-        self._mix = posts.mix(topics)
+        self.mix: Floats = posts.mix(topics)
         self._language = posts.language
         self._worth: Floats = np.sqrt(accounts.quality[posts.author[posts.content]] * posts.quality)
 
     def pairs(self, viewers: Ints, posts: Ints, moment: Floats) -> Floats:
         """Return the affinity [*s] of viewers [*s] for posts [*s] at moments [*s], from 0 (start) to 1 (end)."""
-        match = np.einsum("...k,...k->...", self._accounts.tastes(viewers, moment), self._mix[posts])
+        match = np.einsum("...k,...k->...", self._accounts.tastes(viewers, moment), self.mix[posts])
         return self._adjusted(match, posts, self._accounts.reads[viewers, self._language[posts]])
 
     def matrix(self, viewers: Ints, posts: Ints, moment: float = 1.0) -> Floats:
         """Return the affinity [u, p] of each of `viewers` [u] for each of `posts` [p]."""
-        match = self._accounts.tastes(viewers, moment) @ self._mix[posts].T
+        match = self._accounts.tastes(viewers, moment) @ self.mix[posts].T
         return self._adjusted(match, posts, self._accounts.reads[viewers][:, self._language[posts]])
 
     def _adjusted(self, match: Floats, posts: Ints, readable: Bools) -> Floats:

@@ -56,6 +56,11 @@ class World:
         taste = self._accounts.late[int(self._account_rows([user_id])[0])]
         return [TOPICS[topic].name for topic in (-taste).argsort(kind="stable").tolist() if taste[topic] >= INTEREST]
 
+    def topics(self, post_id: int) -> list[str]:
+        """Return the names of a post's topics, by decreasing share. Raises KeyError for an unknown id."""
+        mix = self._affinity.mix[int(self._post_rows([post_id])[0])]
+        return [TOPICS[topic].name for topic in (-mix).argsort(kind="stable").tolist() if mix[topic] > 0]
+
     def affinity(self, user_ids: Sequence[int] | NDArray[np.int64], post_ids: Sequence[int] | Ints) -> Floats:
         """Return the affinity of accounts for posts at the end of the world: float32 [users, posts], 0 … 1.
 
