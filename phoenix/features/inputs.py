@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, Real, Shaped, UInt8, UInt32
 
 from phoenix.features.actions import ACTION_COUNT
 from phoenix.features.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_rows
+from phoenix.features.stop_words import are_stop_words
 from phoenix.models.configs import ModelConfig
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 from thunder_ingest.events.actions import SURFACE_CODES
@@ -198,8 +199,9 @@ def _texts(config: ModelConfig, tokens: UInt32[np.ndarray, "*n t"], texts: TextR
 
 
 def token_rows(tokens: UInt32[np.ndarray, "*n T"], buckets: int) -> Int32[np.ndarray, "*n T"]:
-    """One row per token; collisions of single tokens matter little in the mean of a text."""
-    rows: Int32[np.ndarray, "*n T"] = hash_rows(tokens, buckets, hashes=1, seed=TOKEN_SEED)[..., 0]
+    """One row per token, 0 for a stop word; collisions of single tokens matter little in the mean of a text."""
+    read = np.where(are_stop_words(tokens), np.uint32(0), tokens)
+    rows: Int32[np.ndarray, "*n T"] = hash_rows(read, buckets, hashes=1, seed=TOKEN_SEED)[..., 0]
     return rows
 
 
