@@ -21,7 +21,7 @@ from phoenix.models.initialisers import drawn
 from phoenix.models.ranker import Ranker
 from phoenix.models.two_tower import TwoTower
 
-_MEANING: Final = 2
+_MEANING: Final = 3
 """Part of every digest. Raise it when the same parameters get another meaning, so that model versions differ."""
 
 

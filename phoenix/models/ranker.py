@@ -7,10 +7,8 @@ Shapes: see `phoenix.features.inputs`; E is the width of the hashed tables. In a
 From top to bottom: embeddings of ids, text, actions, counts and the other features are summed into one token for the
 viewer, each history position and each candidate. In the transformer, candidates attend to the viewer and the history,
 never to each other (candidate isolation, as in the published Phoenix, `recsys_model.py` and `grok.py`). A linear head
-reads the logits of all actions off each candidate. No input measures how well a candidate suits a viewer: attention
-learns that.
-
-An untrained ranker predicts plausible base rates: the bias of the head is their log-odds, and its weights are small.
+reads the logits of all actions off each candidate, and adds them to those of the prior (`phoenix.models.prior`). The
+head starts at zero: an untrained ranker is the prior, and the transformer learns its residual.
 """
 
 from typing import Final, NamedTuple
@@ -22,7 +20,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from phoenix.features.actions import ACTION_COUNT, BASE_DWELL_MS, BASE_RATES, DWELL_TIME, MAX_DWELL_MS, log_odds
+from phoenix.features.actions import ACTION_COUNT, DWELL_TIME, MAX_DWELL_MS
 from phoenix.features.inputs import (
     LOG_BUCKETS,
     PHOTO_BUCKETS,
@@ -32,13 +30,10 @@ from phoenix.features.inputs import (
     HistoryRows,
 )
 from phoenix.models.configs import ModelConfig
-from phoenix.models.initialisers import Uniform
 from phoenix.models.layers import HashedId, HashTable, linear, signed_actions
+from phoenix.models.prior import Evidence, Prior, Taste
 from phoenix.models.transformer import Prefix, Transformer
 from thunder_ingest.counts.columns import COUNT_COLUMNS
-
-_HEAD_GAIN: Final = 0.3
-"""The typical distance, in logits, of an untrained prediction from its base rate."""
 
 
 class _Scales(NamedTuple):
@@ -53,6 +48,20 @@ class _Scales(NamedTuple):
 _EVEN: Final = _Scales(ids=0.1, text=2.0, actions=1.0, rest=1.0)
 _CONTENT_FIRST: Final = _Scales(ids=0.3, text=4.0, actions=0.3, rest=0.1)
 """For `likeness_first`: tokens with the same author and similar words start close to each other."""
+
+
+class Viewers(NamedTuple):
+    """Encoded viewers: everything that candidates are scored against."""
+
+    prefix: Prefix
+    taste: Taste
+
+
+class Embedded(NamedTuple):
+    """Embedded candidates: everything of them that depends on no viewer."""
+
+    tokens: Float[Array, "B C D"]
+    evidence: Evidence
 
 
 class Ranker(hk.Module):
@@ -76,57 +85,64 @@ class Ranker(hk.Module):
         self._surface = HashTable(SURFACES, config.dim, name="surface", deviation=scales.rest)
         self._counts = linear(config.dim, COUNT_COLUMNS + ACTION_COUNT, name="counts", gain=scales.rest)
         self._transformer = Transformer(config)
-        self._head = hk.Linear(ACTION_COUNT, w_init=Uniform(_HEAD_GAIN * config.dim**-0.5), b_init=_base, name="head")
+        self._head = hk.Linear(ACTION_COUNT, w_init=jnp.zeros, name="head")
+        self._prior = Prior(name="prior")
 
     def __call__(self, history: HistoryRows, candidates: CandidateRows) -> Float[Array, "B C A"]:
         """Logits in one pass, for training; `encode`, `embed` and `score` compute the same predictions, for serving."""
-        prefix, positions, mask = self._prefix_tokens(history)
-        return self._head(self._transformer(prefix, positions, mask, self._candidate_tokens(candidates)))
+        read, texts = self._texts(history.tokens), self._texts(candidates.tokens)
+        prefix, positions, mask = self._prefix_tokens(history, read)
+        learned = self._head(self._transformer(prefix, positions, mask, self._candidate_tokens(candidates, texts)))
+        return learned + self._prior(self._prior.taste(history, read), self._prior.evidence(candidates, texts))
 
-    def encode(self, history: HistoryRows) -> Prefix:
-        """The keys and values that candidates attend to: once for each viewer, for any number of candidates."""
-        return self._transformer.encode(*self._prefix_tokens(history))[1]
+    def encode(self, history: HistoryRows) -> Viewers:
+        """Everything of viewers that candidates are scored against: once for each, for any number of candidates."""
+        read = self._texts(history.tokens)
+        prefix = self._transformer.encode(*self._prefix_tokens(history, read))[1]
+        return Viewers(prefix, self._prior.taste(history, read))
 
-    def embed(self, candidates: CandidateRows) -> Float[Array, "B C D"]:
-        """The candidates' tokens, which depend on no viewer."""
-        return self._candidate_tokens(candidates)
+    def embed(self, candidates: CandidateRows) -> Embedded:
+        """Everything of the candidates that depends on no viewer."""
+        texts = self._texts(candidates.tokens)
+        return Embedded(self._candidate_tokens(candidates, texts), self._prior.evidence(candidates, texts))
 
-    def score(self, prefix: Prefix, candidates: Float[Array, "B C D"]) -> Float[Array, "B C A"]:
+    def score(self, viewers: Viewers, candidates: Embedded) -> Float[Array, "B C A"]:
         """Predictions for embedded candidates: 18 probabilities, then the dwell time in ms."""
-        return predictions(self._head(self._transformer.attend(candidates, prefix)))
+        learned = self._head(self._transformer.attend(candidates.tokens, viewers.prefix))
+        return predictions(learned + self._prior(viewers.taste, candidates.evidence))
 
-    def _content(self, tokens: Int[Array, "*n T"] | Float[Array, "*n E"]) -> Float[Array, "*n D"]:
-        """The texts' part of tokens, from rows (integers) or from mean embeddings (floats)."""
-        return self._text(tokens if jnp.issubdtype(tokens.dtype, jnp.floating) else self._tokens.mean(tokens))
+    def _texts(self, tokens: Int[Array, "*n T"] | Float[Array, "*n E"]) -> Float[Array, "*n E"]:
+        """The mean embeddings of texts, from rows (integers), or as they are (floats)."""
+        return tokens if jnp.issubdtype(tokens.dtype, jnp.floating) else self._tokens.mean(tokens)
 
     def _prefix_tokens(
-        self, history: HistoryRows
+        self, history: HistoryRows, texts: Float[Array, "B H E"]
     ) -> tuple[Float[Array, "B S D"], Int[np.ndarray, " S"], Bool[Array, "B S"]]:
         """The tokens of the viewer and the history, their positions, and the mask of the present ones."""
         viewer = self._users(history.user)[:, None]
         positions = np.arange(history.mask.shape[1]) - history.mask.shape[1] + 1
         return (
-            jnp.concatenate([viewer, self._history_tokens(history)], axis=1),
+            jnp.concatenate([viewer, self._history_tokens(history, texts)], axis=1),
             np.concatenate([[-self._config.history], positions]),
             jnp.pad(history.mask, [(0, 0), (1, 0)], constant_values=True),
         )
 
-    def _history_tokens(self, history: HistoryRows) -> Float[Array, "B H D"]:
+    def _history_tokens(self, history: HistoryRows, texts: Float[Array, "B H E"]) -> Float[Array, "B H D"]:
         return (
             self._posts(history.post)
             + self._authors(history.author)
-            + self._content(history.tokens)
+            + self._text(texts)
             + self._actions(signed_actions(history.actions, history.recorded))
             + self._dwell(history.dwell)
             + self._age(history.age)
             + self._surface(history.surface)
         )
 
-    def _candidate_tokens(self, candidates: CandidateRows) -> Float[Array, "B C D"]:
+    def _candidate_tokens(self, candidates: CandidateRows, texts: Float[Array, "B C E"]) -> Float[Array, "B C D"]:
         return (
             self._posts(candidates.post)
             + self._authors(candidates.author)
-            + self._content(candidates.tokens)
+            + self._text(texts)
             + self._post_age(candidates.age)
             + self._video(candidates.video)
             + self._photos(candidates.photos)
@@ -158,9 +174,3 @@ def predictions(logits: Float[Array, "B C A"]) -> Float[Array, "B C A"]:
     """Predictions from logits: 18 probabilities, then the dwell time in ms, at most MAX_DWELL_MS."""
     probabilities = jax.nn.sigmoid(logits)
     return jnp.concatenate([probabilities[..., :-1], probabilities[..., -1:] * MAX_DWELL_MS], axis=-1)
-
-
-def _base(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    """The initial bias of the head: the log-odds of the base rates."""
-    rates = np.append(BASE_RATES, np.float32(BASE_DWELL_MS / MAX_DWELL_MS))
-    return jnp.asarray(log_odds(rates), dtype).reshape(shape)

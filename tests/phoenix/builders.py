@@ -1,10 +1,12 @@
 """Random model inputs of any size, and parts of them."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from infra.ports.clock import DAY_MS
 from phoenix.features.inputs import SURFACES, CandidateInputs, History, PostInputs
 from phoenix.models.configs import ModelConfig
+from phoenix.models.parameters import Params, initial_params
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 
 TOLERANCE = 2e-5
@@ -29,6 +31,14 @@ SMALLEST = ModelConfig(
     post_buckets=(4, 32),
 )
 """A configuration that compiles within seconds."""
+
+
+def begun_params(config: ModelConfig, seed: int = 7) -> Params:
+    """Parameters as after some training: the ranker's head, which starts at zero, reads the transformer."""
+    params = initial_params(config, seed)
+    head = params.ranker["ranker/~/head"]
+    drawn = np.random.default_rng(seed).normal(0.0, 0.3 * config.dim**-0.5, head["w"].shape).astype(np.float32)
+    return params._replace(ranker={**params.ranker, "ranker/~/head": {**head, "w": jnp.asarray(drawn)}})
 
 
 def some_history(config: ModelConfig, viewers: int, positions: int, seed: int = 0) -> History:

@@ -7,7 +7,7 @@ import pytest
 
 from phoenix.models.configs import ModelConfig
 from phoenix.serving.engine import Phoenix
-from tests.phoenix.builders import SMALLEST
+from tests.phoenix.builders import SMALLEST, begun_params
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -27,7 +27,7 @@ def tiny() -> ModelConfig:
 
 @pytest.fixture(scope="package")
 def phoenix(strict_jax: None, tiny: ModelConfig) -> Phoenix:
-    """A seeded model with all buckets compiled."""
-    model = Phoenix.seeded(tiny, seed=7)
+    """A model whose parameters all have an effect, with all buckets compiled."""
+    model = Phoenix(tiny, begun_params(tiny), "begun")
     model.warm_up()
     return model
