@@ -8,16 +8,18 @@ fourteen feed requests on the log's clock: every record of every topic, and Redi
 import gzip
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
 
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 import pytest
 import redis
 import xxhash
 from bytewax.testing import TestingSink, TestingSource, run_main
+from jax import Array
 
 from feed_worker.candidates.query import Query
 from feed_worker.documents.explanation import Explanation
@@ -31,8 +33,13 @@ from flows.decoding import Decoder
 from flows.posts import Apply, Route, build_flow
 from infra.ports.clock import HOUR_MS, LogClock
 from infra.ports.settings import Settings
+from phoenix.features.actions import BASE_DWELL_MS, BASE_RATES, MAX_DWELL_MS, log_odds
 from phoenix.features.inputs import PostInputs
 from phoenix.index.retrieval_index import VectorIndex
+from phoenix.models.configs import config_named
+from phoenix.models.initialisers import Uniform
+from phoenix.models.parameters import initial_params
+from phoenix.models.prior import Evidence, Prior, Taste
 from phoenix.serving.engine import Phoenix
 from phoenix.serving.loading import load_models
 from phoenix.training.checkpoints import CheckpointError
@@ -185,12 +192,25 @@ def test_users_in_redis_have_the_state_of_their_events(state: State, valkey: red
             assert getattr(before, field).tolist() == getattr(now, field).tolist(), field
 
 
+def base_logits(_: Prior, taste: Taste, evidence: Evidence) -> Array:
+    """The logits of an untrained ranker without a head, before there was a prior."""
+    rates = np.append(BASE_RATES, np.float32(BASE_DWELL_MS / MAX_DWELL_MS))
+    return jnp.asarray(log_odds(rates))[None, None]
+
+
 @pytest.fixture(scope="module")
-def model(state: State) -> Phoenix:
-    """The seeded model under its earlier version; a longer table of surfaces has changed its digest."""
-    model = Phoenix.seeded(Settings().model, Settings().model_seed)
-    (model.version,) = {embedding.model_version for embedding in embeddings(state)}
-    return model
+def model(state: State) -> Iterator[Phoenix]:
+    """The seeded model under its earlier version: all words are read, and the head is random, upon base rates."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("phoenix.features.inputs.are_stop_words", lambda tokens: np.zeros(tokens.shape, np.bool_))
+        patch.setattr(Prior, "__call__", base_logits)
+        params = initial_params(config := config_named(Settings().model), seed := Settings().model_seed)
+        head = params.ranker["ranker/~/head"]
+        drawn = jnp.asarray(Uniform(0.3 * config.dim**-0.5).draw(head["w"].shape, seed, "ranker/~/head/w"))
+        ranker = {**params.ranker, "ranker/~/head": {**head, "w": drawn}}
+        model = Phoenix(config, params._replace(ranker=ranker), f"seed{seed}")
+        (model.version,) = {embedding.model_version for embedding in embeddings(state)}
+        yield model
 
 
 def test_the_seeded_model_is_the_same(state: State, model: Phoenix) -> None:
