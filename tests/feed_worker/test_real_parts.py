@@ -1,6 +1,7 @@
 """The pipeline on the real user state, the real models and the real index, instead of fixed ones."""
 
 import threading
+from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
@@ -28,12 +29,15 @@ from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.register import declare_whole
 
 VIEWER = "did:plc:viewer"
+BATCH = count()
 SKY, BALL = "comet telescope orbit nebula", "goal league striker referee"
 
 
 @pytest.fixture(scope="module")
 def model() -> Phoenix:
-    return Phoenix.seeded("nano", 7)
+    model = Phoenix.seeded("nano", 7)
+    model.warm_up()  # a request on a busy machine would expire before its functions are compiled
+    return model
 
 
 def posts() -> list[Post]:
@@ -64,7 +68,7 @@ def pipeline(model: Phoenix, users: UserStates) -> Pipeline:
 
 
 def happened(users: UserStates, *events: EngagementEvent | GraphEvent) -> None:
-    users.append([update for event in events for update in updates_of(event)], "0-0")
+    users.append([update for event in events for update in updates_of(event)], f"0-{next(BATCH)}")
 
 
 def liked(post_id: int, ago: int) -> Engagement:
