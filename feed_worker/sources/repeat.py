@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.id_sets import contains
@@ -38,22 +38,21 @@ class RepeatSource(Source):
         return [Fetched(self._found(query)) for query in queries]
 
     def _found(self, query: Query) -> Candidates:
-        post_ids = _oldest_first(query)
+        post_ids, most = _oldest_first(query), query.parameters.repeat_max
         with self._store.lock:
             rows = self._store.rows_of(post_ids)
-            rows = rows[rows >= 0]
-            return Candidates.of_rows(self._store, self._readable(query, rows)[: query.parameters.repeat_max], "repeat")
+            rows = rows[rows >= 0][: 2 * most]  # enough, though some are no candidates
+            return Candidates.of_rows(self._store, rows[self._would_be_found(query, rows)][:most], "repeat")
 
-    def _readable(self, query: Query, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
-        """The rows that another source would find."""
-        limit = query.parameters.in_network_max
-        readable = np.isin(
-            rows, self._store.in_network(query.viewer.following, query.user_id, NO_IDS, query.now_ms, limit)
-        )
-        if not query.request.in_network_only:
-            kind = self._store.columns(rows).kind
-            readable |= (kind != REPLY) & (kind != REPOST)
-        return rows[readable]
+    def _would_be_found(self, query: Query, rows: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """True for the rows that another source would find."""
+        kind = self._store.columns(rows).kind
+        in_network_only = (kind == REPLY) | (kind == REPOST) | bool(query.request.in_network_only)
+        if not in_network_only.any():
+            return np.asarray(~in_network_only)
+        following, limit = query.viewer.following, query.parameters.in_network_max
+        read = self._store.in_network(following, query.user_id, NO_IDS, query.now_ms, limit)
+        return np.asarray(~in_network_only | np.isin(rows, read))
 
 
 def _oldest_first(query: Query) -> Int64[np.ndarray, " n"]:

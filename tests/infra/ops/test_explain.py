@@ -56,6 +56,18 @@ def test_factors_of_one_and_boosts_of_zero_are_left_out() -> None:
     assert "0.50000 new-author boost) × 0.625 author diversity" in boosted
 
 
+def test_the_header_counts_what_sources_left_out_and_an_answer_without_posts_is_no_later_feed() -> None:
+    explanation, feed = explained()
+    assert not any("left out" in line for line in lines_of(explain_view.header(ExplainedFeed(explanation, feed))))
+    empty = msgspec.structs.replace(
+        explanation, request_id="other", status="empty", items=[], left_out={"served": 3, "seen": 1_200}
+    )
+    lines = [line.split("  ", 1) for line in lines_of(explain_view.header(ExplainedFeed(empty, feed)))]
+    facts = {line[0].strip(): line[-1].strip() for line in lines}
+    assert facts["left out"] == "3 served and 1,200 seen posts, which the sources of new posts skip"
+    assert facts["note"] == "an answer without posts, so another feed stays the current one"
+
+
 def test_an_explanation_shows_the_funnel_the_items_and_the_drops() -> None:
     found = explained()
     lines = lines_of(explain_view.view(found))
