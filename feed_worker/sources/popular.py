@@ -17,9 +17,10 @@ from thunder_ingest.posts.store import PostStore
 class PopularSource(Source):
     """Originals and quotes of all authors, by the post store's popularity score; no seen or served posts.
 
-    Solves the cold start: it makes the whole feed of a viewer without history, and fills up the feed of a viewer who
-    follows few accounts. The first published version had no such source. What a few accounts can do to a post for all
-    viewers is bounded: the negative actions of `popular_few_accounts` change nothing, and one account is one voice.
+    Solves the cold start: it makes the whole feed of a viewer without history and follows, and fills up the feed of a
+    viewer who follows few accounts. The first published version had no such source. What a few accounts can do to a
+    post for all viewers is bounded: the negative actions of `popular_few_accounts` change nothing, and one account is
+    one voice.
     """
 
     waits: ClassVar[bool] = True
@@ -36,7 +37,7 @@ class PopularSource(Source):
         """At most `popular_max` candidates for each query, most popular first."""
         enough = max(_limit(query) + len(query.known_ids) for query in queries)
         now_ms = max(query.now_ms for query in queries)
-        rules = [_rules(query.parameters) for query in queries]
+        rules = [popularity_of(query.parameters) for query in queries]
         with self._store.lock:
             rows = {each: self._store.popular(now_ms, enough, each) for each in set(rules)}
             return [Fetched(self._unknown(query, rows[each])) for query, each in zip(queries, rules, strict=True)]
@@ -50,7 +51,8 @@ def _limit(query: Query) -> int:
     return query.scaled_limit(query.parameters.popular_max)
 
 
-def _rules(parameters: Parameters) -> Popularity:
+def popularity_of(parameters: Parameters) -> Popularity:
+    """The rules of popularity."""
     return Popularity(
         parameters.popular_negative_weight,
         float(parameters.popular_few_accounts),

@@ -102,6 +102,17 @@ def test_retrieval_finds_posts_on_the_viewers_topic(pipeline: Pipeline, users: U
     assert (best.posts.author_id < 60).mean() > 0.8
 
 
+@pytest.mark.parametrize("followed", [(50, 51, 52), (60, 61, 62)])
+def test_a_viewer_who_only_follows_gets_posts_on_the_topic_of_the_followed_accounts_by_others(
+    pipeline: Pipeline, users: UserStates, followed: tuple[int, ...]
+) -> None:
+    happened(users, *(Follow(at=NOW_MS - 1, user_id=VIEWER, target_id=author) for author in followed))
+    result = ask(pipeline, size=80)
+    retrieved = result.candidates.take(np.isfinite(result.candidates.retrieval_score) & ~result.candidates.in_network)
+    best = retrieved.take(np.argsort(-retrieved.retrieval_score)[:10])
+    assert (best.posts.author_id // 10 == followed[0] // 10).mean() > 0.8
+
+
 def test_blocked_authors_and_seen_posts_do_not_return(pipeline: Pipeline, users: UserStates) -> None:
     happened(users, liked(500, 5), Block(at=1, user_id=VIEWER, target_id=51), Block(at=1, user_id=52, target_id=VIEWER))
     shown = ask(pipeline, size=80).candidates.posts

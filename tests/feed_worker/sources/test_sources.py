@@ -5,16 +5,17 @@ import pytest
 
 from feed_worker.candidates.columns import SOURCES
 from feed_worker.framework.components import Fetched
-from feed_worker.parameters import FORYOU
+from feed_worker.parameters import CLASSIC, FORYOU
 from feed_worker.query_hydrators.user_state import UserStateHydrator
 from feed_worker.sources.phoenix_retrieval import PhoenixRetrievalSource
 from feed_worker.sources.popular import PopularSource
+from feed_worker.sources.stand_in import with_stand_in
 from feed_worker.sources.thunder import ThunderSource
 from infra.ports.clock import MINUTE_MS
 from phoenix.index.retrieval_index import Traits, VectorIndex
 from phoenix.models.configs import NANO
 from tests.feed_worker.builders import NOW_MS, FixedModel, KnownUsers, ids, post, query, store_of, viewer
-from thunder_ingest.events import ACTION_INDEX, PostCounts
+from thunder_ingest.events import ACTION_INDEX, IMPRESSION, KindName, Post, PostCounts
 
 FRIEND, STRANGER = 60, 70
 
@@ -56,6 +57,58 @@ def test_retrieval_finds_the_most_similar_posts_with_their_similarity() -> None:
     (fetched,) = source.fetch([query(viewer(liked=[9]))])
     assert found(fetched) == [2, 3, 1]
     assert fetched.candidates.retrieval_score == pytest.approx([0.9, 0.5, 0.1])
+
+
+def test_the_posts_of_followed_accounts_stand_in_for_a_missing_history() -> None:
+    def written(post_id: int, author: int, kind: KindName, ago: int) -> Post:
+        return post(post_id, author, kind, created_at=NOW_MS - ago, in_reply_to_post_id=1 * (kind == "reply"))
+
+    store = store_of(
+        written(1, FRIEND, "original", 50),
+        written(2, STRANGER, "original", 40),
+        written(3, FRIEND, "quote", 30),
+        written(4, FRIEND, "reply", 20),
+        written(5, FRIEND, "original", 10),
+    )
+    asked = query(viewer(following=[FRIEND, 61]), parameters=replace(FORYOU, stand_in_posts=2))
+    positions = with_stand_in(asked, store).viewer.positions
+    assert positions["post_id"].tolist() == [3, 5]
+    assert positions["author_id"].tolist() == [FRIEND, FRIEND]
+    assert positions["at"].tolist() == [NOW_MS - 30, NOW_MS - 10]
+    assert set(positions["actions"].tolist()) == {1 << ACTION_INDEX["favorite"]}
+    assert not asked.has_history, "the viewer's own history stays as it is"
+
+
+def test_popular_posts_stand_in_where_followed_accounts_have_written_nothing() -> None:
+    store = store_of(*(post(i, STRANGER) for i in range(1, 6)))
+    likes = [0] * IMPRESSION + [10]
+    likes[ACTION_INDEX["favorite"]] = 9
+    store.apply_counts([PostCounts(post_id=4, at=NOW_MS, totals=likes)])
+    asked = query(viewer(following=[FRIEND]), parameters=replace(FORYOU, stand_in_posts=2))
+    positions = with_stand_in(asked, store).viewer.positions
+    assert (len(positions), positions["post_id"][-1]) == (2, 4)
+
+
+def test_a_viewer_without_history_gets_posts_of_accounts_that_are_not_followed() -> None:
+    store = store_of(post(1, FRIEND), post(2, STRANGER), post(3, STRANGER))
+    traits = Traits(
+        np.array([FRIEND, STRANGER, STRANGER]), np.zeros(3, np.int64), np.zeros(3, np.uint64), np.zeros(3, bool)
+    )
+    source = PhoenixRetrievalSource(store, index_of({1: 0.9, 2: 0.1, 3: 0.5}, traits=traits), FixedModel())
+    follower, stranger = query(viewer(following=[FRIEND])), query(viewer())
+    assert [source.enable(each) for each in (follower, stranger)] == [True, False]
+    assert not source.enable(query(viewer(following=[FRIEND]), parameters=CLASSIC))
+    assert not source.enable(query(viewer(following=[FRIEND]), in_network_only=True))
+    reader = query(viewer(following=[FRIEND], liked=[1]))
+    of_follower, of_reader = source.fetch([follower, reader])
+    assert found(of_follower) == [3, 2]
+    assert found(of_reader) == [1, 3, 2]
+
+
+def test_without_any_post_there_is_no_stand_in_and_nothing_is_found() -> None:
+    source = PhoenixRetrievalSource(store_of(), index_of({1: 0.9}), FixedModel())
+    (fetched,) = source.fetch([query(viewer(following=[FRIEND]))])
+    assert found(fetched) == []
 
 
 def test_retrieval_finds_no_seen_posts_and_no_posts_that_have_left_the_store() -> None:
