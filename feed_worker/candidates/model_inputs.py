@@ -25,14 +25,21 @@ from thunder_ingest.users.history import POSITION
 
 
 def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) -> History:
-    """The newest history positions of each viewer, with the tokens of posts that are still stored."""
+    """The newest history positions of each viewer, with the words and videos of posts that are still stored."""
     positions, mask = _padded(queries, config.history)
+    with store.lock:
+        rows = store.rows_of(positions["post_id"])
+        is_stored = rows >= 0
+        texts, lengths = store.tokens(rows[is_stored]), store.video_ms(rows[is_stored])
+    tokens, video_ms = np.zeros((*rows.shape, config.tokens), np.uint32), np.zeros(rows.shape, np.int32)
+    tokens[is_stored], video_ms[is_stored] = texts[:, : config.tokens], lengths
     return history_inputs(
         np.array([query.user_id for query in queries], np.int64),
         np.array([query.now_ms for query in queries], np.int64),
         positions,
         mask,
-        _tokens(store, positions["post_id"], config.tokens),
+        tokens,
+        video_ms,
     )
 
 
@@ -51,9 +58,11 @@ def candidates_of(queries: Sequence[Query], candidates: Sequence[Candidates], co
         photos=_stacked([each.posts.photos for each in candidates], counts),
         totals=_stacked([each.posts.totals for each in candidates], counts),
     )
+    now_ms = np.array([[query.now_ms] for query in queries], np.int64)
     return candidate_inputs(
         shown,
-        np.array([[query.now_ms] for query in queries], np.int64),
+        now_ms,
+        now_ms,
         np.array([surface_code(query.request.surface) for query in queries], np.uint8),
         _stacked([np.ones(len(each), np.bool_) for each in candidates], counts),
         config.tokens,
@@ -70,15 +79,6 @@ def _padded(queries: Sequence[Query], length: int) -> tuple[NDArray[Any], NDArra
             positions[row, -len(newest) :] = newest
             mask[row, -len(newest) :] = True
     return positions, mask
-
-
-def _tokens(store: PostStore, post_ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
-    """[B, H, T] the first tokens of posts, 0 where a post is not stored."""
-    tokens = np.zeros((*post_ids.shape, length), np.uint32)
-    with store.lock:
-        rows = store.rows_of(post_ids)
-        tokens[rows >= 0] = store.tokens(rows[rows >= 0])[:, :length]
-    return tokens
 
 
 def _stacked(columns: Sequence[NDArray[Any]], counts: Sequence[int]) -> NDArray[Any]:

@@ -31,11 +31,12 @@ from infra.world.affinity import gate
 from infra.world.messages import FEED_SURFACE
 from phoenix.data.impressions import Log, log_of
 from phoenix.data.point_in_time import PointInTimeCounts
-from phoenix.data.slates import history_of, without_candidates
+from phoenix.data.slates import history_of, shown_posts, without_candidates
 from phoenix.evaluation import metrics
 from phoenix.evaluation.bootstrap import Draws, Estimate
 from phoenix.evaluation.retrieval_baselines import factors, similarities
 from phoenix.features.actions import IS_NEGATIVE
+from phoenix.features.build import candidate_inputs
 from phoenix.features.inputs import CandidateInputs, History, PostInputs
 from phoenix.serving.engine import Phoenix
 from thunder_ingest.events import (
@@ -199,15 +200,7 @@ class OracleBenchmark:
         return history_of(self.log, slates, phoenix.config.history, phoenix.config.tokens)
 
     def _inputs(self, post: Candidates, tokens: int) -> CandidateInputs:
-        posts = self.log.posts
-        return CandidateInputs(
-            post_id=posts.post_id[post],
-            author_id=posts.author_id[post],
-            tokens=posts.tokens[post, :tokens],
-            video_ms=posts.video_ms[post],
-            photos=posts.photos[post],
-            age_ms=np.maximum(self._requested_at - posts.created_at[post], 0),
-            totals=self._totals.at(post, np.full(post.shape, self._requested_at)),
-            surface=np.full(len(post), surface_code(FEED_SURFACE), np.uint8),
-            mask=np.ones(post.shape, bool),
-        )
+        moment = np.full(post.shape, self._requested_at)
+        shown = shown_posts(self.log.posts, self._totals, post, moment)
+        surface = np.full(len(post), surface_code(FEED_SURFACE), np.uint8)
+        return candidate_inputs(shown, moment, moment, surface, np.ones(post.shape, bool), tokens)

@@ -127,14 +127,17 @@ def history_of(
     content = log.posts.as_of(post, slates.requested_at[whose])
     texts = np.zeros((*positions.shape, tokens), np.uint32)
     texts[place] = content.tokens[:, :tokens] * content.is_stored[:, np.newaxis]
+    video_ms = np.zeros(positions.shape, np.int32)
+    video_ms[place] = content.video_ms * content.is_stored
     recorded = positions["at"][..., np.newaxis] >= _since(labelled_since)
-    return history_inputs(slates.viewer_id, slates.requested_at, positions, mask, texts, recorded)
+    return history_inputs(slates.viewer_id, slates.requested_at, positions, mask, texts, video_ms, recorded)
 
 
 def candidates_of(log: Log, totals: PointInTimeCounts, slates: Slates, tokens: int) -> CandidateInputs:
     """Return the candidates as of `known_at`, with the first `tokens` tokens of each text."""
     shown = shown_posts(log.posts, totals, log.post[slates.rows], slates.known_at)
-    return candidate_inputs(shown, slates.known_at, log.surface_codes[slates.surface], slates.mask, tokens)
+    surface, asked_at = log.surface_codes[slates.surface], log.at[slates.rows]
+    return candidate_inputs(shown, slates.known_at, asked_at, surface, slates.mask, tokens)
 
 
 def shown_posts(

@@ -33,6 +33,7 @@ def history_inputs(
     positions: Shaped[np.ndarray, "B H"],
     mask: Bool[np.ndarray, "B H"],
     tokens: UInt32[np.ndarray, "B H T"],
+    video_ms: Int32[np.ndarray, "B H"],
     recorded: Bool[np.ndarray, "B H A"] | None = None,
 ) -> History:
     """The histories of viewers.
@@ -43,6 +44,7 @@ def history_inputs(
         positions: records of `thunder_ingest.users.history.POSITION`, right-aligned, newest last.
         mask: False for padding.
         tokens: texts of the positions' posts as of the request; 0 for a post that the post store does not have.
+        video_ms: lengths of their videos, likewise.
         recorded: False for an unknown action; by default all are known, as in service.
 
     """
@@ -59,6 +61,7 @@ def history_inputs(
         dwell_ms=shown["dwell_ms"].astype(np.float32),
         age_ms=age_ms.astype(np.float32),
         surface=shown["surface"],
+        video_ms=_masked(video_ms, mask),
         mask=mask,
     )
 
@@ -66,6 +69,7 @@ def history_inputs(
 def candidate_inputs(
     posts: ShownPosts,
     now_ms: Int64[np.ndarray, "B c"],
+    asked_at: Int64[np.ndarray, "B c"],
     surface: UInt8[np.ndarray, " B"],
     mask: Bool[np.ndarray, "B C"],
     tokens: int,
@@ -74,7 +78,8 @@ def candidate_inputs(
 
     Args:
         posts: the candidates.
-        now_ms: time of the request, or of each candidate, epoch ms.
+        now_ms: time as of which the age counts, epoch ms.
+        asked_at: time of the request, epoch ms; another one only in an evaluation that freezes ages and counts.
         surface: `surface_code` of the surface that will show the feed.
         mask: False for padding.
         tokens: tokens of a text that the model reads.
@@ -88,6 +93,7 @@ def candidate_inputs(
         photos=_masked(posts.photos, mask),
         age_ms=_masked(np.maximum(now_ms - posts.created_at, 0), mask),
         totals=_masked(posts.totals, mask),
+        asked_at=_masked(np.broadcast_to(asked_at, mask.shape), mask),
         surface=surface,
         mask=mask,
     )

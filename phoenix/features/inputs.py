@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Real, Shaped, UInt8, UInt32
 
+from infra.ports.clock import DAY_MS, HOUR_MS
 from phoenix.features.actions import ACTION_COUNT
 from phoenix.features.hashing import AUTHOR_SEED, POST_SEED, TOKEN_SEED, USER_SEED, hash_rows
 from phoenix.features.stop_words import are_stop_words
@@ -36,6 +37,12 @@ from thunder_ingest.events.actions import SURFACE_CODES
 SURFACES: Final = SURFACE_CODES
 LOG_BUCKETS: Final = 16
 PHOTO_BUCKETS: Final = 8
+WATCHED_BUCKETS: Final = 18
+HOURS: Final = 25
+WEEKDAYS: Final = 8
+"""Rows of a table; row 0 stands for no time."""
+_FIRST_WEEKDAY: Final = 3
+"""The epoch began on a Thursday, the fourth day of the week."""
 Column = Any
 """A column of rows: a NumPy array on the host, a JAX array inside a traced function."""
 Rows = TypeVar("Rows", "HistoryRows", "CandidateRows", "PostRows")
@@ -61,6 +68,7 @@ class History(NamedTuple):
     dwell_ms: Float32[np.ndarray, "B H"]
     age_ms: Float32[np.ndarray, "B H"]  # from the action to the feed request
     surface: UInt8[np.ndarray, "B H"]  # `surface_code`, 0 for an unknown surface
+    video_ms: Int32[np.ndarray, "B H"]  # 0 for no video, or an unknown post
     mask: Bool[np.ndarray, "B H"]  # False: padding
 
 
@@ -74,6 +82,7 @@ class CandidateInputs(NamedTuple):
     photos: Int32[np.ndarray, "B C"]
     age_ms: Int64[np.ndarray, "B C"]  # from the post's creation to the feed request
     totals: Int32[np.ndarray, "B C A+1"]  # counts of each action on the post so far, then of impressions
+    asked_at: Int64[np.ndarray, "B C"]  # time of the feed request, epoch ms
     surface: UInt8[np.ndarray, " B"]  # the surface that will show the feed
     mask: Bool[np.ndarray, "B C"]  # False: padding
 
@@ -99,6 +108,8 @@ class HistoryRows(NamedTuple):
     dwell: Int32[Column, "B H"]
     age: Int32[Column, "B H"]
     surface: Int32[Column, "B H"]
+    video: Int32[Column, "B H"]
+    watched: Int32[Column, "B H"]  # share of the video
     mask: Bool[Column, "B H"]
 
 
@@ -112,6 +123,8 @@ class CandidateRows(NamedTuple):
     photos: Int32[Column, "B C"]
     age: Int32[Column, "B C"]
     totals: Int32[Column, "B C A+1"]
+    hour: Int32[Column, "B C"]  # of the day, in UTC
+    weekday: Int32[Column, "B C"]
     surface: Int32[Column, " B"]
 
 
@@ -143,6 +156,8 @@ def history_rows(config: ModelConfig, history: History, texts: TextReader | None
         dwell=log_bucket(newest(history.dwell_ms), _DWELL_UNIT_MS),
         age=log_bucket(newest(history.age_ms), _AGE_UNIT_MS),
         surface=newest(history.surface).astype(np.int32),
+        video=_video_bucket(newest(history.video_ms)),
+        watched=_watched_bucket(newest(history.dwell_ms), newest(history.video_ms)),
         mask=newest(history.mask),
     )
 
@@ -163,6 +178,8 @@ def candidate_rows(
         photos=_photo_bucket(chunk(candidates.photos)),
         age=log_bucket(chunk(candidates.age_ms), _AGE_UNIT_MS),
         totals=chunk(candidates.totals),
+        hour=(1 + chunk(candidates.asked_at) // HOUR_MS % 24).astype(np.int32),
+        weekday=(1 + (chunk(candidates.asked_at) // DAY_MS + _FIRST_WEEKDAY) % 7).astype(np.int32),
         surface=candidates.surface.astype(np.int32),
     )
 
@@ -186,6 +203,15 @@ def log_bucket(values: Real[np.ndarray, "..."], unit: float) -> Int32[np.ndarray
 def _video_bucket(video_ms: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
     """0 for no video, else 1 … VIDEO_BUCKETS−1 by length."""
     return np.searchsorted(_VIDEO_EDGES_MS, video_ms, side="right").astype(np.int32)
+
+
+def _watched_bucket(
+    dwell_ms: Float32[np.ndarray, "..."], video_ms: Int32[np.ndarray, "..."]
+) -> Int32[np.ndarray, "..."]:
+    """0 for an unknown share, else 1 … WATCHED_BUCKETS−1 by eighths of the video, up to twice its length."""
+    eighths = np.floor(8 * dwell_ms.astype(np.float64) / np.maximum(video_ms, 1))
+    buckets = 1 + np.minimum(eighths, WATCHED_BUCKETS - 2).astype(np.int32)
+    return np.where((dwell_ms > 0) & (video_ms > 0), buckets, np.int32(0))
 
 
 def _photo_bucket(photos: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
@@ -233,6 +259,7 @@ def blank_history(config: ModelConfig, viewers: int) -> History:
         dwell_ms=np.zeros(flat, np.float32),
         age_ms=np.zeros(flat, np.float32),
         surface=np.zeros(flat, np.uint8),
+        video_ms=np.zeros(flat, np.int32),
         mask=np.zeros(flat, bool),
     )
 
@@ -248,6 +275,7 @@ def blank_candidates(config: ModelConfig, viewers: int, count: int) -> Candidate
         photos=np.zeros(flat, np.int32),
         age_ms=np.zeros(flat, np.int64),
         totals=np.zeros((*flat, COUNT_COLUMNS), np.int32),
+        asked_at=np.zeros(flat, np.int64),
         surface=np.zeros(viewers, np.uint8),
         mask=np.ones(flat, bool),
     )

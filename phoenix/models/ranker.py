@@ -22,10 +22,13 @@ from jaxtyping import Bool, Float, Int
 
 from phoenix.features.actions import ACTION_COUNT, DWELL_TIME, MAX_DWELL_MS
 from phoenix.features.inputs import (
+    HOURS,
     LOG_BUCKETS,
     PHOTO_BUCKETS,
     SURFACES,
     VIDEO_BUCKETS,
+    WATCHED_BUCKETS,
+    WEEKDAYS,
     CandidateRows,
     HistoryRows,
 )
@@ -34,6 +37,9 @@ from phoenix.models.layers import HashedId, HashTable, linear, signed_actions
 from phoenix.models.prior import Evidence, Prior, Taste
 from phoenix.models.transformer import Prefix, Transformer
 from thunder_ingest.counts.columns import COUNT_COLUMNS
+
+_NEW_INPUT: Final = 0.1
+"""Initial deviation of inputs that tell little before training."""
 
 
 class _Scales(NamedTuple):
@@ -83,6 +89,10 @@ class Ranker(hk.Module):
         self._video = HashTable(VIDEO_BUCKETS, config.dim, name="video", deviation=scales.rest)
         self._photos = HashTable(PHOTO_BUCKETS, config.dim, name="photos", deviation=scales.rest)
         self._surface = HashTable(SURFACES, config.dim, name="surface", deviation=scales.rest)
+        self._watched = HashTable(WATCHED_BUCKETS, config.dim, name="watched", deviation=_NEW_INPUT)
+        self._history_video = HashTable(VIDEO_BUCKETS, config.dim, name="history_video", deviation=_NEW_INPUT)
+        self._hour = HashTable(HOURS, config.dim, name="hour", deviation=_NEW_INPUT)
+        self._weekday = HashTable(WEEKDAYS, config.dim, name="weekday", deviation=_NEW_INPUT)
         self._counts = linear(config.dim, COUNT_COLUMNS + ACTION_COUNT, name="counts", gain=scales.rest)
         self._transformer = Transformer(config)
         self._head = hk.Linear(ACTION_COUNT, w_init=jnp.zeros, name="head")
@@ -136,6 +146,8 @@ class Ranker(hk.Module):
             + self._dwell(history.dwell)
             + self._age(history.age)
             + self._surface(history.surface)
+            + self._history_video(history.video)
+            + self._watched(history.watched)
         )
 
     def _candidate_tokens(self, candidates: CandidateRows, texts: Float[Array, "B C E"]) -> Float[Array, "B C D"]:
@@ -148,6 +160,8 @@ class Ranker(hk.Module):
             + self._photos(candidates.photos)
             + self._counts(log_counts(candidates.totals))
             + self._surface(candidates.surface)[:, None]
+            + self._hour(candidates.hour)
+            + self._weekday(candidates.weekday)
         )
 
 

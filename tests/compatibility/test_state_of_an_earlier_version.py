@@ -68,6 +68,7 @@ from thunder_ingest.users.register import declare_whole
 
 HERE = Path(__file__).parent
 D = TypeVar("D", Feed, Explanation)
+LATER_INPUTS = ("watched", "history_video", "hour", "weekday")
 
 Rows = list[tuple[bytes, bytes | None, list[tuple[str, bytes]] | None]]
 
@@ -200,14 +201,19 @@ def base_logits(_: Prior, taste: Taste, evidence: Evidence) -> Array:
 
 @pytest.fixture(scope="module")
 def model(state: State) -> Iterator[Phoenix]:
-    """The seeded model under its earlier version: all words are read, and the head is random, upon base rates."""
+    """The seeded model under its earlier version.
+
+    All words are read, the head is random, upon base rates, and inputs that it did not have tell nothing.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("phoenix.features.inputs.are_stop_words", lambda tokens: np.zeros(tokens.shape, np.bool_))
         patch.setattr(Prior, "__call__", base_logits)
         params = initial_params(config := config_named(Settings().model), seed := Settings().model_seed)
         head = params.ranker["ranker/~/head"]
         drawn = jnp.asarray(Uniform(0.3 * config.dim**-0.5).draw(head["w"].shape, seed, "ranker/~/head/w"))
-        ranker = {**params.ranker, "ranker/~/head": {**head, "w": drawn}}
+        unread = {f"ranker/~/{name}": params.ranker[f"ranker/~/{name}"] for name in LATER_INPUTS}
+        silent = {name: {"rows": jnp.zeros_like(table["rows"])} for name, table in unread.items()}
+        ranker = {**params.ranker, **silent, "ranker/~/head": {**head, "w": drawn}}
         model = Phoenix(config, params._replace(ranker=ranker), f"seed{seed}")
         (model.version,) = {embedding.model_version for embedding in embeddings(state)}
         yield model
@@ -295,8 +301,8 @@ def test_documents_are_written_as_they_were_and_new_fields_come_last(state: Stat
             assert written.startswith(stored["string"].removesuffix(b"}"))
 
 
-def test_a_checkpoint_with_the_earlier_surfaces_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_earlier_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with tarfile.open(HERE / "checkpoint.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    with pytest.raises(CheckpointError, match="models are not those of this program"):
+    with pytest.raises(CheckpointError, match="is of format 3; this program reads"):
         load_models(str(tmp_path), "", 0)

@@ -54,6 +54,7 @@ def some_history(config: ModelConfig, viewers: int, positions: int, seed: int = 
         dwell_ms=rng.integers(0, 60_000, flat).astype(np.float32),
         age_ms=rng.integers(0, 9 * DAY_MS, flat).astype(np.float32),
         surface=rng.integers(0, SURFACES, flat).astype(np.uint8),
+        video_ms=rng.integers(0, 90_000, flat, np.int32),
         mask=np.ones(flat, bool),
     )
 
@@ -69,6 +70,7 @@ def some_candidates(config: ModelConfig, viewers: int, count: int, seed: int = 0
         photos=rng.integers(0, 5, flat, np.int32),
         age_ms=rng.integers(0, 2 * DAY_MS, flat),
         totals=rng.integers(0, 2_000, (*flat, COUNT_COLUMNS), np.int32),
+        asked_at=rng.integers(0, 7 * DAY_MS, flat),
         surface=rng.integers(0, SURFACES, viewers).astype(np.uint8),
         mask=np.ones(flat, bool),
     )

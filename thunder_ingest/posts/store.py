@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt32
+from jaxtyping import Bool, Int32, Int64, UInt32
 
 from thunder_ingest.counts.early_counts import EarlyCounts
 from thunder_ingest.counts.stored_totals import as_array
@@ -234,6 +234,12 @@ class PostStore:
         """The first tokens of texts, like `columns`."""
         with self.lock:
             return self._rows.tokens(rows)
+
+    def video_ms(self, rows: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+        """The lengths of videos, like `columns`."""
+        with self.lock:
+            lengths: Int32[np.ndarray, " n"] = self._rows.columns.video_ms[rows]
+            return lengths
 
     def in_network(
         self,

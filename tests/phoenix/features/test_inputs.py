@@ -28,6 +28,22 @@ def test_video_lengths_have_a_bucket_for_each_quarter_of_a_doubling(tiny: ModelC
     assert post_rows(tiny, posts).video.tolist() == [0, 1, 1, 2, 2, 3, 6, VIDEO_BUCKETS - 1]
 
 
+def test_the_share_of_a_video_that_was_watched_is_in_eighths_up_to_twice(tiny: ModelConfig) -> None:
+    dwell_ms, video_ms = [0, 900, 1, 999, 1_000, 4_000, 8_000, 16_000, 2**31], [8_000, 0, *[8_000] * 7]
+    history = some_history(tiny, 1, len(dwell_ms))._replace(
+        dwell_ms=np.array([dwell_ms], np.float32), video_ms=np.array([video_ms], np.int32)
+    )
+    assert history_rows(tiny, history).watched[0, -len(dwell_ms) :].tolist() == [0, 0, 1, 1, 2, 5, 9, 17, 17]
+
+
+def test_the_hour_and_the_weekday_of_a_request_are_those_of_utc(tiny: ModelConfig) -> None:
+    times = ["2026-12-06T23:59:59", "2026-12-07T00:00:00", "2026-12-07T13:00:00"]  # a Sunday and a Monday
+    asked_at = np.array([times], "datetime64[ms]").astype(np.int64)
+    rows = candidate_rows(tiny, some_candidates(tiny, 1, 3)._replace(asked_at=asked_at), 0, 3)
+    assert rows.hour.tolist() == [[24, 1, 14]]
+    assert rows.weekday.tolist() == [[7, 1, 1]]
+
+
 def test_a_long_history_keeps_its_newest_positions(tiny: ModelConfig) -> None:
     history = some_history(tiny, 2, 30)
     newest = type(history)(history.user_id, *(column[:, -tiny.history :] for column in history[1:]))

@@ -113,7 +113,7 @@ def test_the_training_pass_and_serving_compute_the_same_scores(phoenix: Phoenix,
 
 
 @pytest.mark.parametrize(
-    "column", ["post_id", "author_id", "tokens", "video_ms", "photos", "age_ms", "totals", "surface"]
+    "column", ["post_id", "author_id", "tokens", "video_ms", "photos", "age_ms", "totals", "surface", "asked_at"]
 )
 def test_every_feature_of_a_candidate_counts(phoenix: Phoenix, column: str) -> None:
     history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, 4)
@@ -123,7 +123,19 @@ def test_every_feature_of_a_candidate_counts(phoenix: Phoenix, column: str) -> N
 
 @pytest.mark.parametrize(
     "column",
-    ["user_id", "post_id", "author_id", "tokens", "actions", "recorded", "dwell_ms", "age_ms", "surface", "mask"],
+    [
+        "user_id",
+        "post_id",
+        "author_id",
+        "tokens",
+        "actions",
+        "recorded",
+        "dwell_ms",
+        "age_ms",
+        "surface",
+        "video_ms",
+        "mask",
+    ],
 )
 def test_every_feature_of_a_viewer_counts(phoenix: Phoenix, column: str) -> None:
     history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, 4)

@@ -45,9 +45,9 @@ def batches(draw: st.DrawFn) -> Batch:
         return np.where(rng.random(shape) < none, 0, rng.choice(pools[column], shape)).astype(np.int32)
 
     history = HistoryRows(
-        rows("user", 8, 2), rows("post", 8, 20, 2), rows("author", 8, 20, 2), rows("tokens", 8, 20, 5), *[None] * 6
+        rows("user", 8, 2), rows("post", 8, 20, 2), rows("author", 8, 20, 2), rows("tokens", 8, 20, 5), *[None] * 8
     )
-    candidates = CandidateRows(rows("post", 8, 6, 2), rows("author", 8, 6, 2), rows("tokens", 8, 6, 5), *[None] * 5)
+    candidates = CandidateRows(rows("post", 8, 6, 2), rows("author", 8, 6, 2), rows("tokens", 8, 6, 5), *[None] * 7)
     posts = PostRows(rows("author", 90, 2), rows("tokens", 90, 5), None, None)
     return Batch(history, candidates, None, posts, None)  # type: ignore[arg-type]  # no targets are needed here
 
