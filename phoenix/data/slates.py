@@ -32,6 +32,9 @@ from thunder_ingest.users.history import POSITION, positions_of_many
 
 _RECORDED: Final[Mapping[ActionName, int]] = {}
 """Every action is recorded in the whole log."""
+_EVENTS_OF_A_POSITION: Final = 64
+"""Events read for each position of a history, the newest ones. A position has a few, so the rest is too old; a viewer
+with a hundred thousand events must not have all of them read for each slate."""
 NO_ROW: Final = -1
 """Padding of slates that have fewer candidates than others."""
 
@@ -115,7 +118,7 @@ def history_of(
 
     An action before the start of its recording in `labelled_since` is unknown (see `labels_of`).
     """
-    events = slates.past_end - slates.past_start
+    events = np.minimum(slates.past_end - slates.past_start, _EVENTS_OF_A_POSITION * length)
     slate = np.repeat(np.arange(len(events)), events)
     index = np.arange(len(slate)) + np.repeat(slates.past_end - np.cumsum(events), events)
     found, whose = positions_of_many(log.entries(index), slate, length)
