@@ -4,6 +4,7 @@
 lower bound of a search is the longer of two times: to read every fp32 component once, and to multiply it with every
 query. Bandwidth and matmul peak are measured between the searches. `bound_share` is the bound divided by the time of
 the search, per round, so that other load counts for both. Recall is the share of the true k best in fp64.
+`kernel_speedup` compares the kernel in LLVM IR with the same loop in plain Numba.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +23,17 @@ import psutil
 from jaxtyping import Float32, Float64, Int64
 
 from benchmarks.report import Measure, print_report, quantiles
+from phoenix.index import int8_kernel, plain_kernel
 from phoenix.index.host_index import HostIndex
-from phoenix.index.int8_kernel import Precision
+from phoenix.index.int8_kernel import PANEL, TILE, Precision, empty_panels, tiles, write
 from phoenix.index.retrieval_index import Mask, Traits
 
 LOADED_AT_ONCE: Final = 50_000
 MATMUL: Final = 2_048
 GOAL: Final = 0.7
 LANGUAGES: Final = 20
+KERNEL_POSTS: Final = 65_536
+KERNEL_GOAL: Final = 1.5
 TIES: Final = 1e-6
 """Scores within this fp32 tolerance of the k-th best count as found."""
 
@@ -70,12 +74,35 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    """The CPU seconds of a call that uses one thread."""
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
+
+
 @numba.njit(nogil=True)
 def _sum(words: Int64[np.ndarray, " n"]) -> int:
     sum_ = 0
     for word in words:
         sum_ += word
     return sum_
+
+
+@numba.njit(nogil=True)
+def _in_llvm_ir(stored: Any, of_queries: Float32[np.ndarray, "tiles d 4"], out: Float32[np.ndarray, "4 64"]) -> None:
+    for panel in range(len(stored)):
+        for tile in range(len(of_queries)):
+            int8_kernel.products(stored, panel, min(panel + 1, len(stored) - 1), of_queries, tile, out)
+
+
+@numba.njit(nogil=True)
+def _in_plain_numba(
+    stored: Any, of_queries: Float32[np.ndarray, "tiles d 4"], out: Float32[np.ndarray, "4 64"]
+) -> None:
+    for panel in range(len(stored)):
+        for tile in range(len(of_queries)):
+            plain_kernel.products(stored, panel, panel, of_queries, tile, out)
 
 
 class Machine:
@@ -220,6 +247,22 @@ def large(options: argparse.Namespace) -> list[Measure]:
     ]
 
 
+def kernel_speedups(options: argparse.Namespace, batches: Sequence[Batch]) -> list[Measure]:
+    """The time of all int8 products in plain Numba over that in LLVM IR, in turns; the IR has to earn its place."""
+    panels = empty_panels(KERNEL_POSTS, options.dim, "int8")
+    rows = np.arange(KERNEL_POSTS)
+    write(panels, rows, unit_vectors(np.random.default_rng(options.seed), len(rows), options.dim))
+    out, result = np.empty((TILE, PANEL), np.float32), []
+    for each in batches:
+        runs = [partial(product, panels.stored, tiles(each.queries), out) for product in (_in_plain_numba, _in_llvm_ir)]
+        for run in runs:
+            run()
+        speedups = [_cpu_seconds(runs[0]) / _cpu_seconds(runs[1]) for _ in range(options.rounds)]
+        name, spread = f"kernel_speedup_{len(each.queries)}", quantiles(speedups)
+        result.append(Measure(name, spread["p50"], "times", "higher", KERNEL_GOAL, spread))
+    return result
+
+
 def measures(options: argparse.Namespace) -> list[Measure]:
     """All measures; the large index first, since freed memory stays with the process."""
     result = large(options) if options.large_posts else []
@@ -234,6 +277,7 @@ def measures(options: argparse.Namespace) -> list[Measure]:
         Measure("matmul_gflops", quantiles(flops)["p50"], "GFLOP/s", "higher", None, quantiles(flops)),
     ]
     batches = [batch_of(size, options.seed, vectors) for size in options.batches]
+    result += kernel_speedups(options, batches)
     for form in FORMS:
         result += searched(form, options, vectors, batches)
     return result

@@ -15,8 +15,8 @@ gain while memory is the limit.
 
 The kernel is LLVM IR, because LLVM does not keep 16 sums in vector registers when it vectorises the loop itself. The IR
 is portable: LLVM splits vectors of 16 floats for the target. It fits AVX-512 (32 registers of 16 floats: 16 sums, 4
-rows, a query). AVX2 (16 registers of 8 floats) and NEON (32 of 4) spill some of the sums to the stack: correct, but
-slower. There is no other implementation; the tests compare its products and bounds with NumPy.
+rows, a query). AVX2 (16 registers of 8 floats) and NEON (32 of 4) spill some of the sums to the stack; with AVX2 the
+scan is as fast, since memory limits it. `plain_kernel` has the same functions without LLVM IR.
 """
 
 from collections.abc import Callable

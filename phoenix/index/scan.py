@@ -9,16 +9,22 @@ query's floor, which is the k-th best score so far, or an estimate of it. Few ro
 results.
 """
 
-from typing import Final, NamedTuple
+import platform
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from phoenix.index.int8_kernel import LANES, PANEL, TILE, Panels, fetch_row, lowest, products, reaching
+from phoenix.index import int8_kernel, plain_kernel
+from phoenix.index.int8_kernel import LANES, PANEL, TILE, Panels
 from phoenix.index.masks import Masks, Traits
 from phoenix.index.top_k import select, sort
 from thunder_ingest.kernels.compiled import inlined, kernel, summing
 
+_PROCESSORS: Final = ("x86_64", "amd64", "arm64", "aarch64")
+"""The processors on which the LLVM IR of `int8_kernel` has been tried."""
+_kernels: Any = int8_kernel if platform.machine().lower() in _PROCESSORS else plain_kernel
+products, reaching, lowest, fetch_row = _kernels.products, _kernels.reaching, _kernels.lowest, _kernels.fetch_row
 _LEAST_ROOM: Final = 64
 _EXAMINED_AT_ONCE: Final = 512
 
