@@ -39,7 +39,7 @@ MAX_AGE_MS, REMEMBERED_MS = 48 * HOUR_MS, 72 * HOUR_MS
 SPAN_MS = 100 * HOUR_MS
 VIEWERS, POSTS, AUTHORS = 6, 60, 8
 SURFACES = (None, "home", "search")
-REQUESTS = 150
+REQUESTS = 1_000
 
 
 class Request(NamedTuple):
@@ -193,15 +193,16 @@ def test_every_input_is_the_same_in_service_and_in_training() -> None:
     asked = {(request.viewer, request.at): (posts, inputs) for request, posts, inputs in answers}
     rows = np.flatnonzero([(viewer, at) in asked for viewer, at in zip(log.viewer_id, log.at, strict=True)])
     cut = slates.in_runs(log, rows, 5, 1, np.random.default_rng(0))
+    histories = slates.history_of(log, cut, SMALLEST.history, SMALLEST.tokens)
+    ranked = slates.candidates_of(log, totals, cut, SMALLEST.tokens)
     compared = Compared()
     for slate in range(len(cut.viewer_id)):
-        one = cut.take(slice(slate, slate + 1))
-        posts, (history, candidates) = asked[int(one.viewer_id[0]), int(one.requested_at[0])]
-        compared.history(slates.history_of(log, one, SMALLEST.history, SMALLEST.tokens), history)
-        ids = log.posts.post_id[log.post[one.rows[0, one.mask[0]]]].tolist()
-        compared.candidates(
-            slates.candidates_of(log, totals, one, SMALLEST.tokens), candidates, [posts.index(post) for post in ids]
-        )
+        one = slice(slate, slate + 1)
+        posts, (history, candidates) = asked[int(cut.viewer_id[slate]), int(cut.requested_at[slate])]
+        compared.history(History(*(column[one] for column in histories)), history)
+        ids = log.posts.post_id[log.post[cut.rows[slate, cut.mask[slate]]]].tolist()
+        trained = CandidateInputs(*(column[one] for column in ranked))
+        compared.candidates(trained, candidates, [posts.index(post) for post in ids])
     compared.assert_covers_every_difference(log)
 
 
@@ -229,7 +230,7 @@ class Compared:
     def assert_covers_every_difference(self, log: Log) -> None:
         """The world has each kind of trouble often enough to be compared."""
         posts = log.posts
-        assert self.slates > 100
+        assert self.slates > 900
         assert self.forgotten_words > 100
         assert self.counted > 100
         assert (posts.versions.post[1:] == posts.versions.post[:-1]).sum() > 10
