@@ -112,9 +112,10 @@ class Batches:
         of_versions = posts.versions._replace(post=posts.post_id[posts.versions.post])
         for column in (log.events, *posts.published, *of_versions):
             digest.update(np.ascontiguousarray(column).data)
-        digest.update(repr((log.surfaces, posts.max_age_ms)).encode())
+        digest.update(repr(log.surfaces).encode())
         return self._span._asdict() | {
             "labelled_since": dict(self._span.labelled_since),
+            "max_post_age_ms": posts.max_age_ms,
             "examples": len(self.rows),
             "viewers": len(np.unique(log.viewer_id[self.rows])),
             "posts": len(np.unique(log.post[self.rows])),
