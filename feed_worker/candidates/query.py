@@ -118,10 +118,11 @@ class Query:
     def may_repeat(self, found: int) -> bool:
         """True if posts that were served or seen may come back, since `found` new candidates may leave too few.
 
-        A page whose first page is unknown repeats nothing: its reader has the pages before on the screen.
+        Those of a request that restricts languages or videos always may, since the filters may drop all of them. A page
+        whose first page is unknown repeats nothing: its reader has the pages before on the screen.
         """
         request = self.request
-        restricts = request.in_network_only or request.exclude_videos or request.langs
+        restricts = request.exclude_videos or request.langs
         allowed = self.parameters.repeat_below > 0 and self.first_page_ms > 0 and not self.is_check
         return allowed and (bool(restricts) or found < AMPLE)
 

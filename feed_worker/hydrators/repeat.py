@@ -3,10 +3,11 @@
 from functools import partial, reduce
 
 import numpy as np
+from numpy.typing import NDArray
 
 from feed_worker.candidates.columns import NEW, SEEN, SERVED, SOURCES, Candidates
 from feed_worker.candidates.id_sets import contains
-from feed_worker.candidates.query import Query
+from feed_worker.candidates.query import AMPLE, Query
 from feed_worker.candidates.repeats import LastTimes
 from feed_worker.filters.previously_seen import is_seen, touches
 from feed_worker.framework.components import Hydrator
@@ -26,13 +27,28 @@ class RepeatHydrator(Hydrator):
         return query.may_repeat(0)
 
     def hydrate(self, query: Query, candidates: Candidates) -> Candidates:
-        """Set `repeat` and `repeat_at`, if the other sources found few candidates."""
-        if not query.may_repeat(int((candidates.source != _REPEAT).sum())):
+        """Set `repeat` and `repeat_at`; where the other sources found ample, only of what RepeatSource found."""
+        known = candidates.source == _REPEAT
+        if (~known).sum() < AMPLE:
+            known[:] = True
+        elif not known.any():
             return candidates
-        served = touches(partial(contains, query.served), candidates)
-        repeat = np.where(is_seen(query, candidates), SEEN, np.where(served, SERVED, NEW)).astype(np.uint8)
-        repeat[touches(partial(contains, query.paged), candidates)] = NEW
-        times, posts = LastTimes.of(query), candidates.posts
-        shown = (posts.post_id, posts.source_post_id, posts.in_reply_to_post_id)
-        at = reduce(np.maximum, map(times.of_posts, shown))
-        return candidates.with_columns(repeat=repeat, repeat_at=np.where(repeat != NEW, at, 0))
+        some = candidates.take(known)
+        marks, times = np.zeros(len(candidates), np.uint8), np.zeros(len(candidates), np.int64)
+        marks[known] = _marks(query, some)
+        times[known] = np.where(marks[known] != NEW, _times(query, some), 0)
+        return candidates.with_columns(repeat=marks, repeat_at=times)
+
+
+def _marks(query: Query, candidates: Candidates) -> NDArray[np.uint8]:
+    served = touches(partial(contains, query.served), candidates)
+    marks = np.where(is_seen(query, candidates), SEEN, np.where(served, SERVED, NEW)).astype(np.uint8)
+    marks[touches(partial(contains, query.paged), candidates)] = NEW
+    return marks
+
+
+def _times(query: Query, candidates: Candidates) -> NDArray[np.int64]:
+    """[n] The newest time of the posts that a candidate shows or answers."""
+    last, posts = LastTimes.of(query), candidates.posts
+    shown = (posts.post_id, posts.source_post_id, posts.in_reply_to_post_id)
+    return np.asarray(reduce(np.maximum, map(last.of_posts, shown)))

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int64
 
 from feed_worker.candidates.columns import Candidates
 from feed_worker.candidates.id_sets import contains
-from feed_worker.candidates.query import NO_IDS, Query
+from feed_worker.candidates.query import AMPLE, NO_IDS, Query
 from feed_worker.candidates.repeats import LastTimes
 from feed_worker.framework.components import Fetched, Source
 from thunder_ingest.events import REPLY, REPOST
@@ -34,28 +34,38 @@ class RepeatSource(Source):
         return query.may_repeat(query.found)
 
     def fetch(self, queries: Sequence[Query]) -> list[Fetched]:
-        """At most `repeat_max` candidates for each query: served before seen, oldest first."""
+        """At most `repeat_max` candidates for each query: served before seen, oldest first.
+
+        A request with ample candidates, which may all be in another language, gets no more than one feed of them.
+        """
         return [Fetched(self._found(query)) for query in queries]
 
     def _found(self, query: Query) -> Candidates:
-        post_ids, most = _oldest_first(query), query.parameters.repeat_max
+        parameters = query.parameters
+        most = parameters.repeat_max if query.found < AMPLE else parameters.selected_for(query.size)
+        post_ids = _oldest_first(query)
         with self._store.lock:
             rows = self._store.rows_of(post_ids)
-            rows = rows[rows >= 0][: 2 * most]  # enough, though some are no candidates
+            rows = rows[rows >= 0][: 2 * parameters.repeat_max]  # enough, though some are no candidates
             return Candidates.of_rows(self._store, rows[self._would_be_found(query, rows)][:most], "repeat")
 
     def _would_be_found(self, query: Query, rows: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """True for the rows that another source would find."""
-        kind = self._store.columns(rows).kind
-        in_network_only = (kind == REPLY) | (kind == REPOST) | bool(query.request.in_network_only)
-        if not in_network_only.any():
-            return np.asarray(~in_network_only)
+        """True for the rows that another source would find, and that fit the request."""
+        posts, request = self._store.columns(rows), query.request
+        is_repost = posts.kind == REPOST  # the restrictions apply to its original
+        fits = is_repost | (posts.video_ms == 0) if request.exclude_videos else np.ones(len(rows), np.bool_)
+        if request.langs:
+            fits &= is_repost | np.isin(posts.lang, self._store.languages_in(request.langs))
+        in_network_only = (posts.kind == REPLY) | is_repost | bool(request.in_network_only)
+        if not (fits & in_network_only).any():
+            return np.asarray(fits)
         following, limit = query.viewer.following, query.parameters.in_network_max
         read = self._store.in_network(following, query.user_id, NO_IDS, query.now_ms, limit)
-        return np.asarray(~in_network_only | np.isin(rows, read))
+        return np.asarray(fits & (~in_network_only | np.isin(rows, read)))
 
 
 def _oldest_first(query: Query) -> Int64[np.ndarray, " n"]:
     """The ids of served posts, then of seen posts, each oldest first; none of an earlier page."""
-    known = np.setdiff1d(query.known_ids, query.paged, assume_unique=True)
+    known = query.known_ids
+    known = known[~contains(query.paged, known)]
     return known[np.lexsort((LastTimes.of(query).of_posts(known), contains(query.seen, known)))]

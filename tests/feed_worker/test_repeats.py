@@ -281,13 +281,16 @@ def test_a_feed_with_enough_new_posts_is_not_filled_up(new: int) -> None:
     assert [*marks(small).values()] == [None]
 
 
-def test_where_many_candidates_are_found_none_comes_back_unless_the_request_restricts_the_feed() -> None:
-    french = [post(i, 50 + i % 40, lang="fr") for i in range(10, 10 + AMPLE)]
-    store = store_of(post(1, 50, lang="en"), *french)
-    state = viewer(seen=[1])
+@pytest.mark.parametrize("restriction", [{"langs": ["en"]}, {"exclude_videos": True}])
+def test_where_many_candidates_are_found_none_comes_back_unless_the_request_drops_them_all(
+    restriction: dict[str, Any],
+) -> None:
+    french = [post(i, 50 + i % 40, lang="fr", video_ms=20_000) for i in range(10, 10 + AMPLE)]
+    store = store_of(post(1, 50, lang="en"), post(2, 51, lang="fr", video_ms=20_000), *french)
+    state = viewer(seen=[1, 2])
     assert not query(state).may_repeat(AMPLE)
     assert set(marks(answer(store, state)).values()) == {None}
-    assert marks(answer(store, state, langs=["en"])) == {1: "seen"}
+    assert marks(answer(store, state, **restriction)) == {1: "seen"}
 
 
 def test_without_the_hydrator_nothing_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
