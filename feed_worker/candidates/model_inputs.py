@@ -19,14 +19,18 @@ from feed_worker.candidates.query import Query
 from phoenix.features.build import ShownPosts, candidate_inputs, history_inputs
 from phoenix.features.inputs import CandidateInputs, History
 from phoenix.models.configs import ModelConfig
-from thunder_ingest.events import surface_code
+from thunder_ingest.events import ACTIONS, surface_code
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.users.history import POSITION
 
 
 def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) -> History:
-    """The newest history positions of each viewer, with the words and videos of posts that are still stored."""
+    """The newest history positions of each viewer, with the words and videos of posts that are still stored.
+
+    A stand-in's other actions count as unknown: a viewer who follows an account has not ignored its posts.
+    """
     positions, mask = _padded(queries, config.history)
+    is_own = np.array([not query.is_stand_in for query in queries])[:, np.newaxis, np.newaxis]
     with store.lock:
         rows = store.rows_of(positions["post_id"])
         is_stored = rows >= 0
@@ -40,6 +44,7 @@ def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) 
         mask,
         tokens,
         video_ms,
+        np.broadcast_to(is_own, (*mask.shape, len(ACTIONS))),
     )
 
 

@@ -44,6 +44,7 @@ class Query:
         monotonic: a monotonic clock in seconds; measures the work on the query against the deadline.
         made_at_s: the time of its making by `monotonic`, which is before the viewer's state is read.
         user: the viewer's state; None until it is hydrated.
+        is_stand_in: True if the history is that of a stand-in, whose actions say nothing about the viewer's rates.
         seen: sorted unique ids of posts that the viewer has seen, with those in the request's list.
         served: sorted unique ids of posts that were recently served to the viewer, or on an earlier page.
         paged: those of an earlier page, which no page repeats.
@@ -68,6 +69,7 @@ class Query:
     model_version: str = ""
     monotonic: Callable[[], float] = time.monotonic
     user: UserState | None = None
+    is_stand_in: bool = False
     seen: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
     served: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
     paged: NDArray[np.int64] = field(default_factory=lambda: NO_IDS)
@@ -104,6 +106,11 @@ class Query:
     def has_history(self) -> bool:
         """True if the viewer has at least one position of history, so that taste can be predicted."""
         return self.user is not None and len(self.user.positions) > 0
+
+    @property
+    def needs_stand_in(self) -> bool:
+        """True for a viewer without history who follows accounts, if the feed's parameters have a stand-in."""
+        return not self.has_history and self.parameters.stand_in_posts > 0 and len(self.viewer.following) > 0
 
     @property
     def is_check(self) -> bool:

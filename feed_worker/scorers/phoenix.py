@@ -10,6 +10,7 @@ from feed_worker.candidates.model_inputs import candidates_of, history_of
 from feed_worker.candidates.ports import ModelEngine
 from feed_worker.candidates.query import Query
 from feed_worker.framework.components import Scorer
+from feed_worker.sources.stand_in import with_stand_in
 from thunder_ingest.posts.store import PostStore
 
 
@@ -17,6 +18,7 @@ class PhoenixScorer(Scorer):
     """Runs the ranker over the batch. Candidates beyond `max_candidates` get no predictions and rank last.
 
     Mirrors the published PhoenixScorer. Not required: without predictions a feed is `degraded` and ordered by time.
+    A viewer without history is scored like one who liked posts of the followed accounts (`with_stand_in`).
 
     Args:
         store: has the texts of the posts in the viewers' histories.
@@ -44,7 +46,8 @@ class PhoenixScorer(Scorer):
         self, checkpoint: str, queries: Sequence[Query], candidates: Sequence[Candidates]
     ) -> list[Candidates]:
         model = self._models[checkpoint]
-        history = history_of(queries, self._store, model.config)
+        readers = [with_stand_in(query, self._store) if query.needs_stand_in else query for query in queries]
+        history = history_of(readers, self._store, model.config)
         inputs = candidates_of(queries, candidates, model.config)
         predictions = model.score(history, inputs)
         counts = inputs.mask.sum(axis=1).tolist()  # the rest of a row is padding

@@ -32,8 +32,7 @@ class PhoenixRetrievalSource(Source):
 
     def enable(self, query: Query) -> bool:
         """True for viewers with history or a stand-in for it, unless the request is in-network only."""
-        stands_in = query.parameters.stand_in_posts > 0 and len(query.viewer.following) > 0
-        return (query.has_history or stands_in) and not query.request.in_network_only
+        return (query.has_history or query.needs_stand_in) and not query.request.in_network_only
 
     def fetch(self, queries: Sequence[Query]) -> list[Fetched]:
         """At most `retrieval_max` candidates for each query, most similar first."""

@@ -29,7 +29,7 @@ def with_stand_in(query: Query, store: PostStore) -> Query:
     liked = np.zeros(len(posts.post_id), POSITION)
     liked["post_id"], liked["author_id"], liked["at"] = posts.post_id, posts.author_id, posts.created_at
     liked["actions"] = _LIKED
-    return replace(query, user=replace(query.viewer, positions=liked[:most][::-1]))
+    return replace(query, user=replace(query.viewer, positions=liked[:most][::-1]), is_stand_in=True)
 
 
 def _written_by_followed(query: Query, store: PostStore, limit: int) -> PostColumns:

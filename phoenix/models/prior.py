@@ -90,7 +90,7 @@ class Prior(hk.Module):
         negative = jnp.max(actions * _NEGATIVE, axis=-1)
         passed_over = present - jnp.maximum(positive, negative)
         recorded = (history.recorded & history.mask[..., None])[..., :DISCRETE].astype(jnp.float32)
-        done = jnp.sum(actions[..., :DISCRETE], axis=1) + _HISTORY_STRENGTH * BASE_RATES[None]
+        done = jnp.sum(actions[..., :DISCRETE] * recorded, axis=1) + _HISTORY_STRENGTH * BASE_RATES[None]
         rates = done / (jnp.sum(recorded, axis=1) + _HISTORY_STRENGTH)
         dwell = jnp.full((len(present), 1), np.float32(BASE_DWELL_MS / MAX_DWELL_MS))
         return Taste(

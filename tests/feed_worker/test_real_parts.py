@@ -21,7 +21,16 @@ from phoenix.features.inputs import PostInputs
 from phoenix.index.retrieval_index import VectorIndex
 from phoenix.serving.engine import Phoenix
 from tests.feed_worker.builders import NOW_MS, post, store_of
-from thunder_ingest.events import Block, Engagement, EngagementEvent, FeedRequest, Follow, GraphEvent, Post
+from thunder_ingest.events import (
+    ACTION_INDEX,
+    Block,
+    Engagement,
+    EngagementEvent,
+    FeedRequest,
+    Follow,
+    GraphEvent,
+    Post,
+)
 from thunder_ingest.events.ids import id64
 from thunder_ingest.posts.store import PostStore
 from thunder_ingest.users.entries import updates_of
@@ -82,7 +91,7 @@ def asked(request_id: str = "r", at: int = NOW_MS, size: int = 10) -> Query:
         user_id=id64(VIEWER),
         user_form=VIEWER,
         now_ms=NOW_MS,
-        deadline_at=at + MINUTE_MS,
+        deadline_at=at + 30 * MINUTE_MS,  # the first request may compile kernels
         size=size,
         parameters=FORYOU,
     )
@@ -111,6 +120,10 @@ def test_a_viewer_who_only_follows_gets_posts_on_the_topic_of_the_followed_accou
     retrieved = result.candidates.take(np.isfinite(result.candidates.retrieval_score) & ~result.candidates.in_network)
     best = retrieved.take(np.argsort(-retrieved.retrieval_score)[:10])
     assert (best.posts.author_id // 10 == followed[0] // 10).mean() > 0.8
+    others = result.candidates.take(~result.candidates.in_network)
+    on_topic = others.posts.author_id // 10 == followed[0] // 10
+    assert others.weighted[on_topic].min() > others.weighted[~on_topic].max()
+    assert others.predictions[..., ACTION_INDEX["favorite"]].max() < 0.5, "a follow is no like of each post"
 
 
 def test_blocked_authors_and_seen_posts_do_not_return(pipeline: Pipeline, users: UserStates) -> None:

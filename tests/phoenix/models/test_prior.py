@@ -50,8 +50,8 @@ def scored_one_by_one(
     for viewer, candidate in np.ndindex(*scores.shape[:2]):
         present = read.mask[viewer]
         actions = read.actions[viewer] & present[:, None]
-        recorded = (read.recorded[viewer] & present[:, None])[:, :DISCRETE].sum(axis=0)
-        rates = (actions[:, :DISCRETE].sum(axis=0) + 20 * BASE_RATES) / (recorded + 20)
+        recorded = (read.recorded[viewer] & present[:, None])[:, :DISCRETE]
+        rates = ((actions[:, :DISCRETE] & recorded).sum(axis=0) + 20 * BASE_RATES) / (recorded.sum(axis=0) + 20)
         sums = np.zeros(2)
         for position in np.flatnonzero(present):
             kernel = np.exp(4 * (text(asked.tokens[viewer, candidate]) @ text(read.tokens[viewer, position]) - 1))
