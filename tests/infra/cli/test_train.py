@@ -38,6 +38,8 @@ T0 = time_ms("2026-01-01")
 SIZES: dict[str, Any] = {"dim": 16, "layers": 1, "head_dim": 4, "history": 8, "table_dim": 4, "embed_dim": 8}
 ROWS: dict[str, Any] = {"user_rows": 50, "post_rows": 90, "author_rows": 90, "token_rows": 90}
 TINY = replace(NANO, name="tiny", **SIZES, **ROWS)
+EPOCHS, EPOCHS_OF_PART = 5, 7
+"""105 steps on the whole log and on a part of it: the number of steps is a constant of the compiled program."""
 PROGRAM = f"""
 from dataclasses import replace
 from infra.cli.__main__ import main
@@ -80,7 +82,7 @@ def command(log: Path, out: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-c", PROGRAM, "train", "--model", "tiny", "--log", str(log), "--out", str(out)),
         *("--since", "2026-01-01", "--until", str(T0 + 190 * HOUR_MS), "--labelled-since", "click=2026-01-02"),
-        *("--epochs", "4", "--batch", "8", "--checkpoint-every", "3"),
+        *("--epochs", str(EPOCHS), "--batch", "8", "--checkpoint-every", "3"),
         *more,
     ]
 
@@ -118,7 +120,8 @@ def test_recording_times_are_derived_from_the_log_and_earlier_impressions_are_ex
     begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
-    train(since=T0 + 100 * HOUR_MS, until=T0 + 190 * HOUR_MS, out=tmp_path / "out", log=begun, model="tiny", batch=8)
+    given: dict[str, Any] = {"since": T0 + 100 * HOUR_MS, "until": T0 + 190 * HOUR_MS, "model": "tiny", "batch": 8}
+    train(**given, epochs=EPOCHS_OF_PART, out=tmp_path / "out", log=begun)
     messages = " ".join(capsys.readouterr().err.split())
     assert re.search(r"recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", messages)
     data = last_card(tmp_path / "out")["data"]
