@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from rich.console import Console
@@ -23,6 +25,7 @@ from thunder_ingest.events import Engagement, Follow, PostCreated
 pytestmark = pytest.mark.embedded
 
 POSTS = range(1, 21)
+T = TypeVar("T")
 
 
 @contextmanager
@@ -59,6 +62,12 @@ def favorites(settings: Settings, post: int) -> int:
     return state.counts.totals["favorite"] if state is not None and state.counts else 0
 
 
+def of_each_post(read: Callable[[Settings, int], T], settings: Settings) -> list[T]:
+    """Read all posts at once: each read waits for the ends of topics."""
+    with ThreadPoolExecutor(len(POSTS)) as pool:
+        return list(pool.map(lambda post: read(settings, post), POSTS))
+
+
 def test_a_system_that_was_killed_continues_with_its_posts_users_counts_and_feeds(tmp_path: Path) -> None:
     settings = load(kafka=f"127.0.0.1:{_free_port()}", redis=f"redis://127.0.0.1:{_free_port()}/0")
     now_ms = time.time_ns() // 1_000_000
@@ -74,12 +83,12 @@ def test_a_system_that_was_killed_continues_with_its_posts_users_counts_and_feed
                 client.publish(PostCreated(post_id=post, author_id=2, at=at, kind="original", text=f"number {post}"))
                 client.publish(favorite(3, post))
             client.flush()
-            eventually(lambda: all(favorites(settings, post) == 1 for post in POSTS), 120.0)
-            eventually(lambda: all(post_state(settings, post).embedding for post in POSTS), 120.0)
+            eventually(lambda: of_each_post(favorites, settings) == [1] * len(POSTS), 120.0)
+            eventually(lambda: all(state.embedding for state in of_each_post(post_state, settings)), 120.0)
             feed = client.wait(1, client.request_feed(1, size=5), 60.0)
             assert {int(item.post_id) for item in feed.items} <= set(POSTS)
             assert len(feed.items) == 5
-        before = [post_state(settings, post) for post in POSTS]
+        before = of_each_post(post_state, settings)
         users = [state_user.read(settings, str(user), 100) for user in (1, 3)]
         process.send_signal(signal.SIGKILL)
         process.wait(60)
@@ -90,7 +99,7 @@ def test_a_system_that_was_killed_continues_with_its_posts_users_counts_and_feed
             PostCreated(post_id=98, author_id=5, at=now_ms, kind="original", text="first after the kill"), 60.0
         )
         assert client.feed(1) == feed
-        assert [post_state(settings, post) for post in POSTS] == before  # with the offsets and times of the records
+        assert of_each_post(post_state, settings) == before  # with the offsets and times of the records
         assert [state_user.read(settings, str(user), 100) for user in (1, 3)] == users
         again = client.wait(1, client.request_feed(1, size=5), 60.0)
         assert {int(item.post_id) for item in again.items} <= {98, *POSTS} - {int(item.post_id) for item in feed.items}
@@ -100,7 +109,7 @@ def test_a_system_that_was_killed_continues_with_its_posts_users_counts_and_feed
         client.flush()
         eventually(lambda: favorites(settings, 7) == 2, 120.0)
         eventually(lambda: post_state_exists(settings, 99), 120.0)
-        assert [favorites(settings, post) for post in POSTS] == [2 if post == 7 else 1 for post in POSTS]
+        assert of_each_post(favorites, settings) == [2 if post == 7 else 1 for post in POSTS]
     lock = tmp_path / "lock"
     eventually(lambda: is_gone(int(lock.read_text())))
     assert os.path.exists(tmp_path / "kafka" / "clean")
