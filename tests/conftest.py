@@ -1,5 +1,6 @@
 """Servers for tests: embedded ones here, containers in tests/e2e. One compile cache and one order for all tests."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -71,6 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
             if problem:
                 item.add_marker(pytest.mark.skip(reason=NO_ENGINE + problem))
+
+
+def pytest_collection_finish() -> None:
+    """Take the imported modules out of the garbage collector's sight: each full collection visits all of them."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
