@@ -24,9 +24,8 @@ from phoenix.data.batches import Batches, Span
 from phoenix.evaluation.bootstrap import Estimate
 from phoenix.models.configs import ModelConfig, TrainingConfig
 from phoenix.serving.engine import Phoenix
-from phoenix.training.loop import Progress, fit
+from phoenix.training import Progress, fit
 from phoenix.training.run_config import read_run_config
-from phoenix.training.step import Trainer
 from thunder_ingest.events import encode
 
 NOW_MS: Final = 1_790_000_000_000
@@ -58,16 +57,14 @@ def trained(
     since_ms = int(np.sort(benchmark.log.at)[-min(examples, len(benchmark.log.at))])
     span = Span(since_ms, until_ms, {})
     epochs = -(-steps // Batches(benchmark.log, span, model, training).steps_per_epoch)
-    batches = Batches(benchmark.log, span, model, replace(training, epochs=epochs))
-    trainer = Trainer(model, training, batches.steps)
 
     def show(progress: Progress) -> None:
-        if progress.step % 100 == 0 or progress.step == batches.steps:
-            losses = ", ".join(f"{loss} {value:.4f}" for loss, value in progress.figures.items())
-            sys.stderr.write(f"  step {progress.step:,} of {batches.steps:,}, {epochs} epochs: {losses}\n")
+        if progress.step % 100 == 0:
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in progress.figures.items())
+            sys.stderr.write(f"  step {progress.step:,}, {epochs} epochs: {figures}\n")
 
-    state = fit(trainer, batches, trainer.initial(), show)
-    return Phoenix(buckets, state.served, f"examples{examples}")
+    fitted = fit(benchmark.log, span, model, replace(training, epochs=epochs), report=show)
+    return Phoenix(buckets, fitted.state.served, f"examples{examples}")
 
 
 def measures(scorers: Mapping[str, Figures]) -> list[Measure]:

@@ -168,6 +168,8 @@ class TrainingConfig:
         seed: seed of the initial parameters and of all random draws.
         epochs: passes over the examples. The models soon overfit hashed ids: a second pass seldom helps.
         batch: slates of a step, B.
+        least_steps: steps of a run below which a small log gets smaller batches and more passes (`RunConfig.suited`).
+        most_epochs: limit of these passes.
         candidates: maximum number of candidates of a slate, C. They share a history that ends before the first of them.
             The newest actions are the best predictors, so more candidates teach the model less about the history.
         span_hours: maximum time in hours between the rows of a slate with complete labels, for the same reason.
@@ -193,12 +195,15 @@ class TrainingConfig:
         mean_of_last: share of the run, at its end, over whose steps the served parameters are averaged (Polyak and
             Juditsky 1992), against the noise of single steps. 0: the last parameters are served.
         sampled_posts: random posts among which the retrieval loss must find the positive ones.
+        held_out: share of the span's impressions, the newest, that training leaves out to evaluate the models on them.
 
     """
 
     seed: Natural = 0
     epochs: Count = 1
     batch: Count = 128
+    least_steps: Natural = 500
+    most_epochs: Count = 1
     candidates: Count = 4
     span_hours: Count = 24
     complete_passes: Count = 2
@@ -218,6 +223,7 @@ class TrainingConfig:
     shown_weight: Weight = 1.0
     mean_of_last: Share = 0.0
     sampled_posts: Natural = 2_048
+    held_out: Share = 0.1
 
 
 CONFIGS: Final[dict[str, ModelConfig]] = {config.name: config for config in (NANO, SMALL, BASE, LARGE)}

@@ -1,4 +1,4 @@
-"""The training loop: the steps of a run, with reports of the losses and checkpoints.
+"""The training loop: the steps of a run, with reports of the losses, evaluations and checkpoints.
 
 A step that is not finite is skipped (`phoenix.training.step`). The loop ends a run whose newest steps were all skipped:
 no later batch repairs it.
@@ -13,8 +13,10 @@ import msgspec
 
 from infra.ports.errors import ForYouError
 from phoenix.data.batches import Batches
+from phoenix.models.parameters import Params
 from phoenix.training import checkpoints
 from phoenix.training.checkpoints import Card
+from phoenix.training.losses import Losses
 from phoenix.training.step import State, Trainer
 
 _REPORT_STEPS: Final = 20
@@ -32,7 +34,6 @@ class Checkpointing(NamedTuple):
 
     directory: Path
     card: Card  # of the run; each checkpoint gets its own step and figures
-    every: int  # steps between checkpoints; the last step gets one, too
     keep: int  # newest checkpoints that stay
 
 
@@ -40,27 +41,19 @@ class Progress(NamedTuple):
     """A report of the loop."""
 
     step: int  # steps taken so far
-    figures: dict[str, float]  # the losses of the step's batch, if finite, and the number of skipped steps
+    figures: dict[str, float]  # finite losses of the step's batch, the number of skipped steps, and the evaluation
     checkpoint: Path | None  # the checkpoint of this step, if the loop saved one
 
 
-def start(trainer: Trainer, checkpointing: Checkpointing) -> tuple[State, Path | None]:
-    """The state of the run's newest undamaged checkpoint and its path, or the initial state and None.
-
-    Raises:
-        CheckpointError: all checkpoints are damaged, or the newest belongs to another run.
-
-    """
-    found = checkpoints.resume_newest(checkpointing.directory, checkpointing.card)
-    return (trainer.initial(), None) if found is None else (found[1], found[0])
-
-
-def fit(
+def take_steps(
     trainer: Trainer,
     batches: Batches,
     state: State,
     report: Callable[[Progress], None],
     checkpointing: Checkpointing | None = None,
+    *,
+    every: int = 500,
+    evaluate: Callable[[Params], dict[str, float]] = lambda _: {},
 ) -> State:
     """Take all steps that remain after `state`, and return the last state.
 
@@ -70,34 +63,42 @@ def fit(
         trainer: takes the steps.
         batches: one for each step of the whole run.
         state: the state to continue from; the loop donates its buffers.
-        report: called every 20 steps, at each checkpoint and after the last step.
-        checkpointing: where and how often to save; None: never.
+        report: called every 20 steps, after each interval and after the last step.
+        checkpointing: where to save; None: nowhere.
+        every: steps of an interval, after which the loop evaluates and saves. The last step ends one, too.
+        evaluate: figures of the served parameters.
 
     Raises:
         Diverged: at a report, the last MAX_SKIPPED steps or more were all skipped; the loop saves no checkpoint then.
 
     """
     for step, (reached, losses) in enumerate(trainer.run(state, batches), int(state.step) + 1):
-        state, last = reached, step == batches.steps
-        to_save = checkpointing if checkpointing and (last or step % checkpointing.every == 0) else None
-        if not (to_save or last or step % _REPORT_STEPS == 0):
+        state = reached
+        is_interval = step == batches.steps or step % every == 0
+        if not (is_interval or step % _REPORT_STEPS == 0):
             continue
-        if (in_a_row := int(state.skipped_in_a_row)) >= MAX_SKIPPED:
-            raise Diverged(
-                f"{in_a_row} steps in a row up to step {step:,} were skipped, since their losses or gradients are not "
-                "finite; lower the learning rates"
-            )
-        figures = {
-            f"loss_{name}": value for name, loss in losses._asdict().items() if math.isfinite(value := float(loss))
-        }
-        figures["skipped_steps"] = int(state.skipped)
-        report(Progress(step, figures, _saved(to_save, state, step, figures) if to_save else None))
+        figures = _figures(state, losses) | (evaluate(state.served) if is_interval else {})
+        saved = _saved(checkpointing, state, step, figures) if is_interval and checkpointing else None
+        report(Progress(step, figures, saved))
     return state
+
+
+def _figures(state: State, losses: Losses) -> dict[str, float]:
+    """The finite losses of a step and the number of skipped steps; raises Diverged if the newest were all skipped."""
+    if (in_a_row := int(state.skipped_in_a_row)) >= MAX_SKIPPED:
+        raise Diverged(
+            f"{in_a_row} steps in a row up to step {int(state.step):,} were skipped, since their losses or gradients "
+            "are not finite; lower the learning rates"
+        )
+    values = {f"loss_{name}": float(loss) for name, loss in losses._asdict().items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)} | {
+        "skipped_steps": int(state.skipped)
+    }
 
 
 def _saved(checkpointing: Checkpointing, state: State, step: int, figures: dict[str, float]) -> Path:
     """Save a checkpoint and remove those that are too old."""
-    directory, card, _, keep = checkpointing
+    directory, card, keep = checkpointing
     path = checkpoints.save(directory, state, msgspec.structs.replace(card, step=step, figures=figures))
     checkpoints.prune(directory, keep)
     return path

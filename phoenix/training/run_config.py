@@ -27,6 +27,8 @@ from phoenix.models.configs import ModelConfig, TrainingConfig, config_named
 
 Config = TypeVar("Config", ModelConfig, TrainingConfig)
 
+LEAST_BATCH: Final = 16
+"""Slates of a step; with fewer, steps are noisy and use the processor badly."""
 _BASE: Final = "base"
 _DEFAULT_BASE: Final = "nano"
 _MODEL: Final = [_BASE, *(field.name for field in fields(ModelConfig))]
@@ -48,6 +50,23 @@ class RunConfig(NamedTuple):
         """The configuration with these fields of the training; None leaves a field as it is."""
         chosen = {name: value for name, value in values.items() if value is not None}
         return self._replace(training=replace(self.training, **chosen), chosen=self.chosen | set(chosen))
+
+    def suited(self, examples: int) -> TrainingConfig:
+        """The training with a batch size and a number of passes for this many examples, unless they were chosen.
+
+        Small logs get smaller batches, and up to `most_epochs` passes, until a run has `least_steps`. Large ones keep
+        the defaults. Smaller batches come first: in a second pass, the models learn ids by heart.
+        """
+        training = self.training
+        slates = max(1, examples // training.candidates)
+        if "batch" not in self.chosen:
+            largest = slates * training.most_epochs // max(1, training.least_steps)
+            power = 1 << max(0, largest.bit_length() - 1)
+            training = replace(training, batch=min(training.batch, max(LEAST_BATCH, power)))
+        if "epochs" not in self.chosen:
+            wanted = -(-training.least_steps * training.batch // slates)
+            training = replace(training, epochs=max(training.epochs, min(wanted, training.most_epochs)))
+        return training
 
 
 def read_run_config(path: Path | None, base: str | None = None) -> RunConfig:

@@ -19,16 +19,20 @@ import typer
 from rich.console import Console
 
 from infra.cli.learning_options import labelled_since, read_log, time_ms
-from infra.cli.train import train
+from infra.cli.train import NotBetter, train
+from infra.ops import model_command
+from infra.ops.model_command import CurrentModel
 from infra.ports.clock import HOUR_MS
 from infra.ports.kafka_admin import create_topics
 from infra.ports.producer import Record
-from infra.ports.settings import load
+from infra.ports.settings import Settings, load
 from infra.stack.embedded import EmbeddedKafka
 from infra.terminal.progress import ProgressReport
+from phoenix import training
 from phoenix.data.impressions import Log
 from phoenix.models.configs import CONFIGS, NANO
 from phoenix.serving.model_topic import read_model_records
+from phoenix.training import Fitted
 from phoenix.training.checkpoints import phoenix_of
 from phoenix.training.run_lock import DirectoryInUse, locked
 from tests.infra.cli.foryou import write
@@ -82,7 +86,7 @@ def command(log: Path, out: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-c", PROGRAM, "train", "--model", "tiny", "--log", str(log), "--out", str(out)),
         *("--since", "2026-01-01", "--until", str(T0 + 190 * HOUR_MS), "--labelled-since", "click=2026-01-02"),
-        *("--epochs", str(EPOCHS), "--batch", "8", "--checkpoint-every", "3"),
+        *("--epochs", str(EPOCHS), "--batch", "8", "--checkpoint-every", "3", "--held-out", "0"),
         *more,
     ]
 
@@ -121,7 +125,7 @@ def test_recording_times_are_derived_from_the_log_and_earlier_impressions_are_ex
 ) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
     given: dict[str, Any] = {"since": T0 + 100 * HOUR_MS, "until": T0 + 190 * HOUR_MS, "model": "tiny", "batch": 8}
-    train(**given, epochs=EPOCHS_OF_PART, out=tmp_path / "out", log=begun)
+    train(**given, epochs=EPOCHS_OF_PART, out=tmp_path / "out", log=begun, held_out=0)
     messages = " ".join(capsys.readouterr().err.split())
     assert re.search(r"recorded from 2026-01-05T\d\d:00:00\+00:00 on: click \(--labelled-since", messages)
     data = last_card(tmp_path / "out")["data"]
@@ -135,7 +139,7 @@ def test_with_no_earlier_earlier_impressions_are_history_only_and_a_file_may_con
     lines = (f"{name} = {value}" for name, value in (SIZES | ROWS).items())
     (tmp_path / "own.toml").write_text("\n".join(["[training]", "batch = 8", "rate = 0.004", "[model]", *lines]))
     given: dict[str, Any] = {"since": T0 + 100 * HOUR_MS, "until": T0 + 190 * HOUR_MS, "config": tmp_path / "own.toml"}
-    train(**given, out=tmp_path / "out", log=log, labelled=["*=0"], earlier=False, seed=4)
+    train(**given, out=tmp_path / "out", log=log, labelled=["*=0"], earlier=False, seed=4, held_out=0)
     card = last_card(tmp_path / "out")
     assert card["data"]["examples"] == 90
     assert [card["training"][name] for name in ("batch", "rate", "seed")] == [8, 0.004, 4]
@@ -168,7 +172,7 @@ def test_announce_announces_the_last_checkpoint(
         settings = load(kafka=kafka.address, partitions=1)
         create_topics(settings)
         monkeypatch.setenv("FORYOU_KAFKA", kafka.address)
-        done = trained(log, whole, "--announce")
+        done = trained(log, whole, "--announce", "--force")
         assert done.returncode == 0, done.stderr
         (pointer,) = read_model_records(settings)
     assert pointer.location == str(max(whole.glob("step-*")).resolve())
@@ -197,9 +201,51 @@ def test_a_second_run_in_one_directory_is_refused_with_the_process_id_of_the_fir
     log: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
-    given: dict[str, Any] = {"since": T0, "until": T0 + 190 * HOUR_MS, "model": "tiny", "log": log, "out": whole}
+    given = span_of_all() | {"model": "tiny", "log": log, "out": whole}
     with locked(whole), pytest.raises(DirectoryInUse, match=f"process id {os.getpid()}"):
         train(**given)
+
+
+def span_of_all() -> dict[str, Any]:
+    return {"since": T0, "until": T0 + 190 * HOUR_MS}
+
+
+WORSE = {"held_out_log_loss": 0.5, "held_out_auc": 0.6} | {
+    "untrained_held_out_log_loss": 0.4,
+    "untrained_held_out_auc": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("figures", "force", "reason"),
+    [
+        (WORSE | {"held_out_log_loss": 0.3}, False, None),
+        (WORSE, True, None),
+        (WORSE, False, r"not better than untrained ones: held out log loss 0.5 \(untrained 0.4\), held out auc 0.6 .*"),
+        ({}, False, "too few actions are held out .*"),
+    ],
+)
+def test_announce_refuses_models_that_do_not_beat_untrained_ones(
+    log: Path, figures: dict[str, float], force: bool, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[Path] = []
+    nothing: Any = None
+    checkpoint = Path("models/step-00000009")
+    monkeypatch.setattr(model_command, "current", lambda _: None)
+
+    def use(_: Settings, path: Path) -> CurrentModel:
+        announced.append(path)
+        return CurrentModel("announced", "v", str(path))
+
+    monkeypatch.setattr(model_command, "use", use)
+    monkeypatch.setattr(training, "fit", lambda *_, **__: Fitted(TINY, nothing, 9, figures, checkpoint))
+    given = span_of_all() | {"log": log, "out": Path("models"), "announce": True, "force": force}
+    if reason:
+        with pytest.raises(NotBetter, match=rf"^{checkpoint} is not announced: .*{reason}; --force announces it$"):
+            train(**given)
+    else:
+        train(**given)
+    assert announced == ([] if reason else [checkpoint])
 
 
 @pytest.mark.parametrize(

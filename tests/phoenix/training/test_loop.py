@@ -12,7 +12,7 @@ import pytest
 from phoenix.models.configs import NANO, TrainingConfig
 from phoenix.training import checkpoints
 from phoenix.training.checkpoints import Card
-from phoenix.training.loop import MAX_SKIPPED, Checkpointing, Diverged, Progress, fit
+from phoenix.training.loop import MAX_SKIPPED, Checkpointing, Diverged, Progress, take_steps
 from phoenix.training.losses import Losses
 from phoenix.training.step import State
 
@@ -39,13 +39,14 @@ class FixedLosses:
 def fitted(trainer: Any, first: int, checkpointing: Checkpointing | None) -> tuple[State, list[Progress]]:
     batches: Any = SimpleNamespace(steps=STEPS)
     reports: list[Progress] = []
-    return fit(trainer, batches, state(first), reports.append, checkpointing), reports
+    every = 15 if checkpointing else 500
+    return take_steps(trainer, batches, state(first), reports.append, checkpointing, every=every), reports
 
 
 @pytest.fixture
 def checkpointing(tmp_path: Path) -> Checkpointing:
     card = Card(step=0, steps=STEPS, model=NANO, training=TrainingConfig(), data={}, commit="of the test")
-    return Checkpointing(tmp_path, card, every=15, keep=2)
+    return Checkpointing(tmp_path, card, keep=2)
 
 
 def test_reports_come_every_20_steps_and_after_the_last_step() -> None:
