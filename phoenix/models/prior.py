@@ -11,10 +11,10 @@ are initial values of parameters, so training fits them, too.
 For each action, the prior is a sum in log-odds:
 
 - the viewer's own rate of the action, shrunk to the base rate (empirical Bayes);
-- the affinity: a kernel sum over the history, like Nadaraya-Watson regression without its denominator. Positions with
-  the same author or a similar text count, engaged ones for much, passed-over ones for little, and those with negative
-  feedback against the candidate. It has no denominator, since a viewer's history contains selected posts: even a
-  passed-over post speaks for similar ones;
+- the affinities for its text and for its author: two kernel sums over the history, like Nadaraya-Watson regression
+  without its denominator. Positions with a similar text, or with the same author, count: engaged ones for much,
+  passed-over ones for little, and those with negative feedback against the candidate. There is no denominator, since a
+  viewer's history contains selected posts: even a passed-over post speaks for similar ones;
 - the post's rate of the action, shrunk to the viewer's rate;
 - the age of the post.
 """
@@ -42,8 +42,6 @@ _NEGATIVE: Final = IS_NEGATIVE.astype(np.float32)[None, None]
 _POLARITY: Final = IS_NEGATIVE.astype(np.int32)
 _SHARPNESS: Final = 4.0
 """A text with cosine s counts exp(4 (s − 1)): one with half of its words in common counts 14 % of an equal text."""
-_SAME_AUTHOR: Final = 0.5
-"""A post by the same author counts half as much as an equal text."""
 _PASSED_OVER: Final = 0.1
 """The weight of a history position without an action; one with a positive action has 1, with negative feedback −1."""
 _LEAST_SUM: Final = -0.9
@@ -52,8 +50,11 @@ _HISTORY_STRENGTH: Final = 20.0
 """The base rate weighs as much as this number of the viewer's own positions."""
 _POST_STRENGTH: Final = 20.0
 """The viewer's rate weighs as much as this number of the post's impressions."""
-_AFFINITY: Final = 1.0
-"""Log-odds for each unit of the logarithm of the affinity."""
+_TEXT: Final = 1.0
+"""Log-odds for each unit of the logarithm of the text's kernel sum."""
+_AUTHOR: Final = 0.5
+"""Log-odds for each unit of the logarithm of the author's kernel sum. An author writes about several topics, so ten
+engaged posts of one are no reason to show everything by this author first."""
 _POST_RATE: Final = 0.1
 """Log-odds for each unit of the logarithm of the post's rate over the viewer's. In the generated world, 0.05 to 0.2
 rank equally well, and 0.5 ranks worse than 0: the taste of others tells less than the viewer's own."""
@@ -116,20 +117,16 @@ class Prior(hk.Module):
         return (
             viewer
             - jnp.log1p(-rates)[:, None]
-            + self._of_actions("affinity", _AFFINITY) * self._affinity(taste, evidence)
+            + self._of_actions("text", _TEXT) * _summed(self._likeness(taste, evidence), taste)
+            + self._of_actions("author", _AUTHOR) * _summed(_same_author(taste, evidence), taste)
             + self._of_actions("post_rate", _POST_RATE) * _lift(evidence.totals, rates[:, None], viewer)
             + self._of_actions("age", _AGE) * evidence.age[..., None]
         )
 
-    def _affinity(self, taste: Taste, evidence: Evidence) -> Float[Array, "B C A"]:
-        """The logarithms of the kernel sums: of positive actions, and for negative feedback of negative feedback."""
+    def _likeness(self, taste: Taste, evidence: Evidence) -> Float[Array, "B C H"]:
+        """The kernel of texts: 1 for equal ones."""
         cosines = jnp.einsum("bce,bhe->bch", evidence.content, taste.content)
-        shared = (evidence.author[:, :, None] == taste.author[:, None]) & (evidence.author[:, :, None] != 0)
-        same_author = jnp.all(shared, axis=-1).astype(cosines.dtype)
-        kernel = jnp.exp(self._number("sharpness", _SHARPNESS) * (cosines - 1.0))
-        kernel = kernel + self._number("same_author", _SAME_AUTHOR) * same_author
-        sums = jnp.einsum("bch,bph->bcp", kernel, taste.weights)
-        return jnp.log1p(jnp.maximum(sums, _LEAST_SUM))[..., _POLARITY]
+        return jnp.exp(self._number("sharpness", _SHARPNESS) * (cosines - 1.0))
 
     def _of_actions(self, name: str, first: float) -> Float[Array, "1 1 A"]:
         values = hk.get_parameter(name, [ACTION_COUNT], init=hk.initializers.Constant(first))
@@ -137,6 +134,18 @@ class Prior(hk.Module):
 
     def _number(self, name: str, first: float) -> Float[Array, ""]:
         return hk.get_parameter(name, [], init=hk.initializers.Constant(first))
+
+
+def _same_author(taste: Taste, evidence: Evidence) -> Float[Array, "B C H"]:
+    """The kernel of authors: 1 for the same one."""
+    shared = (evidence.author[:, :, None] == taste.author[:, None]) & (evidence.author[:, :, None] != 0)
+    return jnp.all(shared, axis=-1).astype(jnp.float32)
+
+
+def _summed(kernel: Float[Array, "B C H"], taste: Taste) -> Float[Array, "B C A"]:
+    """The logarithms of the kernel sums: of positive actions, and for negative feedback of negative feedback."""
+    sums = jnp.einsum("bch,bph->bcp", kernel, taste.weights)
+    return jnp.log1p(jnp.maximum(sums, _LEAST_SUM))[..., _POLARITY]
 
 
 def _lift(

@@ -45,7 +45,7 @@ def test_the_count_for_scoring_follows_from_the_sizes_of_the_layers(tiny: ModelC
     viewer = prefix * ((tiny.layers - 1) * layer + keys_and_values) + tiny.history * (post + 19 * tiny.dim) + id_
     counts = (20 + 19) * tiny.dim
     # one product more, with its own key, and one less, with the first value, which is only scaled
-    affinity = tiny.history * (tiny.table_dim + 2)
+    affinity = tiny.history * (tiny.table_dim + 2 * 2)
     candidate = tiny.layers * layer + post + counts + affinity + 19 * tiny.dim
     model = Phoenix.seeded(tiny, seed=7)  # it is traced and not compiled
     assert model.scoring_flops(3, candidates) == 2 * 3 * (viewer + candidates * candidate)

@@ -52,16 +52,17 @@ def scored_one_by_one(
         actions = read.actions[viewer] & present[:, None]
         recorded = (read.recorded[viewer] & present[:, None])[:, :DISCRETE]
         rates = ((actions[:, :DISCRETE] & recorded).sum(axis=0) + 20 * BASE_RATES) / (recorded.sum(axis=0) + 20)
-        sums = np.zeros(2)
+        of_text, of_author = np.zeros(2), np.zeros(2)
         for position in np.flatnonzero(present):
-            kernel = np.exp(4 * (text(asked.tokens[viewer, candidate]) @ text(read.tokens[viewer, position]) - 1))
-            kernel += 0.5 * np.array_equal(asked.author[viewer, candidate], read.author[viewer, position])
             is_positive = actions[position][~IS_NEGATIVE].any()
             is_negative = actions[position][IS_NEGATIVE].any()
-            sums += kernel * np.array(
-                [is_positive + 0.1 * (not (is_positive or is_negative)) - is_negative, is_negative]
-            )
-        affinity = np.log1p(np.maximum(sums, -0.9))[IS_NEGATIVE[:DISCRETE].astype(int)]
+            weight = is_positive + 0.1 * (not (is_positive or is_negative)) - is_negative
+            cosine = text(asked.tokens[viewer, candidate]) @ text(read.tokens[viewer, position])
+            of_text += np.exp(4 * (cosine - 1)) * np.array([weight, is_negative])
+            same = np.array_equal(asked.author[viewer, candidate], read.author[viewer, position])
+            of_author += same * np.array([weight, is_negative])
+        affinity = np.log1p(np.maximum(of_text, -0.9)) + 0.5 * np.log1p(np.maximum(of_author, -0.9))
+        affinity = affinity[IS_NEGATIVE[:DISCRETE].astype(int)]
         totals = candidates.totals[viewer, candidate].astype(np.float64)
         done, shown = np.minimum(totals[:DISCRETE], totals[-1]), totals[-1]
         lift = np.log((done + 20 * rates) / ((shown + 20) * rates))
