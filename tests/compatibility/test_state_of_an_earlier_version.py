@@ -9,6 +9,7 @@ import gzip
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
 
@@ -249,7 +250,7 @@ def query_of(request: FeedRequest, model_version: str) -> Query:
         now_ms=request.at,
         deadline_at=request.at + HOUR_MS,
         size=request.size or 35,
-        parameters=FORYOU,
+        parameters=replace(FORYOU, stand_in_posts=0),
         model_version=model_version,
     )
 
@@ -268,7 +269,8 @@ def test_the_same_requests_get_the_same_feeds(
 ) -> None:
     """But for what has changed since then.
 
-    A repost has the counts of its original, mutes apply through reposts, and the codes of surfaces are others.
+    A repost has the counts of its original, mutes apply through reposts, the codes of surfaces are others,
+    and accounts that a viewer without history follows had no effect on scores.
     """
     monkeypatch.setattr("thunder_ingest.users.history.FIRST_SURFACE", 0)
     monkeypatch.setattr("feed_worker.candidates.model_inputs.surface_code", code_of_the_earlier_version)
