@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from phoenix.features.actions import MAX_DWELL_MS
 from phoenix.features.inputs import CandidateInputs, CandidateRows, HistoryRows, candidate_rows, history_rows
 from phoenix.models.configs import ModelConfig
-from phoenix.models.ranker import Ranker, predictions
+from phoenix.models.ranker import Ranker, log_counts, predictions
 from phoenix.serving.engine import Phoenix
 from tests.phoenix.builders import (
     TOLERANCE,
@@ -24,6 +25,8 @@ from tests.phoenix.builders import (
     some_history,
     viewer,
 )
+from thunder_ingest.counts.columns import COUNT_COLUMNS
+from thunder_ingest.events import ACTION_INDEX, IMPRESSION
 
 CANDIDATES = 21
 """More than the largest bucket, so that a request has several chunks."""
@@ -141,6 +144,28 @@ def test_every_feature_of_a_viewer_counts(phoenix: Phoenix, column: str) -> None
     history, candidates = some_history(phoenix.config, 1, 12), some_candidates(phoenix.config, 1, 4)
     zeroed = history._replace(**{column: np.zeros_like(getattr(history, column))})
     assert not np.allclose(phoenix.score(history, candidates), phoenix.score(zeroed, candidates), rtol=1e-3)
+
+
+def test_the_transformer_reads_counts_by_their_doublings_and_by_rates(tiny: ModelConfig) -> None:
+    """The prior reads counts, too, so scores would differ without it."""
+    favorite, shown = ACTION_INDEX["favorite"], IMPRESSION
+    totals = np.zeros((5, COUNT_COLUMNS), np.int32)
+    totals[:, [favorite, shown]] = [(0, 0), (1, 10), (3, 10), (50, 100), (500, 1_000)]
+    read = np.asarray(log_counts(jnp.asarray(totals)))
+    doublings, rates = read[:, favorite], read[:, COUNT_COLUMNS + favorite]
+    assert doublings[2] - doublings[1] == pytest.approx(0.3)  # 1 + count doubles
+    assert (np.diff(doublings) > 0).all()
+    assert rates[3] == pytest.approx(rates[4], abs=0.02)
+    assert rates[3] > rates[2] > rates[1]
+
+    candidates = some_candidates(tiny, 1, 4)
+    without = candidates._replace(totals=np.zeros_like(candidates.totals))
+    embed = hk.transform(lambda rows: Ranker(tiny).embed(rows))
+    with_them, without_them = (
+        embed.apply(begun_params(tiny).ranker, None, candidate_rows(tiny, each, 0, 4))[0]
+        for each in (candidates, without)
+    )
+    assert not np.allclose(with_them, without_them, rtol=1e-2)
 
 
 def test_the_order_of_a_history_counts(phoenix: Phoenix) -> None:
