@@ -152,8 +152,8 @@ class _Shown:
     def begun(self, run: "Begun") -> None:
         self._first, self._steps = run.step, run.steps
         self._print(
-            f"{run.examples:,} examples, {run.held_out:,} held out; {run.steps:,} steps of {self._training.batch} "
-            f"slates in {self._training.epochs} passes"
+            f"{run.examples:,} examples, {run.held_out:,} held out; {run.steps:,} steps (batch {self._training.batch}, "
+            f"epochs {self._training.epochs})"
         )
         if run.examples < FEW_EXAMPLES:
             self._print(f"expect weak orders: models learn tastes from about {FEW_EXAMPLES:,} examples on")
