@@ -12,9 +12,10 @@ For each action, the prior is a sum in log-odds:
 
 - the viewer's own rate of the action, shrunk to the base rate (empirical Bayes);
 - the affinities for its text and for its author: two kernel sums over the history, like Nadaraya-Watson regression
-  without its denominator. Positions with a similar text, or with the same author, count: engaged ones for much,
-  passed-over ones for little, and those with negative feedback against the candidate. There is no denominator, since a
-  viewer's history contains selected posts: even a passed-over post speaks for similar ones;
+  without its denominator. Positions with a similar text, or with the same author, count: engaged and long-read ones
+  for much, passed-over ones for little, and those with negative feedback against the candidate, even if they have
+  other actions. There is no denominator, since a viewer's history contains selected posts: even a passed-over post
+  speaks for similar ones;
 - the post's rate of the action, shrunk to the viewer's rate;
 - the age of the post.
 """
@@ -32,18 +33,26 @@ from phoenix.features.actions import (
     BASE_DWELL_MS,
     BASE_RATES,
     DISCRETE,
+    DWELL_TIME,
     IS_NEGATIVE,
     MAX_DWELL_MS,
 )
 from phoenix.features.inputs import CandidateRows, HistoryRows
 from phoenix.models.layers import unit
+from thunder_ingest.events import ACTION_INDEX
 
+_DWELL: Final = ACTION_INDEX["dwell"]
 _NEGATIVE: Final = IS_NEGATIVE.astype(np.float32)[None, None]
+_ENGAGEMENT: Final = np.where(IS_NEGATIVE, 0.0, 1.0).astype(np.float32)[None, None]
+"""The weight of a history position by its actions, the greatest of which counts. A dwell may be a mere glance."""
+_ENGAGEMENT[..., _DWELL], _ENGAGEMENT[..., DWELL_TIME] = 0.5, 0.0
+_READ: Final = 5
+"""The bucket of dwell times from 4 s on: a post that was read so long counts as engaged, half as long for half."""
 _POLARITY: Final = IS_NEGATIVE.astype(np.int32)
 _SHARPNESS: Final = 4.0
 """A text with cosine s counts exp(4 (s − 1)): one with half of its words in common counts 14 % of an equal text."""
 _PASSED_OVER: Final = 0.1
-"""The weight of a history position without an action; one with a positive action has 1, with negative feedback −1."""
+"""The least weight of a history position; one with negative feedback has −1, and no other action changes that."""
 _LEAST_SUM: Final = -0.9
 """Lower bound of the kernel sum, above the −1 at which its logarithm ends."""
 _HISTORY_STRENGTH: Final = 20.0
@@ -62,8 +71,8 @@ _AGE: Final = -0.03
 """Log-odds for each doubling of the age above a minute: a post of an hour is at −0.18, one of two days at −0.36."""
 
 
-class Taste(NamedTuple):
-    """What the prior reads of each viewer."""
+class ViewerFeatures(NamedTuple):
+    """The prior's features of each viewer."""
 
     content: Float[Array, "B H E"]  # unit vectors of the texts
     author: Int[Array, "B H K"]
@@ -71,8 +80,8 @@ class Taste(NamedTuple):
     log_rates: Float[Array, "B A"]  # logarithms of the viewer's rates; of the dwell time, of its share
 
 
-class Evidence(NamedTuple):
-    """What the prior reads of each candidate."""
+class CandidateFeatures(NamedTuple):
+    """The prior's features of each candidate."""
 
     content: Float[Array, "B C E"]  # unit vectors of the texts
     author: Int[Array, "B C K"]
@@ -83,72 +92,77 @@ class Evidence(NamedTuple):
 class Prior(hk.Module):
     """The prior as a Haiku module, since training fits its constants."""
 
-    def taste(self, history: HistoryRows, content: Float[Array, "B H E"]) -> Taste:
+    def viewer_features(self, history: HistoryRows, content: Float[Array, "B H E"]) -> ViewerFeatures:
         """Read the history, whose texts have the mean embeddings `content`."""
         present = history.mask.astype(jnp.float32)
         actions = history.actions.astype(jnp.float32) * present[..., None]
-        positive = jnp.max(actions * (1.0 - _NEGATIVE), axis=-1)
-        negative = jnp.max(actions * _NEGATIVE, axis=-1)
-        passed_over = present - jnp.maximum(positive, negative)
+        engaged = jnp.maximum(jnp.max(actions * _ENGAGEMENT, axis=-1), _read(history.dwell) * actions[..., DWELL_TIME])
+        rejected = jnp.max(actions * _NEGATIVE, axis=-1)
+        likes = jnp.where(rejected > 0.0, -1.0, jnp.maximum(engaged, _PASSED_OVER)) * present
         recorded = (history.recorded & history.mask[..., None])[..., :DISCRETE].astype(jnp.float32)
         done = jnp.sum(actions[..., :DISCRETE] * recorded, axis=1) + _HISTORY_STRENGTH * BASE_RATES[None]
         rates = done / (jnp.sum(recorded, axis=1) + _HISTORY_STRENGTH)
         dwell = jnp.full((len(present), 1), np.float32(BASE_DWELL_MS / MAX_DWELL_MS))
-        return Taste(
+        return ViewerFeatures(
             unit(content),
             history.author,
-            jnp.stack([positive + _PASSED_OVER * passed_over - negative, negative], axis=1),
+            jnp.stack([likes, rejected], axis=1),
             jnp.log(jnp.concatenate([rates, dwell], axis=-1)),
         )
 
-    def evidence(self, candidates: CandidateRows, content: Float[Array, "B C E"]) -> Evidence:
+    def candidate_features(self, candidates: CandidateRows, content: Float[Array, "B C E"]) -> CandidateFeatures:
         """Read the candidates, whose texts have the mean embeddings `content`."""
-        return Evidence(
+        return CandidateFeatures(
             unit(content),
             candidates.author,
             candidates.totals.astype(jnp.float32),
             candidates.age.astype(jnp.float32),
         )
 
-    def __call__(self, taste: Taste, evidence: Evidence) -> Float[Array, "B C A"]:
+    def __call__(self, viewer: ViewerFeatures, candidate: CandidateFeatures) -> Float[Array, "B C A"]:
         """The logits of all actions; the last is that of the dwell time, as a share of MAX_DWELL_MS."""
-        viewer = taste.log_rates[:, None]
-        rates = jnp.exp(taste.log_rates)
+        log_rates = viewer.log_rates[:, None]
+        rates = jnp.exp(log_rates)
         return (
-            viewer
-            - jnp.log1p(-rates)[:, None]
-            + self._of_actions("text", _TEXT) * _summed(self._likeness(taste, evidence), taste)
-            + self._of_actions("author", _AUTHOR) * _summed(_same_author(taste, evidence), taste)
-            + self._of_actions("post_rate", _POST_RATE) * _lift(evidence.totals, rates[:, None], viewer)
-            + self._of_actions("age", _AGE) * evidence.age[..., None]
+            log_rates
+            - jnp.log1p(-rates)
+            + self._of_actions("text", _TEXT) * _summed(self._likeness(viewer, candidate), viewer)
+            + self._of_actions("author", _AUTHOR) * _summed(_same_author(viewer, candidate), viewer)
+            + self._of_actions("post_rate", _POST_RATE) * _log_rate_ratio(candidate.totals, rates, log_rates)
+            + self._of_actions("age", _AGE) * candidate.age[..., None]
         )
 
-    def _likeness(self, taste: Taste, evidence: Evidence) -> Float[Array, "B C H"]:
+    def _likeness(self, viewer: ViewerFeatures, candidate: CandidateFeatures) -> Float[Array, "B C H"]:
         """The kernel of texts: 1 for equal ones."""
-        cosines = jnp.einsum("bce,bhe->bch", evidence.content, taste.content)
-        return jnp.exp(self._number("sharpness", _SHARPNESS) * (cosines - 1.0))
+        cosines = jnp.einsum("bce,bhe->bch", candidate.content, viewer.content)
+        return jnp.exp(self._scalar("sharpness", _SHARPNESS) * (cosines - 1.0))
 
     def _of_actions(self, name: str, first: float) -> Float[Array, "1 1 A"]:
         values = hk.get_parameter(name, [ACTION_COUNT], init=hk.initializers.Constant(first))
         return values[None, None]
 
-    def _number(self, name: str, first: float) -> Float[Array, ""]:
+    def _scalar(self, name: str, first: float) -> Float[Array, ""]:
         return hk.get_parameter(name, [], init=hk.initializers.Constant(first))
 
 
-def _same_author(taste: Taste, evidence: Evidence) -> Float[Array, "B C H"]:
+def _read(dwell: Int[Array, "B H"]) -> Float[Array, "B H"]:
+    """The weight of a dwell time, from its bucket: 0 to 1."""
+    return jnp.minimum(jnp.exp2(dwell.astype(jnp.float32) - _READ), 1.0)
+
+
+def _same_author(viewer: ViewerFeatures, candidate: CandidateFeatures) -> Float[Array, "B C H"]:
     """The kernel of authors: 1 for the same one."""
-    shared = (evidence.author[:, :, None] == taste.author[:, None]) & (evidence.author[:, :, None] != 0)
+    shared = (candidate.author[:, :, None] == viewer.author[:, None]) & (candidate.author[:, :, None] != 0)
     return jnp.all(shared, axis=-1).astype(jnp.float32)
 
 
-def _summed(kernel: Float[Array, "B C H"], taste: Taste) -> Float[Array, "B C A"]:
+def _summed(kernel: Float[Array, "B C H"], viewer: ViewerFeatures) -> Float[Array, "B C A"]:
     """The logarithms of the kernel sums: of positive actions, and for negative feedback of negative feedback."""
-    sums = jnp.einsum("bch,bph->bcp", kernel, taste.weights)
+    sums = jnp.einsum("bch,bph->bcp", kernel, viewer.weights)
     return jnp.log1p(jnp.maximum(sums, _LEAST_SUM))[..., _POLARITY]
 
 
-def _lift(
+def _log_rate_ratio(
     totals: Float[Array, "B C A+1"], rates: Float[Array, "B 1 A"], log_rates: Float[Array, "B 1 A"]
 ) -> Float[Array, "B C A"]:
     """The logarithm of the post's shrunk rate over the viewer's; 0 without impressions, and for the dwell time.
@@ -156,5 +170,5 @@ def _lift(
     A count may exceed the impressions, as an app may publish engagements alone; the rate then counts as 1.
     """
     done = jnp.minimum(totals[..., :-1], totals[..., -1:]) + _POST_STRENGTH * rates
-    lift = jnp.log(done) - jnp.log(totals[..., -1:] + _POST_STRENGTH) - log_rates
-    return lift.at[..., DISCRETE].set(0.0)
+    ratio = jnp.log(done) - jnp.log(totals[..., -1:] + _POST_STRENGTH) - log_rates
+    return ratio.at[..., DISCRETE].set(0.0)

@@ -34,7 +34,7 @@ from phoenix.features.inputs import (
 )
 from phoenix.models.configs import ModelConfig
 from phoenix.models.layers import HashedId, HashTable, linear, signed_actions
-from phoenix.models.prior import Evidence, Prior, Taste
+from phoenix.models.prior import CandidateFeatures, Prior, ViewerFeatures
 from phoenix.models.transformer import Prefix, Transformer
 from thunder_ingest.counts.columns import COUNT_COLUMNS
 
@@ -60,14 +60,14 @@ class Viewers(NamedTuple):
     """Encoded viewers: everything that candidates are scored against."""
 
     prefix: Prefix
-    taste: Taste
+    features: ViewerFeatures
 
 
 class Embedded(NamedTuple):
     """Embedded candidates: everything of them that depends on no viewer."""
 
     tokens: Float[Array, "B C D"]
-    evidence: Evidence
+    features: CandidateFeatures
 
 
 class Ranker(hk.Module):
@@ -103,23 +103,25 @@ class Ranker(hk.Module):
         read, texts = self._texts(history.tokens), self._texts(candidates.tokens)
         prefix, positions, mask = self._prefix_tokens(history, read)
         learned = self._head(self._transformer(prefix, positions, mask, self._candidate_tokens(candidates, texts)))
-        return learned + self._prior(self._prior.taste(history, read), self._prior.evidence(candidates, texts))
+        return learned + self._prior(
+            self._prior.viewer_features(history, read), self._prior.candidate_features(candidates, texts)
+        )
 
     def encode(self, history: HistoryRows) -> Viewers:
         """Everything of viewers that candidates are scored against: once for each, for any number of candidates."""
         read = self._texts(history.tokens)
         prefix = self._transformer.encode(*self._prefix_tokens(history, read))[1]
-        return Viewers(prefix, self._prior.taste(history, read))
+        return Viewers(prefix, self._prior.viewer_features(history, read))
 
     def embed(self, candidates: CandidateRows) -> Embedded:
         """Everything of the candidates that depends on no viewer."""
         texts = self._texts(candidates.tokens)
-        return Embedded(self._candidate_tokens(candidates, texts), self._prior.evidence(candidates, texts))
+        return Embedded(self._candidate_tokens(candidates, texts), self._prior.candidate_features(candidates, texts))
 
     def score(self, viewers: Viewers, candidates: Embedded) -> Float[Array, "B C A"]:
         """Predictions for embedded candidates: 18 probabilities, then the dwell time in ms."""
         learned = self._head(self._transformer.attend(candidates.tokens, viewers.prefix))
-        return predictions(learned + self._prior(viewers.taste, candidates.evidence))
+        return predictions(learned + self._prior(viewers.features, candidates.features))
 
     def _texts(self, tokens: Int[Array, "*n T"] | Float[Array, "*n E"]) -> Float[Array, "*n E"]:
         """The mean embeddings of texts, from rows (integers), or as they are (floats)."""

@@ -40,7 +40,7 @@ from phoenix.index.retrieval_index import VectorIndex
 from phoenix.models.configs import config_named
 from phoenix.models.initialisers import Uniform
 from phoenix.models.parameters import initial_params
-from phoenix.models.prior import Evidence, Prior, Taste
+from phoenix.models.prior import CandidateFeatures, Prior, ViewerFeatures
 from phoenix.serving.engine import Phoenix
 from phoenix.serving.loading import load_models
 from phoenix.training.checkpoints import CheckpointError
@@ -194,7 +194,7 @@ def test_users_in_redis_have_the_state_of_their_events(state: State, valkey: red
             assert getattr(before, field).tolist() == getattr(now, field).tolist(), field
 
 
-def base_logits(_: Prior, taste: Taste, evidence: Evidence) -> Array:
+def base_logits(_: Prior, viewer: ViewerFeatures, candidate: CandidateFeatures) -> Array:
     """The logits of an untrained ranker without a head, before there was a prior."""
     rates = np.append(BASE_RATES, np.float32(BASE_DWELL_MS / MAX_DWELL_MS))
     return jnp.asarray(log_odds(rates))[None, None]

@@ -14,9 +14,9 @@ from phoenix.models.parameters import initial_params
 from phoenix.models.ranker import word_table
 from phoenix.serving.engine import Phoenix
 from tests.phoenix.builders import some_candidates, some_history
-from thunder_ingest.events import ACTION_INDEX
+from thunder_ingest.events import ACTION_INDEX, ActionName
 
-FAVORITE, CLICK, REPORT = (ACTION_INDEX[name] for name in ("favorite", "click", "report"))
+FAVORITE, CLICK, DWELL, REPORT = (ACTION_INDEX[name] for name in ("favorite", "click", "dwell", "report"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def scored_one_by_one(
 ) -> np.ndarray:
     """The formula of `phoenix.models.prior` for each viewer and candidate, in float64."""
     table = np.asarray(word_table(params), np.float64)
-    read, asked = history_rows(config, history), candidate_rows(config, candidates, 0, candidates.post_id.shape[1])
+    read_rows, asked = history_rows(config, history), candidate_rows(config, candidates, 0, candidates.post_id.shape[1])
 
     def text(rows: np.ndarray) -> np.ndarray:
         mean = table[rows[rows > 0]].mean(axis=0) if (rows > 0).any() else np.zeros(table.shape[1])
@@ -48,18 +48,20 @@ def scored_one_by_one(
 
     scores = np.zeros((*asked.post.shape[:2], DISCRETE))
     for viewer, candidate in np.ndindex(*scores.shape[:2]):
-        present = read.mask[viewer]
-        actions = read.actions[viewer] & present[:, None]
-        recorded = (read.recorded[viewer] & present[:, None])[:, :DISCRETE]
+        present = read_rows.mask[viewer]
+        actions = read_rows.actions[viewer] & present[:, None]
+        recorded = (read_rows.recorded[viewer] & present[:, None])[:, :DISCRETE]
         rates = ((actions[:, :DISCRETE] & recorded).sum(axis=0) + 20 * BASE_RATES) / (recorded.sum(axis=0) + 20)
         of_text, of_author = np.zeros(2), np.zeros(2)
         for position in np.flatnonzero(present):
-            is_positive = actions[position][~IS_NEGATIVE].any()
-            is_negative = actions[position][IS_NEGATIVE].any()
-            weight = is_positive + 0.1 * (not (is_positive or is_negative)) - is_negative
-            cosine = text(asked.tokens[viewer, candidate]) @ text(read.tokens[viewer, position])
+            done = actions[position]
+            is_negative = done[IS_NEGATIVE].any()
+            engaged = np.delete(done, [DWELL, DISCRETE])[~np.delete(IS_NEGATIVE, [DWELL, DISCRETE])].any()
+            read = done[DISCRETE] * min(2.0 ** (read_rows.dwell[viewer, position] - 5), 1.0)
+            weight = -1.0 if is_negative else max(1.0 * engaged, 0.5 * done[DWELL], read, 0.1)
+            cosine = text(asked.tokens[viewer, candidate]) @ text(read_rows.tokens[viewer, position])
             of_text += np.exp(4 * (cosine - 1)) * np.array([weight, is_negative])
-            same = np.array_equal(asked.author[viewer, candidate], read.author[viewer, position])
+            same = np.array_equal(asked.author[viewer, candidate], read_rows.author[viewer, position])
             of_author += same * np.array([weight, is_negative])
         affinity = np.log1p(np.maximum(of_text, -0.9)) + 0.5 * np.log1p(np.maximum(of_author, -0.9))
         affinity = affinity[IS_NEGATIVE[:DISCRETE].astype(int)]
@@ -107,6 +109,28 @@ def test_posts_like_reported_ones_come_last(tiny: ModelConfig, untrained: Phoeni
     scores = untrained.score(history, candidates)[0]
     assert scores[1, FAVORITE] < scores[0, FAVORITE] / 1.3
     assert scores[1, REPORT] > 1.3 * scores[0, REPORT]
+
+
+@pytest.mark.parametrize("other", ["click", "dwell", "dwell_time"])
+def test_no_other_action_outweighs_negative_feedback(tiny: ModelConfig, untrained: Phoenix, other: ActionName) -> None:
+    history, candidates = of_two(tiny)
+    history.actions[0, 3, [REPORT, ACTION_INDEX[other]]] = True
+    candidates.author_id[0, 1] = history.author_id[0, 3]
+    scores = untrained.score(history, candidates)[0]
+    assert scores[1, FAVORITE] < scores[0, FAVORITE] / 1.3
+
+
+def test_a_glance_counts_less_than_a_reading_and_a_reading_like_a_click(tiny: ModelConfig, untrained: Phoenix) -> None:
+    history, candidates = of_two(tiny)
+    candidates.author_id[0, 1] = history.author_id[0, 3]
+
+    def scored(dwell_ms: float, *actions: int) -> float:
+        done, dwelled = np.zeros_like(history.actions), np.zeros_like(history.dwell_ms)
+        done[0, 3, list(actions)], dwelled[0, 3] = True, dwell_ms
+        return float(untrained.score(history._replace(actions=done, dwell_ms=dwelled), candidates)[0, 1, FAVORITE])
+
+    passed_over, glance, reading = scored(0), scored(1_500, DISCRETE), scored(9_000, DISCRETE)
+    assert passed_over < glance < reading == pytest.approx(scored(0, ACTION_INDEX["profile_click"]))
 
 
 def test_without_a_history_the_popular_and_then_the_new_post_comes_first(tiny: ModelConfig, untrained: Phoenix) -> None:
