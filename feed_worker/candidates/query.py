@@ -133,6 +133,13 @@ class Query:
         allowed = self.parameters.repeat_below > 0 and self.first_page_ms > 0 and not self.is_check
         return allowed and (bool(restricts) or found < AMPLE)
 
+    @property
+    def is_unrestricted(self) -> bool:
+        """True if an empty feed means that nothing may be shown: not even a repeat, on any page, of any kind."""
+        request = self.request
+        restricts = request.in_network_only or request.exclude_videos or request.langs or request.after is not None
+        return self.parameters.repeat_below > 0 and not restricts
+
     def scaled_limit(self, count: int) -> int:
         """The number of candidates to fetch: `count` times `quality`, at least MIN_CANDIDATES, at most `count`."""
         return min(count, max(MIN_CANDIDATES, round(count * self.quality)))

@@ -64,7 +64,8 @@ class DocumentBuilder:
         assert result is not None, "delivered before it was finished"
         feed = feed_of(result, self._store, self._clock.now_ms(), merged.request_ids)
         explained = explanation_of(result, self._store) if merged.request.explain else None
-        return Answer(feed, explained, [served_of(result, feed, request_id) for request_id in feed.answers])
+        served = [served_of(result, feed, request_id) for request_id in feed.answers]
+        return Answer(feed, explained, served, withdraws=feed.status == "empty" and result.query.is_unrestricted)
 
 
 class Delivery:

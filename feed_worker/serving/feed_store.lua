@@ -6,21 +6,22 @@
 --
 -- KEYS: feed document, explanation, ledger (hash: request id -> record), full ledger, replaced feeds (list), ready channel
 -- ARGV: 1 arrival of the request (ms), 2 its offset, 3 feed document, or '' if an earlier call has written the answer,
---       4 TTL of feed and explanation (s), 5 explanation or '', 6 TTL of the ledger (s), 7 entries of a full ledger,
---       8 TTL of replaced feeds (s), 9 number of replaced feeds, 10 id of the computed request, 11 that id as
---       MessagePack, 12 ... three for each request that is answered: its id, its id as MessagePack, its record as MessagePack.
+--       4 TTL of feed and explanation (s), 5 explanation or '', 6 '1' if the document withdraws an older feed,
+--       7 TTL of the ledger (s), 8 entries of a full ledger, 9 TTL of replaced feeds (s), 10 number of replaced feeds,
+--       11 id of the computed request, 12 that id as MessagePack,
+--       13 ... three for each request that is answered: its id, its id as MessagePack, its record as MessagePack.
 -- Returns the record that counts for each request: the first that was ever written.
 --
--- A document without items never replaces one with items, and one with items replaces any without: an answer never takes
--- away the feed that a reader has. Documents are compared without a parser: `arrived_at` and `offset` are the last fields
--- of a feed, its items are empty or not, and neither items nor a status can occur in a text, whose quotes are escaped.
+-- A document without items takes away no feed with items, unless nothing at all may be shown: then it withdraws that feed.
+-- Documents are compared without a parser: `arrived_at` and `offset` are the last fields of a feed, its items are empty
+-- or not, and neither items nor a status can occur in a text, whose quotes are escaped.
 -- A record is a MessagePack array with the request id as its first field, so it becomes the record of another request
 -- by replacing these bytes.
 
 local feed, explain, answered, before, replaced, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local arrived, offset, document, ttl, explained = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local ledger_ttl, full, replaced_ttl = ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local replaced_max, computed, computed_packed = tonumber(ARGV[9]), ARGV[10], ARGV[11]
+local withdraws, ledger_ttl, full, replaced_ttl = ARGV[6] == '1', ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local replaced_max, computed, computed_packed = tonumber(ARGV[10]), ARGV[11], ARGV[12]
 
 local function answer_to(request)
   return redis.call('HGET', answered, request) or redis.call('HGET', before, request)
@@ -57,10 +58,10 @@ if not first and document ~= '' then
   local known = redis.call('GET', feed)
   local is_late = known and is_later(known)
   local replaces = not is_late
-  if known and has_items(document) ~= has_items(known) then
-    replaces = has_items(document)
-  elseif known and is_feed(document) and not is_feed(known) then
-    replaces = true
+  if known and is_feed(document) ~= is_feed(known) then
+    replaces = is_feed(document)
+  elseif known and has_items(known) and not has_items(document) then
+    replaces = withdraws and not is_late
   end
   if replaces then
     if known and is_feed(known) then keep(known) end
@@ -79,7 +80,7 @@ if redis.call('HLEN', answered) >= full then
   redis.call('EXPIRE', before, ledger_ttl)
 end
 local records = {}
-for i = 12, #ARGV, 3 do
+for i = 13, #ARGV, 3 do
   local record = answer_to(ARGV[i])
   if not record then
     record = ARGV[i + 2]

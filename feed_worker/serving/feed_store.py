@@ -51,12 +51,14 @@ _WRITE: Final = files(__package__).joinpath("feed_store.lua").read_text()
 class Answer(NamedTuple):
     """A feed to write, its explanation if one was requested, and a record for each request that it answers.
 
-    The first record is that of the computed request.
+    The first record is that of the computed request. `withdraws` is True for an `empty` feed that states that nothing
+    at all may be shown.
     """
 
     feed: Feed
     explanation: Explanation | None
     served: Sequence[FeedServed]
+    withdraws: bool = False
 
 
 class FeedStore:
@@ -66,9 +68,9 @@ class FeedStore:
 
     - The feed of an older request never replaces a newer one, by arrival and offset of the requests. It goes to
       `replaced:{user}`, as does a feed that is replaced: each reader finds the answer to its own request there.
-    - A feed without items (`empty`, `expired`, `failed`) never replaces a feed with items, and one with items replaces
-      any without. The reader keeps the feed and finds the request's status in the ledger, and an `empty` feed also in
-      `replaced:{user}`. An `empty` feed replaces an `expired` or `failed` one.
+    - An `expired` or `failed` feed never replaces another one. An `empty` feed replaces a feed with items only if it
+      withdraws it: the items may no longer be shown. Otherwise the reader keeps the feed and finds the request's status
+      in the ledger, and an `empty` feed also in `replaced:{user}`. Any feed replaces an `expired` or `failed` one.
     - A request is answered once. If it was computed twice, the first answer also goes to the requests that only the
       second computation was merged with: its items were never shown, so no record may contain them.
 
@@ -137,7 +139,7 @@ class FeedStore:
         computed = answer.served[0].request_id
         for first in range(0, len(answer.served), _TOGETHER):
             arguments: list[str | int | bytes] = [feed.arrived_at, feed.offset, document, self._ttl_s, explained]
-            arguments += [*limits, computed, msgspec.msgpack.encode(computed)]
+            arguments += [int(answer.withdraws), *limits, computed, msgspec.msgpack.encode(computed)]
             records = answer.served[first : first + _TOGETHER]
             for record in records:
                 arguments += [record.request_id, msgspec.msgpack.encode(record.request_id), pack(record)]

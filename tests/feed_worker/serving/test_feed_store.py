@@ -62,7 +62,9 @@ def explanation(at: int = T0, request_id: str = "r") -> Explanation:
     )
 
 
-def answer(written: Feed, explained: Explanation | None = None, served_at: int | None = None) -> Answer:
+def answer(
+    written: Feed, explained: Explanation | None = None, served_at: int | None = None, *, withdraws: bool = False
+) -> Answer:
     records = [
         FeedServed(
             request_id=request_id,
@@ -77,7 +79,7 @@ def answer(written: Feed, explained: Explanation | None = None, served_at: int |
         )
         for request_id in written.answers
     ]
-    return Answer(written, explained, records)
+    return Answer(written, explained, records, withdraws)
 
 
 def test_a_feed_is_read_back_as_it_was_written(valkey: redis.Redis) -> None:
@@ -99,6 +101,7 @@ class Write(NamedTuple):
     status: FeedStatus
     items: int
     explained: bool
+    withdraws: bool
 
 
 STATUSES: list[tuple[FeedStatus, int]] = [("ok", 1), ("degraded", 2), ("empty", 0), ("expired", 0), ("failed", 0)]
@@ -107,12 +110,13 @@ OFFSETS = [1, 0, 9, 10, 0, 2]
 """The time and the offset of each request; some are equal."""
 writes = st.lists(
     st.builds(
-        lambda request, others, outcome, explained: Write(
-            request, tuple(others - {request}), outcome[0], outcome[1], explained
+        lambda request, others, outcome, explained, withdraws: Write(
+            request, tuple(others - {request}), outcome[0], outcome[1], explained, withdraws and outcome[0] == "empty"
         ),
         st.integers(0, 5),
         st.sets(st.integers(0, 5), max_size=2),
         st.sampled_from(STATUSES),
+        st.booleans(),
         st.booleans(),
     ),
     max_size=12,
@@ -132,10 +136,14 @@ class Model:
         new, known = written.feed, self.feed
         if new.request_id not in self.answered:
             is_older = known is not None and (new.arrived_at, new.offset) < (known.arrived_at, known.offset)
-            if known is None or rank(new) > rank(known) or (rank(new) == rank(known) and not is_older):
+            if known is None:
                 replaces = True
-            else:  # `failed` says more than an `empty` of before, and both leave items alone
-                replaces = not known.items and not is_older
+            elif is_feed(new) != is_feed(known):
+                replaces = is_feed(new)
+            elif known.items and not new.items:
+                replaces = written.withdraws and not is_older
+            else:
+                replaces = not is_older
             if replaces and known and is_feed(known):
                 self.replaced.insert(0, known)
             if not replaces and is_feed(new):
@@ -152,11 +160,6 @@ def is_feed(known: Feed) -> bool:
     return known.status not in ("expired", "failed")
 
 
-def rank(known: Feed) -> int:
-    """A feed of a higher rank replaces one of a lower rank, also a newer one."""
-    return 2 if known.items else int(is_feed(known))
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(writes)
 def test_any_writes_in_any_order_and_number_leave_the_state_of_the_rules(
@@ -164,11 +167,12 @@ def test_any_writes_in_any_order_and_number_leave_the_state_of_the_rules(
 ) -> None:
     valkey.flushall()
     store, model = FeedStore(valkey, ttl_s=60), Model()
-    for request, others, status, items, explained in sequence:
+    for request, others, status, items, explained, withdraws in sequence:
         written = feed(
             TIMES[request], [str(each) for each in (request, *others)], status, items, offset=OFFSETS[request]
         )
-        each = answer(written, explanation(written.at, written.request_id) if explained else None)
+        reasons = explanation(written.at, written.request_id) if explained else None
+        each = answer(written, reasons, withdraws=withdraws)
         assert store.write([each]) == [pack(record) for record in model.write(each)]
         assert feed_in(valkey, USER) == model.feed
         assert explanation_in(valkey, USER) == model.explanation
