@@ -65,7 +65,7 @@ class Parameters:
         dpp_theta: the weight of score against diversity, from 0 (diversity alone) to below 1.
         in_network_max: the maximum number of candidates of ThunderSource.
         retrieval_max: the maximum number of candidates of PhoenixRetrievalSource.
-        stand_in_posts: for a viewer without history, so many posts of followed accounts stand in for it in retrieval.
+        stand_in_posts: for a viewer without history, so many posts of followed accounts stand in for it.
         popular_max: the maximum number of candidates of PopularSource.
         popular_below: PopularSource adds candidates if the other sources found fewer than this.
         popular_negative_weight: so many positive engagements weigh as much as the negative action of one account.
@@ -247,7 +247,7 @@ FORYOU: Final = replace(
   that are never shown.
 - Fewer candidates are taken: as many as the smallest model scores for one viewer in a tenth of a second on two cores.
 - A viewer without history gets out-of-network posts that are close to those of the followed accounts.
-- Where new posts run out, what was served comes back, then what was seen: no reader looks at an empty feed.
+- Where new posts run out, served posts come back, then seen ones: no reader looks at an empty feed.
 
 DPP re-ranking is off: its cost in score depends on the quality of the vectors, and author diversity varies a feed, too.
 """

@@ -27,7 +27,7 @@ from thunder_ingest.users.history import POSITION
 def history_of(queries: Sequence[Query], store: PostStore, config: ModelConfig) -> History:
     """The newest history positions of each viewer, with the words and videos of posts that are still stored.
 
-    A stand-in's other actions count as unknown: a viewer who follows an account has not ignored its posts.
+    The actions of a stand-in count as unknown: they tell nothing about the viewer's rates.
     """
     positions, mask = _padded(queries, config.history)
     is_own = np.array([not query.is_stand_in for query in queries])[:, np.newaxis, np.newaxis]

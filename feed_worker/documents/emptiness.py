@@ -1,4 +1,4 @@
-"""The reason of an empty feed, in words: what the sources found, what dropped it, and what they left out."""
+"""The reason of an empty feed, in words: the posts that sources found, filters dropped, and sources left out."""
 
 from collections.abc import Sequence
 

@@ -18,8 +18,8 @@ _REPEAT = SOURCES.index("repeat")
 class RepeatHydrator(Hydrator):
     """Marks candidates that were served or seen, or refer to such a post, where these may come back.
 
-    `PreviouslySeenFilter` and `PreviouslyServedFilter` drop what is not marked, so that nothing comes back where this
-    hydrator fails. They also drop the posts of earlier pages. The published system has no repeats.
+    `PreviouslySeenFilter` and `PreviouslyServedFilter` drop posts without the mark, so that nothing comes back where
+    this hydrator fails. They also drop the posts of earlier pages. The published system has no repeats.
     """
 
     def enable(self, query: Query) -> bool:
@@ -27,7 +27,7 @@ class RepeatHydrator(Hydrator):
         return query.may_repeat(0)
 
     def hydrate(self, query: Query, candidates: Candidates) -> Candidates:
-        """Set `repeat` and `repeat_at`; where the other sources found ample, only of what RepeatSource found."""
+        """Set `repeat` and `repeat_at`; where the other sources found ample, only of posts from RepeatSource."""
         known = candidates.source == _REPEAT
         if (~known).sum() < AMPLE:
             known[:] = True

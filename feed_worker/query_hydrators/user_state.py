@@ -1,7 +1,7 @@
 """UserStateHydrator: reads the viewer's history, graph, muted keywords, seen and served posts."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ from feed_worker.candidates.ports import UserStateStore
 from feed_worker.candidates.query import NO_IDS, Query
 from feed_worker.framework.components import QueryFields, QueryHydrator
 from infra.ports.errors import StateMissing
-from thunder_ingest.users.state import UserState
+from thunder_ingest.users.state import StateLimits, UserState
+
+_SERVED_KEPT: Final = StateLimits().served
 
 
 class UserStateHydrator(QueryHydrator):
@@ -49,6 +51,7 @@ class UserStateHydrator(QueryHydrator):
                 "seen": union(state.seen, query.requested_seen_ids()),
                 "served": _served_before(query, state),
                 "paged": _paged(query, state),
+                "first_page_ms": 0 if _has_lost_pages(query, state) else query.first_page_ms,
             }
             for query, state in zip(queries, states, strict=True)
         ]
@@ -61,9 +64,16 @@ def _served_before(query: Query, state: UserState) -> NDArray[np.int64]:
     return union(_paged(query, state), state.served_ids[newest])
 
 
+def _has_lost_pages(query: Query, state: UserState) -> bool:
+    """True if posts of earlier pages may be missing in the state, which keeps a limited number of served posts."""
+    is_full = len(state.served_at) >= _SERVED_KEPT
+    return query.request.after is not None and is_full and bool(state.served_at.min() >= query.first_page_ms)
+
+
 def _paged(query: Query, state: UserState) -> NDArray[np.int64]:
     """The posts of earlier pages; all that were ever served, if the first page is unknown or nothing is repeated."""
     if query.request.after is None:
         return NO_IDS
-    began_ms = query.first_page_ms if query.parameters.repeat_below else 0
+    is_known = query.parameters.repeat_below and not _has_lost_pages(query, state)
+    began_ms = query.first_page_ms if is_known else 0
     return np.unique(state.served_ids[(state.served_at >= began_ms) & (state.served_at < query.history_ms)])

@@ -24,7 +24,7 @@ class PhoenixRetrievalSource(Source):
     seen and served posts, so that these take no other post's place. Posts for followers only come from ThunderSource.
 
     The published source gives viewers without history nothing. With `stand_in_posts` they have the vector of a viewer
-    who liked what the accounts that they follow have written (`with_stand_in`), and the search masks these accounts.
+    who liked posts by the followed accounts (`with_stand_in`), and the search masks these accounts.
     """
 
     def __init__(self, store: PostStore, index: VectorIndex, model: ModelEngine) -> None:
@@ -44,8 +44,8 @@ class PhoenixRetrievalSource(Source):
         found = [self._found(*each) for each in zip(readers, ids, scores, strict=True)]
         if self._index.count(self._model.version) or not len(self._store):
             return list(map(Fetched, found))
-        lacking = (f"no vectors of model {self._model.version}",)  # a viewer without history misses none of them
-        return [Fetched(each, lacking * query.has_history) for query, each in zip(queries, found, strict=True)]
+        lacking = (f"no vectors of model {self._model.version}",)  # a viewer without a vector misses none of them
+        return [Fetched(each, lacking * reader.has_history) for reader, each in zip(readers, found, strict=True)]
 
     def _mask(self, query: Query) -> Mask:
         viewer, parameters = query.viewer, query.parameters

@@ -1,4 +1,4 @@
-"""A stand-in for the history of a viewer without one: what the accounts that the viewer follows have written."""
+"""A stand-in for the history of a viewer without one: posts by the followed accounts."""
 
 from dataclasses import replace
 from typing import Final
@@ -19,17 +19,27 @@ def with_stand_in(query: Query, store: PostStore) -> Query:
     """The query as if its viewer had liked `stand_in_posts` posts; `query` stays.
 
     They are the newest originals and quotes of the followed accounts. Where these have none, they are popular posts,
-    which an average viewer likes.
+    which an average viewer likes. Posts that no feed of the viewer may show for their author or their labels are none.
     """
     most, parameters = query.parameters.stand_in_posts, query.parameters
-    posts = _written_by_followed(query, store, 2 * most)
+    posts = _shown(query, store, _written_by_followed(query, store, 2 * most))
     if not len(posts.post_id):
         with store.lock:
-            posts = store.columns(store.popular(query.now_ms, most, popularity_of(parameters)))
+            popular = store.columns(store.popular(query.now_ms, most, popularity_of(parameters)))
+        posts = _shown(query, store, popular)
     liked = np.zeros(len(posts.post_id), POSITION)
     liked["post_id"], liked["author_id"], liked["at"] = posts.post_id, posts.author_id, posts.created_at
     liked["actions"] = _LIKED
     return replace(query, user=replace(query.viewer, positions=liked[:most][::-1]), is_stand_in=True)
+
+
+def _shown(query: Query, store: PostStore, posts: PostColumns) -> PostColumns:
+    """Without posts of blocked, blocking and muted accounts and of the viewer, and without unsafe ones."""
+    viewer, parameters = query.viewer, query.parameters
+    hidden = np.concatenate([viewer.blocks, viewer.blocked_by, viewer.mutes, [query.user_id]])
+    unsafe = np.uint64(store.label_mask(parameters.unsafe_labels | parameters.unsafe_labels_out_of_network))
+    kept = ~np.isin(posts.author_id, hidden) & ((posts.labels & unsafe) == 0)
+    return PostColumns(*(column[kept] for column in posts))
 
 
 def _written_by_followed(query: Query, store: PostStore, limit: int) -> PostColumns:

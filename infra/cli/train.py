@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from phoenix.training.run_config import RunConfig
     from thunder_ingest.events import ActionName
 
-FEW_EXAMPLES = 30_000
-"""With fewer examples, models order the feeds of the generated world little better than popularity does."""
+FEW_EXAMPLES = 10_000
+"""With so many examples, models rank the generated world clearly better than untrained ones do."""
 
 
 class NotBetter(ForYouError, RuntimeError):
@@ -156,7 +156,7 @@ class _Shown:
             f"epochs {self._training.epochs})"
         )
         if run.examples < FEW_EXAMPLES:
-            self._print(f"expect weak orders: models learn tastes from about {FEW_EXAMPLES:,} examples on")
+            self._print(f"expect little: models learn tastes from about {FEW_EXAMPLES:,} examples on")
         if run.checkpoint:
             self._print(f"continuing from {run.checkpoint}")
 

@@ -16,6 +16,8 @@ from phoenix.data.targets import RankingTargets
 from phoenix.features.actions import ACTION_COUNT, DWELL_TIME, IS_NEGATIVE
 from phoenix.features.inputs import CandidateRows
 
+_OF_REQUEST: Final = ("hour", "weekday")
+"""Columns that a negative takes from its new slate: another viewer's time would betray it."""
 _UNKNOWN: Final = IS_NEGATIVE | (np.arange(ACTION_COUNT) == DWELL_TIME)
 """Labels without a value for a post that was not shown: negative feedback and dwell time."""
 
@@ -49,7 +51,9 @@ def with_negatives(
     labels = np.concatenate([targets.labels, np.zeros_like(targets.labels)], axis=1)
     both = RankingTargets(labels, np.concatenate([targets.weights, weights * np.float32(weight)], axis=1))
     columns = {
-        name: column if name == "surface" else np.concatenate([column, np.roll(column, 1, axis=0)], axis=1)
+        name: column
+        if name == "surface"
+        else np.concatenate([column, column if name in _OF_REQUEST else np.roll(column, 1, axis=0)], axis=1)
         for name, column in candidates._asdict().items()
     }
     return CandidateRows(**columns), both

@@ -89,7 +89,7 @@ class Added(NamedTuple):
 
 
 def added_by_events(log: Log, labelled_since: Mapping[ActionName, int]) -> Added:
-    """Return what each event adds to the counts of its post; actions before the start of their recording add nothing.
+    """Return the changes of each event to the counts of its post; actions that were not recorded yet add nothing.
 
     The newest event of a viewer, post and action counts, and takes the place of the one before it.
     """

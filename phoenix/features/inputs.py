@@ -40,7 +40,7 @@ PHOTO_BUCKETS: Final = 8
 WATCHED_BUCKETS: Final = 18
 HOURS: Final = 25
 WEEKDAYS: Final = 8
-"""Rows of a table; row 0 stands for no time."""
+"""Rows of a table; row 0 is not used, since tables read it as zeros."""
 _FIRST_WEEKDAY: Final = 3
 """The epoch began on a Thursday, the fourth day of the week."""
 Column = Any

@@ -47,7 +47,7 @@ from thunder_ingest.users.history import POSITION
 from thunder_ingest.users.redis_form import UserStates
 from thunder_ingest.users.register import declare_whole
 from thunder_ingest.users.seen_filter import FilterSize, SeenFilter
-from thunder_ingest.users.state import UserState
+from thunder_ingest.users.state import StateLimits, UserState
 
 FRIEND, STRANGER, ACCOUNTS = 60, 70, 3
 PAGE = 20
@@ -191,6 +191,35 @@ def test_a_page_after_an_unknown_one_repeats_nothing(valkey: redis.Redis) -> Non
     assert page.degradations == [
         "nothing to show: no source found a post; the sources left out posts: 50 served; a page repeats no earlier one"
     ]
+
+
+def test_a_page_repeats_nothing_once_posts_of_earlier_pages_may_have_left_the_served_ones(valkey: redis.Redis) -> None:
+    valkey.flushall()
+    reader = Reader(valkey, FORYOU)
+    first = reader.refresh(0, NOW_MS)
+    assert first.items
+    reader.users.add_served(str(VIEWER), range(1_000, 1_000 + StateLimits().served), NOW_MS + 1, "pages")
+    seen = [Impression(user_id=VIEWER, post_id=each, author_id=50, at=1) for each in range(1, 51)]
+    reader.users.write(entries_by_user(seen), "0")
+    page = reader.refresh(1, NOW_MS + 2, after=first.request_id)
+    assert (page.status, page.items) == ("empty", [])
+
+
+@pytest.mark.parametrize(
+    ("request_", "parameters", "withdraws"),
+    [
+        ({}, FORYOU, True),
+        ({"in_network_only": True}, FORYOU, False),
+        ({"exclude_videos": True}, FORYOU, False),
+        ({"langs": ["en"]}, FORYOU, False),
+        ({"after": "r0"}, FORYOU, False),
+        ({}, CLASSIC, False),
+    ],
+)
+def test_an_empty_feed_withdraws_an_older_one_if_nothing_may_be_shown(
+    request_: dict[str, Any], parameters: Parameters, withdraws: bool
+) -> None:
+    assert query(parameters=parameters, **request_).is_unrestricted is withdraws
 
 
 def test_what_the_app_says_it_has_shown_comes_back_last() -> None:

@@ -89,6 +89,13 @@ def test_popular_posts_stand_in_where_followed_accounts_have_written_nothing() -
     assert (len(positions), positions["post_id"][-1]) == (2, 4)
 
 
+@pytest.mark.parametrize("edge", ["blocks", "blocked_by", "mutes"])
+def test_no_post_that_the_viewer_may_not_see_stands_in(edge: str) -> None:
+    store = store_of(post(1, FRIEND), post(2, 61), post(3, 61, labels=["spam"]))
+    asked = query(viewer(following=[FRIEND, 61], **{edge: [FRIEND]}), parameters=replace(FORYOU, stand_in_posts=9))
+    assert with_stand_in(asked, store).viewer.positions["post_id"].tolist() == [2]
+
+
 def test_a_viewer_without_history_gets_posts_of_accounts_that_are_not_followed() -> None:
     store = store_of(post(1, FRIEND), post(2, STRANGER), post(3, STRANGER))
     traits = Traits(

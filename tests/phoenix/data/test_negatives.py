@@ -29,6 +29,9 @@ def test_the_previous_slate_is_appended_with_all_labels_zero(ranked: Ranked) -> 
         column, before = getattr(candidates, name), getattr(ranked[0], name)
         np.testing.assert_array_equal(column[:, :2], before)
         np.testing.assert_array_equal(column[:, 2:], before[[2, 0, 1]])
+    for name in ("hour", "weekday"):  # those of the request
+        column = getattr(candidates, name)
+        np.testing.assert_array_equal(column[:, 2:], column[:, :2])
     np.testing.assert_array_equal(candidates.surface, ranked[0].surface)
     np.testing.assert_array_equal(targets.labels[:, :2], ranked[1].labels)
     np.testing.assert_array_equal(targets.weights[:, :2], ranked[1].weights)
