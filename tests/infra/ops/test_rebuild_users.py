@@ -16,7 +16,7 @@ from infra.ops.rebuild_users import RebuildResult
 from infra.ports.clock import now_ms
 from infra.ports.errors import StateMissing
 from infra.ports.kafka_admin import create_topics, ends_of
-from infra.ports.producer import Record
+from infra.ports.producer import KafkaProducer, Record
 from infra.ports.settings import Settings, load
 from infra.ports.topic_reader import scan
 from infra.stack.embedded import EmbeddedKafka
@@ -284,8 +284,10 @@ def test_a_rebuild_of_a_growing_log_ends(servers: Settings, valkey_url: str, mon
     done = threading.Event()
 
     def app() -> None:
+        producer = KafkaProducer(growing)
         while not done.is_set():
-            write(growing, record(Follow(user_id=70, target_id=71, at=NOW)))
+            producer.publish([record(Follow(user_id=70, target_id=71, at=NOW))])
+            producer.flush()
 
     running = threading.Thread(target=app)
     running.start()

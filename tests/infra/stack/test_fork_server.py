@@ -91,6 +91,7 @@ def test_a_server_that_is_closed_early_leaves_no_process(children: Children) -> 
     server = ForkServer(children, programs, {})
     server.start({"FROM_START": "here"})
     eventually(lambda: "cannot be imported" in log_of(children, "fork-server"))
+    eventually(lambda: (children.log_directory / "sleeper.log").exists())  # before, it ends with the server
     server.close()
     (sleeper,) = children
     children.stop()
