@@ -44,8 +44,10 @@ class PhoenixRetrievalSource(Source):
         found = [self._found(*each) for each in zip(readers, ids, scores, strict=True)]
         if self._index.count(self._model.version) or not len(self._store):
             return list(map(Fetched, found))
-        lacking = (f"no vectors of model {self._model.version}",)  # a viewer without a vector misses none of them
-        return [Fetched(each, lacking * reader.has_history) for reader, each in zip(readers, found, strict=True)]
+        lacking = (
+            f"no vectors of model {self._model.version}",
+        )  # other sources make the feed of a viewer without history
+        return [Fetched(each, lacking * query.has_history) for query, each in zip(queries, found, strict=True)]
 
     def _mask(self, query: Query) -> Mask:
         viewer, parameters = query.viewer, query.parameters

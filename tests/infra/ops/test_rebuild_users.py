@@ -44,7 +44,7 @@ from thunder_ingest.users.redis_form import UserStates
 
 pytestmark = pytest.mark.embedded
 
-NOW = now_ms()
+NOW = now_ms() - 60_000  # an event ahead of its arrival would count as of the arrival
 OLDEST = NOW - 3_600_000
 EVENTS: Sequence[EngagementEvent | GraphEvent] = [
     Follow(user_id="did:plc:ana", target_id=7, at=NOW),
