@@ -33,6 +33,7 @@ def test_each_restored_batch_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(process, "scan", lambda *_, **__: iter([["a"], ["b"]]))
     monkeypatch.setattr(process, "open_outage", lambda: None)
     problems = list[bool]()
+    process.note_life()  # of the start
     for _ in restored_from(load(kafka="a-broker:1"), "accounts"):
         problems.append(problem() is not None)
         process._alive_at_s -= 2 * process.STALLED_S  # the work on this batch
