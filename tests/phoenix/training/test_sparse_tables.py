@@ -93,7 +93,7 @@ def test_a_step_on_compact_tables_equals_a_step_on_whole_tables(first: Batch, se
         expected = whole(expected, batch)
         found = of_parts(found, *compact(MODEL, batch))
     for (path, mine), its in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
-        # AdaGrad divides by the size of a gradient, so the rounding of terms that cancel grows; a step moves by 0.01 or more
+        # AdaGrad divides by the size of a gradient, so the rounding of terms that cancel grows; steps move by 0.01
         np.testing.assert_allclose(mine, its, rtol=0, atol=1e-3, err_msg=jax.tree_util.keystr(path))
 
 
