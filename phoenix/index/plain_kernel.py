@@ -19,12 +19,14 @@ _HALVES: Final = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.fl
 
 
 def _component(stored: Any) -> Any:
-    """A stored value as fp32."""
-    raise NotImplementedError  # compiled code has `_component_of` instead
+    """A stored value as fp32; int16 has the bits of fp16."""
+    return _HALVES[np.uint16(stored)] if isinstance(stored, np.int16) else np.float32(stored)
 
 
 @overload(_component, inline="always")
 def _component_of(stored: Any) -> Any:
+    """Choose the branch of `_component` by the type, when a kernel is compiled."""
+
     def of_bits(stored: Any) -> Any:
         return _HALVES[np.uint16(stored)]
 

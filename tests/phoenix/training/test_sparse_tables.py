@@ -62,14 +62,18 @@ def initial() -> Any:
 
 
 def loss(params: Any, batch: Batch) -> Any:
-    """A loss with a different contribution of each place in a batch."""
+    """A loss with a different contribution of each place in a batch.
+
+    All contributions to the gradient of a row have one sign. AdaGrad divides by the size of the gradient, so the
+    rounding of terms that cancel would grow.
+    """
     total = jnp.zeros(())
     for module, column in COLUMNS.items():
         for part in (batch.history, batch.candidates, batch.posts):
             if (rows := getattr(part, column, None)) is not None:
                 found = jnp.take(params[module]["rows"], rows, axis=0) @ params["ranker/users/projection"]["w"]
-                places = jnp.cos(jnp.arange(rows.size, dtype=jnp.float32)).reshape(rows.shape)
-                total += jnp.sum(jnp.tanh(found) * places * (rows != 0).astype(jnp.float32))
+                places = (1.5 + jnp.cos(jnp.arange(rows.size, dtype=jnp.float32))).reshape(rows.shape)
+                total += jnp.sum(jax.nn.softplus(found) * places * (rows != 0).astype(jnp.float32))
     return total
 
 
@@ -93,8 +97,7 @@ def test_a_step_on_compact_tables_equals_a_step_on_whole_tables(first: Batch, se
         expected = whole(expected, batch)
         found = of_parts(found, *compact(MODEL, batch))
     for (path, mine), its in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
-        # AdaGrad divides by the size of a gradient, so the rounding of terms that cancel grows; steps move by 0.01
-        np.testing.assert_allclose(mine, its, rtol=0, atol=1e-3, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6, err_msg=jax.tree_util.keystr(path))
 
 
 @given(batches())
